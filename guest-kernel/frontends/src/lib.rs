@@ -1,2 +1,30 @@
+//! Virtio drivers over shared rings: block, net and console, with the rings and transports beneath them.
+//!
+//! Called by the kernel, which gives them a [`transport::Transport`] and [`memory::DmaPages`] and nothing else: they
+//! know no bus, no hypervisor and no privileged instruction, so the same code runs on the host against fakes.
+//! They trust nothing that a device writes. What the driver needs to know about its rings it keeps in private memory;
+//! a device that lies is reset, its requests fail, and the reason is kept ([`Driver::broken`]).
+//!
+//! All drivers are polled. The kernel's loop for each is: an interrupt arrives, [`Driver::interrupt`],
+//! [`Driver::disable_interrupts`], take completions until there are none, [`Driver::enable_interrupts`], and once more
+//! from the start if that says that work arrived meanwhile.
 #![no_std]
-//! To come.
+
+extern crate alloc;
+
+pub mod block;
+pub mod console;
+pub mod device;
+pub mod error;
+pub mod memory;
+pub mod net;
+pub mod ring;
+pub mod transport;
+
+pub use block::Block;
+pub use console::Console;
+pub use device::{Driver, InterruptSource};
+pub use error::{InitError, Violation};
+pub use memory::{DmaBuffer, DmaPages};
+pub use net::Net;
+pub use transport::Transport;

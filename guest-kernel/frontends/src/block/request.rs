@@ -1,0 +1,152 @@
+//! Requests to a block device, as its users see them.
+
+use crate::error::Violation;
+use crate::memory::DmaBuffer;
+
+pub use shared_abi::virtio::blk::{ID_LEN, SECTOR_SIZE};
+
+/// What to do. The length of a buffer is the length of the transfer, a multiple of [`SECTOR_SIZE`].
+#[derive(Debug)]
+pub enum Request {
+    /// Fills the buffer from the disk.
+    Read {
+        /// First sector.
+        sector: u64,
+        /// Where to.
+        buffer: DmaBuffer,
+    },
+    /// Writes the buffer to the disk.
+    Write {
+        /// First sector.
+        sector: u64,
+        /// Where from.
+        buffer: DmaBuffer,
+    },
+    /// Makes all writes that have completed before durable.
+    Flush,
+    /// Tells that the content of a range is not needed any more.
+    Discard {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        sectors: u64,
+    },
+    /// Makes a range read as zeroes.
+    WriteZeroes {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        sectors: u64,
+        /// Whether the device may free the range.
+        unmap: Unmap,
+    },
+    /// Asks for the device's id string.
+    Id,
+}
+
+impl Request {
+    /// The buffer of a read or a write.
+    pub fn into_buffer(self) -> Option<DmaBuffer> {
+        match self {
+            Self::Read { buffer, .. } | Self::Write { buffer, .. } => Some(buffer),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Id => None,
+        }
+    }
+}
+
+/// Whether write-zeroes may free the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmap {
+    /// It stays allocated.
+    Keep,
+    /// The device may free it, if it can do so and still read zeroes.
+    Allow,
+}
+
+/// Names a request that was taken; given to another one after its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub(super) u16);
+
+/// A request that was not taken.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub reason: Rejection,
+    /// The request, with its buffer.
+    pub request: Request,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// Too many requests are pending: take completions first.
+    #[error("too many requests are pending")]
+    Full,
+    /// The range is not on the disk.
+    #[error("sectors {sector} and {sectors} following are beyond the disk's {capacity}")]
+    OutOfRange {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        sectors: u64,
+        /// The disk's sectors.
+        capacity: u64,
+    },
+    /// The length is 0 or no multiple of a sector.
+    #[error("{len} bytes are no whole number of sectors")]
+    BadLength {
+        /// The length.
+        len: usize,
+    },
+    /// The disk is read-only.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The device does not offer this.
+    #[error("the device does not support this request")]
+    Unsupported,
+    /// The driver has stopped.
+    #[error("the device is stopped: {0}")]
+    Broken(Violation),
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The device says IOERR.
+    #[error("input/output error")]
+    Io,
+    /// The device says UNSUPP.
+    #[error("the device does not know the request")]
+    Unsupported,
+    /// The device says OK but wrote less than was asked for.
+    #[error("device wrote {written} bytes of {wanted}")]
+    Short {
+        /// Bytes asked for.
+        wanted: u32,
+        /// Bytes written.
+        written: u32,
+    },
+    /// The device was stopped while the request was pending.
+    #[error("the device was stopped: {0}")]
+    Broken(Violation),
+}
+
+/// A request that ended.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which.
+    pub token: Token,
+    /// How.
+    pub result: Result<Output, RequestError>,
+    /// The buffer of a read or a write. `None` if the device was stopped and may still write to it.
+    pub buffer: Option<DmaBuffer>,
+}
+
+/// What a request gave, beside the content of its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing more.
+    Done,
+    /// The id string, padded with NUL.
+    Id([u8; ID_LEN]),
+}

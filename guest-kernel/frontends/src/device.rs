@@ -1,0 +1,271 @@
+//! A device's life from reset to reset (section 3.1 "Device Initialization"), the same for every type of driver.
+//!
+//! ```text
+//! begin()  reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK      Setup
+//! ring()   queues                                                 Setup
+//! start()  DRIVER_OK                                              Setup -> Live
+//! stop()   reset, reason kept                                     any   -> Stopped
+//! ```
+//! Drivers own one [`Device`] and their rings, and implement [`Driver`] for the kernel.
+
+use crate::error::{InitError, Violation};
+use crate::memory::DmaPages;
+use crate::ring::Ring;
+use crate::transport::Transport;
+use shared_abi::virtio::mmio::InterruptStatus;
+use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+
+/// Reads of the status register that a reset is given to be confirmed.
+pub const RESET_POLLS: u32 = 1000;
+/// Attempts to read a configuration that does not change meanwhile.
+pub const CONFIG_ATTEMPTS: u32 = 8;
+/// The features of rings and transports that all drivers take if offered.
+const COMMON: CommonFeatures = CommonFeatures::VERSION_1
+    .union(CommonFeatures::EVENT_IDX)
+    .union(CommonFeatures::INDIRECT_DESC)
+    .union(CommonFeatures::ACCESS_PLATFORM);
+
+/// What the kernel knows about an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptSource {
+    /// A line, or one vector for everything: the device is asked why.
+    Shared,
+    /// A vector that only queues have: no register is read.
+    Queue,
+    /// A vector that only configuration changes have.
+    Config,
+}
+
+/// What all drivers have in common.
+pub trait Driver {
+    /// The type of the device.
+    fn device_type(&self) -> DeviceType;
+    /// The negotiated features.
+    fn features(&self) -> u64;
+    /// Handles an interrupt: acknowledges it, follows configuration changes, and says what it was about. Takes no
+    /// completions.
+    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus;
+    /// Asks for an interrupt at the next completion. True if there is something to take already, so that the caller
+    /// polls again instead of waiting for an interrupt that will not come.
+    fn enable_interrupts(&mut self) -> bool;
+    /// Asks for no interrupts; a device may still send some.
+    fn disable_interrupts(&mut self);
+    /// Shows the device what was submitted since the last call, and notifies it if it asked for that.
+    fn kick(&mut self);
+    /// Why the driver stopped, if it did.
+    fn broken(&self) -> Option<Violation>;
+    /// Notifications sent so far.
+    fn notifications(&self) -> u64;
+    /// Pages given up for good, because the device did not confirm its reset and may still write to them.
+    fn leaked_pages(&self) -> usize;
+    /// Resets the device. Requests in flight fail.
+    fn shut_down(&mut self);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Setup,
+    Live,
+    Stopped { reason: Violation, reset_confirmed: bool },
+}
+
+/// A device between its resets: the transport, the negotiated features, and whether it may still be trusted to answer.
+pub struct Device<T: Transport> {
+    transport: T,
+    device_type: DeviceType,
+    features: u64,
+    state: State,
+    notifications: u64,
+}
+
+impl<T: Transport> Device<T> {
+    /// Resets a device and negotiates features: the common ones, and those of `supported` that it offers.
+    pub fn begin(mut transport: T, wanted: DeviceType, supported: u64) -> Result<Self, InitError> {
+        let found = transport.device_type();
+        if found != wanted {
+            return Err(InitError::WrongDevice { wanted, found });
+        }
+        if !reset(&mut transport) {
+            return Err(InitError::ResetTimeout { polls: RESET_POLLS });
+        }
+        transport.set_status(Status::ACKNOWLEDGE);
+        transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
+        let offered = transport.device_features();
+        let features = offered & (supported | COMMON.bits());
+        let mut this = Self { transport, device_type: wanted, features, state: State::Setup, notifications: 0 };
+        if features & CommonFeatures::VERSION_1.bits() == 0 {
+            return Err(this.give_up(InitError::Legacy { offered }));
+        }
+        this.transport.set_driver_features(features);
+        let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
+        this.transport.set_status(status);
+        if !this.transport.status().contains(Status::FEATURES_OK) {
+            return Err(this.give_up(InitError::FeaturesRefused { wanted: features }));
+        }
+        Ok(this)
+    }
+
+    /// Sets up a queue of at most `size` entries whose chains have at most `chain` descriptors.
+    pub fn ring(&mut self, queue: u16, size: u16, chain: u16, dma: &'static dyn DmaPages) -> Result<Ring, InitError> {
+        let max = self.transport.max_queue_size(queue);
+        let ring = match u16::try_from(max.min(32768)) {
+            Ok(max) if max > 0 && size > 0 => {
+                Ring::new(queue, prev_power_of_two(size.min(max)), chain, self.features, dma)
+            }
+            _ => Err(InitError::BadQueue { queue, size: max }),
+        };
+        let set = ring.and_then(|ring| {
+            self.transport.set_queue(queue, ring.layout())?;
+            Ok(ring)
+        });
+        set.map_err(|error| self.give_up(error))
+    }
+
+    /// Sets DRIVER_OK: from now on the device uses its queues.
+    pub fn start(&mut self) {
+        let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
+        self.transport.set_status(status);
+        self.state = State::Live;
+    }
+
+    /// Marks the device FAILED before it was started, and passes the reason on.
+    pub fn give_up(&mut self, error: InitError) -> InitError {
+        reset(&mut self.transport);
+        self.transport.set_status(Status::FAILED);
+        self.state = State::Stopped { reason: Violation::ShutDown, reset_confirmed: true };
+        error
+    }
+
+    /// Reads fields of the configuration that belong together: again, if the device changed it meanwhile.
+    pub fn config<C>(&self, read: impl Fn(ConfigFields<'_, T>) -> C) -> Result<C, InitError> {
+        for _ in 0..CONFIG_ATTEMPTS {
+            let before = self.transport.config_generation();
+            let config = read(ConfigFields { transport: &self.transport });
+            if self.transport.config_generation() == before {
+                return Ok(config);
+            }
+        }
+        Err(InitError::ConfigUnstable { attempts: CONFIG_ATTEMPTS })
+    }
+
+    /// Writes one 4-byte field of the configuration.
+    pub fn write_config(&mut self, offset: usize, value: u32) {
+        self.transport.write_config(offset, &value.to_le_bytes());
+    }
+
+    /// Publishes what was pushed on a ring and notifies the device if it asked for that.
+    pub fn kick(&mut self, ring: &mut Ring) {
+        if ring.publish() && self.is_live() {
+            self.transport.notify(ring.queue());
+            self.notifications += 1;
+        }
+    }
+
+    /// Why the device interrupts; acknowledged. A device that needs a reset is stopped with an error.
+    pub fn interrupt(&mut self, source: InterruptSource) -> Result<InterruptStatus, Violation> {
+        if !self.is_live() {
+            return Ok(InterruptStatus::empty());
+        }
+        let status = match source {
+            InterruptSource::Shared => self.transport.take_interrupt(),
+            InterruptSource::Queue => InterruptStatus::USED_BUFFER,
+            InterruptSource::Config => InterruptStatus::CONFIG_CHANGE,
+        };
+        if status.contains(InterruptStatus::CONFIG_CHANGE)
+            && self.transport.status().contains(Status::DEVICE_NEEDS_RESET)
+        {
+            return Err(Violation::NeedsReset);
+        }
+        Ok(status)
+    }
+
+    /// Resets the device for good and keeps the first reason. False if the device did not confirm: then it may still
+    /// write to whatever it was given, and none of it may be freed.
+    #[must_use]
+    pub fn stop(&mut self, reason: Violation) -> bool {
+        if let State::Stopped { reset_confirmed, .. } = self.state {
+            return reset_confirmed;
+        }
+        let reset_confirmed = reset(&mut self.transport);
+        let name = self.device_type.name();
+        match (reason, reset_confirmed) {
+            (Violation::ShutDown, true) => {}
+            (_, true) => log::error!("{name}: stopped: {reason}"),
+            (_, false) => log::error!("{name}: stopped: {reason}; the device does not confirm its reset"),
+        }
+        self.state = State::Stopped { reason, reset_confirmed };
+        reset_confirmed
+    }
+
+    /// Whether the device works.
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Why the device was stopped.
+    pub fn broken(&self) -> Option<Violation> {
+        match self.state {
+            State::Stopped { reason, .. } => Some(reason),
+            State::Setup | State::Live => None,
+        }
+    }
+
+    /// The type of the device.
+    pub fn device_type(&self) -> DeviceType {
+        self.device_type
+    }
+
+    /// The negotiated features.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Notifications sent so far.
+    pub fn notifications(&self) -> u64 {
+        self.notifications
+    }
+}
+
+/// Access to the fields of a configuration. Each is read in its own width; 64 bits as two halves.
+pub struct ConfigFields<'a, T: Transport> {
+    transport: &'a T,
+}
+
+impl<T: Transport> ConfigFields<'_, T> {
+    fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut field = [0; N];
+        self.transport.read_config(offset, &mut field);
+        field
+    }
+
+    /// A byte.
+    pub fn u8(&self, offset: usize) -> u8 {
+        u8::from_le_bytes(self.read(offset))
+    }
+
+    /// Two bytes.
+    pub fn u16(&self, offset: usize) -> u16 {
+        u16::from_le_bytes(self.read(offset))
+    }
+
+    /// Four bytes.
+    pub fn u32(&self, offset: usize) -> u32 {
+        u32::from_le_bytes(self.read(offset))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&self, offset: usize) -> u64 {
+        u64::from(self.u32(offset)) | u64::from(self.u32(offset + 4)) << 32
+    }
+}
+
+/// Resets a device and waits, for a bounded number of reads, until it confirms.
+fn reset(transport: &mut impl Transport) -> bool {
+    transport.set_status(Status::empty());
+    (0..RESET_POLLS).any(|_| transport.status().is_empty())
+}
+
+/// The largest power of two that is not more than `n`, which is not 0.
+const fn prev_power_of_two(n: u16) -> u16 {
+    1 << n.ilog2()
+}
