@@ -1,0 +1,197 @@
+//! The local APIC and the I/O APIC of the native worlds (Intel SDM volume 3, chapter "APIC"; 82093AA data sheet).
+
+use crate::native::Scale;
+use core::arch::naked_asm;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Vector of the timer.
+pub const TIMER_VECTOR: u8 = 0x20;
+/// Vector of interrupts that went away; they are not to be ended.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+/// Registers of the local APIC.
+mod lapic {
+    pub(super) const ID: usize = 0x20;
+    pub(super) const VERSION: usize = 0x30;
+    pub(super) const TASK_PRIORITY: usize = 0x80;
+    pub(super) const END: usize = 0xb0;
+    pub(super) const SPURIOUS: usize = 0xf0;
+    pub(super) const TIMER: usize = 0x320;
+    pub(super) const INITIAL_COUNT: usize = 0x380;
+    pub(super) const CURRENT_COUNT: usize = 0x390;
+    pub(super) const DIVIDE: usize = 0x3e0;
+}
+
+const SOFTWARE_ENABLE: u32 = 1 << 8;
+const MASKED: u32 = 1 << 16;
+const DIVIDE_BY_1: u32 = 0b1011;
+/// Redirection entry: level triggered, active low.
+const LEVEL_LOW: u32 = 1 << 15 | 1 << 13;
+const REDIRECTION: u32 = 0x10;
+
+static LOCAL: AtomicUsize = AtomicUsize::new(0);
+static IO: AtomicUsize = AtomicUsize::new(0);
+static IO_PINS: AtomicU32 = AtomicU32::new(0);
+static TIMER_MUL: AtomicU32 = AtomicU32::new(0);
+static TIMER_SHIFT: AtomicU8 = AtomicU8::new(0);
+/// The deadline in force, so that "none" is not programmed over and over.
+static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// There is no local APIC where one was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoLocalApic {
+    /// What stood in the version register.
+    pub version: u32,
+}
+
+/// Takes the interrupt chips over: all lines masked, the local APIC on. The timer works after [`set_timer_hz`].
+///
+/// # Errors
+/// [`NoLocalApic`] when nothing answers at `local`.
+///
+/// # Safety
+/// `local` and `io` are mapped, uncached register blocks of a local and an I/O APIC; nothing else uses them.
+pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLocalApic> {
+    LOCAL.store(local, Relaxed);
+    let version = read_local(lapic::VERSION);
+    if version == u32::MAX || version & 0xff < 0x10 {
+        LOCAL.store(0, Relaxed);
+        return Err(NoLocalApic { version });
+    }
+    write_local(lapic::TASK_PRIORITY, 0);
+    write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+    write_local(lapic::DIVIDE, DIVIDE_BY_1);
+    write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
+    IO.store(io, Relaxed);
+    let pins = (read_io(1) >> 16 & 0xff) + 1;
+    IO_PINS.store(pins, Relaxed);
+    for pin in 0..pins {
+        write_io(REDIRECTION + 2 * pin, MASKED);
+    }
+    Ok(())
+}
+
+/// Sets the frequency of the local APIC's timer.
+pub fn set_timer_hz(hz: u64) {
+    let scale = Scale::new(1_000_000_000, hz.max(1));
+    TIMER_MUL.store(scale.mul, Relaxed);
+    TIMER_SHIFT.store(scale.shift as u8, Relaxed);
+}
+
+/// Lets the timer count without interrupting, to measure its frequency against a known clock.
+pub fn start_counting() {
+    write_local(lapic::TIMER, MASKED | u32::from(TIMER_VECTOR));
+    write_local(lapic::INITIAL_COUNT, u32::MAX);
+}
+
+/// Ticks since [`start_counting`].
+pub fn timer_ticks() -> u32 {
+    u32::MAX - read_local(lapic::CURRENT_COUNT)
+}
+
+/// Ends [`start_counting`].
+pub fn stop_counting() {
+    write_local(lapic::INITIAL_COUNT, 0);
+    write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
+}
+
+/// What a device writes to interrupt by message (Intel SDM, "Message Signalled Interrupts").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsiMessage {
+    /// Where.
+    pub address: u64,
+    /// What.
+    pub data: u32,
+}
+
+/// The message that raises a vector on this CPU, as an edge.
+pub fn msi_message(vector: u8) -> MsiMessage {
+    MsiMessage { address: shared_abi::board::LOCAL_APIC_BASE | u64::from(id()) << 12, data: vector.into() }
+}
+
+fn id() -> u32 {
+    read_local(lapic::ID) >> 24
+}
+
+pub(crate) unsafe extern "sysv64" fn cpu() -> u32 {
+    if LOCAL.load(Relaxed) == 0 { 0 } else { id() }
+}
+
+pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) {
+    if line < IO_PINS.load(Relaxed) {
+        write_io(REDIRECTION + 2 * line, MASKED | vector | if level != 0 { LEVEL_LOW } else { 0 });
+        write_io(REDIRECTION + 2 * line + 1, id() << 24);
+    }
+}
+
+pub(crate) unsafe extern "sysv64" fn mask(line: u32) {
+    if line < IO_PINS.load(Relaxed) {
+        let low = read_io(REDIRECTION + 2 * line);
+        write_io(REDIRECTION + 2 * line, low | MASKED);
+    }
+}
+
+pub(crate) unsafe extern "sysv64" fn unmask(line: u32) {
+    if line < IO_PINS.load(Relaxed) {
+        let low = read_io(REDIRECTION + 2 * line);
+        // An unbound entry has vector 0: it stays masked.
+        if low & 0xff != 0 {
+            write_io(REDIRECTION + 2 * line, low & !MASKED);
+        }
+    }
+}
+
+/// The target of a hot site: changes RAX only.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn end() {
+    naked_asm!(
+        "mov rax, [rip + {local}]",
+        "mov dword ptr [rax + {end}], 0",
+        "ret",
+        local = sym LOCAL,
+        end = const lapic::END,
+    )
+}
+
+pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
+    if DEADLINE.swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
+        return;
+    }
+    let count = if deadline == u64::MAX {
+        0
+    } else {
+        let scale = Scale { mul: TIMER_MUL.load(Relaxed), shift: TIMER_SHIFT.load(Relaxed) as i8 };
+        // Half a range at most: the kernel asks again when that ends too early.
+        let wait = deadline.saturating_sub(crate::time::now()).min(1 << 31);
+        scale.apply(wait).clamp(1, u32::MAX.into()) as u32
+    };
+    write_local(lapic::INITIAL_COUNT, count);
+}
+
+fn read_local(register: usize) -> u32 {
+    // SAFETY: `init_interrupt_chips`'s contract: a mapped register block of 4 KiB.
+    unsafe { ((LOCAL.load(Relaxed) + register) as *const u32).read_volatile() }
+}
+
+fn write_local(register: usize, value: u32) {
+    // SAFETY: as in `read_local`.
+    unsafe { ((LOCAL.load(Relaxed) + register) as *mut u32).write_volatile(value) };
+}
+
+/// The I/O APIC has an index register at 0 and a window at 0x10.
+fn select_io(register: u32) -> usize {
+    let base = IO.load(Relaxed);
+    // SAFETY: `init_interrupt_chips`'s contract.
+    unsafe { (base as *mut u32).write_volatile(register) };
+    base + 0x10
+}
+
+fn read_io(register: u32) -> u32 {
+    // SAFETY: as in `select_io`.
+    unsafe { (select_io(register) as *const u32).read_volatile() }
+}
+
+fn write_io(register: u32, value: u32) {
+    // SAFETY: as in `select_io`.
+    unsafe { (select_io(register) as *mut u32).write_volatile(value) };
+}

@@ -1,0 +1,244 @@
+//! The world `native`: ring 0 of a machine, real or virtual. Operations are instructions.
+//!
+//! Functions that hot sites call are naked, so that they change RAX and the flags only, as the sites promise.
+
+use crate::apic;
+use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, op};
+use crate::template::{Template, template};
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// The backend of this world.
+pub static BACKEND: Backend = Backend { name: "native", ops: OPS, templates: TEMPLATES };
+
+/// The table of this world.
+pub(crate) const OPS: Ops = Ops {
+    irq: IrqOps {
+        save: Some(irq_save),
+        restore: Some(irq_restore),
+        disable: Some(irq_disable),
+        enable: Some(irq_enable),
+        halt: Some(irq_halt),
+    },
+    cpu: CpuOps {
+        read_cr0: Some(read_cr0),
+        write_cr0: Some(write_cr0),
+        read_cr2: Some(read_cr2),
+        read_cr4: Some(read_cr4),
+        write_cr4: Some(write_cr4),
+        read_msr: Some(read_msr),
+        write_msr: Some(write_msr),
+        load_gdt: Some(load_gdt),
+        load_idt: Some(load_idt),
+        load_tr: Some(load_tr),
+        set_segment_base: Some(set_segment_base),
+    },
+    mmu: MmuOps {
+        set_pte: Some(set_pte),
+        lazy_begin: Some(nothing),
+        lazy_end: Some(nothing),
+        read_cr3: Some(read_cr3),
+        write_cr3: Some(write_cr3),
+        flush_all: Some(flush_all),
+        flush_one: Some(flush_one),
+        encode: Some(same),
+        decode: Some(same),
+        adopt_table: Some(table_is_memory),
+        release_table: Some(table_is_memory),
+    },
+    event: EventOps {
+        bind: Some(apic::bind),
+        mask: Some(apic::mask),
+        unmask: Some(apic::unmask),
+        end: Some(apic::end),
+    },
+    time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
+    smp: SmpOps { cpu: Some(apic::cpu), relax: Some(relax) },
+};
+
+/// What stands at the sites.
+pub(crate) const TEMPLATES: &[(Op, Template)] = &[
+    (op::irq::save, SAVE),
+    (op::irq::restore, RESTORE),
+    (op::irq::disable, DISABLE),
+    (op::irq::enable, ENABLE),
+    (op::irq::halt, HALT),
+    (op::cpu::read_cr0, READ_CR0),
+    (op::cpu::write_cr0, WRITE_CR0),
+    (op::cpu::read_cr2, READ_CR2),
+    (op::cpu::read_cr4, READ_CR4),
+    (op::cpu::write_cr4, WRITE_CR4),
+    (op::cpu::load_gdt, LOAD_GDT),
+    (op::cpu::load_idt, LOAD_IDT),
+    (op::cpu::load_tr, LOAD_TR),
+    (op::mmu::set_pte, SET_PTE),
+    (op::mmu::lazy_begin, NOTHING),
+    (op::mmu::lazy_end, NOTHING),
+    (op::mmu::read_cr3, READ_CR3),
+    (op::mmu::write_cr3, WRITE_CR3),
+    (op::mmu::flush_one, FLUSH_ONE),
+    (op::mmu::encode, SAME),
+    (op::mmu::decode, SAME),
+    (op::mmu::adopt_table, NOTHING),
+    (op::mmu::release_table, NOTHING),
+    (op::smp::relax, RELAX),
+];
+
+/// Defines an operation's function and its inline code from the same instructions.
+macro_rules! instructions {
+    ($($(#[$doc:meta])* $function:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $template:ident: $($line:literal),* $(,)?;)*) => {
+        $(
+            template!($(#[$doc])* $template, $($line),*);
+
+            $(#[$doc])*
+            #[unsafe(naked)]
+            unsafe extern "sysv64" fn $function($($arg: $ty),*) $(-> $ret)? {
+                naked_asm!($($line,)* "ret")
+            }
+        )*
+    };
+}
+
+instructions! {
+    /// RFLAGS, then interrupts off.
+    irq_save() -> Flags, SAVE: "pushfq", "pop rax", "cli";
+    /// RFLAGS as they were.
+    irq_restore(_flags: Flags), RESTORE: "push rdi", "popfq";
+    /// IF = 0.
+    irq_disable(), DISABLE: "cli";
+    /// IF = 1.
+    irq_enable(), ENABLE: "sti";
+    /// `sti` keeps interrupts off for one more instruction, so none slips in before `hlt`.
+    irq_halt(), HALT: "sti", "hlt";
+    /// CR0.
+    read_cr0() -> usize, READ_CR0: "mov rax, cr0";
+    /// CR0.
+    write_cr0(_value: usize), WRITE_CR0: "mov cr0, rdi";
+    /// CR2.
+    read_cr2() -> usize, READ_CR2: "mov rax, cr2";
+    /// CR4.
+    read_cr4() -> usize, READ_CR4: "mov rax, cr4";
+    /// CR4.
+    write_cr4(_value: usize), WRITE_CR4: "mov cr4, rdi";
+    /// GDTR.
+    load_gdt(_descriptor: *const u8), LOAD_GDT: "lgdt [rdi]";
+    /// IDTR.
+    load_idt(_descriptor: *const u8), LOAD_IDT: "lidt [rdi]";
+    /// TR.
+    load_tr(_selector: u16), LOAD_TR: "ltr di";
+    /// A store: the walker sees it at the next TLB miss.
+    set_pte(_entry: *mut u64, _value: u64), SET_PTE: "mov [rdi], rsi";
+    /// CR3.
+    read_cr3() -> u64, READ_CR3: "mov rax, cr3";
+    /// CR3.
+    write_cr3(_address: u64), WRITE_CR3: "mov cr3, rdi";
+    /// One page.
+    flush_one(_address: usize), FLUSH_ONE: "invlpg [rdi]";
+    /// Frames have one number here.
+    same(_entry: u64) -> u64, SAME: "mov rax, rdi";
+    /// PAUSE.
+    relax(), RELAX: "pause";
+}
+
+template!(
+    /// For operations that do nothing here.
+    NOTHING,
+);
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn nothing() {
+    naked_asm!("ret")
+}
+
+/// A page table is memory like any other.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn table_is_memory(_pfn: u64, _level: u32) {
+    naked_asm!("ret")
+}
+
+/// Turning CR4.PGE off and on flushes global entries too; a write of CR3 would not.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn flush_all() {
+    naked_asm!("mov rax, cr4", "push rax", "xor al, 0x80", "mov cr4, rax", "pop rax", "mov cr4, rax", "ret")
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn read_msr(_msr: u32) -> u64 {
+    naked_asm!("mov ecx, edi", "rdmsr", "shl rdx, 32", "or rax, rdx", "ret")
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn write_msr(_msr: u32, _value: u64) {
+    naked_asm!("mov ecx, edi", "mov eax, esi", "mov rdx, rsi", "shr rdx, 32", "wrmsr", "ret")
+}
+
+unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
+    // FS base, GS base (the active one is the kernel's), and the one that swapgs brings.
+    let msr = match which {
+        0 => 0xc000_0100,
+        1 => 0xc000_0102,
+        _ => 0xc000_0101_u32,
+    };
+    // SAFETY: the three MSRs exist on every 64-bit CPU.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") base as u32, in("edx") (base >> 32) as u32, options(nostack, preserves_flags))
+    };
+}
+
+/// Ratio of two clocks: `out = (in << shift) * mul >> 32`, a negative shift to the right, as in KVM's clock page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Multiplier with 32 fractional bits.
+    pub mul: u32,
+    /// Shift before the multiplication.
+    pub shift: i8,
+}
+
+impl Scale {
+    /// From ticks of `from_hz` to ticks of `to_hz`; both at least 1 and below 2^60.
+    pub const fn new(from_hz: u64, to_hz: u64) -> Self {
+        let mut shift = 0i8;
+        let (mut from, mut to) = (from_hz as u128, to_hz as u128);
+        while to >= from {
+            from <<= 1;
+            shift += 1;
+        }
+        while to << 1 < from {
+            to <<= 1;
+            shift -= 1;
+        }
+        Self { mul: ((to << 32) / from) as u32, shift }
+    }
+
+    /// Converts.
+    pub const fn apply(self, ticks: u64) -> u64 {
+        let shifted = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
+        ((shifted as u128 * self.mul as u128) >> 32) as u64
+    }
+}
+
+static TSC_MUL: AtomicU32 = AtomicU32::new(0);
+static TSC_SHIFT: AtomicU8 = AtomicU8::new(0);
+static TSC_BASE: AtomicU64 = AtomicU64::new(0);
+static TIME_BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Sets the scale from TSC ticks to nanoseconds. The clock goes on from where it was.
+pub fn set_tsc_scale(scale: Scale) {
+    // SAFETY: reads the TSC and statics.
+    let (tsc, time) = unsafe { (core::arch::x86_64::_rdtsc(), now()) };
+    TSC_BASE.store(tsc, Relaxed);
+    TIME_BASE.store(time, Relaxed);
+    TSC_MUL.store(scale.mul, Relaxed);
+    TSC_SHIFT.store(scale.shift as u8, Relaxed);
+}
+
+/// The scale in force; `mul` 0 before it is known.
+pub fn tsc_scale() -> Scale {
+    Scale { mul: TSC_MUL.load(Relaxed), shift: TSC_SHIFT.load(Relaxed) as i8 }
+}
+
+unsafe extern "sysv64" fn now() -> u64 {
+    // SAFETY: ring 0.
+    let tsc = unsafe { core::arch::x86_64::_rdtsc() };
+    TIME_BASE.load(Relaxed) + tsc_scale().apply(tsc.saturating_sub(TSC_BASE.load(Relaxed)))
+}

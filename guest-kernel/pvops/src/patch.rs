@@ -1,0 +1,294 @@
+//! The patcher: rewrites every call site once, after the world is known.
+//!
+//! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks what stands there and writes through a
+//! [`Text`], which knows how to write to code without ever having it writable and executable at once.
+
+use crate::site::{INDIRECT_CALL_LEN, SITE_LEN, Site};
+use crate::table::{Backend, Op, live_table};
+use core::fmt;
+
+/// Bytes of `call rel32`.
+const DIRECT_CALL_LEN: usize = 5;
+
+/// How a site was patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The operation's own instructions.
+    Inline,
+    /// `call rel32`.
+    Direct,
+    /// Nothing: the operation does nothing in this world.
+    Nop,
+}
+
+impl Kind {
+    /// The word in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inline => "inline",
+            Self::Direct => "direct",
+            Self::Nop => "nop",
+        }
+    }
+}
+
+/// Why a site cannot be patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchError {
+    /// The record's operation number is not in the table.
+    UnknownOp {
+        /// The site.
+        site: usize,
+        /// The number.
+        number: u16,
+    },
+    /// The world has no function for the operation.
+    MissingOp {
+        /// The site.
+        site: usize,
+        /// The operation.
+        op: Op,
+    },
+    /// The inline code is longer than the site.
+    TemplateTooLong {
+        /// The site.
+        site: usize,
+        /// The operation.
+        op: Op,
+        /// Bytes of the code.
+        template: usize,
+        /// Bytes of the site.
+        room: usize,
+    },
+    /// The function is more than 2 GiB away.
+    OutOfRange {
+        /// The site.
+        site: usize,
+        /// The operation.
+        op: Op,
+        /// Address of the function.
+        target: usize,
+    },
+    /// Something else than the call through the table stands there.
+    NotACall {
+        /// The site.
+        site: usize,
+        /// The operation.
+        op: Op,
+        /// What stands there.
+        found: [u8; INDIRECT_CALL_LEN],
+    },
+    /// The record's length is none that a site has.
+    BadLength {
+        /// The site.
+        site: usize,
+        /// The length.
+        len: usize,
+    },
+}
+
+impl fmt::Display for PatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownOp { site, number } => write!(f, "site {site:#x}: operation {number} is not in the table"),
+            Self::MissingOp { site, op } => write!(f, "site {site:#x}: this world has no {}", op.name()),
+            Self::TemplateTooLong { site, op, template, room } => {
+                write!(f, "site {site:#x}: {template} bytes of {} do not fit into {room}", op.name())
+            }
+            Self::OutOfRange { site, op, target } => {
+                write!(f, "site {site:#x}: {} at {target:#x} is out of range of a call", op.name())
+            }
+            Self::NotACall { site, op, found } => {
+                write!(f, "site {site:#x}: expected a call of {} through the table, found {found:02x?}", op.name())
+            }
+            Self::BadLength { site, len } => write!(f, "site {site:#x}: impossible length {len}"),
+        }
+    }
+}
+
+impl core::error::Error for PatchError {}
+
+/// What a site becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How.
+    pub kind: Kind,
+    /// The bytes; as many as the site has.
+    pub bytes: [u8; SITE_LEN],
+}
+
+/// Decides what the site of `op` at an address becomes.
+///
+/// # Errors
+/// See [`PatchError`].
+pub fn plan(op: Op, site: usize, backend: &Backend) -> Result<Plan, PatchError> {
+    let target = backend.target(op).ok_or(PatchError::MissingOp { site, op })?;
+    let mut bytes = [0; SITE_LEN];
+    let (kind, used) = match backend.template(op).map(|template| template.bytes()) {
+        Some([]) => (Kind::Nop, 0),
+        Some(code) => {
+            let room = bytes.get_mut(..code.len()).ok_or(PatchError::TemplateTooLong {
+                site,
+                op,
+                template: code.len(),
+                room: SITE_LEN,
+            })?;
+            room.copy_from_slice(code);
+            (Kind::Inline, code.len())
+        }
+        None => {
+            let distance = target.wrapping_sub(site + DIRECT_CALL_LEN) as isize;
+            let distance = i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?;
+            bytes[0] = 0xe8;
+            bytes[1..DIRECT_CALL_LEN].copy_from_slice(&distance.to_le_bytes());
+            (Kind::Direct, DIRECT_CALL_LEN)
+        }
+    };
+    fill_with_nops(&mut bytes[used..]);
+    Ok(Plan { kind, bytes })
+}
+
+/// The recommended no-operation of each length (Intel SDM volume 2, NOP). One instruction instead of several: where an
+/// emulator executes ring 0, each costs.
+const NOPS: [&[u8]; 9] = [
+    &[],
+    &[0x90],
+    &[0x66, 0x90],
+    &[0x0f, 0x1f, 0x00],
+    &[0x0f, 0x1f, 0x40, 0x00],
+    &[0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+];
+
+fn fill_with_nops(mut room: &mut [u8]) {
+    while !room.is_empty() {
+        let (nop, rest) = room.split_at_mut(room.len().min(NOPS.len() - 1));
+        nop.copy_from_slice(NOPS[nop.len()]);
+        room = rest;
+    }
+}
+
+/// Whether the bytes are nothing but no-operations of [`NOPS`].
+pub fn is_nops(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match NOPS.iter().skip(1).rev().find(|nop| bytes.starts_with(nop)) {
+            Some(nop) => bytes = &bytes[nop.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Writes to code.
+pub trait Text {
+    /// Replaces the bytes at an address; every CPU that executes them afterwards sees the new ones.
+    ///
+    /// # Safety
+    /// `address` is that of a call site with so many bytes, and no CPU is executing it.
+    unsafe fn write(&mut self, address: usize, bytes: &[u8; SITE_LEN]);
+}
+
+/// What became of the sites of one operation.
+#[derive(Clone, Copy, Debug)]
+pub struct OpSummary {
+    /// How many there are.
+    pub sites: u32,
+    /// How they were patched; `None` when they were not.
+    pub kind: Option<Kind>,
+    /// The first one's bytes before.
+    pub before: [u8; SITE_LEN],
+    /// The first one's bytes now.
+    pub after: [u8; SITE_LEN],
+}
+
+/// What became of all sites, by operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    ops: [Option<OpSummary>; Op::COUNT],
+}
+
+impl Summary {
+    /// No sites.
+    pub const EMPTY: Self = Self { ops: [None; Op::COUNT] };
+
+    /// Operations with sites.
+    pub fn ops(&self) -> impl Iterator<Item = (Op, &OpSummary)> {
+        Op::all().filter_map(|op| self.ops[op.index()].as_ref().map(|summary| (op, summary)))
+    }
+
+    /// Sites patched in a way; `None` counts the indirect calls that are left.
+    pub fn count(&self, kind: Option<Kind>) -> u32 {
+        self.ops().filter(|(_, summary)| summary.kind == kind).map(|(_, summary)| summary.sites).sum()
+    }
+
+    /// All sites.
+    pub fn sites(&self) -> u32 {
+        self.ops().map(|(_, summary)| summary.sites).sum()
+    }
+
+    fn add(&mut self, op: Op, kind: Option<Kind>, before: [u8; SITE_LEN], after: [u8; SITE_LEN]) {
+        self.ops[op.index()].get_or_insert(OpSummary { sites: 0, kind, before, after }).sites += 1;
+    }
+}
+
+/// Checks every site and, with a `text` to write to, patches it. Nothing is written unless all sites can be patched.
+///
+/// # Errors
+/// The first [`PatchError`].
+///
+/// # Safety
+/// The sites are this program's, the backend is that of the world, and no CPU but this one runs.
+pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn Text>) -> Result<Summary, PatchError> {
+    let mut summary = Summary::EMPTY;
+    let Some(text) = text else {
+        for site in sites {
+            let (op, before) = check(site)?;
+            summary.add(op, None, before, before);
+        }
+        return Ok(summary);
+    };
+    for site in sites {
+        let (op, _) = check(site)?;
+        plan(op, site.address(), backend)?;
+    }
+    for site in sites {
+        let (op, before) = check(site)?;
+        let plan = plan(op, site.address(), backend)?;
+        // SAFETY: `check` saw a whole site there; this CPU is here and not in it.
+        unsafe { text.write(site.address(), &plan.bytes) };
+        summary.add(op, Some(plan.kind), before, plan.bytes);
+    }
+    Ok(summary)
+}
+
+/// The bytes of a site as they are now.
+pub fn bytes(site: &Site) -> [u8; SITE_LEN] {
+    // SAFETY: code is readable, and the records come from the linker.
+    unsafe { (site.address() as *const [u8; SITE_LEN]).read_volatile() }
+}
+
+/// Makes sure that the record is sane and that the call which it names is there.
+fn check(site: &Site) -> Result<(Op, [u8; SITE_LEN]), PatchError> {
+    let address = site.address();
+    let op = site.op().ok_or(PatchError::UnknownOp { site: address, number: site.op_number() })?;
+    if site.len() != SITE_LEN {
+        return Err(PatchError::BadLength { site: address, len: site.len() });
+    }
+    let found = bytes(site);
+    if !is_call_of(&found, address, op) {
+        let mut head = [0; INDIRECT_CALL_LEN];
+        head.copy_from_slice(&found[..INDIRECT_CALL_LEN]);
+        return Err(PatchError::NotACall { site: address, op, found: head });
+    }
+    Ok((op, found))
+}
+
+/// Whether the bytes are the call through the live table's slot of `op`.
+pub fn is_call_of(bytes: &[u8; SITE_LEN], address: usize, op: Op) -> bool {
+    let [0xff, 0x15, a, b, c, d, ..] = *bytes else { return false };
+    let displacement = i32::from_le_bytes([a, b, c, d]) as isize;
+    let slot = (address + INDIRECT_CALL_LEN).wrapping_add_signed(displacement);
+    slot == live_table() + op.index() * size_of::<usize>()
+}

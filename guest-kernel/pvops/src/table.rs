@@ -1,0 +1,220 @@
+//! The table: one field per operation, grouped as in the field. Call sites call through it until they are patched.
+//!
+//! An operation's number is its place in the table, so records and table cannot drift apart. A world that lacks an
+//! operation leaves the field `None`: the patcher refuses such a site, and an unpatched call of it traps.
+
+use crate::template::Template;
+use core::mem::{offset_of, size_of};
+
+/// A mask or pending state of interrupts as `save` returns it; only meaningful to `restore`.
+pub type Flags = usize;
+
+macro_rules! groups {
+    ($($(#[$gdoc:meta])* $group:ident: $Group:ident {
+        $($(#[$doc:meta])* $op:ident: fn($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*
+    })*) => {
+        $(
+            $(#[$gdoc])*
+            #[derive(Clone, Copy)]
+            #[repr(C)]
+            pub struct $Group {
+                $($(#[$doc])* pub $op: Option<unsafe extern "sysv64" fn($($arg: $ty),*) $(-> $ret)?>,)*
+            }
+        )*
+
+        /// The table of one world.
+        #[derive(Clone, Copy)]
+        #[repr(C)]
+        pub struct Ops { $($(#[$gdoc])* pub $group: $Group),* }
+
+        /// Names of all operations, in table order.
+        const NAMES: &[&str] = &[$($(concat!(stringify!($group), ".", stringify!($op))),*),*];
+        const _: () = assert!(NAMES.len() == Op::COUNT);
+
+        /// One constant per operation.
+        pub mod op {
+            use super::{Op, Ops};
+            $(
+                $(#[$gdoc])*
+                pub mod $group {
+                    use super::{Op, Ops};
+                    $(
+                        $(#[$doc])*
+                        #[expect(non_upper_case_globals, reason = "spelled as the field of the table")]
+                        pub const $op: Op = Op::at(core::mem::offset_of!(Ops, $group.$op));
+                    )*
+                }
+            )*
+        }
+    };
+}
+
+groups! {
+    /// The interrupt flag of this CPU.
+    irq: IrqOps {
+        /// Returns whether interrupts are on, and turns them off.
+        save: fn() -> Flags;
+        /// Puts back what `save` returned.
+        restore: fn(flags: Flags);
+        /// Turns interrupts off.
+        disable: fn();
+        /// Turns interrupts on.
+        enable: fn();
+        /// Turns interrupts on and waits for one, without a gap between the two.
+        halt: fn();
+    }
+    /// Registers and descriptor tables of this CPU.
+    cpu: CpuOps {
+        /// CR0.
+        read_cr0: fn() -> usize;
+        /// CR0.
+        write_cr0: fn(value: usize);
+        /// CR2: the address of the last page fault.
+        read_cr2: fn() -> usize;
+        /// CR4.
+        read_cr4: fn() -> usize;
+        /// CR4.
+        write_cr4: fn(value: usize);
+        /// Reads a model-specific register.
+        read_msr: fn(msr: u32) -> u64;
+        /// Writes a model-specific register.
+        write_msr: fn(msr: u32, value: u64);
+        /// Loads the GDT from a 10-byte pseudo-descriptor.
+        load_gdt: fn(descriptor: *const u8);
+        /// Loads the IDT from a 10-byte pseudo-descriptor.
+        load_idt: fn(descriptor: *const u8);
+        /// Loads the task register.
+        load_tr: fn(selector: u16);
+        /// Sets a segment base: 0 FS, 1 user GS, 2 kernel GS.
+        set_segment_base: fn(which: u32, base: u64);
+    }
+    /// Page tables.
+    mmu: MmuOps {
+        /// Writes one page-table entry; may be deferred inside a batch.
+        set_pte: fn(entry: *mut u64, value: u64);
+        /// Starts a batch of `set_pte`.
+        lazy_begin: fn();
+        /// Ends the batch: everything is written when it returns.
+        lazy_end: fn();
+        /// Machine address of the live top-level table.
+        read_cr3: fn() -> u64;
+        /// Makes a top-level table live, and flushes.
+        write_cr3: fn(address: u64);
+        /// Flushes the whole TLB of this CPU, global entries included.
+        flush_all: fn();
+        /// Flushes one page from the TLB of this CPU.
+        flush_one: fn(address: usize);
+        /// Turns an entry with a guest frame number into one with the world's.
+        encode: fn(entry: u64) -> u64;
+        /// The inverse of `encode`.
+        decode: fn(entry: u64) -> u64;
+        /// A frame becomes a page table of a level (1 to 4).
+        adopt_table: fn(pfn: u64, level: u32);
+        /// A frame is no page table any more.
+        release_table: fn(pfn: u64, level: u32);
+    }
+    /// Interrupt lines.
+    event: EventOps {
+        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked.
+        bind: fn(line: u32, vector: u32, level: u32);
+        /// Keeps a line from interrupting.
+        mask: fn(line: u32);
+        /// Lets a line interrupt.
+        unmask: fn(line: u32);
+        /// Ends the interrupt in service.
+        end: fn();
+    }
+    /// Clock and timer.
+    time: TimeOps {
+        /// Nanoseconds since an arbitrary start; never goes back.
+        now: fn() -> u64;
+        /// Asks for one timer interrupt at that time of `now`; u64::MAX for none.
+        set_timer: fn(deadline: u64);
+    }
+    /// Processors.
+    smp: SmpOps {
+        /// Number of this CPU.
+        cpu: fn() -> u32;
+        /// Tells the CPU that this is a spin loop.
+        relax: fn();
+    }
+}
+
+/// The number of an operation: its index in [`Ops`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Op(u16);
+
+impl Op {
+    /// How many there are.
+    pub const COUNT: usize = size_of::<Ops>() / size_of::<usize>();
+
+    pub(crate) const fn at(offset: usize) -> Self {
+        assert!(offset.is_multiple_of(size_of::<usize>()) && offset < size_of::<Ops>());
+        Self((offset / size_of::<usize>()) as u16)
+    }
+
+    /// The operation with that number, if there is one.
+    pub const fn from_number(number: u16) -> Option<Self> {
+        if (number as usize) < Self::COUNT { Some(Self(number)) } else { None }
+    }
+
+    /// Index in the table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// `group.name`.
+    pub fn name(self) -> &'static str {
+        NAMES[self.index()]
+    }
+
+    /// All of them, in table order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT as u16).map(Self)
+    }
+}
+
+/// What a world brings: a table, and the inline code for those operations that fit into a site.
+pub struct Backend {
+    /// Name of the world.
+    pub name: &'static str,
+    /// Its table.
+    pub ops: Ops,
+    /// Inline code; an operation that is not listed becomes a direct call.
+    pub templates: &'static [(Op, Template)],
+}
+
+impl Backend {
+    /// Address of the function that implements an operation; `None` when this world lacks it.
+    pub fn target(&self, op: Op) -> Option<usize> {
+        // SAFETY: Ops is repr(C) and holds nothing but Option<fn>, each pointer sized with None as zero, so every index
+        // below COUNT is an initialized usize.
+        let word = unsafe { (&raw const self.ops).cast::<usize>().add(op.index()).read() };
+        (word != 0).then_some(word)
+    }
+
+    /// Inline code of an operation.
+    pub fn template(&self, op: Op) -> Option<&Template> {
+        self.templates.iter().find(|(with, _)| *with == op).map(|(_, template)| template)
+    }
+}
+
+/// The live table, which unpatched sites call through. Set once, by [`install`].
+#[unsafe(link_section = ".data.ro_after_init")]
+pub(crate) static mut LIVE: Ops = crate::native::OPS;
+
+const _: () = assert!(offset_of!(Ops, irq) == 0);
+
+/// Makes a world's table the live one.
+///
+/// # Safety
+/// The world must be the one that the CPU is in, and no other CPU may be running.
+pub unsafe fn install(backend: &Backend) {
+    // SAFETY: single CPU per the contract; sites read the table one aligned word at a time.
+    unsafe { (&raw mut LIVE).write(backend.ops) };
+}
+
+/// Address of the live table.
+pub fn live_table() -> usize {
+    (&raw const LIVE).addr()
+}

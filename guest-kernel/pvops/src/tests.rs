@@ -1,0 +1,198 @@
+//! The patcher on the host: real sites of this test program, patched and executed in memory that is never writable and
+//! executable at once.
+
+use crate::patch::{Kind, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
+use crate::site::{self, SITE_LEN};
+use crate::table::{Backend, Op, Ops, install, op};
+use crate::template::{Template, template};
+use crate::{kvm, mmu, native};
+use core::arch::naked_asm;
+
+macro_rules! answers {
+    ($($name:ident: $value:literal;)*) => {
+        $(
+            #[unsafe(naked)]
+            unsafe extern "sysv64" fn $name() -> u64 {
+                naked_asm!(concat!("mov eax, ", $value), "ret")
+            }
+        )*
+    };
+}
+
+answers! {
+    answer_by_call: 41;
+    answer_by_direct_call: 43;
+}
+
+template!(ANSWER_INLINE, "mov eax, 42");
+template!(TOO_LONG, "mov eax, 42", "mov eax, 42");
+template!(NOTHING,);
+
+/// A world that user mode can be in.
+fn ops() -> Ops {
+    let mut ops = native::OPS;
+    ops.mmu.read_cr3 = Some(answer_by_call);
+    ops.time.now = Some(answer_by_direct_call);
+    ops.mmu.lazy_begin = Some(trap);
+    ops.mmu.lazy_end = Some(trap);
+    ops
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn trap() {
+    naked_asm!("ud2")
+}
+
+const TEMPLATES: &[(Op, Template)] =
+    &[(op::mmu::read_cr3, ANSWER_INLINE), (op::mmu::lazy_begin, NOTHING), (op::mmu::lazy_end, NOTHING)];
+
+fn world() -> Backend {
+    Backend { name: "test", ops: ops(), templates: TEMPLATES }
+}
+
+/// Replaces a page of text as a whole: a writable copy is changed, made executable, and moved over the original.
+struct PageReplacer;
+
+impl Text for PageReplacer {
+    unsafe fn write(&mut self, address: usize, new: &[u8; SITE_LEN]) {
+        const PAGE: usize = 4096;
+        let (first, last) = (address / PAGE * PAGE, (address + SITE_LEN - 1) / PAGE * PAGE);
+        let len = last + PAGE - first;
+        // SAFETY: the copy is a new mapping; the original is text that other threads only execute, and the move is atomic.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let copy = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            assert_ne!(copy, libc::MAP_FAILED);
+            std::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), len);
+            copy.cast::<u8>().add(address - first).cast::<[u8; SITE_LEN]>().write_unaligned(*new);
+            assert_eq!(libc::mprotect(copy, len, libc::PROT_READ | libc::PROT_EXEC), 0);
+            let moved =
+                libc::mremap(copy, len, len, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, first as *mut libc::c_void);
+            assert_eq!(moved as usize, first);
+        }
+        assert_nothing_is_writable_and_executable();
+    }
+}
+
+fn assert_nothing_is_writable_and_executable() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let both = maps.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|rights| rights.contains("wx")));
+    assert_eq!(both, None);
+}
+
+/// All that happens to real sites, in one test, because they belong to the whole process.
+#[test]
+fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
+    let world = world();
+    // SAFETY: in this process no other test calls an operation.
+    unsafe { install(&world) };
+    assert_eq!(mmu::read_cr3(), 41, "through the table");
+
+    // SAFETY: as above.
+    let summary = unsafe { apply_all(site::all(), &world, None) }.unwrap();
+    assert_eq!(summary.count(None), summary.sites());
+    assert_eq!(summary.sites() as usize, site::all().len());
+
+    // SAFETY: as above.
+    let summary = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer)) }.unwrap();
+    assert_eq!(summary.count(None), 0);
+    for kind in [Kind::Inline, Kind::Direct, Kind::Nop] {
+        assert!(summary.count(Some(kind)) > 0, "no site became {}", kind.name());
+    }
+    assert_eq!(mmu::read_cr3(), 42, "inline");
+    assert_eq!(crate::time::now(), 43, "by a direct call");
+    drop(mmu::batch()); // a nop where the table has a trap
+
+    for site in site::all() {
+        let op = site.op().unwrap();
+        assert_eq!(bytes(site), plan(op, site.address(), &world).unwrap().bytes, "{}", op.name());
+    }
+    // SAFETY: as above.
+    let again = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer)) };
+    assert!(
+        matches!(again, Err(PatchError::NotACall { .. })),
+        "a patched site is not patched twice: {:?}",
+        again.err()
+    );
+}
+
+#[test]
+fn code_that_does_not_fit_is_refused_with_both_lengths() {
+    let world = Backend { templates: &[(op::irq::disable, TOO_LONG)], ..world() };
+    let error = plan(op::irq::disable, 0x1000, &world).unwrap_err();
+    assert_eq!(error, PatchError::TemplateTooLong { site: 0x1000, op: op::irq::disable, template: 10, room: SITE_LEN });
+    assert_eq!(error.to_string(), "site 0x1000: 10 bytes of irq.disable do not fit into 8");
+}
+
+#[test]
+fn a_target_out_of_range_of_a_call_is_refused() {
+    let world = Backend { templates: &[], ..world() };
+    let target = world.target(op::irq::disable).unwrap();
+    let just_in_range = target - 5 - i32::MAX as usize;
+    assert!(plan(op::irq::disable, just_in_range, &world).is_ok());
+    let error = plan(op::irq::disable, just_in_range - 1, &world).unwrap_err();
+    assert_eq!(error, PatchError::OutOfRange { site: just_in_range - 1, op: op::irq::disable, target });
+    assert!(error.to_string().ends_with("is out of range of a call"));
+}
+
+#[test]
+fn an_operation_that_the_world_lacks_is_refused() {
+    let mut world = world();
+    world.ops.smp.relax = None;
+    let error = plan(op::smp::relax, 0x1000, &world).unwrap_err();
+    assert_eq!(error.to_string(), "site 0x1000: this world has no smp.relax");
+}
+
+#[test]
+fn every_world_implements_every_operation_and_every_template_fits() {
+    for world in [&native::BACKEND, &kvm::BACKEND] {
+        for op in Op::all() {
+            let near = world.target(op).unwrap_or_else(|| panic!("{} lacks {}", world.name, op.name()));
+            plan(op, near, world).unwrap();
+        }
+    }
+}
+
+#[test]
+fn inline_code_is_the_function_without_its_return() {
+    const RET: u8 = 0xc3;
+    for (op, template) in native::TEMPLATES {
+        let code = template.bytes();
+        let target = native::BACKEND.target(*op).unwrap() as *const u8;
+        // SAFETY: the function is at least as long as its instructions and the return.
+        let function = unsafe { core::slice::from_raw_parts(target, code.len() + 1) };
+        assert_eq!((&function[..code.len()], function[code.len()]), (code, RET), "{}", op.name());
+    }
+}
+
+#[test]
+fn irq_disable_becomes_one_cli_and_one_nop() {
+    let site = native::BACKEND.target(op::irq::disable).unwrap();
+    let plan = plan(op::irq::disable, site, &native::BACKEND).unwrap();
+    assert_eq!(plan.bytes, [0xfa, 0x0f, 0x1f, 0x80, 0, 0, 0, 0]);
+    assert!(is_nops(&plan.bytes[1..]) && !is_nops(&plan.bytes));
+}
+
+#[test]
+fn an_operation_number_is_its_place_in_the_table() {
+    assert_eq!(op::irq::save.index(), 0);
+    assert_eq!(Op::from_number(Op::COUNT as u16), None);
+    assert_eq!(op::smp::relax.index(), Op::COUNT - 1);
+    assert_eq!(op::mmu::set_pte.name(), "mmu.set_pte");
+    assert_eq!(Summary::EMPTY.sites(), 0);
+}
+
+#[test]
+fn a_scale_converts_within_a_millionth() {
+    for (from, to) in [
+        (1_000_000_000, 1_000_000_000),
+        (2_249_998_000, 1_000_000_000),
+        (1_193_182, 1_000_000_000),
+        (1_000_000_000, 24_000_000),
+    ] {
+        let scale = native::Scale::new(from, to);
+        let ticks = from * 3;
+        let error = scale.apply(ticks).abs_diff(to * 3);
+        assert!(error <= to * 3 / 1_000_000 + 1, "{from} -> {to}: off by {error}");
+    }
+}

@@ -1,0 +1,197 @@
+//! What the loader left for us: memory map, command line, initrd, bundle. Copied or checked once; nothing behind trusts
+//! the loader's memory again.
+
+use super::DIRECT_MAP;
+use core::str;
+use shared_abi::bundle::{self, Header, Part, Slot, Symbol};
+use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, StartInfo};
+use zerocopy::FromBytes;
+
+/// Longest command line that is looked at, the terminating NUL included.
+const CMDLINE_MAX: usize = 2048;
+/// Memory map entries that are looked at.
+const MEMMAP_MAX: usize = 64;
+
+/// The slot that mkimage fills in.
+#[unsafe(link_section = ".ringside.bundle")]
+#[used]
+static SLOT: Slot = Slot::EMPTY;
+
+/// A range of physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// Behind the last byte.
+    pub end: u64,
+}
+
+impl Range {
+    /// Bytes.
+    pub fn len(self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// All that the loader said.
+pub struct BootInfo {
+    /// Usable memory, as given, at most 64 ranges.
+    pub ram: heapless::Vec<Range, MEMMAP_MAX>,
+    /// What must not be handed out: kernel, bundle, initrd.
+    pub reserved: heapless::Vec<Range, 4>,
+    /// Command line of the image.
+    pub image_cmdline: &'static str,
+    /// Command line of the VMM.
+    pub vmm_cmdline: &'static str,
+    /// The ACPI root pointer, or 0.
+    pub rsdp: u64,
+    /// The initrd: the VMM's, else the image's.
+    pub initrd: &'static [u8],
+    /// Symbols of the image.
+    pub symbols: Symbols,
+}
+
+/// The symbols in the bundle.
+#[derive(Clone, Copy, Default)]
+pub struct Symbols {
+    table: &'static [Symbol],
+    names: &'static [u8],
+}
+
+impl Symbols {
+    /// The function around an address, and the distance from its start.
+    pub fn find(&self, address: usize) -> Option<(&'static str, usize)> {
+        let offset = u32::try_from((address as u64).checked_sub(bundle::KERNEL_VIRTUAL_BASE)?).ok()?;
+        let index = self.table.partition_point(|symbol| symbol.address <= offset).checked_sub(1)?;
+        let symbol = self.table[index];
+        let name = self.names.get(symbol.name as usize..)?;
+        let name = &name[..name.iter().position(|&byte| byte == 0)?];
+        Some((str::from_utf8(name).ok()?, (offset - symbol.address) as usize))
+    }
+}
+
+/// Bytes at a physical address, as the boot tables map it: below 4 GiB.
+///
+/// # Safety
+/// The range is RAM and nothing writes it as long as the slice lives.
+unsafe fn physical(address: u64, len: u64) -> Option<&'static [u8]> {
+    let end = address.checked_add(len)?;
+    if address == 0 || end > 1 << 32 {
+        return None;
+    }
+    // SAFETY: mapped by the boot tables; the caller vouches for the contents.
+    Some(unsafe { core::slice::from_raw_parts((DIRECT_MAP + address as usize) as *const u8, len as usize) })
+}
+
+/// Reads the start info.
+///
+/// # Safety
+/// `start_info` is what the PVH loader passed, and the boot tables are live. Called once.
+pub unsafe fn read(start_info: u64) -> BootInfo {
+    let mut info = BootInfo {
+        ram: heapless::Vec::new(),
+        reserved: heapless::Vec::new(),
+        image_cmdline: "",
+        vmm_cmdline: "",
+        rsdp: 0,
+        initrd: &[],
+        symbols: Symbols::default(),
+    };
+    let kernel = Range { start: crate::mm::image::TEXT, end: crate::mm::image::end() };
+    let _ = info.reserved.push(kernel);
+    // SAFETY: per the contract; the loader's data is not written before it is read here for the last time.
+    unsafe {
+        if let Some(start) =
+            physical(start_info, size_of::<StartInfo>() as u64).and_then(|bytes| StartInfo::read_from_bytes(bytes).ok())
+        {
+            info.rsdp = start.rsdp_paddr;
+            info.vmm_cmdline = text(start.cmdline_paddr);
+            if start.version >= 1 {
+                memory(&mut info, start.memmap_paddr, start.memmap_entries);
+            }
+            if start.nr_modules > 0 {
+                initrd(&mut info, start.modlist_paddr);
+            }
+        }
+        bundle(&mut info);
+    }
+    info
+}
+
+/// # Safety
+/// As [`read`].
+unsafe fn memory(info: &mut BootInfo, address: u64, entries: u32) {
+    for index in 0..(entries as u64).min(MEMMAP_MAX as u64) {
+        let size = size_of::<MemmapEntry>() as u64;
+        // SAFETY: per the contract.
+        let Some(bytes) = (unsafe { physical(address + index * size, size) }) else { return };
+        let Ok(entry) = MemmapEntry::read_from_bytes(bytes) else { return };
+        let Some(end) = entry.addr.checked_add(entry.size) else { continue };
+        if entry.kind == MemmapKind::RAM && entry.size > 0 {
+            let _ = info.ram.push(Range { start: entry.addr, end });
+        }
+    }
+}
+
+/// A NUL-terminated string; empty if it is absent, too long or no UTF-8.
+///
+/// # Safety
+/// As [`read`].
+unsafe fn text(address: u64) -> &'static str {
+    // SAFETY: per the contract.
+    let Some(bytes) = (unsafe { physical(address, CMDLINE_MAX as u64) }) else { return "" };
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(0);
+    str::from_utf8(&bytes[..len]).map_or("", keep)
+}
+
+/// The loader's memory is handed out later, so its strings are kept in ours.
+fn keep(text: &str) -> &'static str {
+    static mut KEPT: [u8; CMDLINE_MAX] = [0; CMDLINE_MAX];
+    // SAFETY: called once, by the boot CPU, for the VMM's command line, which is shorter than the buffer.
+    unsafe {
+        let kept = &mut *(&raw mut KEPT);
+        kept[..text.len()].copy_from_slice(text.as_bytes());
+        str::from_utf8_unchecked(&kept[..text.len()])
+    }
+}
+
+/// # Safety
+/// As [`read`].
+unsafe fn initrd(info: &mut BootInfo, modlist: u64) {
+    // SAFETY: per the contract; the range is reserved below and so stays as it is.
+    unsafe {
+        let Some(bytes) = physical(modlist, size_of::<ModlistEntry>() as u64) else { return };
+        let Ok(module) = ModlistEntry::read_from_bytes(bytes) else { return };
+        if let Some(initrd) = physical(module.paddr, module.size) {
+            info.initrd = initrd;
+            let _ = info.reserved.push(Range { start: module.paddr, end: module.paddr + module.size });
+        }
+    }
+}
+
+/// # Safety
+/// As [`read`].
+unsafe fn bundle(info: &mut BootInfo) {
+    // SAFETY: mkimage may have changed the slot behind the compiler's back.
+    let slot = unsafe { (&raw const SLOT).read_volatile() };
+    // SAFETY: per the contract; the range is reserved below and so stays as it is.
+    let Some(bytes) = (unsafe { physical(slot.paddr, slot.len) }) else { return };
+    let Ok((header, _)) = Header::read_from_prefix(bytes) else { return };
+    if header.magic != bundle::SLOT_MAGIC {
+        return;
+    }
+    let _ = info.reserved.push(Range { start: slot.paddr, end: slot.paddr + slot.len });
+    let part = |part: Part| {
+        let start = usize::try_from(part.offset).ok()?;
+        bytes.get(start..start.checked_add(usize::try_from(part.len).ok()?)?)
+    };
+    info.image_cmdline = part(header.cmdline).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or("");
+    if info.initrd.is_empty() {
+        info.initrd = part(header.initrd).unwrap_or(&[]);
+    }
+    if let Some((table, names)) = part(header.symbols)
+        .and_then(|bytes| <[Symbol]>::ref_from_prefix_with_elems(bytes, header.symbol_count as usize).ok())
+    {
+        info.symbols = Symbols { table, names };
+    }
+}

@@ -1,0 +1,192 @@
+//! From the PVH entry to Rust.
+//!
+//! The VMM enters `pvh_start` in 32-bit protected mode without paging, EBX pointing to the start info
+//! (`shared_abi::pvh`). This file switches to 64-bit mode on static page tables, whose permissions are already those that
+//! the kernel keeps: nothing is ever writable and executable.
+//!
+//! ```text
+//! boot address space                     maps physical
+//! 0x0 .. 4 GiB                           0 .. 4 GiB   (so that the switch of modes goes on where it is)
+//! DIRECT_MAP .. + 4 GiB                  0 .. 4 GiB
+//! KERNEL_VIRTUAL_BASE .. + 1 GiB         0 .. 1 GiB
+//! ```
+
+pub mod info;
+
+use core::arch::{global_asm, naked_asm};
+use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
+use shared_abi::pvh::{NOTE_PHYS32_ENTRY, START_MAGIC};
+
+/// Where all RAM is mapped.
+pub const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
+
+/// Kernel code segment.
+pub const CODE_SELECTOR: u16 = 0x08;
+/// Kernel data segment.
+pub const DATA_SELECTOR: u16 = 0x10;
+/// The TSS, two slots.
+pub const TSS_SELECTOR: u16 = 0x18;
+
+/// Bytes of the boot stack, which stays the kernel's stack.
+pub const STACK_SIZE: usize = 64 * 1024;
+
+/// Page-table entries for large pages: accessed and dirty are set so that the CPU need not write them.
+const READ_EXECUTE: u64 = 0x0e1;
+const READ_ONLY: u64 = 0x0e1 | 1 << 63;
+const READ_WRITE: u64 = 0x0e3 | 1 << 63;
+/// Entries that point to tables.
+const TABLE: u64 = 0x63;
+
+/// An aligned page.
+#[repr(C, align(4096))]
+pub struct Page<T>(pub T);
+
+/// The descriptor table; `trap` fills in the TSS.
+#[unsafe(no_mangle)]
+pub static mut BOOT_GDT: [u64; 5] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0];
+
+/// The page below the stack, unmapped in the final tables, then the stack.
+#[repr(C, align(4096))]
+pub struct Stack {
+    guard: [u8; 4096],
+    stack: [u8; STACK_SIZE],
+}
+
+/// The kernel's stack.
+#[unsafe(link_section = ".bss.stack")]
+pub static mut STACK: Stack = Stack { guard: [0; 4096], stack: [0; STACK_SIZE] };
+
+/// TSC at the first instruction.
+#[unsafe(no_mangle)]
+pub static mut ENTRY_TSC: u64 = 0;
+
+// One directory for each of the first four GiB, shared by the three places where they are mapped. Text, rodata and data
+// have large pages 1, 2 and 3 (kernel.ld).
+global_asm!(
+    ".pushsection .data.boot_tables, \"aw\"",
+    ".balign 4096",
+    "boot_pd:",
+    ".quad {rw}",
+    ".quad 0x200000 + {rx}",
+    ".quad 0x400000 + {ro}",
+    ".set page, 3",
+    ".rept 2045",
+    ".quad page * 0x200000 + {rw}",
+    ".set page, page + 1",
+    ".endr",
+    "boot_pdpt:",
+    ".set page, 0",
+    ".rept 4",
+    ".quad boot_pd + page * 4096 - {base} + {table}",
+    ".set page, page + 1",
+    ".endr",
+    ".fill 508, 8, 0",
+    "boot_pdpt_kernel:",
+    ".fill 510, 8, 0",
+    ".quad boot_pd - {base} + {table}",
+    ".quad 0",
+    ".globl boot_pml4",
+    "boot_pml4:",
+    ".quad boot_pdpt - {base} + {table}",
+    ".fill 272, 8, 0",
+    ".quad boot_pdpt - {base} + {table}",
+    ".fill 237, 8, 0",
+    ".quad boot_pdpt_kernel - {base} + {table}",
+    ".balign 4096",
+    ".popsection",
+    rw = const READ_WRITE,
+    rx = const READ_EXECUTE,
+    ro = const READ_ONLY,
+    table = const TABLE,
+    base = const KERNEL_VIRTUAL_BASE,
+);
+const _: () = assert!((DIRECT_MAP >> 39) & 511 == 273 && (KERNEL_VIRTUAL_BASE >> 39) & 511 == 511);
+
+global_asm!(
+    ".pushsection .note.pvh, \"a\", @note",
+    ".balign 4",
+    ".long 4, 8, {kind}",
+    ".asciz \"Xen\"",
+    ".quad pvh_start - {base}",
+    ".popsection",
+    kind = const NOTE_PHYS32_ENTRY,
+    base = const KERNEL_VIRTUAL_BASE,
+);
+
+// Register use: EBX start info throughout; EBP:ESI the TSC at entry.
+global_asm!(
+    ".pushsection .text.boot, \"ax\"",
+    ".code32",
+    ".globl pvh_start",
+    "pvh_start:",
+    "cld",
+    "rdtsc",
+    "mov esi, eax",
+    "mov ebp, edx",
+    "cmp dword ptr [ebx], {magic}",
+    "jne 9f",
+    // CR4: PAE, PGE. EFER: LME, NXE. CR0: PG, WP, PE and what was there.
+    "mov eax, 0xa0",
+    "mov cr4, eax",
+    "mov eax, offset boot_pml4 - {base}",
+    "mov cr3, eax",
+    "mov ecx, 0xc0000080",
+    "rdmsr",
+    "or eax, 0x900",
+    "wrmsr",
+    "mov eax, cr0",
+    "or eax, 0x80010001",
+    "mov cr0, eax",
+    "lgdt [boot_gdt_pointer - {base}]",
+    ".byte 0xea",
+    ".long 8f - {base}",
+    ".short {code}",
+    // Not started by PVH: nothing is known, not even a console.
+    "9: hlt",
+    "jmp 9b",
+    ".code64",
+    "8: mov eax, {data}",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov ss, eax",
+    "xor eax, eax",
+    "mov fs, eax",
+    "mov gs, eax",
+    "movabs rax, offset {high}",
+    "jmp rax",
+    ".balign 8",
+    "boot_gdt_pointer:",
+    ".short 39",
+    ".long BOOT_GDT - {base}",
+    ".popsection",
+    magic = const START_MAGIC,
+    code = const CODE_SELECTOR,
+    data = const DATA_SELECTOR,
+    base = const KERNEL_VIRTUAL_BASE,
+    high = sym high_half,
+);
+
+/// The first code at its linked address: the stack, then Rust.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "sysv64" fn high_half() {
+    naked_asm!(
+        "lea rsp, [rip + {stack} + {top}]",
+        "shl rbp, 32",
+        "mov eax, esi",
+        "or rax, rbp",
+        "mov [rip + ENTRY_TSC], rax",
+        "mov edi, ebx",
+        "xor ebp, ebp",
+        "call {main}",
+        "ud2",
+        stack = sym STACK,
+        top = const 4096 + STACK_SIZE,
+        main = sym crate::kernel_main,
+    )
+}
+
+/// Bottom of the stack's guard page.
+pub fn stack_guard() -> usize {
+    (&raw const STACK).addr()
+}

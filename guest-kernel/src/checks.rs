@@ -1,0 +1,206 @@
+//! Checks that the kernel makes of itself, reported as `@check` lines.
+
+use crate::boot;
+use crate::mm::image;
+use crate::trap::TrapFrame;
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use pvops::patch::{self, Summary};
+use pvops::{site, table::op};
+use shared_abi::report::{Kind, Outcome};
+
+/// What a check saw instead of what it expected.
+struct Wrong(heapless::String<120>);
+
+/// Makes a [`Wrong`].
+fn wrong(arguments: fmt::Arguments<'_>) -> Wrong {
+    let mut text = heapless::String::new();
+    // A reason that is too long is cut.
+    let _ = fmt::Write::write_fmt(&mut text, arguments);
+    Wrong(text)
+}
+
+type Check = fn(&Summary) -> Result<(), Wrong>;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("pvops/no-indirect-site-is-left", no_indirect_site_is_left),
+    ("pvops/irq-disable-is-cli-and-nops", irq_disable_is_cli_and_nops),
+    ("pvops/every-site-is-as-planned", every_site_is_as_planned),
+    ("pvops/irq-flag-follows", irq_flag_follows),
+    ("mm/nothing-is-writable-and-executable", nothing_is_writable_and_executable),
+    ("mm/text-refuses-writes", text_refuses_writes),
+    ("mm/patched-table-refuses-writes", patched_table_refuses_writes),
+    ("mm/stack-guard-is-not-mapped", stack_guard_is_not_mapped),
+    ("time/never-goes-back", time_never_goes_back),
+];
+
+/// Runs all; returns how many failed. Unpatched kernels skip what is about patching.
+pub fn run(summary: &Summary, patched: bool) -> u32 {
+    let mut failed = 0;
+    for (name, check) in CHECKS {
+        if !patched
+            && ["pvops/no-indirect-site-is-left", "pvops/irq-disable-is-cli-and-nops", "pvops/every-site-is-as-planned"]
+                .contains(name)
+        {
+            crate::console::report(Kind::Check, name, Outcome::Skip, |line| line.field("why", "pvops=unpatched"));
+            continue;
+        }
+        match check(summary) {
+            Ok(()) => crate::console::report(Kind::Check, name, Outcome::Success, |line| Ok(line)),
+            Err(Wrong(why)) => {
+                failed += 1;
+                crate::console::report(Kind::Check, name, Outcome::Failure, |line| line.field("why", &why));
+            }
+        }
+    }
+    failed
+}
+
+fn no_indirect_site_is_left(_: &Summary) -> Result<(), Wrong> {
+    for site in site::all() {
+        let Some(op) = site.op() else { return Err(wrong(format_args!("corrupt record at {:#x}", site.address()))) };
+        if patch::is_call_of(&patch::bytes(site), site.address(), op) {
+            return Err(wrong(format_args!("{} at {:#x}", op.name(), site.address())));
+        }
+    }
+    Ok(())
+}
+
+fn irq_disable_is_cli_and_nops(_: &Summary) -> Result<(), Wrong> {
+    const CLI: u8 = 0xfa;
+    let mut seen = 0;
+    for site in site::all().iter().filter(|site| site.op() == Some(op::irq::disable)) {
+        let bytes = patch::bytes(site);
+        if bytes[0] != CLI || !patch::is_nops(&bytes[1..]) {
+            return Err(wrong(format_args!("{bytes:02x?} at {:#x}", site.address())));
+        }
+        seen += 1;
+    }
+    if seen == 0 { Err(wrong(format_args!("there is no such site"))) } else { Ok(()) }
+}
+
+fn every_site_is_as_planned(summary: &Summary) -> Result<(), Wrong> {
+    let counted = summary.sites() as usize;
+    if counted != site::all().len() {
+        return Err(wrong(format_args!("{counted} sites patched of {}", site::all().len())));
+    }
+    for site in site::all() {
+        let backend = crate::world().backend();
+        match site.op().map(|op| patch::plan(op, site.address(), backend)) {
+            Some(Ok(plan)) if plan.bytes == patch::bytes(site) => {}
+            _ => return Err(wrong(format_args!("{:02x?} at {:#x}", patch::bytes(site), site.address()))),
+        }
+    }
+    Ok(())
+}
+
+fn irq_flag_follows(_: &Summary) -> Result<(), Wrong> {
+    let outer = pvops::irq::save();
+    let off = pvops::irq::save();
+    // SAFETY: these are the flags of a moment ago.
+    unsafe { pvops::irq::restore(off) };
+    let still_off = pvops::irq::save();
+    // SAFETY: as above.
+    unsafe { pvops::irq::restore(outer) };
+    let on = pvops::irq::save();
+    // SAFETY: as above.
+    unsafe { pvops::irq::restore(on) };
+    match (off == still_off, outer == on) {
+        (true, true) => Ok(()),
+        _ => Err(wrong(format_args!("saved {outer:#x} {off:#x} {still_off:#x} {on:#x}"))),
+    }
+}
+
+fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), Wrong> {
+    use pvops::mmu::{NO_EXECUTE, WRITE};
+    let ranges = [
+        (image::text_start(), image::text_end()),
+        (image::rodata_start(), image::rodata_end()),
+        (image::data_start(), image::data_end()),
+    ];
+    for (start, end) in ranges {
+        let physical = crate::mm::direct(image::physical(start));
+        for address in (start..end).chain(physical..physical + (end - start)).step_by(4096) {
+            let Some((_, flags)) = crate::mm::paging::lookup(address) else { continue };
+            if flags & WRITE != 0 && flags & NO_EXECUTE == 0 {
+                return Err(wrong(format_args!("{address:#x} has {flags:#x}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn text_refuses_writes(_: &Summary) -> Result<(), Wrong> {
+    let text = image::text_start();
+    for address in [text, crate::mm::direct(image::physical(text))] {
+        if !write_faults(address) {
+            return Err(wrong(format_args!("a write to {address:#x} went through")));
+        }
+    }
+    Ok(())
+}
+
+fn patched_table_refuses_writes(_: &Summary) -> Result<(), Wrong> {
+    let table = pvops::table::live_table();
+    if write_faults(table) { Ok(()) } else { Err(wrong(format_args!("a write to {table:#x} went through"))) }
+}
+
+fn stack_guard_is_not_mapped(_: &Summary) -> Result<(), Wrong> {
+    match crate::mm::paging::lookup(boot::stack_guard()) {
+        None => Ok(()),
+        Some((physical, flags)) => Err(wrong(format_args!("mapped to {physical:#x} with {flags:#x}"))),
+    }
+}
+
+fn time_never_goes_back(_: &Summary) -> Result<(), Wrong> {
+    let mut last = pvops::time::now();
+    for _ in 0..200 {
+        let now = pvops::time::now();
+        if now < last {
+            return Err(wrong(format_args!("{now} after {last}")));
+        }
+        last = now;
+    }
+    Ok(())
+}
+
+/// The instruction that may fault, and where to go on then.
+static EXPECTED_AT: AtomicUsize = AtomicUsize::new(0);
+static RESUME_AT: AtomicUsize = AtomicUsize::new(0);
+static FAULTED: AtomicUsize = AtomicUsize::new(0);
+
+const PAGE_FAULT: u8 = 14;
+
+/// Called for every exception: goes on behind the one that a check expects.
+pub fn expected_fault(vector: u8, frame: &mut TrapFrame) -> bool {
+    if vector != PAGE_FAULT || frame.rip as usize != EXPECTED_AT.swap(0, SeqCst) {
+        return false;
+    }
+    FAULTED.store(pvops::cpu::read_cr2(), SeqCst);
+    frame.rip = RESUME_AT.load(SeqCst) as u64;
+    true
+}
+
+/// Whether a write to an address faults. What is there stays as it is.
+fn write_faults(address: usize) -> bool {
+    FAULTED.store(0, SeqCst);
+    // SAFETY: the byte is written with the value that it has; a fault goes on at label 3 (see `expected_fault`).
+    unsafe {
+        core::arch::asm!(
+            "lea {at}, [rip + 2f]",
+            "mov [rip + {expected}], {at}",
+            "lea {at}, [rip + 3f]",
+            "mov [rip + {resume}], {at}",
+            "mov {value}, byte ptr [{address}]",
+            "2: mov byte ptr [{address}], {value}",
+            "3:",
+            at = out(reg) _,
+            value = out(reg_byte) _,
+            address = in(reg) address,
+            expected = sym EXPECTED_AT,
+            resume = sym RESUME_AT,
+        );
+    }
+    EXPECTED_AT.store(0, SeqCst);
+    FAULTED.load(SeqCst) == address
+}

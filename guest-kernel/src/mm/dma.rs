@@ -1,0 +1,72 @@
+//! Memory that devices reach: blocks of frames, seen through the direct map.
+
+use super::frames::FRAMES;
+use super::{PAGE_SIZE, direct, physical_of_direct};
+use core::ptr::NonNull;
+use frontends::memory::{DmaPages, RawPages};
+
+/// The allocator for all drivers.
+pub static DMA: Dma = Dma;
+
+/// Takes from the frame allocator. Devices see physical addresses.
+pub struct Dma;
+
+// SAFETY: the frame allocator hands out disjoint frames; the direct map makes them contiguous, readable and writable.
+unsafe impl DmaPages for Dma {
+    fn allocate(&self, count: usize) -> Option<RawPages> {
+        let frame = FRAMES.lock().allocate(order(count)?)?;
+        let device_address = frame * PAGE_SIZE as u64;
+        Some(RawPages { address: NonNull::new(direct(device_address) as *mut u8)?, device_address, count })
+    }
+
+    unsafe fn free(&self, pages: RawPages) {
+        if let Some(order) = order(pages.count) {
+            FRAMES.lock().free(pages.device_address / PAGE_SIZE as u64, order);
+        }
+    }
+}
+
+fn order(count: usize) -> Option<usize> {
+    let order = count.max(1).next_power_of_two().trailing_zeros() as usize;
+    (order <= super::frames::MAX_ORDER).then_some(order)
+}
+
+/// What `virtio-drivers` needs of a kernel.
+pub struct ReferenceHal;
+
+// SAFETY: as for `DmaPages`; physical addresses are device addresses.
+unsafe impl virtio_drivers::Hal for ReferenceHal {
+    fn dma_alloc(pages: usize, _: virtio_drivers::BufferDirection) -> (u64, NonNull<u8>) {
+        let Some(raw) = DMA.allocate(pages) else { return (0, NonNull::dangling()) };
+        // SAFETY: just allocated; the crate expects zeroes.
+        unsafe { raw.address.write_bytes(0, pages * PAGE_SIZE) };
+        (raw.device_address, raw.address)
+    }
+
+    unsafe fn dma_dealloc(address: u64, pointer: NonNull<u8>, pages: usize) -> i32 {
+        // SAFETY: from `dma_alloc`, per the trait's contract.
+        unsafe { DMA.free(RawPages { address: pointer, device_address: address, count: pages }) };
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(address: u64, size: usize) -> NonNull<u8> {
+        let mapped = super::paging::map_device(address, size as u64).and_then(|at| NonNull::new(at as *mut u8));
+        mapped.unwrap_or(NonNull::dangling())
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, _: virtio_drivers::BufferDirection) -> u64 {
+        let address = buffer.cast::<u8>().addr().get();
+        match super::paging::lookup(address) {
+            // Heap and frames: contiguous.
+            _ if address >= direct(0) && address < DEVICE_LIMIT => physical_of_direct(address),
+            // The stack and statics: contiguous as the image is.
+            Some((physical, _)) => physical,
+            None => 0,
+        }
+    }
+
+    unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: virtio_drivers::BufferDirection) {}
+}
+
+/// End of what the direct map can hold.
+const DEVICE_LIMIT: usize = 0xffff_c880_0000_0000;

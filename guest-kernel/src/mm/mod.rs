@@ -1,0 +1,29 @@
+//! Memory: frames, page tables, heap, and memory that devices use.
+//!
+//! ```text
+//! kernel address space (level 4 entry)
+//! 0xffff_8880_0000_0000 (273)  direct map of all RAM: read-write, no execute; the kernel's text and rodata read-only
+//! 0xffff_c900_0000_0000 (402)  device registers: uncached, no execute
+//! 0xffff_ffff_8000_0000 (511)  the kernel's image: text read-execute, rodata read-only, data read-write
+//! ```
+
+pub mod dma;
+pub mod frames;
+pub mod heap;
+pub mod image;
+pub mod paging;
+
+use crate::boot::DIRECT_MAP;
+
+/// Bytes of a page.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Where a physical address of RAM is mapped.
+pub const fn direct(physical: u64) -> usize {
+    DIRECT_MAP + physical as usize
+}
+
+/// The inverse of [`direct`].
+pub const fn physical_of_direct(address: usize) -> u64 {
+    (address - DIRECT_MAP) as u64
+}

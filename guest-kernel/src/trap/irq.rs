@@ -1,0 +1,114 @@
+//! Interrupts: each vector has an event that it raises, and a count. Handlers do nothing else: the work is done by the
+//! tasks that wait for the event.
+
+use crate::task::Event;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use heapless::Vec;
+use pvops::event::{self, MsiMessage, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
+
+use crate::sync::Lock;
+
+const FIRST_VECTOR: u8 = 0x30;
+const VECTORS: usize = 32;
+
+/// A vector's state.
+struct Vector {
+    event: Event,
+    count: AtomicU64,
+}
+
+static TIMER: Vector = Vector::new();
+static TABLE: [Vector; VECTORS] = [const { Vector::new() }; VECTORS];
+static OWNERS: Lock<Vec<Owner, VECTORS>> = Lock::new(Vec::new());
+static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
+
+/// Who has a vector.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Name of the device or driver.
+    pub name: &'static str,
+    /// The line; `None` for a message.
+    pub line: Option<u32>,
+}
+
+impl Vector {
+    const fn new() -> Self {
+        Self { event: Event::new(), count: AtomicU64::new(0) }
+    }
+
+    fn raise(&self) {
+        self.count.fetch_add(1, Relaxed);
+        self.event.raise();
+    }
+}
+
+pub(super) fn dispatch(vector: u8) {
+    match vector {
+        TIMER_VECTOR => TIMER.raise(),
+        SPURIOUS_VECTOR => {
+            UNEXPECTED.fetch_add(1, Relaxed);
+            return;
+        }
+        vector => match TABLE.get(usize::from(vector.wrapping_sub(FIRST_VECTOR))) {
+            Some(entry) => entry.raise(),
+            None => {
+                UNEXPECTED.fetch_add(1, Relaxed);
+            }
+        },
+    }
+    event::end();
+}
+
+/// There is no vector left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoVector;
+
+fn allocate(owner: Owner) -> Result<u8, NoVector> {
+    let mut owners = OWNERS.lock();
+    owners.push(owner).map_err(|_| NoVector)?;
+    Ok(FIRST_VECTOR + owners.len() as u8 - 1)
+}
+
+fn event_of(vector: u8) -> &'static Event {
+    &TABLE[usize::from(vector - FIRST_VECTOR)].event
+}
+
+/// Binds a line to a new vector and lets it interrupt.
+///
+/// # Errors
+/// [`NoVector`].
+pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'static Event, NoVector> {
+    let vector = allocate(Owner { name, line: Some(line) })?;
+    // SAFETY: the vector's stub dispatches to its event.
+    unsafe { event::bind(line, vector, trigger) };
+    event::unmask(line);
+    Ok(event_of(vector))
+}
+
+/// Makes a vector that a device raises by message.
+///
+/// # Errors
+/// [`NoVector`].
+pub fn bind_message(name: &'static str) -> Result<(&'static Event, MsiMessage), NoVector> {
+    let vector = allocate(Owner { name, line: None })?;
+    Ok((event_of(vector), event::msi_message(vector)))
+}
+
+/// Timer interrupts so far.
+pub fn timer_count() -> u64 {
+    TIMER.count.load(Relaxed)
+}
+
+/// Interrupts that nobody asked for.
+pub fn unexpected_count() -> u64 {
+    UNEXPECTED.load(Relaxed)
+}
+
+/// All vectors in use: number, owner, count.
+pub fn counts() -> impl Iterator<Item = (u8, Owner, u64)> {
+    let owners = OWNERS.lock().clone();
+    owners
+        .into_iter()
+        .enumerate()
+        .map(|(index, owner)| (FIRST_VECTOR + index as u8, owner, TABLE[index].count.load(Relaxed)))
+}

@@ -1,0 +1,88 @@
+//! Traps: the descriptor tables, the entry stubs, and where each vector goes.
+
+mod entry;
+pub mod irq;
+mod report;
+
+pub use entry::TrapFrame;
+pub use report::{backtrace, symbols};
+
+use crate::boot::{BOOT_GDT, CODE_SELECTOR, TSS_SELECTOR};
+use core::mem::size_of;
+use pvops::cpu::TablePointer;
+
+/// Bytes of the stack for faults that may come from a broken stack.
+const FAULT_STACK_SIZE: usize = 16 * 1024;
+/// Vectors that use it (IST 1): NMI, double fault, machine check.
+const ON_FAULT_STACK: [usize; 3] = [2, 8, 18];
+
+/// A 64-bit gate descriptor (Intel SDM volume 3, "64-Bit Mode IDT").
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Gate {
+    low: u64,
+    high: u64,
+}
+
+/// A 64-bit task state segment (Intel SDM volume 3, "Task Management in 64-bit Mode").
+#[repr(C, packed(4))]
+struct Tss {
+    reserved: u32,
+    stacks: [u64; 3],
+    reserved1: u64,
+    interrupt_stacks: [u64; 7],
+    reserved2: [u32; 2],
+    reserved3: u16,
+    io_map: u16,
+}
+
+static mut IDT: [Gate; 256] = [Gate { low: 0, high: 0 }; 256];
+static mut TSS: Tss = Tss {
+    reserved: 0,
+    stacks: [0; 3],
+    reserved1: 0,
+    interrupt_stacks: [0; 7],
+    reserved2: [0; 2],
+    reserved3: 0,
+    io_map: size_of::<Tss>() as u16,
+};
+static mut FAULT_STACK: [u128; FAULT_STACK_SIZE / 16] = [0; FAULT_STACK_SIZE / 16];
+
+/// Loads the IDT and the task register: from now on a fault is a report.
+pub fn init(names: crate::boot::info::Symbols) {
+    report::set_symbols(names);
+    let idt = &raw mut IDT;
+    for vector in 0..256 {
+        let handler = entry::stub(vector) as u64;
+        let ist = u64::from(ON_FAULT_STACK.contains(&vector));
+        // Present, DPL 0, interrupt gate.
+        let low =
+            handler & 0xffff | u64::from(CODE_SELECTOR) << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
+        // SAFETY: boot CPU, interrupts off, the table is not loaded yet.
+        unsafe { (*idt)[vector] = Gate { low, high: handler >> 32 } };
+    }
+    // SAFETY: as above; all tables are static.
+    unsafe {
+        (*(&raw mut TSS)).interrupt_stacks[0] = (&raw const FAULT_STACK).addr() as u64 + FAULT_STACK_SIZE as u64;
+        let (base, limit) = ((&raw const TSS).addr() as u64, size_of::<Tss>() as u64 - 1);
+        // Present, available 64-bit TSS.
+        BOOT_GDT[usize::from(TSS_SELECTOR) / 8] =
+            limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+        BOOT_GDT[usize::from(TSS_SELECTOR) / 8 + 1] = base >> 32;
+        // The boot code loaded the GDT by its physical address, which the final tables do not map.
+        pvops::cpu::load_gdt(&TablePointer {
+            limit: size_of::<[u64; 5]>() as u16 - 1,
+            base: (&raw const BOOT_GDT).addr() as u64,
+        });
+        pvops::cpu::load_tr(TSS_SELECTOR);
+        pvops::cpu::load_idt(&TablePointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: idt.addr() as u64 });
+    }
+}
+
+/// Where the stubs go.
+extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
+    match frame.vector as u8 {
+        exception @ 0..32 => report::exception(exception, frame),
+        vector => irq::dispatch(vector),
+    }
+}
