@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod block;
+mod cells;
 pub mod console;
 pub mod device;
 pub mod error;

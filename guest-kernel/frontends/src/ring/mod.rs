@@ -12,16 +12,15 @@
 //! enable   store our event index or flags    fence, load used index: missed anything?
 //! ```
 
-mod cells;
 #[cfg(test)]
 mod tests;
 
+use crate::cells::Cells;
 use crate::error::{InitError, Violation};
 use crate::memory::{DmaPages, PAGE_SIZE};
 use crate::transport::QueueLayout;
 use alloc::vec;
 use alloc::vec::Vec;
-use cells::Cells;
 use core::num::Wrapping;
 use core::sync::atomic::{Ordering, fence};
 use shared_abi::virtio::CommonFeatures;
@@ -202,6 +201,11 @@ impl Ring {
     /// Whether `push` would take a chain of so many segments.
     pub fn has_room(&self, segments: usize) -> bool {
         segments > 0 && segments <= self.chain.into() && self.descriptors_for(segments) <= self.free_count.into()
+    }
+
+    /// The head that the next chain will have, if there is room for it.
+    pub fn next_head(&self) -> u16 {
+        self.free_head
     }
 
     /// Gives a chain to the device: first what it reads, then what it writes. Returns the head that names it, or `None` if
