@@ -50,7 +50,8 @@ pub trait Driver {
     fn enable_interrupts(&mut self) -> bool;
     /// Asks for no interrupts; a device may still send some.
     fn disable_interrupts(&mut self);
-    /// Shows the device what was submitted since the last call, and notifies it if it asked for that.
+    /// Notifies the device of what was submitted since the last call, if it asked for that. A device that polls may have
+    /// taken it before.
     fn kick(&mut self);
     /// Why the driver stopped, if it did.
     fn broken(&self) -> Option<Violation>;
@@ -80,7 +81,16 @@ pub struct Device<T: Transport> {
 
 impl<T: Transport> Device<T> {
     /// Resets a device and negotiates features: the common ones, and those of `supported` that it offers.
-    pub fn begin(mut transport: T, wanted: DeviceType, supported: u64) -> Result<Self, InitError> {
+    pub fn begin(transport: T, wanted: DeviceType, supported: u64) -> Result<Self, InitError> {
+        Self::begin_with(transport, wanted, |_| supported)
+    }
+
+    /// Like [`Device::begin`] for a driver that looks at the configuration before it knows what it supports.
+    pub fn begin_with(
+        mut transport: T,
+        wanted: DeviceType,
+        supported: impl FnOnce(ConfigFields<'_, T>) -> u64,
+    ) -> Result<Self, InitError> {
         let found = transport.device_type();
         if found != wanted {
             return Err(InitError::WrongDevice { wanted, found });
@@ -91,6 +101,7 @@ impl<T: Transport> Device<T> {
         transport.set_status(Status::ACKNOWLEDGE);
         transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
         let offered = transport.device_features();
+        let supported = supported(ConfigFields { transport: &transport });
         let features = offered & (supported | COMMON.bits());
         let mut this = Self { transport, device_type: wanted, features, state: State::Setup, notifications: 0 };
         if features & CommonFeatures::VERSION_1.bits() == 0 {
@@ -146,6 +157,11 @@ impl<T: Transport> Device<T> {
             }
         }
         Err(InitError::ConfigUnstable { attempts: CONFIG_ATTEMPTS })
+    }
+
+    /// Bytes of the configuration.
+    pub fn config_len(&self) -> usize {
+        self.transport.config_len()
     }
 
     /// Writes one 4-byte field of the configuration.

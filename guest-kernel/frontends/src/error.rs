@@ -116,12 +116,6 @@ pub enum Violation {
         /// The largest number that is possible.
         limit: u16,
     },
-    /// A request came back with its status untouched or undefined.
-    #[error("request ended with the undefined status {status}")]
-    BadRequestStatus {
-        /// The status.
-        status: u8,
-    },
     /// A configuration field makes no sense any more.
     #[error("configuration changed: {field} is {value}")]
     BadConfig {

@@ -11,11 +11,16 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(any(test, feature = "fake-device"))]
+extern crate std;
 
 pub mod block;
+mod cells;
 pub mod console;
 pub mod device;
 pub mod error;
+#[cfg(any(test, feature = "fake-device"))]
+pub mod fake;
 pub mod memory;
 pub mod net;
 pub mod ring;

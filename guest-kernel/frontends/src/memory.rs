@@ -43,7 +43,8 @@ pub unsafe trait DmaPages: Sync {
 pub struct DmaBuffer {
     pages: RawPages,
     len: usize,
-    owner: &'static dyn DmaPages,
+    /// `None` once leaked.
+    owner: Option<&'static dyn DmaPages>,
 }
 
 // SAFETY: the buffer owns its pages exclusively (contract of DmaPages), and the allocator is Sync.
@@ -55,7 +56,7 @@ impl DmaBuffer {
     /// Allocates a buffer of `len` bytes (at least one page beneath). The content is arbitrary.
     pub fn allocate(owner: &'static dyn DmaPages, len: usize) -> Option<Self> {
         let pages = owner.allocate(len.div_ceil(PAGE_SIZE).max(1))?;
-        Some(Self { pages, len, owner })
+        Some(Self { pages, len, owner: Some(owner) })
     }
 
     /// Bytes that a request with this buffer transfers.
@@ -104,18 +105,19 @@ impl DmaBuffer {
         self.pages.address
     }
 
-    /// Gives the pages up for good, because a device may still write to them. Returns how many.
-    pub fn leak(self) -> usize {
-        let count = self.pages.count;
-        core::mem::forget(self);
-        count
+    /// Gives the pages up for good, because a device may still write to them: they are never freed. Returns how many, 0
+    /// the second time.
+    pub fn leak(&mut self) -> usize {
+        self.owner.take().map_or(0, |_| self.pages.count)
     }
 }
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        // SAFETY: the pages came from this owner, and a buffer that the device may still use is leaked, not dropped.
-        unsafe { self.owner.free(self.pages) }
+        if let Some(owner) = self.owner {
+            // SAFETY: the pages came from this owner, and who knows that the device may still use them has leaked them.
+            unsafe { owner.free(self.pages) }
+        }
     }
 }
 

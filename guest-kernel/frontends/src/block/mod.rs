@@ -2,22 +2,53 @@
 //!
 //! Made by the kernel for each block device; used by its file systems and its shell. It checks every request against
 //! the disk before the device sees it, and splits what is larger than a limit of the device.
+//!
+//! A request becomes a [`job::Job`], a job is sent as one or more parts, and each part is one chain of the ring: header,
+//! data or range, status. The small fields of a part live in a slot of DMA memory that has the number of the chain's
+//! head, so nothing is allocated per request.
 
+mod job;
+mod limits;
 mod request;
 
 pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
 
+use crate::cells::Cells;
 use crate::device::{Device, Driver, InterruptSource};
 use crate::error::{InitError, Violation};
 use crate::memory::DmaPages;
+use crate::ring::{Ring, Segment, Used};
 use crate::transport::Transport;
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use job::{Job, Part};
+use limits::Limits;
 use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::blk::{Features, RequestHeader, RequestStatus, RequestType, SEGMENT_UNMAP};
 use shared_abi::virtio::mmio::InterruptStatus;
+
+/// What we make use of.
+const SUPPORTED: Features = Features::SIZE_MAX
+    .union(Features::SEG_MAX)
+    .union(Features::RO)
+    .union(Features::BLK_SIZE)
+    .union(Features::FLUSH)
+    .union(Features::DISCARD)
+    .union(Features::WRITE_ZEROES);
+
+/// Bytes of a slot, and where in it the fields of a part are.
+const SLOT: usize = 64;
+const SLOT_RANGE: usize = 16;
+const SLOT_ID: usize = 32;
+const SLOT_STATUS: usize = 56;
+/// Put into the status before the device sees it; no device answers this.
+const STATUS_UNTOUCHED: u8 = 0xff;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Entries of the ring, at most; also the largest number of requests in flight.
+    /// Entries of the ring, at most; also the largest number of requests that are pending.
     pub queue_size: u16,
     /// Data segments of one ring request, at most; only a device with a limit on segment sizes makes more than one.
     pub segments: u16,
@@ -29,95 +60,352 @@ impl Default for Settings {
     }
 }
 
+/// A chain that the device has.
+#[derive(Clone, Copy, Default)]
+struct InFlight {
+    job: u16,
+    /// Bytes of data that the device is to write.
+    wanted: u32,
+}
+
 /// A block device.
 pub struct Block<T: Transport> {
     device: Device<T>,
+    ring: Ring,
+    limits: Limits,
+    slots: Cells,
+    /// By head.
+    in_flight: Vec<InFlight>,
+    /// By token.
+    jobs: Vec<Option<Job>>,
+    free_jobs: Vec<u16>,
+    /// Jobs with parts to send, and jobs that ended, oldest first.
+    waiting: VecDeque<u16>,
+    finished: VecDeque<u16>,
+    /// The segments of the chain that is being made.
+    scratch: Vec<Segment>,
+    leaked_pages: usize,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl<T: Transport> Block<T> {
     /// Brings a device up.
     pub fn new(transport: T, dma: &'static dyn DmaPages, settings: Settings) -> Result<Self, InitError> {
-        todo!()
+        let mut device = Device::begin(transport, DeviceType::BLOCK, SUPPORTED.bits())?;
+        let mut limits = Limits::read(&device, settings.segments).map_err(|error| device.give_up(error))?;
+        let ring = device.ring(0, settings.queue_size, limits.segments.saturating_add(2), dma)?;
+        let size = usize::from(ring.size());
+        if ring.chain() < 3 {
+            return Err(device.give_up(InitError::BadQueue { queue: 0, size: size as u32 }));
+        }
+        limits.segments = ring.chain() - 2;
+        let Some(slots) = Cells::allocate(dma, size * SLOT) else {
+            return Err(device.give_up(InitError::NoMemory { what: "block requests" }));
+        };
+        device.start();
+        Ok(Self {
+            device,
+            limits,
+            slots,
+            in_flight: vec![InFlight::default(); size],
+            jobs: (0..size).map(|_| None).collect(),
+            free_jobs: (0..ring.size()).rev().collect(),
+            waiting: VecDeque::with_capacity(size),
+            finished: VecDeque::with_capacity(size),
+            scratch: Vec::with_capacity(ring.chain().into()),
+            ring,
+            leaked_pages: 0,
+        })
     }
 
     /// Sectors of 512 bytes; follows the device when it changes.
     pub fn capacity(&self) -> u64 {
-        todo!()
+        self.limits.capacity
     }
 
     /// Whether writes, discards and write-zeroes are rejected.
     pub fn read_only(&self) -> bool {
-        todo!()
+        self.has(Features::RO)
     }
 
     /// The block size that the device works best with, in bytes.
     pub fn block_size(&self) -> u32 {
-        todo!()
+        self.limits.block_size
     }
 
     /// Whether the device has a cache to flush; without one, flushes complete at once.
     pub fn has_flush(&self) -> bool {
-        todo!()
+        self.has(Features::FLUSH)
     }
 
     /// Whether the device takes discards.
     pub fn has_discard(&self) -> bool {
-        todo!()
+        self.has(Features::DISCARD)
     }
 
     /// Whether the device takes write-zeroes.
     pub fn has_write_zeroes(&self) -> bool {
-        todo!()
+        self.has(Features::WRITE_ZEROES)
     }
 
-    /// Takes a request; the device sees it at the next [`Driver::kick`]. A request that cannot be taken comes back with
+    /// Takes a request; call [`Driver::kick`] after the last one of a batch. A request that cannot be taken comes back with
     /// its buffer.
     pub fn submit(&mut self, request: Request) -> Result<Token, Rejected> {
-        todo!()
+        if let Err(reason) = self.check(&request) {
+            return Err(Rejected { reason, request });
+        }
+        let Some(token) = self.free_jobs.pop() else {
+            return Err(Rejected { reason: Rejection::Full, request });
+        };
+        if matches!(request, Request::Flush) && !self.has_flush() {
+            self.jobs[usize::from(token)] = Some(Job::done());
+            self.finished.push_back(token);
+        } else {
+            self.jobs[usize::from(token)] = Some(Job::new(request));
+            self.waiting.push_back(token);
+            self.send_waiting();
+        }
+        Ok(Token(token))
     }
 
-    /// The next request that ended, in the order in which the device ended them.
+    /// The next request that ended, in the order in which the device ended them. Sends what waited for room.
     pub fn poll(&mut self) -> Option<Completion> {
-        todo!()
+        let mut sent = false;
+        while self.finished.is_empty() && self.device.is_live() {
+            match self.ring.pop() {
+                Ok(Some(used)) => {
+                    self.end_part(used);
+                    sent |= self.send_waiting();
+                }
+                Ok(None) => break,
+                Err(violation) => self.stop(violation),
+            }
+        }
+        if sent {
+            self.device.kick(&mut self.ring);
+        }
+        let token = self.finished.pop_front()?;
+        let job = self.jobs[usize::from(token)].take()?;
+        self.free_jobs.push(token);
+        Some(Completion { token: Token(token), result: job.result, buffer: job.buffer })
     }
 
-    /// Requests that were taken and have not ended.
+    /// Requests that were taken and whose completion was not.
     pub fn pending(&self) -> usize {
-        todo!()
+        self.jobs.len() - self.free_jobs.len()
+    }
+
+    fn has(&self, feature: Features) -> bool {
+        self.limits.features.contains(feature)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Rejection> {
+        if let Some(violation) = self.device.broken() {
+            return Err(Rejection::Broken(violation));
+        }
+        let writes = !matches!(request, Request::Read { .. } | Request::Flush | Request::Id);
+        if writes && self.read_only() {
+            return Err(Rejection::ReadOnly);
+        }
+        let (sector, sectors) = match *request {
+            Request::Read { sector, ref buffer } | Request::Write { sector, ref buffer } => {
+                if buffer.is_empty() || !buffer.len().is_multiple_of(SECTOR_SIZE) {
+                    return Err(Rejection::BadLength { len: buffer.len() });
+                }
+                (sector, (buffer.len() / SECTOR_SIZE) as u64)
+            }
+            Request::Discard { .. } if !self.has_discard() => return Err(Rejection::Unsupported),
+            Request::WriteZeroes { .. } if !self.has_write_zeroes() => return Err(Rejection::Unsupported),
+            Request::Discard { sector, sectors } | Request::WriteZeroes { sector, sectors, .. } => {
+                if sectors == 0 {
+                    return Err(Rejection::BadLength { len: 0 });
+                }
+                (sector, sectors)
+            }
+            Request::Flush | Request::Id => return Ok(()),
+        };
+        let capacity = self.capacity();
+        match sector.checked_add(sectors) {
+            Some(end) if end <= capacity => Ok(()),
+            _ => Err(Rejection::OutOfRange { sector, sectors, capacity }),
+        }
+    }
+
+    /// Sends parts of waiting jobs while there is room. True if it sent any.
+    fn send_waiting(&mut self) -> bool {
+        let mut sent = false;
+        while let Some(&token) = self.waiting.front() {
+            let Some(job) = self.jobs[usize::from(token)].as_mut().filter(|job| job.has_more()) else {
+                self.waiting.pop_front();
+                continue;
+            };
+            // Room for the longest chain, so that a part that was cut off is surely sent.
+            if !self.ring.has_room(self.ring.chain().into()) {
+                break;
+            }
+            let part = job.next_part(&self.limits);
+            let head = self.ring.next_head();
+            let wanted = make_chain(&mut self.scratch, &self.slots, head, job, part, &self.limits);
+            let pushed = self.ring.push(&self.scratch);
+            debug_assert_eq!(pushed, Some(head));
+            job.in_flight += 1;
+            self.in_flight[usize::from(head)] = InFlight { job: token, wanted };
+            sent = true;
+        }
+        sent
+    }
+
+    /// Notes how a part ended, and the whole job if it was the last.
+    fn end_part(&mut self, used: Used) {
+        let InFlight { job: token, wanted } = self.in_flight[usize::from(used.head)];
+        let Some(job) = self.jobs[usize::from(token)].as_mut() else { return };
+        let slot = usize::from(used.head) * SLOT;
+        match RequestStatus(self.slots.load8(slot + SLOT_STATUS)) {
+            RequestStatus::OK if used.len < wanted => job.fail(RequestError::Short { wanted, written: used.len }),
+            RequestStatus::OK if job.request_type == RequestType::GET_ID => {
+                let mut id = [0; ID_LEN];
+                for (offset, byte) in id.iter_mut().enumerate() {
+                    *byte = self.slots.load8(slot + SLOT_ID + offset);
+                }
+                job.result = Ok(Output::Id(id));
+            }
+            RequestStatus::OK => {}
+            RequestStatus::IOERR => job.fail(RequestError::Io),
+            RequestStatus::UNSUPP => job.fail(RequestError::Unsupported),
+            RequestStatus(status) => job.fail(RequestError::BadStatus { status }),
+        }
+        job.in_flight -= 1;
+        if job.is_finished() {
+            self.finished.push_back(token);
+        }
+    }
+
+    /// Stops the device and ends all jobs. Their buffers go back to their owners only if the device confirmed its reset.
+    fn stop(&mut self, reason: Violation) {
+        let was_stopped = self.device.broken().is_some();
+        let confirmed = self.device.stop(reason);
+        if was_stopped {
+            return;
+        }
+        for (token, job) in (0..).zip(&mut self.jobs) {
+            let Some(job) = job.as_mut().filter(|job| !job.is_finished()) else { continue };
+            job.fail(RequestError::Broken(reason));
+            job.in_flight = 0;
+            if !confirmed && let Some(mut buffer) = job.buffer.take() {
+                self.leaked_pages += buffer.leak();
+            }
+            self.finished.push_back(token);
+        }
+        self.waiting.clear();
+        if !confirmed {
+            self.leaked_pages += self.ring.leak() + self.slots.leak();
+        }
     }
 }
 
-#[expect(unused_variables, reason = "signatures first")]
+/// Writes the small fields of a part into its slot and lists the segments of its chain. Returns the bytes of data that
+/// the device is to write.
+fn make_chain(chain: &mut Vec<Segment>, slots: &Cells, head: u16, job: &Job, part: Part, limits: &Limits) -> u32 {
+    let slot = usize::from(head) * SLOT;
+    let address = slots.device_address() + slot as u64;
+    let ranged = matches!(job.request_type, RequestType::IN | RequestType::OUT);
+    slots.store64(slot, job.request_type.0.into());
+    slots.store64(slot + 8, if ranged { part.sector } else { 0 });
+    slots.store8(slot + SLOT_STATUS, STATUS_UNTOUCHED);
+
+    chain.clear();
+    chain.push(Segment::readable(address, size_of::<RequestHeader>() as u32));
+    let mut wanted = 0;
+    match job.request_type {
+        RequestType::IN | RequestType::OUT => {
+            let Some(buffer) = &job.buffer else { return 0 };
+            let (mut at, mut left) = (buffer.device_address() + part.offset as u64, part.sectors * SECTOR_SIZE as u32);
+            if job.request_type == RequestType::IN {
+                wanted = left;
+            }
+            while left > 0 {
+                let len = left.min(limits.segment_len);
+                chain.push(if wanted > 0 { Segment::writable(at, len) } else { Segment::readable(at, len) });
+                at += u64::from(len);
+                left -= len;
+            }
+        }
+        RequestType::DISCARD | RequestType::WRITE_ZEROES => {
+            let unmap = job.unmap == Unmap::Allow && limits.may_unmap;
+            let flags = if unmap { SEGMENT_UNMAP } else { 0 };
+            slots.store64(slot + SLOT_RANGE, part.sector);
+            slots.store64(slot + SLOT_RANGE + 8, u64::from(part.sectors) | u64::from(flags) << 32);
+            chain.push(Segment::readable(address + SLOT_RANGE as u64, 16));
+        }
+        RequestType::GET_ID => {
+            for offset in [0, 8, 16] {
+                slots.store64(slot + SLOT_ID + offset, 0);
+            }
+            chain.push(Segment::writable(address + SLOT_ID as u64, ID_LEN as u32));
+        }
+        _ => {}
+    }
+    chain.push(Segment::writable(address + SLOT_STATUS as u64, 1));
+    wanted
+}
+
 impl<T: Transport> Driver for Block<T> {
     fn device_type(&self) -> DeviceType {
         self.device.device_type()
     }
+
     fn features(&self) -> u64 {
         self.device.features()
     }
+
     fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        todo!()
+        let status = match self.device.interrupt(source) {
+            Ok(status) => status,
+            Err(violation) => {
+                self.stop(violation);
+                return InterruptStatus::CONFIG_CHANGE;
+            }
+        };
+        if status.contains(InterruptStatus::CONFIG_CHANGE) {
+            match self.device.config(|fields| fields.u64(0)).and_then(limits::check_capacity) {
+                Ok(capacity) => self.limits.capacity = capacity,
+                Err(InitError::BadConfig { field, value }) => self.stop(Violation::BadConfig { field, value }),
+                Err(error) => log::warn!("block: capacity stays: {error}"),
+            }
+        }
+        status
     }
+
     fn enable_interrupts(&mut self) -> bool {
-        todo!()
+        !self.finished.is_empty() || (self.device.is_live() && self.ring.enable_interrupts())
     }
+
     fn disable_interrupts(&mut self) {
-        todo!()
+        self.ring.disable_interrupts();
     }
+
     fn kick(&mut self) {
-        todo!()
+        self.device.kick(&mut self.ring);
     }
+
     fn broken(&self) -> Option<Violation> {
         self.device.broken()
     }
+
     fn notifications(&self) -> u64 {
         self.device.notifications()
     }
+
     fn leaked_pages(&self) -> usize {
-        todo!()
+        self.leaked_pages
     }
+
     fn shut_down(&mut self) {
-        todo!()
+        self.stop(Violation::ShutDown);
+    }
+}
+
+impl<T: Transport> Drop for Block<T> {
+    fn drop(&mut self) {
+        self.stop(Violation::ShutDown);
     }
 }

@@ -118,6 +118,12 @@ pub enum RequestError {
     /// The device says UNSUPP.
     #[error("the device does not know the request")]
     Unsupported,
+    /// The device left the status untouched, or made one up.
+    #[error("the request ended with the undefined status {status:#x}")]
+    BadStatus {
+        /// The status.
+        status: u8,
+    },
     /// The device says OK but wrote less than was asked for.
     #[error("device wrote {written} bytes of {wanted}")]
     Short {

@@ -1,14 +1,35 @@
 //! The network driver (section 5.1): frames in and out, one queue pair.
 //!
 //! Made by the kernel for each card; the TCP/IP stack takes frames from it and fills frames for it. Neither way
-//! allocates or copies per frame, but for a frame that spans several receive buffers.
+//! allocates per frame, and only a frame that spans several receive buffers is copied.
+
+mod checksum;
+mod receive;
+mod transmit;
+
+pub use receive::Frame;
+pub use transmit::TransmitChecksum;
 
 use crate::device::{Device, Driver, InterruptSource};
 use crate::error::{InitError, Violation};
-use crate::memory::{DmaBuffer, DmaPages};
+use crate::memory::DmaPages;
 use crate::transport::Transport;
+use core::mem::offset_of;
+use receive::Receiver;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::mmio::InterruptStatus;
+use shared_abi::virtio::net::{Config, ETHERNET_HEADER, Features, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE};
+use transmit::Transmitter;
+
+/// What we make use of; MTU only if it is within the caller's limit.
+const SUPPORTED: Features =
+    Features::CSUM.union(Features::GUEST_CSUM).union(Features::MAC).union(Features::MRG_RXBUF).union(Features::STATUS);
+/// The smallest MTU that a device may have (section 5.1.4).
+const MTU_MIN: u16 = 68;
+/// The MTU of a device that tells none.
+const MTU_DEFAULT: u16 = 1500;
+/// Bytes of a VLAN tag.
+const VLAN_TAG: usize = 4;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug)]
@@ -19,24 +40,14 @@ pub struct Settings {
     pub transmit_buffers: u16,
     /// The address to take if the device has none to offer.
     pub fallback_mac: [u8; 6],
-    /// The largest MTU to agree to.
+    /// The largest MTU to agree to. Every buffer holds a frame of the MTU.
     pub mtu_limit: u16,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { receive_buffers: 64, transmit_buffers: 64, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: 1500 }
+        Self { receive_buffers: 64, transmit_buffers: 64, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: MTU_DEFAULT }
     }
-}
-
-/// Who completes the checksum of a frame to transmit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransmitChecksum {
-    /// The caller has: the frame is sent as it is.
-    Complete,
-    /// The driver is to: the TCP or UDP checksum field of the frame holds anything. It is left to the device if
-    /// that takes the work, else computed here.
-    Offload,
 }
 
 /// Frames and errors since the driver came up.
@@ -52,124 +63,226 @@ pub struct Counters {
     pub transmitted_bytes: u64,
     /// Frames dropped because their header or their length made no sense.
     pub dropped: u64,
-    /// Received frames that were copied because they span buffers.
+    /// Received frames that were joined because they span buffers.
     pub reassembled: u64,
-}
-
-/// A received frame, owned. Give it back with [`Net::recycle`]; one that is only dropped costs the card a buffer until
-/// the next allocation.
-#[derive(Debug)]
-pub struct Frame {
-    buffer: DmaBuffer,
-}
-
-impl Frame {
-    /// The frame, from its destination address on, without check sequence.
-    pub fn bytes(&self) -> &[u8] {
-        self.buffer.as_slice()
-    }
 }
 
 /// A network card.
 pub struct Net<T: Transport> {
     device: Device<T>,
+    features: Features,
+    receiver: Receiver,
+    transmitter: Transmitter,
+    mac: [u8; 6],
+    mtu: u16,
+    link_up: bool,
+    counters: Counters,
+    leaked_pages: usize,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl<T: Transport> Net<T> {
     /// Brings a device up and posts its receive buffers.
     pub fn new(transport: T, dma: &'static dyn DmaPages, settings: Settings) -> Result<Self, InitError> {
-        todo!()
+        let limit = settings.mtu_limit.max(MTU_MIN);
+        let mut device = Device::begin_with(transport, DeviceType::NET, |fields| {
+            // Who agrees to an MTU has to have buffers for it.
+            let fits = fields.u16(offset_of!(Config, mtu)) <= limit;
+            (if fits { SUPPORTED | Features::MTU } else { SUPPORTED }).bits()
+        })?;
+        let features = Features::from_bits_truncate(device.features());
+        let (mac, mtu, link_up) = read_config(&device, features, settings).map_err(|error| device.give_up(error))?;
+        let frame_max = ETHERNET_HEADER + VLAN_TAG + usize::from(mtu);
+        let receive_ring = device.ring(RECEIVE_QUEUE, settings.receive_buffers, 1, dma)?;
+        let transmit_ring = device.ring(TRANSMIT_QUEUE, settings.transmit_buffers, 1, dma)?;
+        let receiver = Receiver::new(receive_ring, features, frame_max, dma).map_err(|error| device.give_up(error))?;
+        let transmitter = Transmitter::new(transmit_ring, features, frame_max, dma);
+        device.start();
+        let counters = Counters::default();
+        let mut this = Self { device, features, receiver, transmitter, mac, mtu, link_up, counters, leaked_pages: 0 };
+        this.kick();
+        Ok(this)
     }
 
     /// The address.
     pub fn mac(&self) -> [u8; 6] {
-        todo!()
+        self.mac
     }
 
     /// Largest IP packet, without the Ethernet header.
     pub fn mtu(&self) -> u16 {
-        todo!()
+        self.mtu
     }
 
     /// Whether the link is up; follows the device. A device that does not tell is up.
     pub fn link_up(&self) -> bool {
-        todo!()
+        self.link_up && self.device.is_live()
     }
 
-    /// Whether the device completes checksums of transmitted frames: then [`TransmitChecksum::Offload`] costs nothing.
+    /// Whether the device completes checksums of transmitted frames: then [`TransmitChecksum::Offload`] costs next to
+    /// nothing.
     pub fn has_checksum_offload(&self) -> bool {
-        todo!()
+        self.features.contains(Features::CSUM)
     }
 
     /// The next received frame. Corrupt ones are dropped and counted.
     pub fn receive(&mut self) -> Option<Frame> {
-        todo!()
+        if !self.device.is_live() {
+            return None;
+        }
+        let next = self.receiver.next(&mut self.counters);
+        self.or_stop(next)?
     }
 
-    /// Gives a frame's buffer back to the device; it sees it at the next [`Driver::kick`].
+    /// Gives a frame's buffer back to the device; call [`Driver::kick`] after the last one of a batch.
     pub fn recycle(&mut self, frame: Frame) {
-        todo!()
+        if self.device.is_live() {
+            self.receiver.recycle(frame);
+        }
     }
 
     /// Receives a frame, shows it to `handle` and recycles it.
     pub fn receive_with<R>(&mut self, handle: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        todo!()
+        let mut frame = self.receive()?;
+        let result = handle(frame.bytes_mut());
+        self.recycle(frame);
+        Some(result)
     }
 
     /// Whether [`Net::transmit`] would take a frame. Takes back the buffers that the device is done with.
     pub fn can_transmit(&mut self) -> bool {
-        todo!()
+        if !self.device.is_live() {
+            return false;
+        }
+        let ready = self.transmitter.is_ready();
+        self.or_stop(ready).unwrap_or(false)
     }
 
-    /// Lets `fill` write a frame of `len` bytes into a transmit buffer and queues it; the device sees it at the next
-    /// [`Driver::kick`]. `None`, without calling `fill`, if no buffer is free, the frame is too long or the device is
-    /// stopped. The bytes are those of an earlier frame until `fill` writes them.
+    /// Lets `fill` write a frame of `len` bytes into a transmit buffer and queues it; call [`Driver::kick`] after the last
+    /// one of a batch. `None`, without calling `fill`, if no buffer is free, the length is less than an Ethernet header or
+    /// more than the MTU allows, or the device is stopped. The bytes are those of an earlier frame until `fill` writes them.
     pub fn transmit<R>(
         &mut self,
         len: usize,
         checksum: TransmitChecksum,
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
-        todo!()
+        if !self.device.is_live() {
+            return None;
+        }
+        let sent = self.transmitter.send(len, checksum, fill);
+        let result = self.or_stop(sent)??;
+        self.counters.transmitted += 1;
+        self.counters.transmitted_bytes += len as u64;
+        Some(result)
     }
 
     /// What happened so far.
     pub fn counters(&self) -> Counters {
-        todo!()
+        self.counters
+    }
+
+    fn or_stop<R>(&mut self, result: Result<R, Violation>) -> Option<R> {
+        match result {
+            Ok(value) => Some(value),
+            Err(violation) => {
+                self.stop(violation);
+                None
+            }
+        }
+    }
+
+    fn stop(&mut self, reason: Violation) {
+        let was_stopped = self.device.broken().is_some();
+        if !self.device.stop(reason) && !was_stopped {
+            self.leaked_pages = self.receiver.leak() + self.transmitter.leak();
+        }
     }
 }
 
-#[expect(unused_variables, reason = "signatures first")]
+fn read_config<T: Transport>(
+    device: &Device<T>,
+    features: Features,
+    settings: Settings,
+) -> Result<([u8; 6], u16, bool), InitError> {
+    let (mut mac, mtu, status) = device.config(|fields| {
+        let mac = features.contains(Features::MAC).then(|| core::array::from_fn(|i| fields.u8(i)));
+        let mtu = features.contains(Features::MTU).then(|| fields.u16(offset_of!(Config, mtu)));
+        (mac, mtu, link_status(features, &fields))
+    })?;
+    if let Some(bad) = mac.filter(|mac: &[u8; 6]| *mac == [0; 6] || mac[0] & 1 != 0) {
+        log::warn!("net: {bad:02x?} is no card's address, taking another");
+        mac = None;
+    }
+    if let Some(value) = mtu.filter(|mtu| *mtu < MTU_MIN) {
+        return Err(InitError::BadConfig { field: "mtu", value: value.into() });
+    }
+    let fallback_mtu = settings.mtu_limit.clamp(MTU_MIN, MTU_DEFAULT);
+    Ok((mac.unwrap_or(settings.fallback_mac), mtu.unwrap_or(fallback_mtu), status))
+}
+
+fn link_status<T: Transport>(features: Features, fields: &crate::device::ConfigFields<'_, T>) -> bool {
+    !features.contains(Features::STATUS) || fields.u16(offset_of!(Config, status)) & STATUS_LINK_UP != 0
+}
+
 impl<T: Transport> Driver for Net<T> {
     fn device_type(&self) -> DeviceType {
         self.device.device_type()
     }
+
     fn features(&self) -> u64 {
         self.device.features()
     }
+
     fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        todo!()
+        let status = self.device.interrupt(source);
+        let Some(status) = self.or_stop(status) else { return InterruptStatus::CONFIG_CHANGE };
+        if status.contains(InterruptStatus::CONFIG_CHANGE) {
+            match self.device.config(|fields| link_status(self.features, &fields)) {
+                Ok(link_up) => self.link_up = link_up,
+                Err(error) => log::warn!("net: link status stays: {error}"),
+            }
+        }
+        status
     }
+
+    /// Transmit buffers that come back interrupt only while [`Net::transmit`] waits for one.
     fn enable_interrupts(&mut self) -> bool {
-        todo!()
+        if !self.device.is_live() {
+            return false;
+        }
+        let sent = self.transmitter.is_blocked && self.transmitter.ring.enable_interrupts();
+        self.receiver.ring.enable_interrupts() || sent
     }
+
     fn disable_interrupts(&mut self) {
-        todo!()
+        self.receiver.ring.disable_interrupts();
+        self.transmitter.ring.disable_interrupts();
     }
+
     fn kick(&mut self) {
-        todo!()
+        self.device.kick(&mut self.receiver.ring);
+        self.device.kick(&mut self.transmitter.ring);
     }
+
     fn broken(&self) -> Option<Violation> {
         self.device.broken()
     }
+
     fn notifications(&self) -> u64 {
         self.device.notifications()
     }
+
     fn leaked_pages(&self) -> usize {
-        todo!()
+        self.leaked_pages
     }
+
     fn shut_down(&mut self) {
-        todo!()
+        self.stop(Violation::ShutDown);
+    }
+}
+
+impl<T: Transport> Drop for Net<T> {
+    fn drop(&mut self) {
+        self.stop(Violation::ShutDown);
     }
 }
