@@ -1,1 +1,21 @@
-//! To come.
+//! Images for Ringside: a kernel ELF that carries its command line, initrd and symbols, and data disks with a FAT
+//! file system. Same input, same bytes out.
+//!
+//! The `mkimage` program is a thin shell around this; `cargo xtask` and the tests call it directly. No input is
+//! trusted: every offset of a file is checked before use.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod disk;
+mod error;
+pub mod image;
+pub mod initrd;
+pub mod inspect;
+pub mod kernel;
+pub mod output;
+pub mod size;
+
+pub use error::Error;
+
+/// What everything here returns.
+pub type Result<T> = core::result::Result<T, Error>;

@@ -1,0 +1,138 @@
+//! Everything that can be wrong with what a user gives `mkimage`. One lower-case line each, with the offending value.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why no image or report was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be opened, read or listed.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The output cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The output exists and is something else than a file.
+    #[error("cannot write {0}: it exists and is not a regular file")]
+    OutputNotAFile(PathBuf),
+    /// The output would replace the input.
+    #[error("cannot write {0}: it is the input; choose another output")]
+    OutputIsInput(PathBuf),
+    /// The kernel does not start with the ELF magic.
+    #[error("kernel is no ELF file")]
+    NotElf,
+    /// The kernel is an ELF file of another kind.
+    #[error("kernel is {found}; a 64-bit little-endian x86-64 executable is needed")]
+    OtherMachine {
+        /// What it is.
+        found: String,
+    },
+    /// A part of the ELF file lies behind its end, or makes no sense.
+    #[error("kernel ELF is damaged or truncated: {what}")]
+    BadElf {
+        /// Which part.
+        what: String,
+    },
+    /// There is nothing to load.
+    #[error("kernel has no loadable segment")]
+    NothingToLoad,
+    /// No PVH entry.
+    #[error("kernel has no PVH entry (ELF note \"Xen\", type 18), so no VMM could start it")]
+    NoPvhNote,
+    /// The PVH entry is nowhere in the kernel.
+    #[error("the PVH entry {entry:#x} is in no executable segment of the kernel")]
+    EntryOutside {
+        /// The address in the note.
+        entry: u64,
+    },
+    /// No bundle slot.
+    #[error("kernel has no section {}: it cannot take a bundle", shared_abi::bundle::SLOT_SECTION)]
+    NoSlot,
+    /// The slot is not as this version knows it.
+    #[error("the bundle slot of the kernel is not usable: {what}")]
+    BadSlot {
+        /// What is wrong.
+        what: String,
+    },
+    /// The kernel is an image already.
+    #[error("kernel already carries a bundle at {paddr:#x}; give mkimage the kernel as it was linked")]
+    AlreadyAnImage {
+        /// Where the bundle is.
+        paddr: u64,
+    },
+    /// The image would reach beyond what the kernel maps.
+    #[error("kernel and bundle end at {end:#x}, beyond the kernel's 2 GiB; use a smaller initrd")]
+    TooLarge {
+        /// Physical end.
+        end: u64,
+    },
+    /// The command line has a NUL or does not fit.
+    #[error("command line {what}")]
+    BadCommandLine {
+        /// What is wrong.
+        what: String,
+    },
+    /// A bundle in an image does not parse.
+    #[error("bundle is damaged: {what}")]
+    BadBundle {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Something in a folder is neither file nor folder.
+    #[error("cannot take {0}: it is neither a file nor a folder")]
+    OddFile(PathBuf),
+    /// A name that the file system or archive cannot hold.
+    #[error("cannot take {path}: {why}")]
+    BadName {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A size that is no size.
+    #[error("bad size {text:?}: {why}")]
+    BadSize {
+        /// As given.
+        text: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// A disk size that no FAT disk can have.
+    #[error("a disk of {size} bytes is too {how}: {range}")]
+    DiskSize {
+        /// The size asked for.
+        size: u64,
+        /// "small" or "large".
+        how: &'static str,
+        /// What is possible.
+        range: String,
+    },
+    /// The files do not fit.
+    #[error("{path} does not fit: the disk is full at {size} bytes; use a larger --size")]
+    DiskFull {
+        /// The first file that did not fit.
+        path: PathBuf,
+        /// Size of the disk.
+        size: u64,
+    },
+    /// Inspected file is nothing that we know.
+    #[error("{0} is neither an ELF file nor a disk with a partition table")]
+    Unknown(PathBuf),
+    /// A disk's partition table or file system does not parse.
+    #[error("disk is damaged: {what}")]
+    BadDisk {
+        /// What is wrong.
+        what: String,
+    },
+}

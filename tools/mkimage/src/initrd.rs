@@ -1,0 +1,124 @@
+//! The initrd: a file as it is, or a folder as a newc cpio archive with sorted names, no owners and no times.
+
+use crate::{Error, Result};
+use cpio::newc;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const FOLDER: u32 = 0o040_000;
+const FILE: u32 = 0o100_000;
+const LINK: u32 = 0o120_000;
+
+/// The bytes of an initrd made of `path`.
+///
+/// # Errors
+/// When something cannot be read or is no file, folder or link.
+pub fn load(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    if metadata.is_dir() {
+        pack(path)
+    } else if metadata.is_file() {
+        fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
+    } else {
+        Err(Error::OddFile(path.into()))
+    }
+}
+
+fn pack(root: &Path) -> Result<Vec<u8>> {
+    let mut archive = Vec::new();
+    let mut inode = 0;
+    for (name, path) in walk(root)? {
+        let unreadable = |source| Error::Read { path: path.clone(), source };
+        let metadata = fs::symlink_metadata(&path).map_err(unreadable)?;
+        let kind = metadata.file_type();
+        let (mode, content) = if kind.is_dir() {
+            (FOLDER | 0o755, Vec::new())
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).map_err(unreadable)?;
+            (LINK | 0o777, target.as_os_str().as_bytes().to_vec())
+        } else if kind.is_file() {
+            let executable = metadata.permissions().mode() & 0o100 != 0;
+            let permissions = if executable { 0o755 } else { 0o644 };
+            (FILE | permissions, fs::read(&path).map_err(unreadable)?)
+        } else {
+            return Err(Error::OddFile(path));
+        };
+        let size = u32::try_from(content.len())
+            .map_err(|_| Error::BadName { path: path.clone(), why: "larger than 4 GiB".into() })?;
+        inode += 1;
+        let links = if kind.is_dir() { 2 } else { 1 };
+        let mut entry = newc::Builder::new(&name).ino(inode).mode(mode).nlink(links).mtime(0).write(&mut archive, size);
+        entry.write_all(&content).and_then(|()| entry.finish().map(drop)).map_err(unreadable)?;
+    }
+    newc::trailer(&mut archive).map_err(|source| Error::Read { path: root.into(), source })?;
+    Ok(archive)
+}
+
+/// Everything below `root`, a folder before what is in it, names in byte order: archive name and path.
+pub(crate) fn walk(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    collect(root, "", &mut found)?;
+    Ok(found)
+}
+
+fn collect(folder: &Path, prefix: &str, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    let unreadable = |source| Error::Read { path: folder.into(), source };
+    let mut entries =
+        fs::read_dir(folder).map_err(unreadable)?.collect::<std::io::Result<Vec<_>>>().map_err(unreadable)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let Ok(name) = entry.file_name().into_string() else {
+            return Err(Error::BadName { path, why: "its name is not UTF-8".into() });
+        };
+        let name = format!("{prefix}{name}");
+        let is_folder = entry.file_type().map_err(unreadable)?.is_dir();
+        found.push((name.clone(), path.clone()));
+        if is_folder {
+            collect(&path, &format!("{name}/"), found)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_folder_becomes_a_sorted_archive_without_times_or_owners() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        fs::write(folder.path().join("bin/run"), b"#!").unwrap();
+        fs::set_permissions(folder.path().join("bin/run"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(folder.path().join("a.txt"), b"hello").unwrap();
+        symlink("bin/run", folder.path().join("z")).unwrap();
+
+        let archive = load(folder.path()).unwrap();
+        let mut rest = archive.as_slice();
+        let mut seen = Vec::new();
+        loop {
+            let reader = newc::Reader::new(rest).unwrap();
+            let entry = reader.entry();
+            if entry.is_trailer() {
+                break;
+            }
+            assert_eq!((entry.mtime(), entry.uid(), entry.gid()), (0, 0, 0));
+            seen.push((entry.name().to_owned(), entry.mode()));
+            rest = reader.finish().unwrap();
+        }
+        let expected = [("a.txt", 0o100_644), ("bin", 0o040_755), ("bin/run", 0o100_755), ("z", 0o120_777)];
+        assert_eq!(seen, expected.map(|(name, mode)| (name.to_owned(), mode)));
+        assert_eq!(archive, load(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn a_missing_initrd_is_named() {
+        let error = load(Path::new("/nonexistent/initrd")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nonexistent/initrd: "), "{error}");
+    }
+}

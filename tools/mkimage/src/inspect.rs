@@ -1,0 +1,361 @@
+//! What is in an image or a disk: `mkimage inspect`.
+
+use crate::bundle::Bundle;
+use crate::disk::{BOOT_SIGNATURE, PARTITION_TABLE, PartitionEntry, SECTOR};
+use crate::kernel::{Kernel, Note};
+use crate::{Error, Result, size};
+use fatfs::{FileSystem, FsOptions};
+use fscommon::{BufStream, StreamSlice};
+use object::LittleEndian as LE;
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::fmt::{self, Display, Write as _};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use zerocopy::FromBytes;
+
+/// Section of the kernel with one record for each patch site.
+const SITES_SECTION: &str = ".pvops.sites";
+
+/// What a file is.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Report {
+    /// An ELF kernel or image.
+    Elf(ElfReport),
+    /// A disk with a partition table.
+    Disk(DiskReport),
+}
+
+/// What an ELF kernel or image holds.
+#[derive(Debug, Serialize)]
+pub struct ElfReport {
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Entry point of the ELF header.
+    pub entry: u64,
+    /// Entry point of the PVH protocol.
+    pub pvh_entry: Option<u64>,
+    /// All notes.
+    pub notes: Vec<Note>,
+    /// Program headers.
+    pub segments: Vec<SegmentReport>,
+    /// What mkimage put in; absent from a kernel as linked.
+    pub bundle: Option<BundleReport>,
+    /// Bytes of patch site records.
+    pub patch_site_bytes: Option<usize>,
+}
+
+/// A program header.
+#[derive(Debug, Serialize)]
+pub struct SegmentReport {
+    /// LOAD, NOTE or the number.
+    pub kind: String,
+    /// r, w, x.
+    pub flags: String,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Virtual address.
+    pub vaddr: u64,
+    /// Physical address.
+    pub paddr: u64,
+    /// Bytes in the file.
+    pub file_bytes: u64,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+}
+
+/// What a bundle holds.
+#[derive(Debug, Serialize)]
+pub struct BundleReport {
+    /// Physical address.
+    pub paddr: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Default command line.
+    pub cmdline: String,
+    /// Bytes of the initrd, 0: none.
+    pub initrd_bytes: usize,
+    /// Functions with a name.
+    pub symbols: usize,
+}
+
+/// What a disk holds.
+#[derive(Debug, Serialize)]
+pub struct DiskReport {
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The used entries of the partition table.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// A partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionReport {
+    /// Type byte.
+    pub kind: u8,
+    /// First sector.
+    pub first_sector: u64,
+    /// Sectors.
+    pub sectors: u64,
+    /// The file system, where it is FAT.
+    pub volume: Option<VolumeReport>,
+}
+
+/// A FAT file system.
+#[derive(Debug, Serialize)]
+pub struct VolumeReport {
+    /// FAT12, FAT16 or FAT32.
+    pub kind: String,
+    /// Label.
+    pub label: String,
+    /// Volume id.
+    pub id: u32,
+    /// Bytes of a cluster.
+    pub cluster_bytes: u32,
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// Its files, a folder's name ends with a slash.
+    pub files: Vec<FileReport>,
+}
+
+/// A file.
+#[derive(Debug, Serialize)]
+pub struct FileReport {
+    /// Path in the file system.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Looks into a file.
+///
+/// # Errors
+/// When it cannot be read, is neither ELF nor disk, or is damaged.
+pub fn inspect(path: &Path) -> Result<Report> {
+    let unreadable = |source| Error::Read { path: path.into(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(Error::OddFile(path.into()));
+    }
+    let mut start = Vec::new();
+    Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
+    file.rewind().map_err(unreadable)?;
+    if start.starts_with(&elf::ELFMAG) {
+        let mut data = Vec::new();
+        file.read_to_end(&mut data).map_err(unreadable)?;
+        inspect_elf(&data).map(Report::Elf)
+    } else if start.len() as u64 == SECTOR && start.ends_with(&BOOT_SIGNATURE) {
+        inspect_disk(&mut file, &start, path).map(Report::Disk)
+    } else {
+        Err(Error::Unknown(path.into()))
+    }
+}
+
+fn inspect_elf(data: &[u8]) -> Result<ElfReport> {
+    let kernel = Kernel::parse(data)?;
+    let pvh_entry = match kernel.pvh_entry() {
+        Ok(entry) => Some(entry),
+        Err(Error::NoPvhNote) => None,
+        Err(error) => return Err(error),
+    };
+    let bundle = match kernel.slot() {
+        Ok(placed) if placed.slot.paddr != 0 => {
+            let (paddr, bytes) = (placed.slot.paddr, placed.slot.len);
+            let outside = Error::BadBundle { what: "it lies in no segment" };
+            let range = kernel.physical_range(paddr, bytes).ok_or(outside)?;
+            let bundle = Bundle::parse(&data[range])?;
+            let initrd_bytes = bundle.initrd.len();
+            Some(BundleReport { paddr, bytes, cmdline: bundle.cmdline, initrd_bytes, symbols: bundle.functions.len() })
+        }
+        Ok(_) | Err(Error::NoSlot) => None,
+        Err(error) => return Err(error),
+    };
+    let segments = kernel.segments.iter().map(|segment| SegmentReport {
+        kind: match segment.p_type(LE) {
+            elf::PT_LOAD => "LOAD".into(),
+            elf::PT_NOTE => "NOTE".into(),
+            elf::PT_GNU_STACK => "STACK".into(),
+            other => format!("{:#x}", other.0),
+        },
+        flags: [(elf::PF_R, 'r'), (elf::PF_W, 'w'), (elf::PF_X, 'x')]
+            .map(|(flag, letter)| if segment.p_flags(LE).contains(flag) { letter } else { '-' })
+            .iter()
+            .collect(),
+        offset: segment.p_offset(LE),
+        vaddr: segment.p_vaddr(LE),
+        paddr: segment.p_paddr(LE),
+        file_bytes: segment.p_filesz(LE),
+        memory_bytes: segment.p_memsz(LE),
+    });
+    Ok(ElfReport {
+        sha256: hex(&Sha256::digest(data)),
+        bytes: data.len() as u64,
+        entry: kernel.header.e_entry(LE),
+        pvh_entry,
+        segments: segments.collect(),
+        bundle,
+        patch_site_bytes: kernel.section_range(SITES_SECTION)?.map(|range| range.len()),
+        notes: kernel.notes,
+    })
+}
+
+fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
+    let unreadable = |source| Error::Read { path: path.into(), source };
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    let mut partitions = Vec::new();
+    for entry in record[PARTITION_TABLE..510].chunks_exact(size_of::<PartitionEntry>()) {
+        let damaged = |what: String| Error::BadDisk { what };
+        let entry = PartitionEntry::read_from_bytes(entry).map_err(|_| damaged("the partition table".into()))?;
+        if entry.kind == 0 {
+            continue;
+        }
+        let (first, sectors) = (u64::from(entry.first.get()), u64::from(entry.sectors.get()));
+        let end = (first + sectors) * SECTOR;
+        if end > bytes {
+            return Err(damaged(format!("a partition ends at byte {end}, the disk at {bytes}")));
+        }
+        let volume = if is_fat(entry.kind) {
+            let slice = StreamSlice::new(&mut *file, first * SECTOR, end).map_err(unreadable)?;
+            let volume = inspect_volume(BufStream::new(slice));
+            Some(volume.map_err(|error| damaged(format!("its FAT file system does not read: {error}")))?)
+        } else {
+            None
+        };
+        partitions.push(PartitionReport { kind: entry.kind, first_sector: first, sectors, volume });
+    }
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(unreadable)? {
+            0 => break,
+            len => digest.update(&buffer[..len]),
+        }
+    }
+    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, partitions })
+}
+
+fn is_fat(kind: u8) -> bool {
+    matches!(kind, 0x01 | 0x04 | 0x06 | 0x0b | 0x0c | 0x0e)
+}
+
+fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
+    let volume = FileSystem::new(disk, FsOptions::new())?;
+    let free = volume.stats()?.free_clusters();
+    let mut files = Vec::new();
+    let mut folders = vec![(volume.root_dir(), String::new(), 0)];
+    while let Some((folder, prefix, depth)) = folders.pop() {
+        for entry in folder.iter() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == "." || name == ".." {
+                continue;
+            }
+            let path = format!("{prefix}{name}");
+            if entry.is_dir() {
+                files.push(FileReport { path: format!("{path}/"), bytes: 0 });
+                // A damaged disk may have a folder that contains itself.
+                if depth < 32 {
+                    folders.push((entry.to_dir(), format!("{path}/"), depth + 1));
+                }
+            } else {
+                files.push(FileReport { path, bytes: entry.len() });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(VolumeReport {
+        kind: format!("{:?}", volume.fat_type()).to_uppercase(),
+        label: volume.volume_label(),
+        id: volume.volume_id(),
+        cluster_bytes: volume.cluster_size(),
+        free_bytes: u64::from(free) * u64::from(volume.cluster_size()),
+        files,
+    })
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elf(report) => report.fmt(f),
+            Self::Disk(report) => report.fmt(f),
+        }
+    }
+}
+
+impl Display for ElfReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "type          ELF kernel{}", if self.bundle.is_some() { " with bundle" } else { "" })?;
+        writeln!(f, "bytes         {}", self.bytes)?;
+        writeln!(f, "sha256        {}", self.sha256)?;
+        writeln!(f, "entry         {:#x}", self.entry)?;
+        match self.pvh_entry {
+            Some(entry) => writeln!(f, "PVH entry     {entry:#x}")?,
+            None => writeln!(f, "PVH entry     none")?,
+        }
+        for note in &self.notes {
+            let value = note.value.map_or(format!("{} bytes", note.len), |value| format!("{value:#x}"));
+            writeln!(f, "note          {} {}: {value}", note.owner.escape_debug(), note.kind)?;
+        }
+        if let Some(bundle) = &self.bundle {
+            writeln!(f, "bundle        {} bytes at {:#x}", bundle.bytes, bundle.paddr)?;
+            writeln!(f, "command line  {:?}", bundle.cmdline)?;
+            writeln!(f, "initrd        {} bytes", bundle.initrd_bytes)?;
+            writeln!(f, "symbols       {}", bundle.symbols)?;
+        }
+        if let Some(bytes) = self.patch_site_bytes {
+            writeln!(f, "patch sites   {bytes} bytes of records")?;
+        }
+        writeln!(
+            f,
+            "\n{:<6} {:<5} {:>10} {:>18} {:>10} {:>10} {:>10}",
+            "kind", "flags", "offset", "vaddr", "paddr", "file", "memory"
+        )?;
+        for segment in &self.segments {
+            let SegmentReport { kind, flags, offset, vaddr, paddr, file_bytes, memory_bytes } = segment;
+            writeln!(
+                f,
+                "{kind:<6} {flags:<5} {offset:>#10x} {vaddr:>#18x} {paddr:>#10x} {file_bytes:>#10x} {memory_bytes:>#10x}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for DiskReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "type          disk")?;
+        writeln!(f, "bytes         {} ({})", self.bytes, size::display(self.bytes))?;
+        writeln!(f, "sha256        {}", self.sha256)?;
+        for partition in &self.partitions {
+            let PartitionReport { kind, first_sector, sectors, volume } = partition;
+            writeln!(f, "partition     type {kind:#04x}, {sectors} sectors from sector {first_sector}")?;
+            let Some(volume) = volume else { continue };
+            let VolumeReport { kind, label, id, cluster_bytes, free_bytes, files } = volume;
+            writeln!(
+                f,
+                "  {kind} {:?}, id {id:08x}, clusters of {cluster_bytes}, {free_bytes} bytes free",
+                label.trim()
+            )?;
+            for file in files {
+                writeln!(f, "  {:>12}  {}", file.bytes, file.path.escape_debug())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! How results reach the disk: written beside their place, then renamed, so that no half file is ever seen.
+
+use crate::{Error, Result};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tempfile::{Builder, NamedTempFile};
+
+/// Refuses an output that is not a regular file, or that is one of the inputs.
+///
+/// # Errors
+/// [`Error::OutputNotAFile`], [`Error::OutputIsInput`].
+pub fn check(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(output) else { return Ok(()) };
+    // A link is followed: it is the file behind it that would be looked at, but the link that would be replaced.
+    let target = fs::metadata(output).unwrap_or(metadata);
+    if !target.is_file() {
+        return Err(Error::OutputNotAFile(output.into()));
+    }
+    let place = output.canonicalize().ok();
+    if inputs.iter().any(|input| place.is_some() && input.canonicalize().ok() == place) {
+        return Err(Error::OutputIsInput(output.into()));
+    }
+    Ok(())
+}
+
+/// Calls `fill` with a new file and puts that at `output` when it succeeds.
+///
+/// # Errors
+/// Those of `fill`, and [`Error::Write`].
+pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let failed = |source: io::Error| Error::Write { path: output.into(), source };
+    let folder = match output.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file: NamedTempFile = Builder::new()
+        .prefix(".mkimage-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    fill(file.as_file_mut())?;
+    file.persist(output).map_err(|error| failed(error.error))?;
+    Ok(())
+}
