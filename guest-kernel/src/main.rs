@@ -4,22 +4,40 @@
 
 extern crate alloc;
 
+mod balloon;
 mod boot;
 mod checks;
 mod cmdline;
 mod console;
+mod devices;
+mod disk;
+mod fs;
 mod mm;
+mod net;
 mod platform;
+mod reference;
+mod rng;
+mod shell;
 mod sync;
 mod task;
 mod time;
+mod tour;
 mod trap;
+mod vconsole;
 
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use boot::info::{BootInfo, Range};
 use cmdline::Cmdline;
-use pvops::detect::{self, World};
+use devices::Devices;
+use pvops::detect::{self, Surroundings, World};
+use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
 use pvops::site::SITE_LEN;
+use shared_abi::board;
+use shared_abi::report::{Kind, Outcome};
 use spin::Once;
+use task::Executor;
 
 static WORLD: Once<World> = Once::new();
 static PATCHES: Once<Summary> = Once::new();
@@ -29,6 +47,27 @@ pub fn world() -> World {
     WORLD.get().copied().unwrap_or(World::Native)
 }
 
+/// What became of the call sites.
+pub fn patches() -> &'static Summary {
+    PATCHES.get().unwrap_or(&Summary::EMPTY)
+}
+
+/// What tasks know about the machine.
+pub struct System {
+    /// What CPUID told.
+    pub found: Surroundings,
+    /// Memory as the loader described it.
+    pub ram: Vec<Range>,
+    /// The initrd.
+    pub initrd: &'static [u8],
+    /// What came up.
+    pub devices: Devices,
+    /// The network.
+    pub net: net::Status,
+    /// Time of boot.
+    pub started: u64,
+}
+
 /// From the boot code: 64-bit mode, boot tables, boot stack, interrupts off.
 extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     console::init();
@@ -36,31 +75,95 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     let info = unsafe { boot::info::read(start_info) };
     let cmdline = Cmdline::new(info.image_cmdline, info.vmm_cmdline);
     let found = detect::detect();
-    WORLD.call_once(|| found.world);
-    // SAFETY: the world is the one that was found, and there is one CPU.
-    unsafe { pvops::table::install(found.world.backend()) };
-    println!(
-        "ringside guest kernel {}: world {}, hypervisor {}",
-        env!("CARGO_PKG_VERSION"),
-        found.world.backend().name,
-        found.hypervisor()
-    );
-
-    // SAFETY: the loader's map says what is RAM; the boot tables map its first 4 GiB.
-    unsafe { mm::frames::FRAMES.lock().init(&info.ram, &info.reserved, 4 << 30) };
+    enter_world(&found);
     trap::init(info.symbols);
-    // SAFETY: first and only call, on the boot tables.
-    unsafe {
-        mm::paging::init(&info.ram);
-        mm::frames::FRAMES.lock().add_above(&info.ram, &info.reserved, 4 << 30);
-    }
-    let patched = cmdline.value("pvops") != Some("unpatched");
-    patch_kernel(patched);
+    init_memory(&info);
+    patch_kernel(cmdline.value("pvops") != Some("unpatched"));
     mm::paging::protect_image();
     platform::power::init(found.board_slots.is_some(), info.rsdp);
-    let failed = checks::run(PATCHES.get().unwrap(), patched);
-    println!("failed {failed}");
-    platform::power::end(platform::power::Ending::Off)
+    init_interrupts(&found);
+    let clock = time::init(&found);
+    println!("time: {clock}");
+    let mut devices = Devices::find(&found, cmdline);
+    let seed = devices.rng.as_mut().and_then(rng::Rng::next).unwrap_or_else(pvops::time::tsc);
+    let system = Rc::new(System {
+        found,
+        ram: info.ram.iter().copied().collect(),
+        initrd: info.initrd,
+        devices,
+        net: net::Status::default(),
+        started: pvops::time::now(),
+    });
+    let mut executor = Executor::new();
+    spawn(&mut executor, &system, cmdline, seed);
+    report_ready();
+    // SAFETY: all handlers are set up, and no lock is held.
+    unsafe { pvops::irq::enable() };
+    executor.run()
+}
+
+/// Makes the table of the world that was found the live one.
+fn enter_world(found: &Surroundings) {
+    let backend = found.world.backend();
+    WORLD.call_once(|| found.world);
+    // SAFETY: the world is the one that was found, and there is one CPU.
+    unsafe { pvops::table::install(backend) };
+    println!("ringside {}: world {}, hypervisor {}", env!("CARGO_PKG_VERSION"), backend.name, found.hypervisor());
+}
+
+/// Frames, then page tables, then the frames that only the new tables reach.
+fn init_memory(info: &BootInfo) {
+    const BOOT_MAPPED: u64 = 4 << 30;
+    // SAFETY: the loader's map says what is RAM; the boot tables map its first 4 GiB, the final ones all of it.
+    unsafe {
+        mm::frames::FRAMES.lock().init(&info.ram, &info.reserved, BOOT_MAPPED);
+        mm::paging::init(&info.ram);
+        mm::frames::FRAMES.lock().add_above(&info.ram, &info.reserved, BOOT_MAPPED);
+    }
+}
+
+/// The chips of every PC-like machine, and the serial port's line.
+fn init_interrupts(found: &Surroundings) {
+    let local = mm::paging::map_device(board::LOCAL_APIC_BASE, 4096).expect("the local APIC's address is fixed");
+    let io = mm::paging::map_device(board::IO_APIC_BASE, 4096).expect("the I/O APIC's address is fixed");
+    if found.board_slots.is_none() {
+        platform::mask_pic();
+    }
+    // SAFETY: both are mapped where PCs have them, and nothing else uses them.
+    if let Err(error) = unsafe { pvops::event::init_interrupt_chips(local, io) } {
+        panic!("no local APIC: its version register reads {:#x}", error.version);
+    }
+    match trap::irq::bind_line("serial", board::COM1_GSI, Trigger::Edge) {
+        Ok(event) => console::enable_input(event),
+        Err(trap::irq::NoVector) => log::warn!("serial: no vector left"),
+    }
+}
+
+/// The tasks: network, balloon, and the tour or the shells.
+fn spawn(executor: &mut Executor, system: &Rc<System>, cmdline: Cmdline, seed: u64) {
+    if let Some(card) = &system.devices.card {
+        executor.spawn(net::run(system.clone(), card.clone(), seed));
+    }
+    if let Some(balloon) = &system.devices.balloon {
+        executor.spawn(balloon.clone().run());
+    }
+    if let Some(console) = &system.devices.console {
+        executor.spawn(shell::on_virtio(system.clone(), console.clone()));
+    }
+    if cmdline.has("tour") {
+        executor.spawn(tour::run(system.clone()));
+    } else {
+        executor.spawn(shell::on_serial(system.clone()));
+    }
+}
+
+/// The line that boot benchmarks read. Where the TSC counts instructions (QEMU's `-icount shift=0`), so do the ticks.
+fn report_ready() {
+    // SAFETY: written once, by the boot code.
+    let entry = unsafe { (&raw const boot::ENTRY_TSC).read() };
+    let ticks = pvops::time::tsc() - entry - task::idle_time().ticks;
+    let sites = patches().sites();
+    console::report(Kind::Boot, "ready", Outcome::Success, |line| line.field("ticks", ticks)?.field("sites", sites));
 }
 
 /// Rewrites the call sites for the world that was found.

@@ -44,25 +44,29 @@ impl Event {
         self.raised.swap(false, Ordering::AcqRel)
     }
 
+    /// Readies the running task whenever it is raised, from now on.
+    pub fn subscribe(&self) {
+        self.waiters.fetch_or(1 << current(), Ordering::AcqRel);
+    }
+
     /// Waits until it is raised, and takes that.
     pub fn wait(&self) -> impl Future<Output = ()> + '_ {
         core::future::poll_fn(|_| {
-            self.waiters.fetch_or(1 << current(), Ordering::AcqRel);
+            self.subscribe();
             if self.take() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
 
-    /// Waits until it is raised or a time has come; true if it was raised.
-    pub async fn wait_until(&self, deadline: u64) -> bool {
-        let mut timer = sleep_until(deadline);
-        core::future::poll_fn(move |context| {
-            self.waiters.fetch_or(1 << current(), Ordering::AcqRel);
-            if self.take() {
-                return Poll::Ready(true);
+    /// Waits until it is raised or a time has come.
+    pub fn wait_until(&self, deadline: u64) -> impl Future<Output = ()> + '_ {
+        core::future::poll_fn(move |_| {
+            self.subscribe();
+            if self.take() || time::now() >= deadline {
+                return Poll::Ready(());
             }
-            Pin::new(&mut timer).poll(context).map(|()| false)
+            wake_at(deadline);
+            Poll::Pending
         })
-        .await
     }
 }
 
@@ -83,31 +87,20 @@ fn current() -> usize {
     CURRENT.0.get()
 }
 
-/// Waits until a time of `pvops::time::now`.
-pub fn sleep_until(deadline: u64) -> impl Future<Output = ()> + Unpin {
-    core::future::poll_fn(move |_| {
-        if time::now() >= deadline {
-            return Poll::Ready(());
-        }
-        let slot = &mut DEADLINES.0.borrow_mut()[current()];
-        *slot = deadline.min(*slot);
-        Poll::Pending
-    })
+/// Polls the running task again at a time of `pvops::time::now`, if nothing does so before.
+pub fn wake_at(deadline: u64) {
+    let slot = &mut DEADLINES.0.borrow_mut()[current()];
+    *slot = deadline.min(*slot);
 }
 
 /// Waits for some nanoseconds.
 pub fn sleep(nanoseconds: u64) -> impl Future<Output = ()> + Unpin {
-    sleep_until(time::now().saturating_add(nanoseconds))
-}
-
-/// Lets the other tasks run.
-pub fn yield_now() -> impl Future<Output = ()> + Unpin {
-    let mut yielded = false;
+    let deadline = time::now().saturating_add(nanoseconds);
     core::future::poll_fn(move |_| {
-        if core::mem::replace(&mut yielded, true) {
+        if time::now() >= deadline {
             return Poll::Ready(());
         }
-        READY.fetch_or(1 << current(), Ordering::AcqRel);
+        wake_at(deadline);
         Poll::Pending
     })
 }

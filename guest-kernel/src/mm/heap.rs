@@ -50,10 +50,12 @@ fn grow(heap: &mut Heap<ORDERS>, layout: Layout) -> bool {
     if wanted > MAX_ORDER {
         return false;
     }
-    // When memory is short, only what is needed.
-    let mut frames = FRAMES.lock();
-    let found = [GROWTH_ORDER.max(wanted), wanted].into_iter().find_map(|order| Some((frames.allocate(order)?, order)));
-    let Some((frame, order)) = found else { return false };
+    // When memory is short, only what is needed; when there is none, what the balloon can give back.
+    let take = || {
+        let mut frames = FRAMES.lock();
+        [GROWTH_ORDER.max(wanted), wanted].into_iter().find_map(|order| Some((frames.allocate(order)?, order)))
+    };
+    let Some((frame, order)) = take().or_else(|| crate::balloon::relieve().then(take).flatten()) else { return false };
     let start = direct(frame * PAGE_SIZE as u64);
     // SAFETY: the frames are ours for ever, and mapped.
     unsafe { heap.add_to_heap(start, start + (PAGE_SIZE << order)) };

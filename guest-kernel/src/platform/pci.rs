@@ -1,1 +1,242 @@
+//! Virtio devices on PCI bus 0: configuration ports, BARs, capabilities, MSI-X.
+//!
+//! The firmware has given the BARs their addresses. What a device says about itself is checked: a capability that points
+//! outside of its BAR is as if it were not there.
 
+use super::registers::Window;
+use crate::trap::irq;
+use alloc::format;
+use alloc::string::String;
+use frontends::transport::pci::{Vectors, Windows};
+use frontends::transport::{PciTransport, Registers, TransportError};
+use pci_types::capability::{MsixCapability, PciCapability, PciCapabilityAddress};
+use pci_types::{Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
+use pvops::port;
+use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::pci::{MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID, cfg_type};
+
+use crate::devices::Interrupts;
+
+const ADDRESS_PORT: u16 = 0xcf8;
+const DATA_PORT: u16 = 0xcfc;
+const ENABLE: u32 = 1 << 31;
+/// More capabilities than fit into a configuration space: the list has a loop.
+const CAPABILITIES_MAX: usize = 48;
+/// Bytes of an MSI-X table entry.
+const MSIX_ENTRY: u64 = 16;
+
+/// Configuration mechanism #1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2).
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigPorts(());
+
+impl ConfigPorts {
+    /// `None` on a machine without PCI.
+    pub fn probe() -> Option<Self> {
+        // SAFETY: these are PCI's ports, or nobody's.
+        let answer = unsafe {
+            port::write_u32(ADDRESS_PORT, ENABLE);
+            port::read_u32(ADDRESS_PORT)
+        };
+        (answer == ENABLE).then_some(Self(()))
+    }
+
+    fn select(address: PciAddress, offset: u16) {
+        let function =
+            u32::from(address.bus()) << 16 | u32::from(address.device()) << 11 | u32::from(address.function()) << 8;
+        // SAFETY: selecting has no effect of its own.
+        unsafe { port::write_u32(ADDRESS_PORT, ENABLE | function | u32::from(offset & 0xfc)) };
+    }
+}
+
+impl ConfigRegionAccess for ConfigPorts {
+    unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
+        Self::select(address, offset);
+        // SAFETY: reading configuration space has no effect.
+        unsafe { port::read_u32(DATA_PORT) }
+    }
+
+    unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
+        Self::select(address, offset);
+        // SAFETY: per the trait's contract.
+        unsafe { port::write_u32(DATA_PORT, value) };
+    }
+}
+
+/// A virtio function.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    ports: ConfigPorts,
+    /// Where.
+    pub address: PciAddress,
+    /// What; `NONE` for a legacy device, which we do not drive.
+    pub device_type: DeviceType,
+}
+
+/// All virtio functions of bus 0.
+pub fn functions(ports: ConfigPorts) -> impl Iterator<Item = Function> {
+    (0..32u8).flat_map(move |device| {
+        let first = PciHeader::new(PciAddress::new(0, 0, device, 0));
+        let functions = match first.id(ports) {
+            (0xffff, _) => 0,
+            _ if first.has_multiple_functions(ports) => 8,
+            _ => 1,
+        };
+        (0..functions).filter_map(move |function| {
+            let address = PciAddress::new(0, 0, device, function);
+            let (vendor, id) = PciHeader::new(address).id(ports);
+            let device_type = match id {
+                MODERN_DEVICE_ID.. => DeviceType(u32::from(id - MODERN_DEVICE_ID)),
+                TRANSITIONAL_DEVICE_ID.. => DeviceType::NONE,
+                _ => return None,
+            };
+            (vendor == VENDOR_ID).then_some(Function { ports, address, device_type })
+        })
+    })
+}
+
+/// Why a function cannot be driven.
+#[derive(Debug)]
+pub enum PciError {
+    /// It is no endpoint.
+    NotAnEndpoint,
+    /// A structure that every modern device has is missing or lies outside of its BAR.
+    Missing(&'static str),
+    /// See there.
+    Transport(TransportError),
+}
+
+impl core::fmt::Display for PciError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NotAnEndpoint => f.write_str("not an endpoint"),
+            Self::Missing(what) => write!(f, "no usable {what} structure (a legacy device?)"),
+            Self::Transport(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What a virtio capability says.
+struct Structure {
+    kind: u8,
+    bar: u8,
+    offset: u64,
+    len: u64,
+    multiplier: u32,
+}
+
+impl Function {
+    /// Where, as people write it.
+    pub fn location(&self) -> String {
+        format!("pci {:02x}:{:02x}.{}", self.address.bus(), self.address.device(), self.address.function())
+    }
+
+    /// The ports, for the reference drivers.
+    pub fn ports(&self) -> ConfigPorts {
+        self.ports
+    }
+
+    /// Maps the device and gives it its interrupts.
+    ///
+    /// # Errors
+    /// [`PciError`].
+    pub fn open(&self) -> Result<(PciTransport<Window>, Interrupts), PciError> {
+        let ports = self.ports;
+        let mut header =
+            EndpointHeader::from_header(PciHeader::new(self.address), ports).ok_or(PciError::NotAnEndpoint)?;
+        // Sizing a BAR moves it for a moment.
+        header.update_command(ports, |command| command - CommandRegister::MEMORY_ENABLE);
+        let bars: [Option<(u64, u64)>; 6] = core::array::from_fn(|slot| match header.bar(slot as u8, ports) {
+            Some(Bar::Memory32 { address, size, .. }) => Some((address.into(), size.into())),
+            Some(Bar::Memory64 { address, size, .. }) => Some((address, size)),
+            Some(Bar::Io { .. }) | None => None,
+        });
+        header.update_command(ports, |command| {
+            command
+                | CommandRegister::MEMORY_ENABLE
+                | CommandRegister::BUS_MASTER_ENABLE
+                | CommandRegister::INTERRUPT_DISABLE
+        });
+        let window = |bar: u8, offset: u64, len: u64| {
+            let (address, size) = bars.get(usize::from(bar)).copied().flatten().filter(|(address, _)| *address != 0)?;
+            (offset.checked_add(len)? <= size).then(|| Window::map(address + offset, len)).flatten()
+        };
+
+        let (mut common, mut notify, mut isr, mut device, mut msix) = (None, None, None, None, None);
+        for capability in header.capabilities(ports).take(CAPABILITIES_MAX) {
+            match capability {
+                // The first of each kind that can be used is the one to use (section 4.1.4).
+                PciCapability::Vendor(at) => {
+                    let found = self.structure(at);
+                    let place = match found.kind {
+                        cfg_type::COMMON => &mut common,
+                        cfg_type::NOTIFY => &mut notify,
+                        cfg_type::ISR => &mut isr,
+                        cfg_type::DEVICE => &mut device,
+                        _ => continue,
+                    };
+                    if place.is_none() {
+                        *place = window(found.bar, found.offset, found.len).map(|window| (window, found.multiplier));
+                    }
+                }
+                PciCapability::MsiX(capability) => msix = Some(capability),
+                _ => {}
+            }
+        }
+        let interrupts = match msix {
+            Some(msix) => self.bind(msix, window),
+            None => Interrupts::none(),
+        };
+        let (notify, notify_multiplier) = notify.ok_or(PciError::Missing("notification"))?;
+        let windows = Windows {
+            common: common.ok_or(PciError::Missing("common configuration"))?.0,
+            notify,
+            notify_multiplier,
+            isr: isr.ok_or(PciError::Missing("interrupt status"))?.0,
+            device: device.map(|(window, _)| window),
+        };
+        let vectors = interrupts.has_messages().then_some(Vectors { config: 0, first_queue: 1, queues: 1 });
+        let transport = PciTransport::new(windows, self.device_type, vectors).map_err(PciError::Transport)?;
+        Ok((transport, interrupts))
+    }
+
+    fn structure(&self, at: PciCapabilityAddress) -> Structure {
+        // SAFETY: reading configuration space has no effect.
+        let word = |index: u16| unsafe { self.ports.read(self.address, at.offset + 4 * index) };
+        let kind = (word(0) >> 24) as u8;
+        Structure {
+            kind,
+            bar: word(1) as u8,
+            offset: word(2).into(),
+            len: word(3).into(),
+            multiplier: if kind == cfg_type::NOTIFY { word(4) } else { 0 },
+        }
+    }
+
+    /// Two messages: entry 0 for configuration changes, entry 1 for all queues.
+    fn bind(&self, mut msix: MsixCapability, window: impl Fn(u8, u64, u64) -> Option<Window>) -> Interrupts {
+        const ENTRIES: u64 = 2;
+        let name = self.device_type.name();
+        if u64::from(msix.table_size()) < ENTRIES {
+            return Interrupts::none();
+        }
+        let Some(table) = window(msix.table_bar(), msix.table_offset().into(), ENTRIES * MSIX_ENTRY) else {
+            return Interrupts::none();
+        };
+        let (Ok((config, config_message)), Ok((queue, queue_message))) =
+            (irq::bind_message(name), irq::bind_message(name))
+        else {
+            log::warn!("{name}: no interrupt vector left");
+            return Interrupts::none();
+        };
+        for (entry, message) in [config_message, queue_message].into_iter().enumerate() {
+            let at = entry * MSIX_ENTRY as usize;
+            table.write32(at, message.address as u32);
+            table.write32(at + 4, (message.address >> 32) as u32);
+            table.write32(at + 8, message.data);
+            table.write32(at + 12, 0);
+        }
+        msix.set_function_mask(false, self.ports);
+        msix.set_enabled(true, self.ports);
+        Interrupts::messages(queue, config)
+    }
+}

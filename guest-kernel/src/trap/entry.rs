@@ -48,6 +48,7 @@ const STUB_SIZE: usize = 16;
 global_asm!(
     ".pushsection .text.entry, \"ax\"",
     ".balign {size}",
+    ".globl trap_stubs",
     "trap_stubs:",
     ".set vector, 0",
     ".rept 256",

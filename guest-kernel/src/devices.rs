@@ -1,0 +1,272 @@
+//! Finds the virtio devices of the machine and brings their drivers up.
+
+use crate::balloon::KernelBalloon;
+use crate::cmdline::Cmdline;
+use crate::disk::Disk;
+use crate::mm::dma::DMA;
+use crate::net::card::Card;
+use crate::platform::mmio::Slot;
+use crate::platform::pci::{ConfigPorts, Function};
+use crate::platform::registers::Window;
+use crate::platform::{mmio, pci};
+use crate::rng::Rng;
+use crate::task::{self, Event};
+use crate::trap::irq;
+use crate::vconsole::VirtioConsole;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::task::Poll;
+use frontends::transport::MmioTransport;
+use frontends::{InterruptSource, Transport};
+use pvops::detect::Surroundings;
+use pvops::event::Trigger;
+use shared_abi::virtio::DeviceType;
+
+/// How often a device is asked that cannot interrupt.
+const POLL_INTERVAL: u64 = 1_000_000;
+
+/// A transport of either kind.
+pub type AnyTransport = Box<dyn Transport>;
+
+/// Where a device's interrupts arrive.
+#[derive(Clone, Copy)]
+pub struct Interrupts {
+    queue: Option<&'static Event>,
+    /// Apart for messages; a line is shared.
+    config: Option<&'static Event>,
+}
+
+impl Interrupts {
+    /// The device cannot interrupt: it is polled.
+    pub const fn none() -> Self {
+        Self { queue: None, config: None }
+    }
+
+    /// One line for everything.
+    pub const fn line(event: &'static Event) -> Self {
+        Self { queue: Some(event), config: None }
+    }
+
+    /// One message for queues, one for configuration changes.
+    pub const fn messages(queue: &'static Event, config: &'static Event) -> Self {
+        Self { queue: Some(queue), config: Some(config) }
+    }
+
+    /// Whether they are messages.
+    pub const fn has_messages(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Takes what arrived.
+    pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
+        let queue = self.queue.is_some_and(Event::take);
+        let config = self.config.is_some_and(Event::take);
+        let source = if self.has_messages() { InterruptSource::Queue } else { InterruptSource::Shared };
+        queue.then_some(source).into_iter().chain(config.then_some(InterruptSource::Config))
+    }
+
+    /// Waits until `done` gives something; asks it again after every interrupt, and every millisecond where there are none.
+    pub async fn until<R>(&self, done: impl FnMut() -> Option<R>) -> R {
+        match self.until_deadline(u64::MAX, done).await {
+            Some(result) => result,
+            None => unreachable!("the end of time"),
+        }
+    }
+
+    /// The same, until a time of `pvops::time::now`: then `None`.
+    pub async fn until_deadline<R>(&self, deadline: u64, mut done: impl FnMut() -> Option<R>) -> Option<R> {
+        core::future::poll_fn(|_| {
+            for event in [self.queue, self.config].into_iter().flatten() {
+                event.subscribe();
+            }
+            if let Some(result) = done() {
+                return Poll::Ready(Some(result));
+            }
+            let now = pvops::time::now();
+            if now >= deadline {
+                return Poll::Ready(None);
+            }
+            let next = if self.queue.is_some() { deadline } else { deadline.min(now + POLL_INTERVAL) };
+            task::wake_at(next);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// All devices that came up.
+#[derive(Default)]
+pub struct Devices {
+    /// Disks.
+    pub disks: Vec<Rc<Disk>>,
+    /// Network card.
+    pub card: Option<Rc<Card>>,
+    /// Balloon.
+    pub balloon: Option<Rc<KernelBalloon>>,
+    /// Console.
+    pub console: Option<Rc<VirtioConsole>>,
+    /// Entropy.
+    pub rng: Option<Rng>,
+    /// A line for each device that was seen.
+    pub list: Vec<Listed>,
+}
+
+/// A device that was seen.
+pub struct Listed {
+    /// What.
+    pub device_type: DeviceType,
+    /// Where.
+    pub location: String,
+    /// Which driver, or why none.
+    pub state: String,
+}
+
+/// Which drivers for block and net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// `frontends`.
+    Own,
+    /// `virtio-drivers`.
+    Reference,
+}
+
+impl DriverChoice {
+    /// From `drivers=`.
+    pub fn from_cmdline(cmdline: Cmdline) -> Self {
+        if cmdline.value("drivers") == Some("reference") { Self::Reference } else { Self::Own }
+    }
+
+    /// The driver's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "frontends",
+            Self::Reference => "virtio-drivers",
+        }
+    }
+}
+
+/// A place where a device is.
+pub enum Place {
+    /// A register block.
+    Mmio(Slot, Window),
+    /// A PCI function.
+    Pci(Function),
+}
+
+impl Place {
+    fn location(&self) -> String {
+        match self {
+            Self::Mmio(slot, _) => format!("mmio {:#x} line {}", slot.address, slot.line),
+            Self::Pci(function) => function.location(),
+        }
+    }
+
+    /// The transport of our drivers, with interrupts bound.
+    fn open(&self, name: &'static str) -> Result<(AnyTransport, Interrupts), String> {
+        match self {
+            Self::Mmio(slot, window) => {
+                let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
+                let interrupts = match irq::bind_line(name, slot.line, Trigger::Edge) {
+                    Ok(event) => Interrupts::line(event),
+                    Err(irq::NoVector) => Interrupts::none(),
+                };
+                Ok((Box::new(transport), interrupts))
+            }
+            Self::Pci(function) => {
+                let (transport, interrupts) = function.open().map_err(|error| error.to_string())?;
+                Ok((Box::new(transport), interrupts))
+            }
+        }
+    }
+}
+
+impl Devices {
+    /// Looks everywhere.
+    pub fn find(found: &Surroundings, cmdline: Cmdline) -> Self {
+        let mut devices = Self::default();
+        let choice = DriverChoice::from_cmdline(cmdline);
+        let mut seen: Vec<u64> = Vec::new();
+        for slot in mmio::slots(found.board_slots.unwrap_or(0), cmdline) {
+            if seen.contains(&slot.address) {
+                continue;
+            }
+            seen.push(slot.address);
+            let Some(window) = Window::map(slot.address, slot.size) else {
+                log::warn!("virtio-mmio at {:#x}: no such range", slot.address);
+                continue;
+            };
+            match MmioTransport::new(window) {
+                Ok(transport) if transport.device_type() == DeviceType::NONE => {}
+                Ok(transport) => devices.add(transport.device_type(), Place::Mmio(slot, window), choice),
+                Err(error) => log::warn!("virtio-mmio at {:#x}: {error}", slot.address),
+            }
+        }
+        if found.board_slots.is_none()
+            && let Some(ports) = ConfigPorts::probe()
+        {
+            for function in pci::functions(ports) {
+                if function.device_type == DeviceType::NONE {
+                    let state = "legacy device, not driven: it needs disable-legacy=on".to_string();
+                    log::warn!("{}: {state}", function.location());
+                    devices.list.push(Listed { device_type: DeviceType::NONE, location: function.location(), state });
+                } else {
+                    devices.add(function.device_type, Place::Pci(function), choice);
+                }
+            }
+        }
+        devices
+    }
+
+    fn add(&mut self, device_type: DeviceType, place: Place, choice: DriverChoice) {
+        let location = place.location();
+        let state = match self.start(device_type, place, choice) {
+            Ok(state) => state,
+            Err(error) => {
+                log::error!("{} at {location}: {error}", device_type.name());
+                error
+            }
+        };
+        self.list.push(Listed { device_type, location, state });
+    }
+
+    fn start(&mut self, device_type: DeviceType, place: Place, choice: DriverChoice) -> Result<String, String> {
+        let name = device_type.name();
+        let text = |error: frontends::InitError| error.to_string();
+        match (device_type, choice) {
+            (DeviceType::BLOCK, DriverChoice::Own) => {
+                let (transport, interrupts) = place.open(name)?;
+                let driver = frontends::Block::new(transport, &DMA, Default::default()).map_err(text)?;
+                self.disks.push(Rc::new(Disk::own(driver, interrupts)));
+            }
+            (DeviceType::BLOCK, DriverChoice::Reference) => self.disks.push(Rc::new(Disk::reference(&place)?)),
+            (DeviceType::NET, _) if self.card.is_some() => return Ok("not driven: one card is enough".to_string()),
+            (DeviceType::NET, DriverChoice::Own) => {
+                let (transport, interrupts) = place.open(name)?;
+                let driver = frontends::Net::new(transport, &DMA, Card::SETTINGS).map_err(text)?;
+                self.card = Some(Rc::new(Card::own(driver, interrupts)));
+            }
+            (DeviceType::NET, DriverChoice::Reference) => self.card = Some(Rc::new(Card::reference(&place)?)),
+            (DeviceType::BALLOON, _) => {
+                let (transport, interrupts) = place.open(name)?;
+                let driver = balloon::Balloon::new(transport, &DMA, Default::default()).map_err(text)?;
+                self.balloon = Some(Rc::new(KernelBalloon::new(driver, interrupts)));
+                return Ok("balloon".to_string());
+            }
+            (DeviceType::CONSOLE, _) => {
+                let (transport, interrupts) = place.open(name)?;
+                let driver = frontends::Console::new(transport, &DMA).map_err(text)?;
+                self.console = Some(Rc::new(VirtioConsole::new(driver, interrupts)));
+                return Ok("frontends".to_string());
+            }
+            (DeviceType::RNG, _) => {
+                self.rng = Some(Rng::new(&place)?);
+                return Ok("virtio-drivers".to_string());
+            }
+            _ => return Ok("no driver".to_string()),
+        }
+        Ok(choice.name().to_string())
+    }
+}

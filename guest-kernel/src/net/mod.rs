@@ -1,0 +1,106 @@
+//! The network: smoltcp over the card, an address by DHCP, and the status page.
+
+pub mod card;
+mod http;
+mod page;
+
+use crate::System;
+use crate::task::Event;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use card::{Card, Port};
+use core::cell::Cell;
+use http::Connection;
+use pvops::time;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
+
+/// Connections that are served at the same time.
+const CONNECTIONS: usize = 4;
+const RECEIVE_BUFFER: usize = 1024;
+const TRANSMIT_BUFFER: usize = 4096;
+
+/// What the rest of the kernel knows about the network.
+#[derive(Default)]
+pub struct Status {
+    /// Our address.
+    pub address: Cell<Option<Ipv4Cidr>>,
+    /// The router.
+    pub router: Cell<Option<Ipv4Address>>,
+    /// Pages sent and acknowledged.
+    pub served: Cell<u64>,
+    /// Bytes of the last page.
+    pub last_page: Cell<usize>,
+}
+
+/// Raised when the address or the count of pages changes.
+pub static CHANGED: Event = Event::new();
+
+/// Runs the network for ever.
+pub async fn run(system: Rc<System>, card: Rc<Card>, seed: u64) {
+    let mut port = Port(&card);
+    let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(card.mac())));
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, &mut port, now());
+    let mut sockets = SocketSet::new(Vec::new());
+    let dhcp = sockets.add(dhcpv4::Socket::new());
+    let mut connections: Vec<(SocketHandle, Connection)> = (0..CONNECTIONS)
+        .map(|_| {
+            let buffer = |len| tcp::SocketBuffer::new(vec![0; len]);
+            let socket = tcp::Socket::new(buffer(RECEIVE_BUFFER), buffer(TRANSMIT_BUFFER));
+            (sockets.add(socket), Connection::default())
+        })
+        .collect();
+    loop {
+        interface.poll(now(), &mut Port(&card), &mut sockets);
+        if let Some(event) = sockets.get_mut::<dhcpv4::Socket>(dhcp).poll() {
+            configure(&mut interface, &system.net, event);
+        }
+        let mut again = false;
+        for (handle, connection) in &mut connections {
+            again |= connection.serve(sockets.get_mut::<tcp::Socket>(*handle), &system);
+        }
+        if again {
+            interface.poll(now(), &mut Port(&card), &mut sockets);
+        }
+        card.kick();
+        let delay = interface.poll_delay(now(), &sockets).map(|delay| delay.total_micros() * 1000);
+        let deadline = time::now().saturating_add(delay.unwrap_or(u64::MAX));
+        card.interrupts().until_deadline(deadline, || card.service().then_some(())).await;
+    }
+}
+
+fn configure(interface: &mut Interface, status: &Status, event: dhcpv4::Event<'_>) {
+    match event {
+        dhcpv4::Event::Configured(config) => {
+            interface.update_ip_addrs(|addresses| {
+                addresses.clear();
+                // Cannot fail: it was just cleared.
+                let _ = addresses.push(IpCidr::Ipv4(config.address));
+            });
+            let routes = interface.routes_mut();
+            routes.remove_default_ipv4_route();
+            if let Some(router) = config.router
+                && routes.add_default_ipv4_route(router).is_err()
+            {
+                log::warn!("net: no room for the route to {router}");
+            }
+            status.address.set(Some(config.address));
+            status.router.set(config.router);
+            log::info!("net: address {}", config.address);
+        }
+        dhcpv4::Event::Deconfigured => {
+            interface.update_ip_addrs(|addresses| addresses.clear());
+            interface.routes_mut().remove_default_ipv4_route();
+            status.address.set(None);
+        }
+    }
+    CHANGED.raise();
+}
+
+fn now() -> Instant {
+    Instant::from_micros((time::now() / 1000) as i64)
+}

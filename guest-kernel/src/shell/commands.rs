@@ -1,0 +1,277 @@
+//! The shell's commands. Each writes to a string; an error is one line.
+
+use crate::mm::frames::FRAMES;
+use crate::mm::heap;
+use crate::platform::power::{self, Ending};
+use crate::{System, fs, task, trap};
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::fmt::{self, Write};
+use pvops::patch;
+use pvops::{site, time};
+
+const HELP: &str = "\
+help               this list
+pvops [OP]         every operation: sites, how they were patched, bytes before and after; with OP every site of it
+mem                frames, heap, memory map
+irq                interrupts by vector
+dev                devices and their drivers
+blk [N]            disks; blk read SECTOR [N] dumps a sector of disk N
+net                network card, address, counters
+balloon            target, size and counters of the balloon
+ls [PATH]          a directory of the first disk
+cat PATH           a file of the first disk
+sum PATH           size and CRC-32 of a file
+uptime             time since boot, and how much of it the CPU slept
+checks             the kernel's checks of itself
+panic              fails on purpose: shows the report
+poweroff           switches the machine off
+";
+
+/// Bytes in hexadecimal, for people.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_char(' ')?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a command did not do what it was asked for.
+type Failed = String;
+
+fn formatting(_: fmt::Error) -> Failed {
+    "cannot format".to_string()
+}
+
+/// Runs one line.
+///
+/// # Errors
+/// One line for the user.
+pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Result<(), Failed> {
+    let mut words = line.split_ascii_whitespace();
+    let Some(command) = words.next() else { return Ok(()) };
+    match (command, words.next()) {
+        ("help", _) => {
+            out.push_str(HELP);
+            Ok(())
+        }
+        ("pvops", op) => pvops(op, out),
+        ("mem", _) => mem(system, out).map_err(formatting),
+        ("irq", _) => irq(out).map_err(formatting),
+        ("dev", _) => dev(system, out).map_err(formatting),
+        ("blk", Some("read")) => dump(system, words.next(), words.next(), out).await,
+        ("blk", which) => blk(system, which, out).await,
+        ("net", _) => net(system, out).map_err(formatting),
+        ("balloon", _) => balloon(system, out).map_err(formatting),
+        ("ls", path) => ls(system, path.unwrap_or("/"), out),
+        ("cat", Some(path)) => {
+            out.push_str(&String::from_utf8_lossy(&fs::read(first_disk(system)?, path)?));
+            Ok(())
+        }
+        ("sum", Some(path)) => {
+            let bytes = fs::read(first_disk(system)?, path)?;
+            writeln!(out, "{:08x} {} {path}", crate::tour::crc32(&bytes), bytes.len()).map_err(formatting)
+        }
+        ("uptime", _) => uptime(system, out).map_err(formatting),
+        ("checks", _) => {
+            let failed = crate::checks::run();
+            writeln!(out, "{failed} failed").map_err(formatting)
+        }
+        ("panic", _) => panic!("asked for in the shell"),
+        ("poweroff", _) => {
+            crate::println!("power off");
+            power::end(Ending::Off)
+        }
+        ("cat" | "sum", None) => Err(alloc::format!("{command}: which file?")),
+        _ => Err(alloc::format!("{command}: no such command; type help")),
+    }
+}
+
+fn first_disk(system: &System) -> Result<&Rc<crate::disk::Disk>, Failed> {
+    system.devices.disks.first().ok_or_else(|| "there is no disk".to_string())
+}
+
+fn pvops(op: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    let patches = crate::patches();
+    let print = |out: &mut String| -> fmt::Result {
+        writeln!(out, "backend {}, {} sites", crate::world().backend().name, patches.sites())?;
+        match op {
+            None => {
+                writeln!(out, "{:18} {:>5} {:9} {:23} after", "operation", "sites", "how", "before (first site)")?;
+                for (op, summary) in patches.ops() {
+                    let how = summary.kind.map_or("indirect", |kind| kind.name());
+                    writeln!(
+                        out,
+                        "{:18} {:>5} {how:9} {} {}",
+                        op.name(),
+                        summary.sites,
+                        Bytes(&summary.before),
+                        Bytes(&summary.after)
+                    )?;
+                }
+            }
+            Some(name) => {
+                for site in site::all().iter().filter(|site| site.op().is_some_and(|op| op.name() == name)) {
+                    let (function, offset) = trap::symbols().find(site.address()).unwrap_or(("?", 0));
+                    writeln!(out, "{:#x} {} {function} + {offset:#x}", site.address(), Bytes(&patch::bytes(site)))?;
+                }
+            }
+        }
+        Ok(())
+    };
+    if let Some(name) = op
+        && !pvops::Op::all().any(|op| op.name() == name)
+    {
+        return Err(alloc::format!("{name}: no such operation"));
+    }
+    print(out).map_err(formatting)
+}
+
+fn mem(system: &System, out: &mut String) -> fmt::Result {
+    let (frames, heap) = (FRAMES.lock().counts(), heap::usage());
+    writeln!(out, "frames: {} KiB, {} KiB free", frames.total * 4, frames.free * 4)?;
+    writeln!(
+        out,
+        "heap: {} KiB, {} KiB used, {} allocations since boot",
+        heap.total >> 10,
+        heap.used >> 10,
+        heap.allocations
+    )?;
+    writeln!(out, "initrd: {} bytes", system.initrd.len())?;
+    for range in &system.ram {
+        writeln!(out, "ram {:#012x} .. {:#012x} {:>8} KiB", range.start, range.end, range.len() >> 10)?;
+    }
+    Ok(())
+}
+
+fn irq(out: &mut String) -> fmt::Result {
+    writeln!(out, "vector {:#04x} timer {}", pvops::event::TIMER_VECTOR, trap::irq::timer_count())?;
+    for (vector, owner, count) in trap::irq::counts() {
+        match owner.line {
+            Some(line) => writeln!(out, "vector {vector:#04x} {} line {line}: {count}", owner.name)?,
+            None => writeln!(out, "vector {vector:#04x} {} message: {count}", owner.name)?,
+        }
+    }
+    writeln!(out, "unexpected: {}", trap::irq::unexpected_count())
+}
+
+fn dev(system: &System, out: &mut String) -> fmt::Result {
+    for device in &system.devices.list {
+        writeln!(out, "{:8} {:28} {}", device.device_type.name(), device.location, device.state)?;
+    }
+    Ok(())
+}
+
+async fn blk(system: &System, which: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    let only: Option<usize> =
+        which.map(|text| text.parse().map_err(|_| alloc::format!("{text}: not a number"))).transpose()?;
+    for (number, disk) in
+        system.devices.disks.iter().enumerate().filter(|(number, _)| only.is_none_or(|only| only == *number))
+    {
+        let id = disk.id().await.unwrap_or_else(|error| alloc::format!("none: {error}"));
+        let access = if disk.read_only() { "read-only" } else { "read-write" };
+        writeln!(out, "disk {number}: {} sectors, {access}, {}, id {id:?}", disk.capacity(), disk.abilities())
+            .map_err(formatting)?;
+        if let Some(notifications) = disk.notifications() {
+            writeln!(out, "  {notifications} notifications").map_err(formatting)?;
+        }
+    }
+    Ok(())
+}
+
+async fn dump(system: &System, sector: Option<&str>, disk: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| alloc::format!("{text}: not a number"));
+    let sector = number(sector.ok_or("which sector?")?)?;
+    let disk = disk.map_or(Ok(0), number)? as usize;
+    let disk = system.devices.disks.get(disk).ok_or_else(|| alloc::format!("there is no disk {disk}"))?;
+    let bytes = disk.read(sector, 512).await.map_err(|error| error.to_string())?;
+    for (line, chunk) in bytes.chunks(16).enumerate() {
+        let text: String = chunk.iter().map(|&byte| if byte.is_ascii_graphic() { byte.into() } else { '.' }).collect();
+        writeln!(out, "{:03x} {} {text}", line * 16, Bytes(chunk)).map_err(formatting)?;
+    }
+    Ok(())
+}
+
+fn net(system: &System, out: &mut String) -> fmt::Result {
+    let Some(card) = &system.devices.card else { return writeln!(out, "there is no network card") };
+    let link = if card.link_up() { "up" } else { "down" };
+    writeln!(out, "address {}, link {link}, MTU {}", Mac(card.mac()), card.mtu())?;
+    match system.net.address.get() {
+        Some(address) => writeln!(out, "ip {address}")?,
+        None => writeln!(out, "ip none yet")?,
+    }
+    if let Some(router) = system.net.router.get() {
+        writeln!(out, "router {router}")?;
+    }
+    writeln!(out, "pages served: {}", system.net.served.get())?;
+    if let Some((counters, notifications)) = card.counters() {
+        writeln!(
+            out,
+            "received {} frames, {} bytes; transmitted {} frames, {} bytes; dropped {}; {notifications} notifications",
+            counters.received,
+            counters.received_bytes,
+            counters.transmitted,
+            counters.transmitted_bytes,
+            counters.dropped
+        )?;
+    }
+    Ok(())
+}
+
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+fn balloon(system: &System, out: &mut String) -> fmt::Result {
+    let Some(balloon) = &system.devices.balloon else { return writeln!(out, "there is no balloon") };
+    writeln!(out, "target {} pages, actual {} pages, {:?}", balloon.target(), balloon.actual(), balloon.state())?;
+    let counters = balloon.counters();
+    writeln!(
+        out,
+        "inflated {}, deflated {}, released on OOM {}, reported free {}, statistics sent {}, shortfalls {}",
+        counters.inflated,
+        counters.deflated,
+        counters.released_on_oom,
+        counters.reported,
+        counters.statistics_sent,
+        counters.shortfalls
+    )
+}
+
+fn ls(system: &System, path: &str, out: &mut String) -> Result<(), Failed> {
+    for entry in fs::list(first_disk(system)?, path)? {
+        match entry.size {
+            Some(size) => writeln!(out, "{size:>10} {}", entry.name),
+            None => writeln!(out, "{:>10} {}", "dir", entry.name),
+        }
+        .map_err(formatting)?;
+    }
+    Ok(())
+}
+
+fn uptime(system: &System, out: &mut String) -> fmt::Result {
+    let up = time::now().saturating_sub(system.started);
+    let idle = task::idle_time();
+    let slept = time::tsc_scale().apply(idle.ticks);
+    writeln!(
+        out,
+        "up {}.{:03} s, slept {} % in {} halts, clock {}",
+        up / 1_000_000_000,
+        up / 1_000_000 % 1000,
+        slept.saturating_mul(100) / up.max(1),
+        idle.halts,
+        crate::time::sources()
+    )
+}

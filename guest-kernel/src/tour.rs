@@ -1,0 +1,192 @@
+//! The tour: the steps of `shared_abi::tour`, shown one after the other, then power-off.
+
+use crate::net::CHANGED;
+use crate::platform::power::{self, Ending};
+use crate::{System, console, fs, task};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use balloon::State;
+use crc::{CRC_32_ISO_HDLC, Crc};
+use pvops::patch::Kind as PatchKind;
+use pvops::time;
+use shared_abi::report::{Kind, Outcome};
+use shared_abi::tour::{
+    DEFLATE, FILE, INFLATE, INFLATE_PAGES, PATIENCE_SECONDS, POWER_OFF, PVOPS, SAMPLE_FILE, SECTORS, WEB, WEB_PORT,
+    WORLD,
+};
+
+/// Sectors that the write step uses: the last ones of the disk.
+const SECTOR_COUNT: u64 = 16;
+const SECTOR_BYTES: usize = SECTOR_COUNT as usize * 512;
+/// How often a step that waits looks again.
+const LOOK_AGAIN: u64 = 20_000_000;
+
+/// How a step went, if not well.
+enum Ended {
+    Skip(String),
+    Failure(String),
+}
+
+impl From<crate::disk::DiskError> for Ended {
+    fn from(error: crate::disk::DiskError) -> Self {
+        Self::Failure(error.to_string())
+    }
+}
+
+impl From<String> for Ended {
+    fn from(error: String) -> Self {
+        Self::Failure(error)
+    }
+}
+
+/// CRC-32 as zip and Ethernet have it.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+    CRC.checksum(bytes)
+}
+
+/// Takes the tour and switches the machine off.
+pub async fn run(system: Rc<System>) {
+    let failed_checks = crate::checks::run();
+    let steps = [
+        (WORLD, world(&system)),
+        (PVOPS, pvops()),
+        (FILE, file(&system)),
+        (SECTORS, sectors(&system).await),
+        (WEB, web(&system).await),
+        (INFLATE, balloon(&system, INFLATE, INFLATE_PAGES).await),
+        (DEFLATE, balloon(&system, DEFLATE, 0).await),
+    ];
+    let mut failed = u32::from(failed_checks > 0);
+    for (name, ended) in steps {
+        match ended {
+            Ok(()) => {}
+            Err(Ended::Skip(why)) => console::report(Kind::Tour, name, Outcome::Skip, |line| line.field("why", why)),
+            Err(Ended::Failure(why)) => {
+                failed += 1;
+                console::report(Kind::Tour, name, Outcome::Failure, |line| line.field("why", why));
+            }
+        }
+    }
+    let outcome = if failed == 0 { Outcome::Success } else { Outcome::Failure };
+    console::report(Kind::Tour, POWER_OFF, outcome, |line| line.field("failed", failed));
+    power::end(Ending::Off)
+}
+
+fn world(system: &System) -> Result<(), Ended> {
+    let memory: u64 = system.ram.iter().map(|range| range.len()).sum();
+    console::report(Kind::Tour, WORLD, Outcome::Success, |line| {
+        line.field("world", system.found.world.backend().name)?
+            .field("hypervisor", system.found.hypervisor())?
+            .field("memory_kib", memory / 1024)
+    });
+    Ok(())
+}
+
+fn pvops() -> Result<(), Ended> {
+    let patches = crate::patches();
+    console::report(Kind::Tour, PVOPS, Outcome::Success, |line| {
+        line.field("sites", patches.sites())?
+            .field("inline", patches.count(Some(PatchKind::Inline)))?
+            .field("direct", patches.count(Some(PatchKind::Direct)))?
+            .field("nop", patches.count(Some(PatchKind::Nop)))?
+            .field("indirect", patches.count(None))
+    });
+    Ok(())
+}
+
+fn file(system: &System) -> Result<(), Ended> {
+    let disk = system.devices.disks.first().ok_or_else(|| Ended::Skip("there is no disk".to_string()))?;
+    let bytes = fs::read(disk, SAMPLE_FILE).map_err(|error| format!("{SAMPLE_FILE}: {error}"))?;
+    console::report(Kind::Tour, FILE, Outcome::Success, |line| {
+        line.field("path", SAMPLE_FILE)?
+            .field("bytes", bytes.len())?
+            .field("crc32", format_args!("{:08x}", crc32(&bytes)))
+    });
+    Ok(())
+}
+
+async fn sectors(system: &System) -> Result<(), Ended> {
+    let disk = system.devices.disks.first().ok_or_else(|| Ended::Skip("there is no disk".to_string()))?;
+    if disk.read_only() {
+        return Err(Ended::Skip("the disk is read-only".to_string()));
+    }
+    let first =
+        disk.capacity().checked_sub(SECTOR_COUNT).ok_or_else(|| Ended::Skip("the disk is too small".to_string()))?;
+    let before = disk.read(first, SECTOR_BYTES).await?;
+    // Different in every sector and every run.
+    let seed = time::now();
+    let pattern: alloc::vec::Vec<u8> =
+        (0..SECTOR_BYTES).map(|index| (seed >> (index % 8 * 8)) as u8 ^ (index / 512) as u8 ^ index as u8).collect();
+    disk.write(first, &pattern).await?;
+    disk.flush().await?;
+    let after = disk.read(first, SECTOR_BYTES).await?;
+    disk.write(first, &before).await?;
+    disk.flush().await?;
+    if after != pattern {
+        let at = after.iter().zip(&pattern).position(|(seen, wanted)| seen != wanted).unwrap_or(0);
+        return Err(Ended::Failure(format!("byte {at} read back as {:#04x}, written {:#04x}", after[at], pattern[at])));
+    }
+    console::report(Kind::Tour, SECTORS, Outcome::Success, |line| {
+        line.field("first", first)?.field("count", SECTOR_COUNT)?.field("crc32", format_args!("{:08x}", crc32(&after)))
+    });
+    Ok(())
+}
+
+/// Waits until `done`, at most as long as the other side is given.
+async fn patiently<R>(mut done: impl FnMut() -> Option<R>) -> Option<R> {
+    let deadline = time::now() + PATIENCE_SECONDS * 1_000_000_000;
+    loop {
+        if let Some(result) = done() {
+            return Some(result);
+        }
+        if time::now() > deadline {
+            return None;
+        }
+        CHANGED.wait_until(time::now() + LOOK_AGAIN).await;
+    }
+}
+
+async fn web(system: &System) -> Result<(), Ended> {
+    if system.devices.card.is_none() {
+        return Err(Ended::Skip("there is no network card".to_string()));
+    }
+    let Some(address) = patiently(|| system.net.address.get()).await else {
+        return Err(Ended::Failure("no address by DHCP".to_string()));
+    };
+    let before = system.net.served.get();
+    console::report(Kind::Tour, WEB, Outcome::Waiting, |line| line.field("port", WEB_PORT)?.field("address", address));
+    if patiently(|| (system.net.served.get() > before).then_some(())).await.is_none() {
+        return Err(Ended::Failure("nobody fetched the page".to_string()));
+    }
+    console::report(Kind::Tour, WEB, Outcome::Success, |line| {
+        line.field("port", WEB_PORT)?.field("bytes", system.net.last_page.get())
+    });
+    Ok(())
+}
+
+async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
+    let balloon = system.devices.balloon.as_ref().ok_or_else(|| Ended::Skip("there is no balloon".to_string()))?;
+    console::report(Kind::Tour, name, Outcome::Waiting, |line| line.field("pages", pages));
+    let reached = patiently(|| match balloon.state() {
+        State::Broken(why) => Some(Err(why.to_string())),
+        _ if balloon.target() == pages && balloon.actual() == pages => Some(Ok(())),
+        _ => None,
+    });
+    match reached.await {
+        Some(Ok(())) => {}
+        Some(Err(why)) => return Err(Ended::Failure(why)),
+        None => {
+            let (target, actual) = (balloon.target(), balloon.actual());
+            return Err(Ended::Failure(format!("target {target}, actual {actual} pages, wanted {pages}")));
+        }
+    }
+    let free = crate::mm::frames::FRAMES.lock().counts().free;
+    console::report(Kind::Tour, name, Outcome::Success, |line| {
+        line.field("pages", balloon.actual())?.field("free_kib", free * 4)
+    });
+    // The host reads our number before the next step changes it.
+    task::sleep(LOOK_AGAIN).await;
+    Ok(())
+}
