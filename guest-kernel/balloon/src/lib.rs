@@ -2,22 +2,38 @@
 //!
 //! Made by the kernel, which calls [`Balloon::poll`] when the device interrupts, from time to time while the target is not
 //! met, and when memory was freed. Each call does a bounded amount of work. The kernel's allocator is behind
-//! [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted.
+//! [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted: which pages
+//! are in the balloon is known from private memory only, and a device that breaks a rule is reset and loses them.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod batch;
+mod list;
 mod pages;
+mod report;
+mod statistics;
 
 pub use pages::{FreeBlock, PageSource, Pfn, Report, Statistics};
 
+use batch::Batch;
+use core::mem::offset_of;
 use frontends::device::{Device, Driver, InterruptSource};
 use frontends::error::{InitError, Violation};
 use frontends::memory::DmaPages;
+use frontends::ring::Ring;
 use frontends::transport::Transport;
+use list::PageList;
 use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::balloon::{Config, Features, queues};
 use shared_abi::virtio::mmio::InterruptStatus;
+
+/// What we make use of.
+const SUPPORTED: Features =
+    Features::MUST_TELL_HOST.union(Features::STATS_VQ).union(Features::DEFLATE_ON_OOM).union(Features::REPORTING);
+/// Page numbers in a page: the most that a request has.
+const BATCH_MAX: u16 = 1024;
 
 /// Where the balloon stands after a [`Balloon::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,22 +51,23 @@ pub enum State {
         /// Pages that the balloon has.
         got: u32,
     },
-    /// The device was stopped.
+    /// The device was stopped. Polls give the pages back to the kernel until [`Balloon::actual`] is 0, unless the device did
+    /// not confirm its reset.
     Broken(Violation),
 }
 
-/// What the balloon did since it came up; all in pages of 4096 bytes but the last two.
+/// What the balloon did since it came up; in pages of 4096 bytes but for the last two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Given to the host.
     pub inflated: u64,
-    /// Taken back.
+    /// Taken back, for whatever reason.
     pub deflated: u64,
     /// Taken back because the kernel ran out of memory.
     pub released_on_oom: u64,
     /// Reported as free.
     pub reported: u64,
-    /// Statistics that the host asked for.
+    /// Statistics that were sent.
     pub statistics_sent: u64,
     /// Times that a target could not be met.
     pub shortfalls: u64,
@@ -74,78 +91,370 @@ impl Default for Settings {
 /// A memory balloon.
 pub struct Balloon<T: Transport> {
     device: Device<T>,
+    features: Features,
+    inflate: Ring,
+    deflate: Ring,
+    statistics: Option<statistics::Reporter>,
+    reports: Option<report::Reporter>,
+    /// Pages on their way to the host, on their way back, and on their way back for want of memory.
+    inflating: Batch,
+    deflating: Batch,
+    releasing: Batch,
+    held: PageList,
+    target: u32,
+    /// After pages went back for want of memory: spare pages that the kernel must have before the balloon grows.
+    grow_at: u32,
+    state: State,
+    counters: Counters,
+    /// After an unconfirmed reset the host may still drop pages: they are lost.
+    lost: u32,
+    leaked_pages: usize,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl<T: Transport> Balloon<T> {
     /// Brings a device up.
     pub fn new(transport: T, dma: &'static dyn DmaPages, settings: Settings) -> Result<Self, InitError> {
-        todo!()
+        let mut device = Device::begin(transport, DeviceType::BALLOON, SUPPORTED.bits())?;
+        let features = Features::from_bits_truncate(device.features());
+        let numbers = queues(Features::from_bits_truncate(device.offered()));
+        let inflate = device.ring(numbers.inflate, 4, 1, dma)?;
+        let deflate = device.ring(numbers.deflate, 4, 1, dma)?;
+        let stats_ring = numbers.stats.map(|queue| device.ring(queue, 2, 1, dma)).transpose()?;
+        let blocks = settings.report_blocks.max(1);
+        let size = blocks.next_power_of_two();
+        let report_ring = numbers.reporting.map(|queue| device.ring(queue, size, blocks, dma)).transpose()?;
+        let no_memory = InitError::NoMemory { what: "balloon requests" };
+        let mut batch = || {
+            let capacity = settings.batch.clamp(1, BATCH_MAX).into();
+            Batch::new(dma, capacity).ok_or_else(|| device.give_up(no_memory))
+        };
+        let (inflating, deflating, releasing) = (batch()?, batch()?, batch()?);
+        let statistics = match stats_ring.map(|ring| statistics::Reporter::new(ring, dma)) {
+            Some(None) => return Err(device.give_up(no_memory)),
+            Some(reporter) => reporter,
+            None => None,
+        };
+        device.start();
+        let mut this = Self {
+            device,
+            features,
+            inflate,
+            deflate,
+            statistics,
+            reports: report_ring.map(report::Reporter::new),
+            inflating,
+            deflating,
+            releasing,
+            held: PageList::default(),
+            target: 0,
+            grow_at: 0,
+            state: State::Steady,
+            counters: Counters::default(),
+            lost: 0,
+            leaked_pages: 0,
+        };
+        this.read_target();
+        Ok(this)
     }
 
     /// Does the next bounded piece of work: takes back what the device is done with, answers a request for statistics,
     /// sends one batch towards the target, reports free blocks. Kicks the device itself.
     pub fn poll<P: PageSource>(&mut self, pages: &mut P) -> State {
-        todo!()
+        if self.device.is_live()
+            && let Err(violation) = self.take_back(pages)
+        {
+            self.stop(violation);
+        }
+        self.state = match self.device.broken() {
+            Some(violation) => {
+                self.return_after_reset(pages);
+                State::Broken(violation)
+            }
+            None => {
+                let state = self.step(pages);
+                if let Some(reports) = &mut self.reports {
+                    reports.lend(pages);
+                }
+                self.kick();
+                state
+            }
+        };
+        self.state
     }
 
-    /// Out of memory: takes up to `count` pages back at once, if the host agreed to that. Never allocates. Returns how many
-    /// are back already; under MUST_TELL_HOST they come with a later [`Balloon::poll`].
+    /// Out of memory: takes up to `count` pages back, at most one batch a call, if the host agreed to that. Never
+    /// allocates. Returns how many are back already; under MUST_TELL_HOST they come with a later [`Balloon::poll`]. The balloon
+    /// does not grow again before the kernel has that many pages to spare.
     pub fn release_on_oom<P: PageSource>(&mut self, pages: &mut P, count: u32) -> u32 {
-        todo!()
+        if !self.device.is_live() || !self.features.contains(Features::DEFLATE_ON_OOM) {
+            return 0;
+        }
+        if let Err(violation) = self.take_back_deflated(pages) {
+            self.stop(violation);
+            return 0;
+        }
+        if self.releasing.is_in_flight() || !self.deflate.has_room(1) {
+            return 0;
+        }
+        let count = self.releasing.capacity().min(count as usize);
+        self.releasing.pages.clear();
+        self.releasing.pages.extend(core::iter::from_fn(|| self.held.pop()).take(count));
+        let released = self.releasing.pages.len() as u32;
+        if released == 0 || !self.releasing.send(&mut self.deflate) {
+            return 0;
+        }
+        self.counters.released_on_oom += u64::from(released);
+        self.grow_at = self.grow_at.saturating_add(released);
+        let back = if self.features.contains(Features::MUST_TELL_HOST) { 0 } else { self.give_back_released(pages) };
+        self.kick();
+        back
     }
 
     /// Where the balloon stood after the last poll.
     pub fn state(&self) -> State {
-        todo!()
+        self.state
     }
 
     /// Pages that the host wants.
     pub fn target(&self) -> u32 {
-        todo!()
+        self.target
     }
 
-    /// Pages that the balloon has.
+    /// Pages that the balloon has: those that the host knows it has, and did not get wind of losing.
     pub fn actual(&self) -> u32 {
-        todo!()
+        let on_the_way_back = self.deflating.pages.len() + self.releasing.pages.len();
+        (self.held.len() + on_the_way_back) as u32
     }
 
     /// What happened so far.
     pub fn counters(&self) -> Counters {
-        todo!()
+        self.counters
+    }
+
+    /// Pages of the kernel that are gone for good, because the device did not confirm its reset.
+    pub fn lost_pages(&self) -> u32 {
+        self.lost
+    }
+
+    /// Takes what the device returned on any queue.
+    fn take_back<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
+        while let Some(used) = self.inflate.pop()? {
+            if self.inflating.returned(used.head) {
+                self.counters.inflated += self.inflating.pages.len() as u64;
+                self.inflating.pages.drain(..).for_each(|page| self.held.push(page));
+                self.tell_actual();
+            }
+        }
+        self.take_back_deflated(pages)?;
+        if let Some(statistics) = &mut self.statistics {
+            let sent = statistics.answer(|| pages.statistics())?;
+            self.counters.statistics_sent += u64::from(sent);
+        }
+        if let Some(reports) = &mut self.reports {
+            self.counters.reported += reports.take_back(pages)?;
+        }
+        Ok(())
+    }
+
+    fn take_back_deflated<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
+        while let Some(used) = self.deflate.pop()? {
+            for batch in [&mut self.deflating, &mut self.releasing] {
+                if batch.returned(used.head) {
+                    self.counters.deflated += batch.pages.len() as u64;
+                    batch.pages.drain(..).for_each(|page| pages.return_page(page));
+                }
+            }
+            self.tell_actual();
+        }
+        Ok(())
+    }
+
+    /// Without MUST_TELL_HOST the pages may be used while the device hears of it.
+    fn give_back_released<P: PageSource>(&mut self, pages: &mut P) -> u32 {
+        let back = self.releasing.pages.len() as u32;
+        self.counters.deflated += u64::from(back);
+        self.releasing.pages.drain(..).for_each(|page| pages.return_page(page));
+        self.tell_actual();
+        back
+    }
+
+    /// Sends one batch towards the target, if none is on its way.
+    fn step<P: PageSource>(&mut self, pages: &mut P) -> State {
+        if self.inflating.is_in_flight() {
+            return State::Inflating;
+        }
+        if self.deflating.is_in_flight() || self.releasing.is_in_flight() {
+            return State::Deflating;
+        }
+        let held = self.held.len() as u32;
+        if self.target > held {
+            self.inflate_towards(self.target - held, pages)
+        } else if self.target < held {
+            self.deflate_towards(held - self.target)
+        } else {
+            State::Steady
+        }
+    }
+
+    fn inflate_towards<P: PageSource>(&mut self, missing: u32, pages: &mut P) -> State {
+        let spare = pages.spare_pages();
+        let count = self.inflating.capacity().min(missing.min(spare) as usize);
+        let may_grow = spare >= self.grow_at && count > 0;
+        if may_grow && self.held.reserve(count).is_ok() {
+            self.grow_at = 0;
+            self.inflating.pages.extend(core::iter::from_fn(|| pages.take_page()).take(count));
+        }
+        if self.inflating.pages.is_empty() {
+            return self.shortfall();
+        }
+        if !self.inflating.send(&mut self.inflate) {
+            self.inflating.pages.drain(..).for_each(|page| pages.return_page(page));
+            return self.shortfall();
+        }
+        State::Inflating
+    }
+
+    fn deflate_towards(&mut self, surplus: u32) -> State {
+        let count = self.deflating.capacity().min(surplus as usize);
+        self.deflating.pages.extend(core::iter::from_fn(|| self.held.pop()).take(count));
+        if !self.deflating.send(&mut self.deflate) {
+            self.deflating.pages.drain(..).for_each(|page| self.held.push(page));
+        }
+        State::Deflating
+    }
+
+    fn shortfall(&mut self) -> State {
+        let state = State::Shortfall { wanted: self.target, got: self.held.len() as u32 };
+        if state != self.state {
+            self.counters.shortfalls += 1;
+            log::info!("balloon: the host wants {} pages, {} is all there is to give", self.target, self.held.len());
+        }
+        state
+    }
+
+    fn tell_actual(&mut self) {
+        self.device.write_config(offset_of!(Config, actual), self.actual());
+    }
+
+    fn read_target(&mut self) {
+        match self.device.config(|fields| fields.u32(offset_of!(Config, num_pages))) {
+            Ok(target) if target != self.target => {
+                // A new wish of the host is a reason to try again.
+                self.grow_at = 0;
+                self.target = target;
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("balloon: target stays: {error}"),
+        }
+    }
+
+    fn stop(&mut self, reason: Violation) {
+        if self.device.broken().is_some() {
+            return;
+        }
+        let confirmed = self.device.stop(reason);
+        for batch in [&mut self.inflating, &mut self.deflating, &mut self.releasing] {
+            self.leaked_pages += batch.abandon(confirmed);
+        }
+        if !confirmed {
+            self.leaked_pages += self.inflate.leak() + self.deflate.leak();
+            self.leaked_pages += self.statistics.as_mut().map_or(0, statistics::Reporter::leak);
+            self.leaked_pages += self.reports.as_mut().map_or(0, report::Reporter::leak);
+            self.lost = self.actual() + self.inflating.pages.len() as u32;
+        }
+    }
+
+    /// Gives the pages back that a device without power over them has, a batch a call.
+    fn return_after_reset<P: PageSource>(&mut self, pages: &mut P) {
+        if self.lost > 0 {
+            return;
+        }
+        for batch in [&mut self.inflating, &mut self.deflating, &mut self.releasing] {
+            batch.pages.drain(..).for_each(|page| pages.return_page(page));
+        }
+        let held = core::iter::from_fn(|| self.held.pop()).take(self.deflating.capacity());
+        held.for_each(|page| pages.return_page(page));
+        if let Some(reports) = &mut self.reports {
+            reports.return_all(pages);
+        }
     }
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl<T: Transport> Driver for Balloon<T> {
     fn device_type(&self) -> DeviceType {
         self.device.device_type()
     }
+
     fn features(&self) -> u64 {
         self.device.features()
     }
+
+    /// Follows a new target; the next [`Balloon::poll`] acts on it.
     fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        todo!()
+        let status = match self.device.interrupt(source) {
+            Ok(status) => status,
+            Err(violation) => {
+                self.stop(violation);
+                return InterruptStatus::CONFIG_CHANGE;
+            }
+        };
+        if status.contains(InterruptStatus::CONFIG_CHANGE) {
+            self.read_target();
+        }
+        status
     }
+
     fn enable_interrupts(&mut self) -> bool {
-        todo!()
+        if !self.device.is_live() {
+            return false;
+        }
+        let mut work = self.inflate.enable_interrupts() | self.deflate.enable_interrupts();
+        work |= self.statistics.as_mut().is_some_and(|statistics| statistics.ring.enable_interrupts());
+        work | self.reports.as_mut().is_some_and(|reports| reports.ring.enable_interrupts())
     }
+
     fn disable_interrupts(&mut self) {
-        todo!()
+        self.inflate.disable_interrupts();
+        self.deflate.disable_interrupts();
+        if let Some(statistics) = &mut self.statistics {
+            statistics.ring.disable_interrupts();
+        }
+        if let Some(reports) = &mut self.reports {
+            reports.ring.disable_interrupts();
+        }
     }
+
     fn kick(&mut self) {
-        todo!()
+        self.device.kick(&mut self.inflate);
+        self.device.kick(&mut self.deflate);
+        if let Some(statistics) = &mut self.statistics {
+            self.device.kick(&mut statistics.ring);
+        }
+        if let Some(reports) = &mut self.reports {
+            self.device.kick(&mut reports.ring);
+        }
     }
+
     fn broken(&self) -> Option<Violation> {
         self.device.broken()
     }
+
     fn notifications(&self) -> u64 {
         self.device.notifications()
     }
+
     fn leaked_pages(&self) -> usize {
-        todo!()
+        self.leaked_pages
     }
+
+    /// The pages go back to the kernel with the next polls; a balloon that is dropped before keeps them from everyone.
     fn shut_down(&mut self) {
-        todo!()
+        self.stop(Violation::ShutDown);
+    }
+}
+
+impl<T: Transport> Drop for Balloon<T> {
+    fn drop(&mut self) {
+        self.stop(Violation::ShutDown);
     }
 }

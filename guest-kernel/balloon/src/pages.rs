@@ -1,4 +1,6 @@
 //! The kernel's page allocator, as the balloon sees it.
+//!
+//! The kernel implements [`PageSource`] and passes it to each call, so the balloon holds no lock of the allocator.
 
 /// Number of a page of 4096 bytes of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +23,7 @@ impl Pfn {
     }
 }
 
-/// Free pages that lie together and stay allocated while they are reported.
+/// Free pages that lie together, less than 4 GiB, and stay allocated while they are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeBlock {
     /// The first.
@@ -53,6 +55,11 @@ pub trait PageSource {
     fn take_page(&mut self) -> Option<Pfn>;
     /// Takes a page of the balloon back. Its content is lost.
     fn return_page(&mut self, page: Pfn);
+    /// How many pages `take_page` could give now. Asked before inflating and, after pages went back for want of memory,
+    /// before the balloon grows again.
+    fn spare_pages(&self) -> u32 {
+        u32::MAX
+    }
     /// Numbers for the host.
     fn statistics(&self) -> Statistics;
     /// Lends a free block that was not reported since it became free; `None` if there is none worth it, or rather than

@@ -74,6 +74,7 @@ enum State {
 pub struct Device<T: Transport> {
     transport: T,
     device_type: DeviceType,
+    offered: u64,
     features: u64,
     state: State,
     notifications: u64,
@@ -103,7 +104,8 @@ impl<T: Transport> Device<T> {
         let offered = transport.device_features();
         let supported = supported(ConfigFields { transport: &transport });
         let features = offered & (supported | COMMON.bits());
-        let mut this = Self { transport, device_type: wanted, features, state: State::Setup, notifications: 0 };
+        let mut this =
+            Self { transport, device_type: wanted, offered, features, state: State::Setup, notifications: 0 };
         if features & CommonFeatures::VERSION_1.bits() == 0 {
             return Err(this.give_up(InitError::Legacy { offered }));
         }
@@ -234,6 +236,11 @@ impl<T: Transport> Device<T> {
     /// The negotiated features.
     pub fn features(&self) -> u64 {
         self.features
+    }
+
+    /// What the device offered.
+    pub fn offered(&self) -> u64 {
+        self.offered
     }
 
     /// Notifications sent so far.

@@ -1,0 +1,60 @@
+//! The statistics queue: the device returns the buffer when it wants new numbers, the driver fills it and sends it again.
+
+use crate::pages::Statistics;
+use frontends::error::Violation;
+use frontends::memory::{DmaBuffer, DmaPages};
+use frontends::ring::{Ring, Segment};
+use shared_abi::virtio::balloon::{Stat, stat_tag};
+use zerocopy::IntoBytes;
+
+/// Statistics that we have numbers for.
+const TAGS: usize = 6;
+
+pub(crate) struct Reporter {
+    pub(crate) ring: Ring,
+    buffer: DmaBuffer,
+    is_ours: bool,
+}
+
+impl Reporter {
+    pub(crate) fn new(ring: Ring, dma: &'static dyn DmaPages) -> Option<Self> {
+        let buffer = DmaBuffer::allocate(dma, TAGS * size_of::<Stat>())?;
+        Some(Self { ring, buffer, is_ours: true })
+    }
+
+    /// Sends numbers if the device wants some, as it does at first. True if it did.
+    pub(crate) fn answer(&mut self, numbers: impl FnOnce() -> Statistics) -> Result<bool, Violation> {
+        self.is_ours |= self.ring.pop()?.is_some();
+        if !self.is_ours {
+            return Ok(false);
+        }
+        let len = fill(&mut self.buffer, numbers());
+        self.is_ours = self.ring.push(&[Segment::readable(self.buffer.device_address(), len)]).is_none();
+        Ok(!self.is_ours)
+    }
+
+    /// Gives up what the device may still use. Returns the pages.
+    pub(crate) fn leak(&mut self) -> usize {
+        self.ring.leak() + if self.is_ours { 0 } else { self.buffer.leak() }
+    }
+}
+
+/// Writes what there are numbers for; returns the bytes.
+fn fill(buffer: &mut DmaBuffer, numbers: Statistics) -> u32 {
+    let values: [_; TAGS] = [
+        (stat_tag::TOTAL_MEMORY, numbers.total),
+        (stat_tag::FREE_MEMORY, numbers.free),
+        (stat_tag::AVAILABLE_MEMORY, numbers.available),
+        (stat_tag::DISK_CACHES, numbers.caches),
+        (stat_tag::MINOR_FAULTS, numbers.minor_faults),
+        (stat_tag::MAJOR_FAULTS, numbers.major_faults),
+    ];
+    let mut len = 0;
+    let entries = buffer.as_mut_slice().chunks_exact_mut(size_of::<Stat>());
+    let known = values.into_iter().filter_map(|(tag, value)| Some(Stat { tag, value: value? }));
+    for (entry, stat) in entries.zip(known) {
+        entry.copy_from_slice(stat.as_bytes());
+        len += entry.len() as u32;
+    }
+    len
+}
