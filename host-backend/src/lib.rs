@@ -7,14 +7,17 @@
 //! a misbehaving guest loses a request, a device or its VM, never the host.
 //!
 //! [`virtio::mmio::MmioTransport`] works without KVM, so a driver can be tested against the real devices in one process.
+//! [`control`] describes the control socket.
 //!
 
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod run;
 pub mod sample;
 pub mod status;
 pub mod stop;
 pub mod terminal;
+pub mod threads;
 pub mod virtio;
 pub mod vmm;

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::machine::Machine;
-use crate::config::{Config, Console};
+use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
@@ -40,16 +40,20 @@ impl Signals {
 }
 
 /// Serves until the VM is asked to stop.
-pub(super) fn serve(config: &Config, machine: &Arc<Machine>, stop: &Arc<Stop>, signals: Signals) -> Result<(), Error> {
+pub(super) fn serve(
+    machine: &Arc<Machine>,
+    stop: &Arc<Stop>,
+    signals: Signals,
+    control: Option<ControlSocket>,
+) -> Result<(), Error> {
     let failed = |error: event_manager::Error| Error::System {
         what: "set up the event loop",
         source: io::Error::other(error.to_string()),
     };
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
     manager.add_subscriber(Box::new(Ending { signals, stop: stop.clone() }));
-    let wants_input = config.console == Console::Stdio || config.virtio_console == Some(Console::Stdio);
     let _raw = match &machine.input {
-        Some(sink) if wants_input => {
+        Some(sink) => {
             let raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;
             // A terminal of another job would stop us at the first read.
             if !io::stdin().is_terminal() || terminal::is_ours() {
@@ -59,6 +63,9 @@ pub(super) fn serve(config: &Config, machine: &Arc<Machine>, stop: &Arc<Stop>, s
         }
         _ => None,
     };
+    if let Some(socket) = control {
+        manager.add_subscriber(Box::new(ControlServer::new(socket, machine.clone(), stop.clone())));
+    }
     while !stop.requested() {
         // It fails only when a signal interrupts it.
         let _ = manager.run();

@@ -13,6 +13,7 @@ use crate::config::{Config, Console, Peer};
 use crate::devices::output::Output;
 use crate::status;
 use crate::stop::{Outcome, Stop};
+use crate::virtio::net::passt;
 use crate::vmm::{self, loader, memory};
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +32,14 @@ pub enum Error {
     Kernel { path: PathBuf, source: loader::Error },
     #[error("open disk {}: {source}", path.display())]
     Disk { path: PathBuf, source: crate::virtio::block::OpenError },
+    #[error("{0}")]
+    Control(#[from] crate::control::Error),
+    #[error("{0}")]
+    Passt(#[from] passt::Error),
+    #[error("attach to tap interface {name}: {source}")]
+    Tap { name: String, source: io::Error },
+    #[error("connect to network peer {}: {source}", path.display())]
+    Stream { path: PathBuf, source: io::Error },
     #[error("open console output {}: {source}", path.display())]
     Console { path: PathBuf, source: io::Error },
     #[error("{0}")]
@@ -64,8 +73,9 @@ pub fn run(config: &Config) -> Result<Outcome, Error> {
     let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
     let machine = Machine::build(config, &stop, started)?;
     let signals = events::Signals::block().map_err(Error::system("set up signals"))?;
-    let running = machine.start()?;
-    let result = events::serve(config, running.machine(), &stop, signals);
+    let mut running = machine.start()?;
+    let control = running.take_control();
+    let result = events::serve(running.machine(), &stop, signals, control);
     let outcome = match result {
         Ok(()) => stop.outcome().unwrap_or(Outcome::Stopped),
         Err(error) => Outcome::Failure(error.to_string()),

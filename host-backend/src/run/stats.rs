@@ -18,12 +18,16 @@ pub(super) fn collect(machine: &Machine) -> Value {
             (name.clone(), counters)
         })
         .collect();
-    json!({
+    let mut all = json!({
         "uptime_ms": machine.started.elapsed().as_millis() as u64,
         "exits": exits,
         "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost() },
         "devices": devices,
-    })
+    });
+    if let Some(balloon) = &machine.balloon {
+        all["balloon"] = json!(balloon.numbers());
+    }
+    all
 }
 
 /// Prints them to standard error as the user asked.

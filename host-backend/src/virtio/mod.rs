@@ -6,8 +6,11 @@
 //! answer, and returns a [`Fault`] when the ring itself makes no sense, which costs the guest the device until it resets
 //! it (DEVICE_NEEDS_RESET).
 
+pub mod balloon;
 pub mod block;
+pub mod console;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod worker;

@@ -129,6 +129,11 @@ impl VirtQueue {
         self.queue.ready()
     }
 
+    /// Entries.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// Takes the next available chain.
     ///
     /// # Errors

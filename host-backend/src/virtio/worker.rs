@@ -3,12 +3,14 @@
 
 use super::Progress;
 use super::mmio::{MmioTransport, Notifier};
+use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -31,9 +33,10 @@ pub fn start(name: String, transport: Arc<MmioTransport>) -> io::Result<Worker> 
     let event = || EventFd::new(EFD_NONBLOCK);
     let queues = (0..transport.queue_count()).map(|_| event()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
+    threads::prepare();
     let stop = Arc::new(AtomicBool::new(false));
     let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-    manager.add_subscriber(Subscriber { transport: transport.clone(), source: None });
+    manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
     let leave = stop.clone();
     let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
         while !leave.load(Ordering::Acquire) {
@@ -45,22 +48,34 @@ pub fn start(name: String, transport: Arc<MmioTransport>) -> io::Result<Worker> 
 }
 
 impl Worker {
-    /// Ends the thread after the request it is working on.
-    pub fn join(self) {
+    /// Ends the thread after the request it is working on. Gives up at the deadline and says whether the thread ended.
+    pub fn join(self, deadline: Instant) -> bool {
         self.stop.store(true, Ordering::Release);
         if let Some(notifier) = self.transport.notifier() {
             let _ = notifier.wake.write(1);
         }
-        let _ = self.thread.join();
+        threads::join(self.thread, deadline)
     }
 }
 
 struct Subscriber {
     transport: Arc<MmioTransport>,
     source: Option<(RawFd, EventSet)>,
+    /// The source was left before it was exhausted.
+    again: bool,
 }
 
 impl Subscriber {
+    /// Lets the device handle its source. A device may hold input that epoll does not see, so it says if there is more.
+    fn serve_source(&mut self, events: EventSet) {
+        if self.transport.process_event(events) == Progress::More {
+            self.again = true;
+            if let Some(notifier) = self.transport.notifier() {
+                let _ = notifier.wake.write(1);
+            }
+        }
+    }
+
     /// Waits for what the device wants to wait for now.
     fn follow_source(&mut self, ops: &mut EventOps<'_>) {
         let wanted = self.transport.event_source();
@@ -100,11 +115,11 @@ impl MutEventSubscriber for Subscriber {
         match events.data() {
             WAKE => {
                 let _ = notifier.wake.read();
+                if std::mem::take(&mut self.again) {
+                    self.serve_source(EventSet::IN);
+                }
             }
-            SOURCE => {
-                // Level triggered: what is left over comes again.
-                self.transport.process_event(events.event_set());
-            }
+            SOURCE => self.serve_source(events.event_set()),
             index => {
                 let event = &notifier.queues[index as usize];
                 let _ = event.read();

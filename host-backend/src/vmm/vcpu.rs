@@ -7,14 +7,14 @@ use super::exits::{Cause, Counters};
 use super::kvm::Error;
 use crate::devices::{Access, Bus};
 use crate::stop::{Outcome, Stop};
+use crate::threads;
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use shared_abi::board::START_INFO_ADDR;
 use std::io;
-use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What the vCPUs share.
 pub struct Shared {
@@ -65,23 +65,12 @@ pub struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Signal that makes KVM_RUN return.
-fn kick_signal() -> libc::c_int {
-    libc::SIGRTMIN()
-}
-
 /// Starts a vCPU on a thread of its own.
 ///
 /// # Errors
 /// When the system gives no thread.
 pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Running> {
-    extern "C" fn nothing(_: libc::c_int) {}
-    // SAFETY: the handler does nothing, and without SA_RESTART the signal ends KVM_RUN and blocking writes.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as *const () as usize;
-        libc::sigaction(kick_signal(), &raw const action, std::ptr::null_mut());
-    }
+    threads::prepare();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
         while !shared.stop.requested() {
             run_once(index, &mut vcpu, &shared);
@@ -94,16 +83,7 @@ impl Running {
     /// Waits for the thread, which leaves once [`Stop`] is requested. Gives up at the deadline and says whether the
     /// thread ended: on some hosts a guest instruction can hang in the kernel.
     pub fn join(self, deadline: Instant) -> bool {
-        while !self.thread.is_finished() {
-            // The signal is sent again and again, since one that comes just before KVM_RUN is lost.
-            // SAFETY: the thread has not been joined, so its id is valid.
-            unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        self.thread.join().is_ok()
+        threads::join(self.thread, deadline)
     }
 }
 
