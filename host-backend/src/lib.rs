@@ -1,1 +1,23 @@
-//! To come.
+//! The KVM host of the board in [`shared_abi::board`]: a virtual machine monitor as a library, and its program
+//! `ringside`.
+//!
+//! [`run`] turns a [`config::Config`] into a running guest: [`vmm`] knows KVM, [`devices`] are the board's ports,
+//! [`virtio`] are the devices on shared rings. A device sees guest memory, its queues and an
+//! [`devices::InterruptLine`]; it doesn't know KVM. Everything that the guest writes is checked before it is used:
+//! a misbehaving guest loses a request, a device or its VM, never the host.
+//!
+//! [`virtio::mmio::MmioTransport`] works without KVM, so a driver can be tested against the real devices in one process.
+//! [`control`] describes the control socket.
+//!
+
+pub mod config;
+pub mod control;
+pub mod devices;
+pub mod run;
+pub mod sample;
+pub mod status;
+pub mod stop;
+pub mod terminal;
+pub mod threads;
+pub mod virtio;
+pub mod vmm;

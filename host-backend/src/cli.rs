@@ -1,0 +1,145 @@
+//! The command line.
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use host_backend::config::{self, Config, Console, Disk, Net, Publish, StatsFormat};
+use host_backend::status;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "ringside", version, about = "Runs a PVH kernel in a VM of KVM", after_help = status::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one VM until it ends
+    #[command(after_help = status::HELP)]
+    Run(Box<Run>),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Kernel: an ELF file with a PVH entry
+    #[arg(long, value_name = "IMAGE")]
+    kernel: PathBuf,
+    /// Initial RAM disk, given to the guest as PVH module 0
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    cmdline: String,
+    /// Memory, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = config::parse_size)]
+    mem: u64,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(config::CPUS_MAX)))]
+    cpus: u32,
+    /// Raw disk image, may be given several times; ro: read only, serial=TEXT: its serial number
+    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
+    disks: Vec<Disk>,
+    /// Network card: tap=NAME, passt (started and ended with the VM), stream=SOCKET (any peer of QEMU's stream framing)
+    /// or none; mac=ADDRESS may follow
+    #[arg(long, value_name = "PEER[,mac=ADDRESS]", default_value = "none", value_parser = parse_net)]
+    net: OptionalNet,
+    /// Lead TCP connections to 127.0.0.1:HOST to the guest's port GUEST (with --net passt)
+    #[arg(long, value_name = "HOST:GUEST")]
+    publish: Vec<Publish>,
+    /// Give the guest a memory balloon
+    #[arg(long)]
+    balloon: bool,
+    /// Give the guest an entropy device
+    #[arg(long)]
+    rng: bool,
+    /// Listen on this Unix socket for JSON lines: status, stats, balloon, stop
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    /// Serial port: stdio, or file=PATH (output only)
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    console: Console,
+    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), or file=PATH
+    #[arg(long, value_name = "WHERE")]
+    virtio_console: Option<Console>,
+    /// Print exits by cause and the devices' counters to standard error when the VM ends
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    stats: Option<StatsFormat>,
+    /// The KVM device
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
+    kvm: PathBuf,
+}
+
+/// `--net none` is a value too; clap takes a bare `Option` for an absent argument.
+#[derive(Clone)]
+struct OptionalNet(Option<Net>);
+
+fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
+    config::parse_net(text).map(OptionalNet)
+}
+
+/// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
+pub(crate) fn parse() -> Result<Config, ExitCode> {
+    match Cli::try_parse() {
+        Ok(Cli { command: Command::Run(run) }) => Ok((*run).into()),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            print!("{error}");
+            Err(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("ringside: {}", one_line(&error.to_string()));
+            Err(status::BAD_INPUT.into())
+        }
+    }
+}
+
+/// The lines of a clap error that say what is wrong, as one.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let words: Vec<_> = lines.flat_map(str::split_whitespace).collect();
+    let line = words.join(" ");
+    format!("{} (see ringside run --help)", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+impl From<Run> for Config {
+    fn from(run: Run) -> Self {
+        Self {
+            kernel: run.kernel,
+            initrd: run.initrd,
+            cmdline: run.cmdline,
+            memory: run.mem,
+            cpus: run.cpus,
+            disks: run.disks,
+            net: run.net.0,
+            publish: run.publish,
+            balloon: run.balloon,
+            rng: run.rng,
+            control: run.control,
+            console: run.console,
+            virtio_console: run.virtio_console,
+            stats: run.stats,
+            kvm: run.kvm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_are_one_line() {
+        let error = Cli::try_parse_from(["ringside", "run", "--kernel", "k", "--cpus", "0"]).err().unwrap();
+        let line = one_line(&error.to_string());
+        assert!(line.contains("--cpus") && !line.contains('\n') && line.len() > 20, "{line}");
+        let error = Cli::try_parse_from(["ringside", "run"]).err().unwrap();
+        assert!(one_line(&error.to_string()).contains("--kernel"));
+    }
+}

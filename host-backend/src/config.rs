@@ -1,0 +1,282 @@
+//! What a user asks for: the description of one VM, and the words in which it is written on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Most vCPUs of a VM.
+pub const CPUS_MAX: u32 = 64;
+/// Longest serial number of a disk.
+pub const SERIAL_MAX: usize = shared_abi::virtio::blk::ID_LEN;
+
+/// One VM.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// PVH ELF file.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Command line, given to the guest as it is.
+    pub cmdline: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Block devices, in the order of their slots.
+    pub disks: Vec<Disk>,
+    /// Network card.
+    pub net: Option<Net>,
+    /// Ports of this machine that lead into the guest.
+    pub publish: Vec<Publish>,
+    /// Whether there is a balloon.
+    pub balloon: bool,
+    /// Whether there is an entropy device.
+    pub rng: bool,
+    /// Where the control socket goes.
+    pub control: Option<PathBuf>,
+    /// What the serial port is connected to.
+    pub console: Console,
+    /// What the virtio console is connected to.
+    pub virtio_console: Option<Console>,
+    /// How to print the statistics on exit.
+    pub stats: Option<StatsFormat>,
+    /// The KVM device.
+    pub kvm: PathBuf,
+}
+
+/// The other end of a console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+}
+
+/// A disk image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The raw image.
+    pub path: PathBuf,
+    /// What the guest may do.
+    pub access: DiskAccess,
+    /// Its serial number; otherwise the end of the file's name.
+    pub serial: Option<String>,
+}
+
+/// What a guest may do to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskAccess {
+    /// Read and write; nobody else may have the image.
+    ReadWrite,
+    /// Read; others may read too.
+    ReadOnly,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Where its frames go.
+    pub peer: Peer,
+    /// Its address; otherwise one is made up.
+    pub mac: Option<Mac>,
+}
+
+/// Where frames go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A tap interface of this machine.
+    Tap(String),
+    /// A passt of our own.
+    Passt,
+    /// A listening Unix socket that speaks QEMU's stream framing.
+    Stream(PathBuf),
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+/// A TCP port of the loopback interface that leads to a port of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Port on 127.0.0.1.
+    pub host: u16,
+    /// Port of the guest.
+    pub guest: u16,
+}
+
+/// How to print statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StatsFormat {
+    /// One line of JSON.
+    Json,
+    /// For people.
+    Table,
+}
+
+/// Why a word of the command line means nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(String);
+
+fn bad<T>(why: impl Into<String>) -> Result<T, ParseError> {
+    Err(ParseError(why.into()))
+}
+
+/// Reads a memory size: bytes, or a number followed by K, M or G.
+///
+/// # Errors
+/// When it is no such number.
+pub fn parse_size(text: &str) -> Result<u64, ParseError> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit.to_ascii_uppercase().trim_end_matches("IB") {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return bad(format!("\"{unit}\" is no unit of memory: use K, M or G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| ParseError("it is no size, such as 256M or 1G".into()))?;
+    number.checked_mul(1 << shift).ok_or_else(|| ParseError("it is more than any machine has".into()))
+}
+
+impl FromStr for Disk {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut parts = text.split(',');
+        let path = parts.next().unwrap_or_default();
+        if path.is_empty() {
+            return bad("the path is missing");
+        }
+        let mut disk = Self { path: path.into(), access: DiskAccess::ReadWrite, serial: None };
+        for option in parts {
+            match option.split_once('=') {
+                None if option == "ro" => disk.access = DiskAccess::ReadOnly,
+                Some(("serial", serial)) if serial.is_empty() || serial.len() > SERIAL_MAX || !serial.is_ascii() => {
+                    return bad(format!("serial takes 1 to {SERIAL_MAX} ASCII characters"));
+                }
+                Some(("serial", serial)) => disk.serial = Some(serial.into()),
+                _ => return bad(format!("\"{option}\" is no option of a disk: there are ro and serial=TEXT")),
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// Reads the value of `--net`; `None` is no network card.
+///
+/// # Errors
+/// When it means nothing.
+pub fn parse_net(text: &str) -> Result<Option<Net>, ParseError> {
+    let mut parts = text.split(',');
+    let peer = match parts.next().unwrap_or_default().split_once('=') {
+        None if text == "none" => return Ok(None),
+        None if text.split(',').next() == Some("passt") => Peer::Passt,
+        Some(("tap", name)) if (1..libc::IFNAMSIZ).contains(&name.len()) => Peer::Tap(name.into()),
+        Some(("tap", _)) => return bad("the name of a tap interface has 1 to 15 bytes"),
+        Some(("stream", path)) if !path.is_empty() => Peer::Stream(path.into()),
+        _ => return bad("it is none of tap=NAME, passt, stream=SOCKET, none"),
+    };
+    let mut net = Net { peer, mac: None };
+    for option in parts {
+        match option.split_once('=') {
+            Some(("mac", mac)) => net.mac = Some(mac.parse()?),
+            _ => return bad(format!("\"{option}\" is no option of a network card: there is mac=ADDRESS")),
+        }
+    }
+    Ok(Some(net))
+}
+
+impl FromStr for Mac {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2);
+            match part.and_then(|part| u8::from_str_radix(part, 16).ok()) {
+                Some(value) => *byte = value,
+                None => return bad("a MAC address looks like 02:00:00:00:00:01"),
+            }
+        }
+        if parts.next().is_some() {
+            return bad("a MAC address has six bytes");
+        }
+        if bytes[0] & 1 != 0 || bytes == [0; 6] {
+            return bad("a network card needs a unicast MAC address");
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl FromStr for Publish {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        match text.split_once(':').map(|(host, guest)| (port(host), port(guest))) {
+            Some((Some(host), Some(guest))) => Ok(Self { host, guest }),
+            _ => bad("it is no pair HOSTPORT:GUESTPORT, each from 1 to 65535"),
+        }
+    }
+}
+
+impl FromStr for Console {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => bad("it is neither stdio nor file=PATH"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("256M"), Ok(256 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert_eq!(parse_size("512MiB"), Ok(512 << 20));
+        for wrong in ["", "M", "-1", "12T", "1.5G", "99999999999999999999", "18446744073709551615G"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn disks_have_options() {
+        let disk: Disk = "a/b.img,ro,serial=tour".parse().unwrap();
+        assert_eq!((disk.access, disk.serial.as_deref()), (DiskAccess::ReadOnly, Some("tour")));
+        assert_eq!("x".parse::<Disk>().unwrap().access, DiskAccess::ReadWrite);
+        for wrong in ["", ",ro", "x,rw", "x,serial=", "x,serial=123456789012345678901"] {
+            assert!(wrong.parse::<Disk>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_have_a_peer() {
+        assert_eq!(parse_net("none"), Ok(None));
+        assert_eq!(parse_net("passt").unwrap().unwrap().peer, Peer::Passt);
+        let net = parse_net("stream=/run/x,mac=02:00:00:00:00:0a").unwrap().unwrap();
+        assert_eq!(net, Net { peer: Peer::Stream("/run/x".into()), mac: Some(Mac([2, 0, 0, 0, 0, 10])) });
+        for wrong in ["", "tap", "tap=", "tap=0123456789abcdef", "bridge", "passt,x", "passt,mac=01:00:00:00:00:00"] {
+            assert!(parse_net(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ports_are_pairs() {
+        assert_eq!("8080:80".parse(), Ok(Publish { host: 8080, guest: 80 }));
+        for wrong in ["80", "0:80", "80:0", "65536:1", "a:b", "1:2:3"] {
+            assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The main thread while the VM runs: signals, typed input, the control socket, and the request to stop.
+
+use super::Error;
+use super::machine::Machine;
+use crate::control::{ControlServer, ControlSocket};
+use crate::devices::InputSink;
+use crate::stop::{Outcome, Stop};
+use crate::terminal::{self, RawMode};
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use vmm_sys_util::epoll::EventSet;
+
+/// Signals that end the VM.
+const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// The ending signals as a file, blocked in this thread and in those that it starts.
+pub(super) struct Signals(File);
+
+impl Signals {
+    pub(super) fn block() -> io::Result<Self> {
+        // SAFETY: the set is initialized by sigemptyset before it is used.
+        let fd = unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in ENDING {
+                libc::sigaddset(&raw mut set, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: signalfd just gave us this descriptor.
+        Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+}
+
+/// Serves until the VM is asked to stop.
+pub(super) fn serve(
+    machine: &Arc<Machine>,
+    stop: &Arc<Stop>,
+    signals: Signals,
+    control: Option<ControlSocket>,
+) -> Result<(), Error> {
+    let failed = |error: event_manager::Error| Error::System {
+        what: "set up the event loop",
+        source: io::Error::other(error.to_string()),
+    };
+    let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
+    manager.add_subscriber(Box::new(Ending { signals, stop: stop.clone() }));
+    let _raw = match &machine.input {
+        Some(sink) => {
+            let raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;
+            // A terminal of another job would stop us at the first read.
+            if !io::stdin().is_terminal() || terminal::is_ours() {
+                manager.add_subscriber(Box::new(TypedInput::new(sink.clone())?));
+            }
+            raw
+        }
+        _ => None,
+    };
+    if let Some(socket) = control {
+        manager.add_subscriber(Box::new(ControlServer::new(socket, machine.clone(), stop.clone())));
+    }
+    while !stop.requested() {
+        // It fails only when a signal interrupts it.
+        let _ = manager.run();
+    }
+    Ok(())
+}
+
+/// Signals and the request to stop.
+struct Ending {
+    signals: Signals,
+    stop: Arc<Stop>,
+}
+
+impl MutEventSubscriber for Ending {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let _ = ops.add(Events::new(&self.signals.0, EventSet::IN));
+        let _ = ops.add(Events::new(self.stop.event(), EventSet::IN));
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        if events.fd() != self.signals.0.as_raw_fd() {
+            return;
+        }
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        if let Ok(n) = self.signals.0.read(&mut info)
+            && n == info.len()
+        {
+            // The signal's number is the first field, ssi_signo.
+            let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            self.stop.request(Outcome::Signal(number as i32));
+        }
+    }
+}
+
+/// Moves standard input to a console at the speed at which the guest takes it.
+struct TypedInput {
+    stdin: File,
+    sink: Arc<dyn InputSink>,
+    /// Read but not yet taken by the guest.
+    pending: Vec<u8>,
+    waiting: Waiting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// For the user.
+    Input,
+    /// For the guest.
+    Room,
+    /// There is no more input.
+    Nothing,
+}
+
+impl TypedInput {
+    fn new(sink: Arc<dyn InputSink>) -> Result<Self, Error> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(Error::system("open standard input"))?;
+        Ok(Self { stdin: File::from(stdin), sink, pending: Vec::new(), waiting: Waiting::Room })
+    }
+
+    /// Gives what is pending to the guest; true if all of it went.
+    fn give(&mut self) -> bool {
+        let taken = self.sink.input(&self.pending);
+        self.pending.drain(..taken);
+        self.pending.is_empty()
+    }
+
+    fn read(&mut self) -> Waiting {
+        let mut buffer = [0; 256];
+        match self.stdin.read(&mut buffer) {
+            Ok(0) => Waiting::Nothing,
+            Ok(n) => {
+                self.pending.extend_from_slice(&buffer[..n]);
+                if self.give() { Waiting::Input } else { Waiting::Room }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                Waiting::Input
+            }
+            Err(_) => Waiting::Nothing,
+        }
+    }
+
+    /// Waits for what comes next. A file cannot be waited for: it is read as fast as the guest takes it.
+    fn wait_for(&mut self, mut next: Waiting, ops: &mut EventOps<'_>) {
+        while next != self.waiting {
+            let stdin = Events::new(&self.stdin, EventSet::IN);
+            if self.waiting == Waiting::Input {
+                let _ = ops.remove(stdin);
+            }
+            self.waiting = next;
+            if next == Waiting::Input && ops.add(stdin).is_err() {
+                self.waiting = Waiting::Room;
+                next = loop {
+                    match self.read() {
+                        Waiting::Input => {}
+                        other => break other,
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for TypedInput {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let _ = ops.add(Events::new(self.sink.room(), EventSet::IN));
+        self.wait_for(Waiting::Input, ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let next = if events.fd() == self.stdin.as_raw_fd() {
+            self.read()
+        } else {
+            let _ = self.sink.room().read();
+            if self.waiting == Waiting::Room && self.give() { Waiting::Input } else { self.waiting }
+        };
+        self.wait_for(next, ops);
+    }
+}

@@ -1,0 +1,131 @@
+//! Runs one VM from its description to its end.
+//!
+//! Everything that the description names is opened and checked before anything is started, so that bad input harms
+//! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
+
+mod events;
+mod machine;
+mod stats;
+
+pub use machine::Machine;
+
+use crate::config::{Config, Console, Peer};
+use crate::devices::output::Output;
+use crate::status;
+use crate::stop::{Outcome, Stop};
+use crate::virtio::net::passt;
+use crate::vmm::{self, loader, memory};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a VM was not started.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Memory(#[from] memory::Error),
+    #[error("load kernel {}: {source}", path.display())]
+    Kernel { path: PathBuf, source: loader::Error },
+    #[error("open disk {}: {source}", path.display())]
+    Disk { path: PathBuf, source: crate::virtio::block::OpenError },
+    #[error("{0}")]
+    Control(#[from] crate::control::Error),
+    #[error("{0}")]
+    Passt(#[from] passt::Error),
+    #[error("attach to tap interface {name}: {source}")]
+    Tap { name: String, source: io::Error },
+    #[error("connect to network peer {}: {source}", path.display())]
+    Stream { path: PathBuf, source: io::Error },
+    #[error("open console output {}: {source}", path.display())]
+    Console { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Kvm(#[from] vmm::kvm::Error),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+impl Error {
+    /// The exit status for it.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Kvm(error) if error.is_absence() => status::NO_KVM,
+            Self::Kvm(_) | Self::System { .. } => status::VM_FAILURE,
+            _ => status::BAD_INPUT,
+        }
+    }
+
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Runs a VM until it ends, and says how.
+///
+/// # Errors
+/// When it could not be started.
+pub fn run(config: &Config) -> Result<Outcome, Error> {
+    let started = Instant::now();
+    check(config)?;
+    let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
+    let machine = Machine::build(config, &stop, started)?;
+    let signals = events::Signals::block().map_err(Error::system("set up signals"))?;
+    let mut running = machine.start()?;
+    let control = running.take_control();
+    let result = events::serve(running.machine(), &stop, signals, control);
+    let outcome = match result {
+        Ok(()) => stop.outcome().unwrap_or(Outcome::Stopped),
+        Err(error) => Outcome::Failure(error.to_string()),
+    };
+    stop.request(outcome.clone());
+    crate::terminal::restore();
+    running.end();
+    Ok(outcome)
+}
+
+/// What to tell the user about the end, if anything.
+pub fn farewell(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Stopped | Outcome::Signal(_) | Outcome::GuestExit(shared_abi::board::EXIT_OK) => None,
+        Outcome::GuestExit(shared_abi::board::EXIT_PANIC) => Some("the guest panicked".into()),
+        Outcome::GuestExit(code) => Some(format!("the guest ended with code {code}")),
+        Outcome::Failure(why) => Some(format!("the VM cannot go on: {why}")),
+    }
+}
+
+/// What one word of the command line cannot tell.
+fn check(config: &Config) -> Result<(), Error> {
+    let usage = |why: &str| Err(Error::Usage(why.into()));
+    if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {
+        return usage(&format!("a VM has 1 to {} vCPUs, not {}", crate::config::CPUS_MAX, config.cpus));
+    }
+    if !config.publish.is_empty() && config.net.as_ref().map(|net| &net.peer) != Some(&Peer::Passt) {
+        return usage("--publish needs --net passt");
+    }
+    for (index, publish) in config.publish.iter().enumerate() {
+        if config.publish[..index].iter().any(|other| other.host == publish.host) {
+            return usage(&format!("port {} is published twice", publish.host));
+        }
+    }
+    let slots = shared_abi::board::VIRTIO_MMIO_SLOTS as usize;
+    let wanted = config.disks.len()
+        + usize::from(config.net.is_some())
+        + usize::from(config.balloon)
+        + usize::from(config.virtio_console.is_some())
+        + usize::from(config.rng);
+    if wanted > slots {
+        return usage(&format!("{wanted} devices do not fit the board's {slots} slots"));
+    }
+    Ok(memory::check_size(config.memory)?)
+}
+
+fn open_output(console: &Console, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
+    let output = match console {
+        Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
+        Console::File(path) => Output::create(path).map_err(|source| Error::Console { path: path.clone(), source })?,
+    };
+    Ok(Arc::new(output.give_up_on(stop.clone())))
+}

@@ -1,0 +1,78 @@
+//! The one way in which a VM ends: whoever has a reason (the guest, a signal, the control socket, a failure) requests
+//! it here, the first reason wins, and [`crate::run`] waits for it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Why the VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest wrote this code to its exit port.
+    GuestExit(u32),
+    /// The control socket asked for it.
+    Stopped,
+    /// This signal asked for it.
+    Signal(i32),
+    /// The VM cannot go on, because of this.
+    Failure(String),
+}
+
+/// A request to end the VM, shared by all who may make one.
+#[derive(Debug)]
+pub struct Stop {
+    requested: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    event: EventFd,
+}
+
+impl Stop {
+    /// Nothing requested yet.
+    ///
+    /// # Errors
+    /// When the system has no event file descriptor left.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { requested: AtomicBool::new(false), outcome: Mutex::new(None), event: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    /// Ends the VM; the first outcome is the one that counts.
+    pub fn request(&self, outcome: Outcome) {
+        if let Ok(mut slot) = self.outcome.lock() {
+            slot.get_or_insert(outcome);
+        }
+        self.requested.store(true, Ordering::Release);
+        // A full counter is readable too, so a failed write loses nothing.
+        let _ = self.event.write(1);
+    }
+
+    /// Whether somebody asked.
+    pub fn requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// The first outcome requested.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().ok().and_then(|slot| slot.clone())
+    }
+
+    /// Becomes (and stays) readable on a request.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_wins() {
+        let stop = Stop::new().unwrap();
+        assert!(!stop.requested());
+        stop.request(Outcome::GuestExit(7));
+        stop.request(Outcome::Stopped);
+        assert!(stop.requested());
+        assert_eq!(stop.outcome(), Some(Outcome::GuestExit(7)));
+        assert_eq!(stop.event().read().unwrap(), 2);
+    }
+}

@@ -1,0 +1,50 @@
+//! Ending threads that may sit in a system call: a signal that does nothing but interrupt it.
+
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+fn interrupt_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// Makes the interrupting signal harmless for the process. Needed before [`join`].
+pub fn prepare() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler does nothing; without SA_RESTART the signal ends KVM_RUN and blocking writes.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(interrupt_signal(), &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Waits for a thread that was told to end, interrupting what it does. Gives up at the deadline and says whether the
+/// thread ended.
+pub fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
+    while !thread.is_finished() {
+        // Again and again: a signal that comes just before the system call is lost.
+        // SAFETY: the thread has not been joined, so its id is valid.
+        unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    thread.join().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_in_a_system_call_is_interrupted() {
+        prepare();
+        let thread = std::thread::spawn(|| {
+            // SAFETY: pause takes no arguments.
+            unsafe { libc::pause() };
+        });
+        assert!(join(thread, Instant::now() + Duration::from_secs(10)));
+    }
+}

@@ -1,0 +1,240 @@
+//! What a block device stores its sectors in: the [`Engine`] trait, and raw files behind it.
+
+use crate::config::{Disk, DiskAccess};
+use crate::virtio::queue::Slice;
+use shared_abi::virtio::blk::SECTOR_SIZE;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use vmm_sys_util::write_zeroes::{PunchHole, WriteZeroesAt};
+
+/// Storage of a fixed number of bytes. The device checks every range before it calls.
+pub trait Engine: Send {
+    /// Bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buffers` from `offset` on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn read_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Stores `buffers` from `offset` on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn write_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Makes all writes durable.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// The contents of the range do not matter any more.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// The range reads as zeroes from now on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn write_zeroes(&mut self, offset: u64, len: u64, space: Space) -> io::Result<()>;
+}
+
+/// What becomes of the space of zeroed sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// It stays allocated.
+    Keep,
+    /// It may be given back.
+    MayFree,
+}
+
+/// Why a disk image cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum OpenError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is neither a regular file nor a block device")]
+    WrongKind,
+    #[error("it is read-only; add ,ro to give it to the guest like that")]
+    ReadOnly,
+    #[error("it is in use by another process (or given twice)")]
+    Locked,
+    #[error("its size of {0} bytes is not a multiple of {SECTOR_SIZE}")]
+    Size(u64),
+    #[error("it is empty")]
+    Empty,
+}
+
+/// A raw image: sector n is at byte 512 * n of a file or block device.
+#[derive(Debug)]
+pub struct RawFile {
+    file: File,
+    len: u64,
+}
+
+impl RawFile {
+    /// Opens and locks an image: for itself alone, or shared with other readers.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(disk: &Disk) -> Result<Self, OpenError> {
+        let metadata = std::fs::metadata(&disk.path)?;
+        let kind = metadata.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::WrongKind);
+        }
+        let writes = disk.access == DiskAccess::ReadWrite;
+        // Root may write to everything; an image without any write permission is still meant to stay as it is.
+        if writes && metadata.permissions().mode() & 0o222 == 0 {
+            return Err(OpenError::ReadOnly);
+        }
+        let mut file = OpenOptions::new().read(true).write(writes).open(&disk.path).map_err(|error| {
+            let refused = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS));
+            if writes && refused && File::open(&disk.path).is_ok() { OpenError::ReadOnly } else { error.into() }
+        })?;
+        lock(&file, disk.access)?;
+        let len = file.seek(SeekFrom::End(0))?;
+        if len == 0 {
+            return Err(OpenError::Empty);
+        }
+        if !len.is_multiple_of(SECTOR_SIZE as u64) {
+            return Err(OpenError::Size(len));
+        }
+        Ok(Self { file, len })
+    }
+}
+
+/// Takes a lock that lives as long as the open file, whoever shares it.
+fn lock(file: &File, access: DiskAccess) -> Result<(), OpenError> {
+    let kind = match access {
+        DiskAccess::ReadWrite => libc::F_WRLCK,
+        DiskAccess::ReadOnly => libc::F_RDLCK,
+    };
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: `lock` is a complete flock structure, and the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => Err(OpenError::Locked),
+        _ => Err(error.into()),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+impl RawFile {
+    /// One preadv or pwritev after the other until all buffers are through.
+    fn transfer(&self, buffers: &[Slice<'_>], mut offset: u64, direction: Direction) -> io::Result<()> {
+        let guards: Vec<_> = buffers.iter().map(Slice::ptr_guard_mut).collect();
+        let mut vectors: Vec<_> =
+            guards.iter().map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() }).collect();
+        let mut rest = vectors.as_mut_slice();
+        while let [first, ..] = rest {
+            if first.iov_len == 0 {
+                rest = &mut rest[1..];
+                continue;
+            }
+            // A chain has no more buffers than IOV_MAX, and a disk no more bytes than off_t can say.
+            let (fd, count, at) = (self.file.as_raw_fd(), rest.len() as libc::c_int, offset as libc::off_t);
+            // SAFETY: each vector is a slice of guest memory that stays mapped while its guard lives. The guest may
+            // change the bytes meanwhile, which the kernel does not mind.
+            let done = unsafe {
+                match direction {
+                    Direction::Read => libc::preadv(fd, rest.as_ptr(), count, at),
+                    Direction::Write => libc::pwritev(fd, rest.as_ptr(), count, at),
+                }
+            };
+            match done {
+                ..0 => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+                // Somebody cut the image off.
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                done => {
+                    offset += done as u64;
+                    rest = advance(rest, done as usize);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Drops the first `done` bytes of the vectors.
+fn advance(mut vectors: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
+    while done > 0 {
+        let first = &mut vectors[0];
+        if done < first.iov_len {
+            first.iov_base = first.iov_base.cast::<u8>().wrapping_add(done).cast();
+            first.iov_len -= done;
+            break;
+        }
+        done -= first.iov_len;
+        vectors = &mut vectors[1..];
+    }
+    vectors
+}
+
+impl Engine for RawFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()> {
+        self.transfer(buffers, offset, Direction::Read)
+    }
+
+    fn write_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()> {
+        self.transfer(buffers, offset, Direction::Write)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// A hole, or nothing where the file system has no holes.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        match self.file.punch_hole(offset, len) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, space: Space) -> io::Result<()> {
+        if space == Space::MayFree && self.file.punch_hole(offset, len).is_ok() {
+            return Ok(());
+        }
+        self.file.write_all_zeroes_at(offset, len as usize)
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

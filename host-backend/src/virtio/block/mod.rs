@@ -1,0 +1,251 @@
+//! The block device (section 5.2 "Block Device"): one queue of requests over an [`Engine`].
+//!
+//! Data moves between the engine and guest memory without a copy in between, so that nothing here grows with what the
+//! guest asks for. A bad request gets an error status; a chain without room for one is a [`Fault`].
+
+pub mod engine;
+
+use super::queue::Chain;
+use super::{Counters, Device, Fault, Io, Progress, read_config_bytes};
+use crate::config::DiskAccess;
+use crate::vmm::GuestRam;
+pub use engine::{Engine, OpenError, RawFile, Space};
+use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::blk::{
+    Config, Features, ID_LEN, RequestHeader, RequestStatus, RequestType, SECTOR_SIZE, SEGMENT_UNMAP, Segment,
+};
+use std::io;
+use zerocopy::{FromZeros, IntoBytes};
+
+const SECTOR: u64 = SECTOR_SIZE as u64;
+const HEADER: u64 = size_of::<RequestHeader>() as u64;
+const SEGMENT: u64 = size_of::<Segment>() as u64;
+/// A chain of the largest queue, without header and status.
+const SEG_MAX: u32 = super::queue::SIZE_MAX as u32 - 2;
+const DISCARD_SEGMENTS_MAX: u32 = 16;
+const DISCARD_SECTORS_MAX: u32 = 1 << 22;
+/// Where the file system cannot, zeroes are written one by one; this bounds how long that takes.
+const ZEROES_SECTORS_MAX: u32 = 1 << 16;
+
+/// A block device.
+pub struct Block {
+    engine: Box<dyn Engine>,
+    access: DiskAccess,
+    id: [u8; ID_LEN],
+    cache: Cache,
+}
+
+/// Whether writes may wait for a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cache {
+    WriteBack,
+    /// A driver that did not accept FLUSH has no way to ask for it.
+    WriteThrough,
+}
+
+impl Block {
+    /// A block device over `engine`. Of `serial`, the last 20 bytes are used.
+    pub fn new(engine: Box<dyn Engine>, access: DiskAccess, serial: &str) -> Self {
+        let bytes = serial.as_bytes();
+        let tail = &bytes[bytes.len().saturating_sub(ID_LEN)..];
+        let mut id = [0; ID_LEN];
+        id[..tail.len()].copy_from_slice(tail);
+        Self { engine, access, id, cache: Cache::WriteBack }
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            capacity: self.engine.len() / SECTOR,
+            seg_max: SEG_MAX,
+            blk_size: SECTOR_SIZE as u32,
+            num_queues: 1,
+            max_discard_sectors: DISCARD_SECTORS_MAX,
+            max_discard_seg: DISCARD_SEGMENTS_MAX,
+            discard_sector_alignment: 8,
+            max_write_zeroes_sectors: ZEROES_SECTORS_MAX,
+            max_write_zeroes_seg: DISCARD_SEGMENTS_MAX,
+            write_zeroes_may_unmap: 1,
+            ..Config::default()
+        }
+    }
+
+    /// Serves one request; the last writable byte gets its status.
+    fn serve(&mut self, memory: &GuestRam, chain: &Chain, counters: &Counters) -> Result<u32, Fault> {
+        let room = chain.writable_len();
+        let Some(data_room) = room.checked_sub(1) else { return Err(Fault::NoAnswer(chain.head())) };
+        let status = match self.execute(memory, chain, data_room, counters) {
+            Ok(()) => RequestStatus::OK,
+            Err(refusal) => {
+                counters.errors.add(1);
+                refusal.status()
+            }
+        };
+        chain.write(memory, data_room, &[status.0]);
+        // A chain is shorter than 4 GiB. Also after an error: the status is at the end.
+        Ok(room as u32)
+    }
+
+    fn execute(
+        &mut self,
+        memory: &GuestRam,
+        chain: &Chain,
+        data_room: u64,
+        counters: &Counters,
+    ) -> Result<(), Refusal> {
+        let mut header = RequestHeader::new_zeroed();
+        if chain.read(memory, 0, header.as_mut_bytes()) < header.as_bytes().len() {
+            return Err(Refusal::Malformed);
+        }
+        let data_len = chain.readable_len() - HEADER;
+        match header.request_type {
+            RequestType::IN => {
+                let offset = self.range(header.sector, data_room)?;
+                self.engine.read_at(&chain.writable(memory, 0, data_room), offset)?;
+                counters.bytes_to_guest.add(data_room);
+            }
+            RequestType::OUT => {
+                self.may_write()?;
+                let offset = self.range(header.sector, data_len)?;
+                self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset)?;
+                counters.bytes_from_guest.add(data_len);
+                self.write_through()?;
+            }
+            RequestType::FLUSH => self.engine.flush()?,
+            RequestType::GET_ID if data_room >= ID_LEN as u64 => {
+                chain.write(memory, 0, &self.id);
+            }
+            RequestType::GET_ID => return Err(Refusal::Malformed),
+            RequestType::DISCARD | RequestType::WRITE_ZEROES => {
+                self.may_write()?;
+                self.discard_or_zero(memory, chain, data_len, header.request_type)?;
+                self.write_through()?;
+            }
+            _ => return Err(Refusal::Unknown),
+        }
+        Ok(())
+    }
+
+    /// Checks all segments before the first one is executed.
+    fn discard_or_zero(
+        &mut self,
+        memory: &GuestRam,
+        chain: &Chain,
+        data_len: u64,
+        what: RequestType,
+    ) -> Result<(), Refusal> {
+        let discard = what == RequestType::DISCARD;
+        let most = if discard { DISCARD_SECTORS_MAX } else { ZEROES_SECTORS_MAX };
+        let count = data_len / SEGMENT;
+        if !data_len.is_multiple_of(SEGMENT) || !(1..=u64::from(DISCARD_SEGMENTS_MAX)).contains(&count) {
+            return Err(Refusal::Malformed);
+        }
+        let mut segments = [Segment::new_zeroed(); DISCARD_SEGMENTS_MAX as usize];
+        let segments = &mut segments[..count as usize];
+        chain.read(memory, HEADER, segments.as_mut_bytes());
+        for segment in segments.iter() {
+            if segment.flags & !SEGMENT_UNMAP != 0 || discard && segment.flags != 0 {
+                return Err(Refusal::Unknown);
+            }
+            if segment.num_sectors > most {
+                return Err(Refusal::Malformed);
+            }
+            self.range(segment.sector, u64::from(segment.num_sectors) * SECTOR)?;
+        }
+        for segment in segments.iter().filter(|segment| segment.num_sectors != 0) {
+            let (offset, len) = (segment.sector * SECTOR, u64::from(segment.num_sectors) * SECTOR);
+            match segment.flags {
+                _ if discard => self.engine.discard(offset, len)?,
+                SEGMENT_UNMAP => self.engine.write_zeroes(offset, len, Space::MayFree)?,
+                _ => self.engine.write_zeroes(offset, len, Space::Keep)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The byte offset of a range of whole sectors on the disk.
+    fn range(&self, sector: u64, len: u64) -> Result<u64, Refusal> {
+        let offset = sector.checked_mul(SECTOR).ok_or(Refusal::Malformed)?;
+        let end = offset.checked_add(len).ok_or(Refusal::Malformed)?;
+        if len.is_multiple_of(SECTOR) && end <= self.engine.len() { Ok(offset) } else { Err(Refusal::Malformed) }
+    }
+
+    fn may_write(&self) -> Result<(), Refusal> {
+        if self.access == DiskAccess::ReadWrite { Ok(()) } else { Err(Refusal::Malformed) }
+    }
+
+    fn write_through(&mut self) -> io::Result<()> {
+        if self.cache == Cache::WriteThrough { self.engine.flush() } else { Ok(()) }
+    }
+}
+
+/// Why a request was not done.
+#[derive(Debug)]
+enum Refusal {
+    /// It makes no sense, or goes beyond the disk's end, or writes to a read-only disk.
+    Malformed,
+    /// There is no such request.
+    Unknown,
+    /// The storage failed.
+    Storage,
+}
+
+impl Refusal {
+    fn status(&self) -> RequestStatus {
+        match self {
+            Self::Malformed | Self::Storage => RequestStatus::IOERR,
+            Self::Unknown => RequestStatus::UNSUPP,
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(_: io::Error) -> Self {
+        Self::Storage
+    }
+}
+
+impl Device for Block {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        let always = Features::SEG_MAX | Features::BLK_SIZE | Features::FLUSH;
+        let by_access = match self.access {
+            DiskAccess::ReadOnly => Features::RO,
+            DiskAccess::ReadWrite => Features::DISCARD | Features::WRITE_ZEROES,
+        };
+        (always | by_access).bits()
+    }
+
+    fn queue_count(&self) -> usize {
+        1
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        read_config_bytes(self.config().as_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, features: u64) {
+        let accepted = Features::from_bits_truncate(features);
+        self.cache = if accepted.contains(Features::FLUSH) { Cache::WriteBack } else { Cache::WriteThrough };
+    }
+
+    fn reset(&mut self) {
+        self.cache = Cache::WriteBack;
+    }
+
+    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        io.drain(index, |memory, chain, counters| self.serve(memory, chain, counters))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.access {
+            DiskAccess::ReadWrite => self.engine.flush(),
+            DiskAccess::ReadOnly => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

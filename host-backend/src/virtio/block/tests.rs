@@ -1,0 +1,192 @@
+//! Tests of the block device by a driver that sends whatever it likes.
+
+use super::*;
+use crate::config::Disk;
+use crate::virtio::harness::{DATA, READ, Rig, WRITE};
+use proptest::prelude::*;
+use shared_abi::virtio::ring::DescriptorFlags;
+use std::os::unix::fs::MetadataExt;
+
+const SECTORS: u64 = 64;
+const HEADER_AT: u64 = DATA;
+const DATA_AT: u64 = DATA + 0x1000;
+const STATUS_AT: u64 = DATA + 0x800;
+
+fn rig(access: DiskAccess) -> (Rig, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i / SECTOR) as u8 + 1).collect();
+    std::fs::write(file.path(), bytes).unwrap();
+    let engine = RawFile::open(&Disk { path: file.path().into(), access, serial: None }).unwrap();
+    (Rig::running(Block::new(Box::new(engine), access, "a disk of the tests, with a long name")), file)
+}
+
+fn put_header(rig: &Rig, request_type: RequestType, sector: u64) {
+    rig.put(HEADER_AT, RequestHeader { request_type, reserved: 0, sector }.as_bytes());
+    rig.put(STATUS_AT, &[0xaa]);
+}
+
+/// Sends a request with one data buffer and returns its status.
+fn send(rig: &Rig, request_type: RequestType, sector: u64, len: u32, direction: DescriptorFlags) -> RequestStatus {
+    put_header(rig, request_type, sector);
+    let used = rig.request(0, &[(HEADER_AT, 16, READ), (DATA_AT, len, direction), (STATUS_AT, 1, WRITE)]);
+    assert!(used.is_some(), "no answer");
+    RequestStatus(rig.get(STATUS_AT, 1)[0])
+}
+
+fn send_segments(rig: &Rig, what: RequestType, segments: &[Segment]) -> RequestStatus {
+    rig.put(DATA_AT, segments.as_bytes());
+    send(rig, what, 0, segments.as_bytes().len() as u32, READ)
+}
+
+#[test]
+fn sectors_written_are_read_back_and_in_the_file() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    assert_eq!(send(&rig, RequestType::IN, 5, 1024, WRITE), RequestStatus::OK);
+    assert_eq!(rig.get(DATA_AT, 1024), [vec![6; 512], vec![7; 512]].concat());
+    rig.put(DATA_AT, &[0x55; 512]);
+    assert_eq!(send(&rig, RequestType::OUT, SECTORS - 1, 512, READ), RequestStatus::OK);
+    assert_eq!(send(&rig, RequestType::FLUSH, 0, 0, READ), RequestStatus::OK);
+    assert_eq!(std::fs::read(file.path()).unwrap()[(SECTORS as usize - 1) * 512..], [0x55; 512]);
+}
+
+#[test]
+fn data_in_many_odd_pieces_arrives_in_order() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    put_header(&rig, RequestType::IN, 1);
+    let pieces = [(HEADER_AT, 5, READ), (HEADER_AT + 5, 11, READ), (DATA_AT, 100, WRITE), (DATA_AT + 100, 900, WRITE)];
+    // The last piece holds the end of the data and the status.
+    let last = [(DATA_AT + 1000, 25, WRITE)];
+    let used = rig.request(0, &[&pieces[..], &last].concat()).unwrap();
+    assert_eq!(used.len, 1025);
+    assert_eq!(rig.get(DATA_AT, 1025), [vec![2; 512], vec![3; 512], vec![0]].concat());
+}
+
+#[test]
+fn the_id_is_the_end_of_the_serial() {
+    let (rig, _file) = rig(DiskAccess::ReadOnly);
+    assert_eq!(send(&rig, RequestType::GET_ID, 0, 20, WRITE), RequestStatus::OK);
+    assert_eq!(rig.get(DATA_AT, 20), b"ests, with a long name"[2..]);
+    assert_eq!(send(&rig, RequestType::GET_ID, 0, 19, WRITE), RequestStatus::IOERR);
+}
+
+#[test]
+fn requests_past_the_disks_end_fail_and_change_nothing() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    let before = std::fs::read(file.path()).unwrap();
+    for (sector, len) in [(SECTORS, 512), (SECTORS - 1, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (1 << 55, 512)] {
+        assert_eq!(send(&rig, RequestType::OUT, sector, len, READ), RequestStatus::IOERR, "sector {sector}");
+        assert_eq!(send(&rig, RequestType::IN, sector, len, WRITE), RequestStatus::IOERR, "sector {sector}");
+    }
+    assert_eq!(std::fs::read(file.path()).unwrap(), before);
+    assert!(!rig.needs_reset());
+}
+
+#[test]
+fn requests_of_part_of_a_sector_fail() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    assert_eq!(send(&rig, RequestType::IN, 0, 511, WRITE), RequestStatus::IOERR);
+    assert_eq!(send(&rig, RequestType::OUT, 0, 513, READ), RequestStatus::IOERR);
+}
+
+#[test]
+fn an_unknown_request_type_is_unsupported() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    for unknown in [2, 3, 5, 12, 99, u32::MAX] {
+        assert_eq!(send(&rig, RequestType(unknown), 0, 512, READ), RequestStatus::UNSUPP, "type {unknown}");
+    }
+}
+
+#[test]
+fn a_read_only_disk_refuses_all_writes() {
+    let (rig, file) = rig(DiskAccess::ReadOnly);
+    let before = std::fs::read(file.path()).unwrap();
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::IOERR);
+    let segment = Segment { sector: 0, num_sectors: 8, flags: 0 };
+    assert_eq!(send_segments(&rig, RequestType::DISCARD, &[segment]), RequestStatus::IOERR);
+    assert_eq!(send_segments(&rig, RequestType::WRITE_ZEROES, &[segment]), RequestStatus::IOERR);
+    assert_eq!(std::fs::read(file.path()).unwrap(), before);
+    assert_eq!(rig.offered() & Features::RO.bits(), Features::RO.bits());
+}
+
+#[test]
+fn a_short_header_fails_and_a_request_without_status_needs_a_reset() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    put_header(&rig, RequestType::IN, 0);
+    rig.request(0, &[(HEADER_AT, 15, READ), (STATUS_AT, 1, WRITE)]).unwrap();
+    assert_eq!(rig.get(STATUS_AT, 1), [RequestStatus::IOERR.0]);
+    rig.request(0, &[(HEADER_AT, 16, READ)]);
+    assert!(rig.needs_reset());
+    assert!(rig.transport.fault().unwrap().contains("no room for an answer"));
+}
+
+#[test]
+fn zeroes_and_discards_keep_to_their_range() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    let zero = |sector, num_sectors, flags| Segment { sector, num_sectors, flags };
+    let both = [zero(2, 2, 0), zero(8, 8, SEGMENT_UNMAP)];
+    assert_eq!(send_segments(&rig, RequestType::WRITE_ZEROES, &both), RequestStatus::OK);
+    let bytes = std::fs::read(file.path()).unwrap();
+    for sector in 0..SECTORS as usize {
+        let zeroed = (2..4).contains(&sector) || (8..16).contains(&sector);
+        let expected = if zeroed { 0 } else { sector as u8 + 1 };
+        assert_eq!(bytes[sector * 512..][..512], [expected; 512], "sector {sector}");
+    }
+    let blocks = file.as_file().metadata().unwrap().blocks();
+    assert_eq!(send_segments(&rig, RequestType::DISCARD, &[zero(32, 32, 0)]), RequestStatus::OK);
+    assert!(file.as_file().metadata().unwrap().blocks() <= blocks);
+    assert_eq!(file.as_file().metadata().unwrap().len(), SECTORS * SECTOR);
+}
+
+#[test]
+fn bad_segments_are_refused_before_any_is_executed() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    let before = std::fs::read(file.path()).unwrap();
+    let good = Segment { sector: 0, num_sectors: 8, flags: 0 };
+    let cases = [
+        (Segment { sector: SECTORS - 1, num_sectors: 2, flags: 0 }, RequestStatus::IOERR),
+        (Segment { sector: u64::MAX, num_sectors: 1, flags: 0 }, RequestStatus::IOERR),
+        (Segment { sector: 0, num_sectors: u32::MAX, flags: 0 }, RequestStatus::IOERR),
+        (Segment { sector: 0, num_sectors: 1, flags: 2 }, RequestStatus::UNSUPP),
+    ];
+    for (bad, expected) in cases {
+        assert_eq!(send_segments(&rig, RequestType::WRITE_ZEROES, &[good, bad]), expected, "{bad:?}");
+        assert_eq!(send_segments(&rig, RequestType::DISCARD, &[good, bad]), expected, "{bad:?}");
+    }
+    assert_eq!(send_segments(&rig, RequestType::WRITE_ZEROES, &[good; 17]), RequestStatus::IOERR);
+    assert_eq!(send(&rig, RequestType::DISCARD, 0, 15, READ), RequestStatus::IOERR);
+    assert_eq!(std::fs::read(file.path()).unwrap(), before);
+}
+
+#[test]
+fn an_image_cut_off_while_in_use_fails_the_request() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    file.as_file().set_len(1024).unwrap();
+    assert_eq!(send(&rig, RequestType::IN, 8, 512, WRITE), RequestStatus::IOERR);
+}
+
+#[test]
+fn the_capacity_is_in_the_configuration() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    let mut capacity = [0; 8];
+    rig.config(0, &mut capacity);
+    assert_eq!(u64::from_le_bytes(capacity), SECTORS);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Any header and any buffers: an answer or a reset, and the file keeps its size.
+    #[test]
+    fn random_requests_never_hurt_the_host(
+        kind in 0u32..16,
+        sector in prop_oneof![0..SECTORS * 2, any::<u64>()],
+        lens in prop::collection::vec((0u32..5000, any::<bool>()), 0..6),
+    ) {
+        let (rig, file) = rig(DiskAccess::ReadWrite);
+        put_header(&rig, RequestType(kind), sector);
+        let mut buffers = vec![(HEADER_AT, 16, READ)];
+        buffers.extend(lens.iter().map(|(len, write)| (DATA_AT, *len, if *write { WRITE } else { READ })));
+        let answered = rig.request(0, &buffers).is_some();
+        prop_assert!(answered != rig.needs_reset());
+        prop_assert_eq!(file.as_file().metadata().unwrap().len(), SECTORS * SECTOR);
+    }
+}

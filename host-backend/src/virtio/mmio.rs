@@ -1,0 +1,397 @@
+//! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and the life of the device behind.
+//!
+//! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). It works without KVM
+//! and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
+
+use super::queue::{EventIdx, Fault, Placement, SIZE_MAX, VirtQueue};
+use super::{Counters, Device, Io, Progress, Signal};
+use crate::devices::{BusDevice, InterruptLine};
+use crate::vmm::GuestRam;
+use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
+use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+/// "RNGS".
+const VENDOR: u32 = u32::from_le_bytes(*b"RNGS");
+
+/// Features of every device here.
+const COMMON: CommonFeatures =
+    CommonFeatures::VERSION_1.union(CommonFeatures::INDIRECT_DESC).union(CommonFeatures::EVENT_IDX);
+
+/// A slot with its device.
+pub struct MmioTransport {
+    inner: Mutex<Inner>,
+    memory: GuestRam,
+    signal: Signal,
+    device_type: DeviceType,
+    notifier: OnceLock<Notifier>,
+}
+
+/// How the worker of a device hears of work.
+#[derive(Debug)]
+pub struct Notifier {
+    /// One event per queue.
+    pub queues: Vec<EventFd>,
+    /// The device changed its mind about what it waits for.
+    pub wake: EventFd,
+}
+
+struct Inner {
+    device: Box<dyn Device>,
+    status: Status,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    queue_sel: u32,
+    places: Vec<Placement>,
+    queues: Vec<VirtQueue>,
+    fault: Option<String>,
+}
+
+impl MmioTransport {
+    /// A slot with `device` in its reset state.
+    pub fn new(device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
+        let count = device.queue_count();
+        let device_type = device.device_type();
+        let inner = Inner {
+            device,
+            status: Status::empty(),
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            queue_sel: 0,
+            places: vec![Placement::default(); count],
+            queues: (0..count).map(|_| VirtQueue::new()).collect(),
+            fault: None,
+        };
+        let signal = Signal::new(line);
+        Arc::new(Self { inner: Mutex::new(inner), memory, signal, device_type, notifier: OnceLock::new() })
+    }
+
+    /// A read by the guest at `offset` in the slot.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if offset >= CONFIG {
+            return self.lock().device.read_config((offset - CONFIG) as usize, data);
+        }
+        match (Register::at(offset), <&mut [u8; 4]>::try_from(data)) {
+            (Some(register), Ok(data)) => *data = self.read_register(register).to_le_bytes(),
+            _ => self.signal.counters.bad_accesses.add(1),
+        }
+    }
+
+    /// A write by the guest at `offset` in the slot.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        if offset >= CONFIG {
+            self.lock().device.write_config((offset - CONFIG) as usize, data);
+            return self.wake();
+        }
+        match (Register::at(offset), data.try_into()) {
+            (Some(register), Ok(data)) => self.write_register(register, u32::from_le_bytes(data)),
+            _ => self.signal.counters.bad_accesses.add(1),
+        }
+    }
+
+    fn read_register(&self, register: Register) -> u32 {
+        // Lock-free: an interrupt handler reads it while the device works.
+        if register == Register::InterruptStatus {
+            return self.signal.status();
+        }
+        let inner = self.lock();
+        match register {
+            Register::MagicValue => MAGIC,
+            Register::Version => VERSION,
+            Register::DeviceId => self.device_type.0,
+            Register::VendorId => VENDOR,
+            Register::DeviceFeatures => half(inner.offered(), inner.device_features_sel),
+            Register::QueueSizeMax if inner.selected().is_some() => SIZE_MAX.into(),
+            Register::QueueReady => inner.selected().is_some_and(|index| inner.queues[index].ready()).into(),
+            Register::Status => inner.status.bits().into(),
+            Register::ConfigGeneration => self.signal.generation(),
+            // There are no shared memory regions.
+            Register::ShmLenLow | Register::ShmLenHigh | Register::ShmBaseLow | Register::ShmBaseHigh => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    fn write_register(&self, register: Register, value: u32) {
+        match register {
+            Register::InterruptAck => return self.signal.acknowledge(value),
+            Register::QueueNotify => return self.notify(value),
+            _ => {}
+        }
+        let mut inner = self.lock();
+        match register {
+            Register::DeviceFeaturesSel => inner.device_features_sel = value,
+            Register::DriverFeaturesSel => inner.driver_features_sel = value,
+            Register::DriverFeatures => inner.set_driver_features(value),
+            Register::QueueSel => inner.queue_sel = value,
+            Register::QueueSize => inner.place(|place| place.size = value),
+            Register::QueueDescLow => inner.place(|place| set_low(&mut place.descriptors, value)),
+            Register::QueueDescHigh => inner.place(|place| set_high(&mut place.descriptors, value)),
+            Register::QueueDriverLow => inner.place(|place| set_low(&mut place.driver, value)),
+            Register::QueueDriverHigh => inner.place(|place| set_high(&mut place.driver, value)),
+            Register::QueueDeviceLow => inner.place(|place| set_low(&mut place.device, value)),
+            Register::QueueDeviceHigh => inner.place(|place| set_high(&mut place.device, value)),
+            Register::QueueReady => {
+                if let Err(fault) = inner.set_queue_ready(&self.memory, value) {
+                    self.needs_reset(&mut inner, &fault);
+                }
+            }
+            Register::Status => self.write_status(inner, value),
+            _ => self.signal.counters.bad_accesses.add(1),
+        }
+    }
+
+    fn write_status(&self, mut inner: MutexGuard<'_, Inner>, value: u32) {
+        if value == 0 {
+            inner.reset();
+            self.signal.acknowledge(u32::MAX);
+            drop(inner);
+            return self.wake();
+        }
+        // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
+        let mut new = Status::from_bits_truncate(value as u8) - inner.status - Status::DEVICE_NEEDS_RESET;
+        if new.contains(Status::FEATURES_OK) && !inner.features_are_acceptable() {
+            new -= Status::FEATURES_OK;
+        }
+        let starts = new.contains(Status::DRIVER_OK);
+        if starts && !(inner.status | new).contains(Status::FEATURES_OK) {
+            new -= Status::DRIVER_OK;
+        }
+        inner.status |= new;
+        if new.contains(Status::DRIVER_OK) {
+            let features = inner.driver_features;
+            inner.device.activate(features);
+            // A fault from before was not announced: the driver was not there yet.
+            if inner.status.contains(Status::DEVICE_NEEDS_RESET) {
+                self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+            }
+            let count = inner.queues.len();
+            drop(inner);
+            for index in 0..count {
+                self.notify(index as u32);
+            }
+            self.wake();
+        }
+    }
+
+    /// The guest (or a restart) says that queue `index` has buffers.
+    fn notify(&self, index: u32) {
+        match self.notifier.get() {
+            Some(notifier) => {
+                if let Some(event) = notifier.queues.get(index as usize) {
+                    // A full counter is readable too.
+                    let _ = event.write(1);
+                }
+            }
+            None => while self.process_queue(index as usize) == Progress::More {},
+        }
+    }
+
+    /// Lets the device work on a queue now, on this thread.
+    pub fn process_queue(&self, index: usize) -> Progress {
+        self.signal.counters.notifications.add(1);
+        self.work(
+            |device, io| if index < io.queues.len() { device.process_queue(index, io) } else { Ok(Progress::Done) },
+        )
+    }
+
+    /// Lets the device handle its event source now, on this thread.
+    pub fn process_event(&self, events: EventSet) -> Progress {
+        self.work(|device, io| device.process_event(events, io))
+    }
+
+    fn work(&self, what: impl FnOnce(&mut dyn Device, &mut Io<'_>) -> Result<Progress, Fault>) -> Progress {
+        let mut inner = self.lock();
+        if !inner.is_live() {
+            return Progress::Done;
+        }
+        let Inner { device, queues, .. } = &mut *inner;
+        let mut io = Io { memory: &self.memory, queues, signal: &self.signal };
+        match what(device.as_mut(), &mut io) {
+            Ok(progress) => progress,
+            Err(fault) => {
+                self.needs_reset(&mut inner, &fault);
+                Progress::Done
+            }
+        }
+    }
+
+    /// The device cannot go on with what the guest gave it.
+    fn needs_reset(&self, inner: &mut Inner, fault: &Fault) {
+        self.signal.counters.faults.add(1);
+        inner.fault.get_or_insert_with(|| fault.to_string());
+        inner.status |= Status::DEVICE_NEEDS_RESET;
+        if inner.status.contains(Status::DRIVER_OK) {
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+        }
+    }
+
+    /// Tells the guest that the device's configuration space changed.
+    pub fn config_changed(&self) {
+        // Before DRIVER_OK nobody listens, and the driver reads the configuration later anyway.
+        if self.lock().is_live() {
+            self.signal.config_changed();
+        }
+    }
+
+    /// From now on a notification wakes the worker behind `notifier`. Only the first call counts.
+    pub fn attach(&self, notifier: Notifier) {
+        let _ = self.notifier.set(notifier);
+    }
+
+    /// How the worker is woken, once there is one.
+    pub fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.get()
+    }
+
+    /// What the device waits for outside the guest.
+    pub fn event_source(&self) -> Option<(RawFd, EventSet)> {
+        let inner = self.lock();
+        if inner.is_live() { inner.device.event_source() } else { None }
+    }
+
+    /// Number of queues.
+    pub fn queue_count(&self) -> usize {
+        self.lock().queues.len()
+    }
+
+    /// The device's type.
+    pub fn device_type(&self) -> DeviceType {
+        self.device_type
+    }
+
+    /// What the device did so far.
+    pub fn counters(&self) -> &Counters {
+        &self.signal.counters
+    }
+
+    /// Why the device first needed a reset, if it ever did.
+    pub fn fault(&self) -> Option<String> {
+        self.lock().fault.clone()
+    }
+
+    /// The device status register.
+    pub fn status(&self) -> Status {
+        self.lock().status
+    }
+
+    /// Makes what the guest wrote durable.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn flush(&self) -> std::io::Result<()> {
+        self.lock().device.flush()
+    }
+
+    fn wake(&self) {
+        if let Some(notifier) = self.notifier.get() {
+            // A full counter is readable too.
+            let _ = notifier.wake.write(1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.write(offset, data);
+    }
+}
+
+impl Inner {
+    fn offered(&self) -> u64 {
+        self.device.features() | COMMON.bits()
+    }
+
+    /// Whether the device may touch its queues.
+    fn is_live(&self) -> bool {
+        self.status.contains(Status::DRIVER_OK) && !self.status.contains(Status::DEVICE_NEEDS_RESET)
+    }
+
+    fn features_are_acceptable(&self) -> bool {
+        let unknown = self.driver_features & !self.offered();
+        unknown == 0 && self.driver_features & CommonFeatures::VERSION_1.bits() != 0
+    }
+
+    fn set_driver_features(&mut self, value: u32) {
+        if self.status.contains(Status::FEATURES_OK) {
+            return;
+        }
+        match self.driver_features_sel {
+            0 => set_low(&mut self.driver_features, value),
+            1 => set_high(&mut self.driver_features, value),
+            // There are no features up there to accept.
+            _ => {}
+        }
+    }
+
+    fn selected(&self) -> Option<usize> {
+        usize::try_from(self.queue_sel).ok().filter(|index| *index < self.queues.len())
+    }
+
+    /// Changes where the selected queue will be, unless it is live already.
+    fn place(&mut self, change: impl FnOnce(&mut Placement)) {
+        if let Some(index) = self.selected()
+            && !self.queues[index].ready()
+        {
+            change(&mut self.places[index]);
+        }
+    }
+
+    fn set_queue_ready(&mut self, memory: &GuestRam, value: u32) -> Result<(), Fault> {
+        let Some(index) = self.selected() else { return Ok(()) };
+        if value & 1 == 0 {
+            self.queues[index].reset();
+            return Ok(());
+        }
+        if self.queues[index].ready() || !self.status.contains(Status::FEATURES_OK) {
+            return Ok(());
+        }
+        let event_idx = match self.driver_features & CommonFeatures::EVENT_IDX.bits() {
+            0 => EventIdx::Absent,
+            _ => EventIdx::Negotiated,
+        };
+        self.queues[index].set_up(memory, self.places[index], event_idx)
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+        self.queues.iter_mut().for_each(VirtQueue::reset);
+        self.places.fill(Placement::default());
+        self.status = Status::empty();
+        self.driver_features = 0;
+        (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
+    }
+}
+
+fn half(value: u64, select: u32) -> u32 {
+    match select {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn set_low(value: &mut u64, low: u32) {
+    *value = *value & !u64::from(u32::MAX) | u64::from(low);
+}
+
+fn set_high(value: &mut u64, high: u32) {
+    *value = *value & u64::from(u32::MAX) | u64::from(high) << 32;
+}
+
+#[cfg(test)]
+#[path = "mmio_tests.rs"]
+mod tests;

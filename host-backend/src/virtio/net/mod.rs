@@ -1,0 +1,340 @@
+//! The network card (section 5.1 "Network Device"): one pair of queues over a [`Link`].
+//!
+//! A packet is a [`Header`] and a frame. One packet per direction is held here, in buffers of fixed size; what the link
+//! cannot take waits in the guest's queue, what the guest cannot take waits in the link.
+
+pub mod passt;
+pub mod stream;
+pub mod tap;
+
+use super::queue::{Chain, VirtQueue};
+use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
+use crate::config::Mac;
+use crate::vmm::GuestRam;
+use shared_abi::virtio::net::{
+    Config, ETHERNET_HEADER, Features, GSO_NONE, HDR_NEEDS_CSUM, Header, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE,
+};
+use shared_abi::virtio::{CommonFeatures, DeviceType};
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::RawFd;
+use vmm_sys_util::epoll::EventSet;
+use zerocopy::{FromBytes, IntoBytes};
+
+const RX: usize = RECEIVE_QUEUE as usize;
+const TX: usize = TRANSMIT_QUEUE as usize;
+/// Bytes of the header before every frame.
+pub const HEADER_LEN: usize = size_of::<Header>();
+/// Largest packet that a link may deliver or the guest send: a header and a 64 KiB frame.
+pub const PACKET_MAX: usize = HEADER_LEN + ETHERNET_HEADER + (1 << 16);
+/// The MTU that the guest is told.
+pub const MTU: u16 = 1500;
+
+/// Where frames go. Nothing blocks: [`fd`](Self::fd) becomes ready instead.
+pub trait Link: Send {
+    /// Offloads that it can do.
+    fn offloads(&self) -> Features;
+
+    /// The driver accepted these features.
+    fn activate(&mut self, _features: Features) {}
+
+    /// Becomes readable when a packet came, writable when a packet can go.
+    fn fd(&self) -> RawFd;
+
+    /// Sends a packet.
+    ///
+    /// # Errors
+    /// When this packet cannot go, or none can any more ([`Link::is_up`] tells which).
+    fn send(&mut self, packet: &[u8]) -> io::Result<Sent>;
+
+    /// Receives a packet into `packet`, if one is there, and returns its length.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn receive(&mut self, packet: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Goes on with what a [`send`](Self::send) left to do; true when a packet can go.
+    fn flush(&mut self) -> bool;
+
+    /// Whether packets can still come and go.
+    fn is_up(&self) -> bool;
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The link has it.
+    Yes,
+    /// Not now; try again when [`Link::fd`] is writable.
+    Busy,
+}
+
+/// A network card.
+pub struct Net {
+    link: Box<dyn Link>,
+    mac: Mac,
+    features: Features,
+    /// A packet on its way to the guest, its length, 0 for none.
+    incoming: Vec<u8>,
+    incoming_len: usize,
+    outgoing: Vec<u8>,
+    /// The guest has no buffers for what came.
+    starved: bool,
+    /// The link has no room for what the guest sends.
+    busy: bool,
+    up: bool,
+}
+
+/// What became of an incoming packet.
+enum Delivery {
+    Done,
+    Dropped,
+    NoBuffers,
+}
+
+impl Net {
+    /// A card at `link`; without a MAC one is made up.
+    pub fn new(link: Box<dyn Link>, mac: Option<Mac>) -> Self {
+        Self {
+            link,
+            mac: mac.unwrap_or_else(random_mac),
+            features: Features::empty(),
+            incoming: vec![0; PACKET_MAX],
+            incoming_len: 0,
+            outgoing: vec![0; PACKET_MAX],
+            starved: false,
+            busy: false,
+            up: true,
+        }
+    }
+
+    /// Moves packets from the link to the guest.
+    fn receive(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        if !io.queues[RX].ready() {
+            self.starved = true;
+            return Ok(Progress::Done);
+        }
+        self.starved = false;
+        let mut progress = Progress::More;
+        for _ in 0..BATCH {
+            if self.incoming_len == 0 {
+                match self.link.receive(&mut self.incoming) {
+                    Ok(Some(len)) => self.incoming_len = len,
+                    Ok(None) => {
+                        progress = Progress::Done;
+                        break;
+                    }
+                    Err(_) => {
+                        io.signal.counters.errors.add(1);
+                        if !self.link.is_up() {
+                            progress = Progress::Done;
+                            break;
+                        }
+                        continue;
+                    }
+                }
+            }
+            match self.deliver(io)? {
+                Delivery::Done => {
+                    io.signal.counters.requests.add(1);
+                    io.signal.counters.bytes_to_guest.add((self.incoming_len - HEADER_LEN) as u64);
+                    self.incoming_len = 0;
+                }
+                Delivery::Dropped => {
+                    io.signal.counters.errors.add(1);
+                    self.incoming_len = 0;
+                }
+                Delivery::NoBuffers => {
+                    self.starved = true;
+                    progress = Progress::Done;
+                    break;
+                }
+            }
+        }
+        self.follow_link(io);
+        io.interrupt(RX)?;
+        Ok(progress)
+    }
+
+    /// Puts the incoming packet into the guest's buffers: one, or as many as it takes with MRG_RXBUF.
+    fn deliver(&mut self, io: &mut Io<'_>) -> Result<Delivery, Fault> {
+        let queue = &mut io.queues[RX];
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut room = 0;
+        while room < self.incoming_len as u64 {
+            let Some(chain) = pop_or_arm(queue, io.memory)? else {
+                queue.undo_pop(chains.len() as u16);
+                return Ok(if chains.len() == usize::from(queue.size()) {
+                    Delivery::Dropped
+                } else {
+                    Delivery::NoBuffers
+                });
+            };
+            if chain.writable_len() == 0 {
+                return Err(Fault::NoAnswer(chain.head()));
+            }
+            room += chain.writable_len();
+            chains.push(chain);
+            if !self.features.contains(Features::MRG_RXBUF) && room < self.incoming_len as u64 {
+                queue.undo_pop(1);
+                return Ok(Delivery::Dropped);
+            }
+        }
+        let packet = &mut self.incoming[..self.incoming_len];
+        let count = offset_of!(Header, num_buffers);
+        packet[count..count + 2].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let mut rest = &*packet;
+        for chain in &chains {
+            let written = chain.write(io.memory, 0, rest);
+            rest = &rest[written..];
+            queue.push_used(io.memory, chain.head(), written as u32)?;
+        }
+        Ok(Delivery::Done)
+    }
+
+    /// Moves packets from the guest to the link.
+    fn transmit(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        if !io.queues[TX].ready() || self.busy && !self.link.flush() {
+            return Ok(Progress::Done);
+        }
+        self.busy = false;
+        let mut progress = Progress::More;
+        for _ in 0..BATCH {
+            let Some(chain) = pop_or_arm(&mut io.queues[TX], io.memory)? else {
+                progress = Progress::Done;
+                break;
+            };
+            match self.send(io.memory, &chain) {
+                Ok(Sent::Yes) => {
+                    io.signal.counters.requests.add(1);
+                    io.signal.counters.bytes_from_guest.add(chain.readable_len() - HEADER_LEN as u64);
+                }
+                Ok(Sent::Busy) => {
+                    io.queues[TX].undo_pop(1);
+                    self.busy = true;
+                    progress = Progress::Done;
+                    break;
+                }
+                Err(_) => io.signal.counters.errors.add(1),
+            }
+            io.queues[TX].push_used(io.memory, chain.head(), 0)?;
+        }
+        self.follow_link(io);
+        io.interrupt(TX)?;
+        Ok(progress)
+    }
+
+    /// Sends one packet of the guest, if it is one.
+    fn send(&mut self, memory: &GuestRam, chain: &Chain) -> io::Result<Sent> {
+        let malformed = || Err(io::ErrorKind::InvalidData.into());
+        let len = chain.readable_len();
+        if !(HEADER_LEN + ETHERNET_HEADER..=PACKET_MAX).contains(&(len as usize)) {
+            return malformed();
+        }
+        if !self.link.is_up() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let packet = &mut self.outgoing[..len as usize];
+        chain.read(memory, 0, packet);
+        let Ok((header, _)) = Header::mut_from_prefix(packet) else { return malformed() };
+        header.num_buffers = 0;
+        header.flags &= HDR_NEEDS_CSUM;
+        let unfinished = header.flags != 0 && !self.features.contains(Features::CSUM);
+        if unfinished || header.gso_type != GSO_NONE {
+            return malformed();
+        }
+        self.link.send(packet)
+    }
+
+    /// Tells the guest when the link went down.
+    fn follow_link(&mut self, io: &mut Io<'_>) {
+        if self.up && !self.link.is_up() {
+            self.up = false;
+            io.signal.config_changed();
+        }
+    }
+
+    fn config(&self) -> Config {
+        let status = if self.up { STATUS_LINK_UP } else { 0 };
+        Config { mac: self.mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
+    }
+}
+
+/// Takes the next chain; when there is none, asks for a notification first and looks again.
+fn pop_or_arm(queue: &mut VirtQueue, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
+    loop {
+        if let Some(chain) = queue.pop(memory)? {
+            return Ok(Some(chain));
+        }
+        if !queue.enable_notification(memory)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// A locally administered unicast address.
+fn random_mac() -> Mac {
+    let mut bytes = [0u8; 6];
+    // SAFETY: the kernel writes at most the six bytes. Should it fail, the address is still a valid one.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    bytes[0] = bytes[0] & 0xfc | 0x02;
+    Mac(bytes)
+}
+
+impl Device for Net {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::NET
+    }
+
+    fn features(&self) -> u64 {
+        let always = Features::MAC | Features::MTU | Features::STATUS | Features::MRG_RXBUF;
+        (always | self.link.offloads()).bits()
+    }
+
+    fn queue_count(&self) -> usize {
+        2
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        read_config_bytes(self.config().as_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, features: u64) {
+        debug_assert!(features & CommonFeatures::VERSION_1.bits() != 0);
+        self.features = Features::from_bits_truncate(features);
+        self.link.activate(self.features);
+    }
+
+    fn reset(&mut self) {
+        self.features = Features::empty();
+        self.incoming_len = 0;
+        self.starved = false;
+        self.busy = false;
+    }
+
+    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        if index == RX { self.receive(io) } else { self.transmit(io) }
+    }
+
+    fn event_source(&self) -> Option<(RawFd, EventSet)> {
+        let mut set = EventSet::empty();
+        set.set(EventSet::IN, !self.starved);
+        set.set(EventSet::OUT, self.busy);
+        // With nothing to wait for, a hang-up would still wake us again and again.
+        (self.link.is_up() && !set.is_empty()).then(|| (self.link.fd(), set))
+    }
+
+    fn process_event(&mut self, events: EventSet, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        let mut progress = Progress::Done;
+        if self.busy && events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
+            progress = self.transmit(io)?;
+        }
+        if !self.starved && self.receive(io)? == Progress::More {
+            progress = Progress::More;
+        }
+        Ok(progress)
+    }
+}
+
+#[cfg(test)]
+mod tests;

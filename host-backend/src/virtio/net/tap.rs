@@ -1,0 +1,97 @@
+//! A link to a tap interface of this machine. Packets travel with their header, so the system finishes checksums that
+//! the guest left open, and leaves open those that the guest does not need.
+
+use super::{HEADER_LEN, Link, Sent};
+use shared_abi::virtio::net::Features;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// A tap interface.
+#[derive(Debug)]
+pub struct TapLink {
+    file: File,
+    up: bool,
+}
+
+impl TapLink {
+    /// Attaches to the interface of that name (and makes it, for those who may).
+    ///
+    /// # Errors
+    /// When it is not there, not ours, or in use.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        // SAFETY: all zeroes is a valid ifreq.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        if name.len() >= request.ifr_name.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        let header_len = HEADER_LEN as libc::c_int;
+        // SAFETY: TUNSETIFF reads and writes an ifreq, TUNSETVNETHDRSZ reads an int; both live through the calls.
+        unsafe {
+            check(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request))?;
+            check(libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &raw const header_len))?;
+        }
+        Ok(Self { file, up: true })
+    }
+
+    fn ends_on_error<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        // EBADFD: the interface was deleted.
+        if let Err(error) = &result
+            && error.raw_os_error() == Some(libc::EBADFD)
+        {
+            self.up = false;
+        }
+        result
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+impl Link for TapLink {
+    fn offloads(&self) -> Features {
+        Features::CSUM | Features::GUEST_CSUM
+    }
+
+    fn activate(&mut self, features: Features) {
+        let offloads = if features.contains(Features::GUEST_CSUM) { libc::TUN_F_CSUM } else { 0 };
+        // SAFETY: TUNSETOFFLOAD takes its argument by value. Should it fail, the system completes all checksums.
+        unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(offloads)) };
+    }
+
+    fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    fn send(&mut self, packet: &[u8]) -> io::Result<Sent> {
+        match self.file.write(packet) {
+            Ok(_) => Ok(Sent::Yes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Busy),
+            other => self.ends_on_error(other.map(|_| Sent::Yes)),
+        }
+    }
+
+    fn receive(&mut self, packet: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.file.read(packet) {
+            Ok(len) if len > HEADER_LEN => Ok(Some(len)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => self.ends_on_error(Err(error)),
+        }
+    }
+
+    fn flush(&mut self) -> bool {
+        true
+    }
+
+    fn is_up(&self) -> bool {
+        self.up
+    }
+}

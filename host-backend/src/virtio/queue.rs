@@ -1,0 +1,333 @@
+//! A split ring as the devices use it: virtio-queue's ring state, and a strict reading of descriptor chains.
+//!
+//! virtio-queue ends a malformed chain early and says nothing; here a chain is either whole, inside guest memory and in
+//! the right order, or it is a [`Fault`]. A chain is copied once, bounded by [`CHAIN_MAX`], and only the copy is used.
+
+use crate::vmm::GuestRam;
+use shared_abi::virtio::ring;
+use std::sync::atomic::Ordering;
+use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
+use vm_memory::bitmap::BS;
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, Permissions, VolatileSlice};
+
+/// Entries of every queue, at most.
+pub const SIZE_MAX: u16 = 256;
+/// Descriptors of a chain, at most, direct or indirect.
+pub const CHAIN_MAX: usize = SIZE_MAX as usize;
+
+/// A piece of guest memory that was checked to be there.
+pub type Slice<'a> = VolatileSlice<'a, BS<'a, ()>>;
+
+/// What is wrong with a ring, so that its device needs a reset.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Fault {
+    #[error("queue size {0} is not a power of two up to {SIZE_MAX}")]
+    Size(u32),
+    #[error("the queue's {0} at {1:#x} is misaligned or outside memory")]
+    Placement(&'static str, u64),
+    #[error("the available index jumped by more than the queue's size")]
+    AvailableIndex,
+    #[error("the available ring names descriptor {0}, which the queue does not have")]
+    Head(u16),
+    #[error("the chain at descriptor {0} loops, leaves its table or is cut off")]
+    BrokenChain(u16),
+    #[error("the chain at descriptor {0} has more than {CHAIN_MAX} descriptors")]
+    ChainTooLong(u16),
+    #[error("the chain at descriptor {0} has a readable buffer behind a writable one")]
+    Direction(u16),
+    #[error("the chain at descriptor {head} has a buffer outside memory: {len} bytes at {address:#x}")]
+    OutsideMemory { head: u16, address: u64, len: u32 },
+    #[error("the chain at descriptor {0} has no room for an answer")]
+    NoAnswer(u16),
+    #[error("the ring cannot be accessed: {0}")]
+    Ring(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidAvailRingIndex => Self::AvailableIndex,
+            other => Self::Ring(other),
+        }
+    }
+}
+
+/// Where the driver put a queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placement {
+    /// Entries.
+    pub size: u32,
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring.
+    pub driver: u64,
+    /// Used ring.
+    pub device: u64,
+}
+
+/// A queue of a device.
+#[derive(Debug)]
+pub struct VirtQueue {
+    queue: Queue,
+    /// Whether chains were returned since the driver was last considered for an interrupt.
+    returned: bool,
+}
+
+impl Default for VirtQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl VirtQueue {
+    /// A queue that the driver has not set up.
+    pub fn new() -> Self {
+        // SIZE_MAX is a power of two, the only thing that is checked.
+        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: false }
+    }
+
+    /// Makes the queue live where the driver put it.
+    ///
+    /// # Errors
+    /// [`Fault::Size`], [`Fault::Placement`]; the queue is then not ready.
+    pub fn set_up(&mut self, memory: &GuestRam, place: Placement, event_idx: EventIdx) -> Result<(), Fault> {
+        self.reset();
+        let size = u16::try_from(place.size).map_err(|_| Fault::Size(place.size))?;
+        self.queue.try_set_size(size).map_err(|_| Fault::Size(place.size))?;
+        let table = |address| GuestAddress(address);
+        let parts = [
+            ("descriptor table", place.descriptors, ring::descriptor_table_len(size)),
+            ("available ring", place.driver, ring::available_len(size)),
+            ("used ring", place.device, ring::used_len(size)),
+        ];
+        for (what, address, len) in parts {
+            if !GuestMemoryBackend::check_range(memory, table(address), len) {
+                return Err(Fault::Placement(what, address));
+            }
+        }
+        let misplaced = |what, address| move |_| Fault::Placement(what, address);
+        self.queue
+            .try_set_desc_table_address(table(place.descriptors))
+            .map_err(misplaced("descriptor table", place.descriptors))?;
+        self.queue
+            .try_set_avail_ring_address(table(place.driver))
+            .map_err(misplaced("available ring", place.driver))?;
+        self.queue.try_set_used_ring_address(table(place.device)).map_err(misplaced("used ring", place.device))?;
+        self.queue.set_event_idx(event_idx == EventIdx::Negotiated);
+        self.queue.set_ready(true);
+        Ok(())
+    }
+
+    /// Takes the queue away from the driver.
+    pub fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether the driver has set it up.
+    pub fn ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    /// Entries.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Takes the next available chain.
+    ///
+    /// # Errors
+    /// Any [`Fault`] of the ring or the chain.
+    pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
+        let size = self.queue.size();
+        let Some(mut descriptors) = self.queue.iter(memory)?.next() else { return Ok(None) };
+        let head = descriptors.head_index();
+        if head >= size {
+            return Err(Fault::Head(head));
+        }
+        let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
+        let mut goes_on = true;
+        for descriptor in descriptors.by_ref() {
+            if chain.readable.len() + chain.writable.len() == CHAIN_MAX {
+                return Err(Fault::ChainTooLong(head));
+            }
+            let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
+            if !memory.check_range_for(buffer) {
+                return Err(Fault::OutsideMemory { head, address: buffer.address.0, len: buffer.len });
+            }
+            if descriptor.is_write_only() {
+                chain.writable.push(buffer);
+            } else if chain.writable.is_empty() {
+                chain.readable.push(buffer);
+            } else {
+                return Err(Fault::Direction(head));
+            }
+            goes_on = descriptor.has_next();
+        }
+        if goes_on { Err(Fault::BrokenChain(head)) } else { Ok(Some(chain)) }
+    }
+
+    /// Puts the last `count` chains popped back to where they were.
+    pub fn undo_pop(&mut self, count: u16) {
+        let position = self.queue.next_avail().wrapping_sub(count);
+        self.queue.set_next_avail(position);
+    }
+
+    /// Returns a chain to the driver.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
+        self.returned = true;
+        Ok(self.queue.add_used(memory, head, written)?)
+    }
+
+    /// Asks the driver not to notify.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn disable_notification(&mut self, memory: &GuestRam) -> Result<(), Fault> {
+        Ok(self.queue.disable_notification(memory)?)
+    }
+
+    /// Asks the driver to notify about the next chain; true if one came meanwhile.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn enable_notification(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        Ok(self.queue.enable_notification(memory)?)
+    }
+
+    /// Whether the driver wants an interrupt for what was returned since the last call.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        if !std::mem::take(&mut self.returned) || !self.queue.needs_notification(memory)? {
+            return Ok(false);
+        }
+        if self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        // virtio-queue does not look at the driver's flag.
+        let flags = memory
+            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
+            .map_err(|error| Fault::Ring(Error::GuestMemory(error)))?;
+        Ok(flags & ring::AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
+/// Whether VIRTIO_F_EVENT_IDX was negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventIdx {
+    /// Yes.
+    Negotiated,
+    /// No: flags say who wants to be told.
+    Absent,
+}
+
+/// A buffer of a chain.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    address: GuestAddress,
+    len: u32,
+}
+
+trait CheckBuffer {
+    fn check_range_for(&self, buffer: Buffer) -> bool;
+}
+
+impl CheckBuffer for GuestRam {
+    fn check_range_for(&self, buffer: Buffer) -> bool {
+        GuestMemory::check_range(self, buffer.address, buffer.len as usize, Permissions::ReadWrite)
+    }
+}
+
+/// A descriptor chain, checked and copied.
+#[derive(Debug)]
+pub struct Chain {
+    head: u16,
+    readable: Vec<Buffer>,
+    writable: Vec<Buffer>,
+}
+
+impl Chain {
+    /// What to return it under.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes that the device may read.
+    pub fn readable_len(&self) -> u64 {
+        len(&self.readable)
+    }
+
+    /// Bytes that the device may write.
+    pub fn writable_len(&self) -> u64 {
+        len(&self.writable)
+    }
+
+    /// The readable bytes `offset..offset + len`, as they lie in memory.
+    pub fn readable<'a>(&self, memory: &'a GuestRam, offset: u64, len: u64) -> Vec<Slice<'a>> {
+        slices(memory, &self.readable, offset, len)
+    }
+
+    /// The writable bytes `offset..offset + len`, as they lie in memory.
+    pub fn writable<'a>(&self, memory: &'a GuestRam, offset: u64, len: u64) -> Vec<Slice<'a>> {
+        slices(memory, &self.writable, offset, len)
+    }
+
+    /// Copies readable bytes from `offset` on and returns how many there were.
+    pub fn read(&self, memory: &GuestRam, offset: u64, data: &mut [u8]) -> usize {
+        let mut done = 0;
+        for slice in self.readable(memory, offset, data.len() as u64) {
+            done += slice.copy_to(&mut data[done..]);
+        }
+        done
+    }
+
+    /// Copies bytes to the writable part from `offset` on and returns how many there was room for.
+    pub fn write(&self, memory: &GuestRam, offset: u64, data: &[u8]) -> usize {
+        let mut done = 0;
+        for slice in self.writable(memory, offset, data.len() as u64) {
+            slice.copy_from(&data[done..]);
+            done += slice.len();
+        }
+        done
+    }
+
+    /// The ranges of guest memory that the device may write: address and length.
+    pub fn writable_ranges(&self) -> impl Iterator<Item = (GuestAddress, u32)> + '_ {
+        self.writable.iter().map(|buffer| (buffer.address, buffer.len))
+    }
+}
+
+fn len(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| u64::from(buffer.len)).sum()
+}
+
+fn slices<'a>(memory: &'a GuestRam, buffers: &[Buffer], mut offset: u64, mut len: u64) -> Vec<Slice<'a>> {
+    let mut slices = Vec::with_capacity(buffers.len());
+    for buffer in buffers {
+        let buffer_len = u64::from(buffer.len);
+        if offset >= buffer_len {
+            offset -= buffer_len;
+            continue;
+        }
+        let here = (buffer_len - offset).min(len);
+        if here == 0 {
+            break;
+        }
+        // The chain was checked to lie in memory, and memory never shrinks.
+        if let Ok(slice) = memory.get_slice(GuestAddress(buffer.address.0 + offset), here as usize) {
+            slices.push(slice);
+        }
+        offset = 0;
+        len -= here;
+    }
+    slices
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! The thread of a device: waits for notifications of the guest and for the device's own event source, so that no vCPU
+//! does a device's work.
+
+use super::Progress;
+use super::mmio::{MmioTransport, Notifier};
+use crate::threads;
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Event data that is no queue's number.
+const WAKE: u32 = u32::MAX;
+const SOURCE: u32 = u32::MAX - 1;
+
+/// A device's thread.
+pub struct Worker {
+    transport: Arc<MmioTransport>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// Gives a device a thread of its own. From then on notifications go there.
+///
+/// # Errors
+/// When the system gives no thread or no file descriptor.
+pub fn start(name: String, transport: Arc<MmioTransport>) -> io::Result<Worker> {
+    let event = || EventFd::new(EFD_NONBLOCK);
+    let queues = (0..transport.queue_count()).map(|_| event()).collect::<Result<_, _>>()?;
+    transport.attach(Notifier { queues, wake: event()? });
+    threads::prepare();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
+    manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
+    let leave = stop.clone();
+    let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
+        while !leave.load(Ordering::Acquire) {
+            // It fails only when a signal interrupts it.
+            let _ = manager.run();
+        }
+    })?;
+    Ok(Worker { transport, stop, thread })
+}
+
+impl Worker {
+    /// Ends the thread after the request it is working on. Gives up at the deadline and says whether the thread ended.
+    pub fn join(self, deadline: Instant) -> bool {
+        self.stop.store(true, Ordering::Release);
+        if let Some(notifier) = self.transport.notifier() {
+            let _ = notifier.wake.write(1);
+        }
+        threads::join(self.thread, deadline)
+    }
+}
+
+struct Subscriber {
+    transport: Arc<MmioTransport>,
+    source: Option<(RawFd, EventSet)>,
+    /// The source was left before it was exhausted.
+    again: bool,
+}
+
+impl Subscriber {
+    /// Lets the device handle its source. A device may hold input that epoll does not see, so it says if there is more.
+    fn serve_source(&mut self, events: EventSet) {
+        if self.transport.process_event(events) == Progress::More {
+            self.again = true;
+            if let Some(notifier) = self.transport.notifier() {
+                let _ = notifier.wake.write(1);
+            }
+        }
+    }
+
+    /// Waits for what the device wants to wait for now.
+    fn follow_source(&mut self, ops: &mut EventOps<'_>) {
+        let wanted = self.transport.event_source();
+        if wanted == self.source {
+            return;
+        }
+        match (self.source, wanted) {
+            (Some((old, _)), Some((new, set))) if old == new => {
+                let _ = ops.modify(Events::with_data_raw(new, SOURCE, set));
+            }
+            (old, new) => {
+                if let Some((fd, set)) = old {
+                    // A device may have closed it; then it is gone already.
+                    let _ = ops.remove(Events::with_data_raw(fd, SOURCE, set));
+                }
+                if let Some((fd, set)) = new {
+                    let _ = ops.add(Events::with_data_raw(fd, SOURCE, set));
+                }
+            }
+        }
+        self.source = wanted;
+    }
+}
+
+impl MutEventSubscriber for Subscriber {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let Some(notifier) = self.transport.notifier() else { return };
+        for (index, event) in notifier.queues.iter().enumerate() {
+            let _ = ops.add(Events::with_data(event, index as u32, EventSet::IN));
+        }
+        let _ = ops.add(Events::with_data(&notifier.wake, WAKE, EventSet::IN));
+        self.follow_source(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let Some(notifier) = self.transport.notifier() else { return };
+        match events.data() {
+            WAKE => {
+                let _ = notifier.wake.read();
+                if std::mem::take(&mut self.again) {
+                    self.serve_source(EventSet::IN);
+                }
+            }
+            SOURCE => self.serve_source(events.event_set()),
+            index => {
+                let event = &notifier.queues[index as usize];
+                let _ = event.read();
+                if self.transport.process_queue(index as usize) == Progress::More {
+                    let _ = event.write(1);
+                }
+            }
+        }
+        self.follow_source(ops);
+    }
+}

@@ -1,0 +1,121 @@
+//! CPUID as the guest sees it: what KVM supports, with the leaves of the hypervisor rewritten.
+//!
+//! Of KVM's paravirtual features only those are offered that need no hypercall: on a nested KVM without hardware
+//! support `vmcall` from ring 0 never returns.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use shared_abi::{board, kvm};
+
+/// What the guest may use of what KVM offers.
+const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE2
+    .union(kvm::Features::CLOCKSOURCE_STABLE)
+    .union(kvm::Features::STEAL_TIME)
+    .union(kvm::Features::PV_EOI);
+
+/// Rate of the local APIC's timer in KVM.
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+/// What CPUID says beyond the processor's own features.
+#[derive(Clone, Copy, Debug)]
+pub struct Board {
+    /// Frequency of the TSC, 0 if KVM does not tell.
+    pub tsc_khz: u32,
+    /// virtio-mmio slots in use.
+    pub slots: u32,
+    /// vCPUs.
+    pub cpus: u32,
+}
+
+/// The leaves for the vCPU with local APIC id `apic_id`, from those that KVM supports.
+pub fn leaves(supported: &CpuId, board: Board, apic_id: u32) -> Result<CpuId, vmm_sys_util::fam::Error> {
+    let offered = supported.as_slice().iter().find(|entry| entry.function == kvm::CPUID_FIRST + kvm::CPUID_FEATURES);
+    let features = kvm::Features::from_bits_retain(offered.map_or(0, |entry| entry.eax)) & SAFE;
+    let is_hypervisor = |entry: &&kvm_cpuid_entry2| entry.function & 0xf000_0000 == kvm::CPUID_FIRST;
+    let mut entries: Vec<_> = supported.as_slice().iter().filter(|entry| !is_hypervisor(entry)).copied().collect();
+    for entry in &mut entries {
+        match entry.function {
+            1 => {
+                entry.ecx |= kvm::CPUID_1_ECX_HYPERVISOR;
+                entry.ebx = entry.ebx & 0x0000_ffff | board.cpus.min(255) << 16 | apic_id << 24;
+            }
+            0xb | 0x1f => topology(entry, board.cpus, apic_id),
+            _ => {}
+        }
+    }
+    entries.push(signature(kvm::CPUID_FIRST, kvm::CPUID_FIRST + kvm::CPUID_TIMING, kvm::CPUID_SIGNATURE));
+    entries.push(leaf(kvm::CPUID_FIRST + kvm::CPUID_FEATURES, [features.bits(), 0, 0, 0]));
+    entries.push(leaf(kvm::CPUID_FIRST + kvm::CPUID_TIMING, [board.tsc_khz, APIC_BUS_KHZ, 0, 0]));
+    entries.push(signature(board::CPUID_BASE, board::CPUID_BASE + board::CPUID_BOARD, board::CPUID_SIGNATURE));
+    entries.push(leaf(board::CPUID_BASE + board::CPUID_BOARD, [board::REVISION, board.slots, 0, 0]));
+    CpuId::from_entries(&entries)
+}
+
+/// Leaves 0xb and 0x1f: one thread per core, all cores in one package.
+fn topology(entry: &mut kvm_cpuid_entry2, cpus: u32, apic_id: u32) {
+    const THREAD: u32 = 1 << 8;
+    const CORE: u32 = 2 << 8;
+    let id_bits = cpus.next_power_of_two().trailing_zeros();
+    (entry.eax, entry.ebx, entry.ecx) = match entry.index {
+        0 => (0, 1, THREAD),
+        1 => (id_bits, cpus, CORE | 1),
+        index => (0, 0, index),
+    };
+    entry.edx = apic_id;
+    entry.flags |= KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+}
+
+fn leaf(function: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() }
+}
+
+fn signature(function: u32, highest: u32, text: [u8; 12]) -> kvm_cpuid_entry2 {
+    let word = |at: usize| u32::from_le_bytes([text[at], text[at + 1], text[at + 2], text[at + 3]]);
+    leaf(function, [highest, word(0), word(4), word(8)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(cpuid: &CpuId, function: u32) -> kvm_cpuid_entry2 {
+        *cpuid.as_slice().iter().find(|entry| entry.function == function).unwrap()
+    }
+
+    fn made(apic_id: u32) -> CpuId {
+        let supported = [
+            leaf(0, [0x1f, 0, 0, 0]),
+            leaf(1, [0, 0x0042_0800, 0, 0]),
+            leaf(0xb, [0; 4]),
+            leaf(0x4000_0000, [0x4000_0001, 1, 2, 3]),
+            leaf(0x4000_0001, [u32::MAX, 0, 0, 0]),
+        ];
+        let supported = CpuId::from_entries(&supported).unwrap();
+        leaves(&supported, Board { tsc_khz: 2_000_000, slots: 3, cpus: 4 }, apic_id).unwrap()
+    }
+
+    #[test]
+    fn the_board_is_recognizable() {
+        let cpuid = made(0);
+        assert_ne!(find(&cpuid, 1).ecx & 1 << 31, 0);
+        let base = find(&cpuid, board::CPUID_BASE);
+        assert_eq!([base.ebx, base.ecx, base.edx].map(u32::to_le_bytes).concat(), b"RingsideHost");
+        let info = find(&cpuid, base.eax);
+        assert_eq!((info.eax, info.ebx), (board::REVISION, 3));
+        assert_eq!(find(&cpuid, 0x4000_0010).eax, 2_000_000);
+        assert_eq!(cpuid.as_slice().iter().filter(|entry| entry.function == 0x4000_0000).count(), 1);
+    }
+
+    #[test]
+    fn no_feature_needs_a_hypercall() {
+        let features = kvm::Features::from_bits_retain(find(&made(0), 0x4000_0001).eax);
+        assert_eq!(features, SAFE);
+        assert!(!features.intersects(kvm::Features::PV_SEND_IPI | kvm::Features::PV_UNHALT));
+    }
+
+    #[test]
+    fn every_cpu_has_its_own_apic_id() {
+        let cpuid = made(3);
+        assert_eq!(find(&cpuid, 1).ebx, 3 << 24 | 4 << 16 | 0x0800);
+        assert_eq!(find(&cpuid, 0xb).edx, 3);
+    }
+}

@@ -1,0 +1,169 @@
+//! One vCPU: its state at PVH entry, and the loop that runs it on a thread of its own.
+//!
+//! The loop serves the exits that must be served before the guest's next instruction (port and register accesses) and
+//! leaves when somebody asked the VM to stop.
+
+use super::exits::{Cause, Counters};
+use super::kvm::Error;
+use crate::devices::{Access, Bus};
+use crate::stop::{Outcome, Stop};
+use crate::threads;
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use shared_abi::board::START_INFO_ADDR;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// What the vCPUs share.
+pub struct Shared {
+    /// Port I/O.
+    pub ports: Bus,
+    /// Memory that is not RAM.
+    pub mmio: Bus,
+    /// Exits by cause.
+    pub exits: Arc<Counters>,
+    /// When to leave the loop.
+    pub stop: Arc<Stop>,
+}
+
+/// Puts a vCPU into the state of PVH's entry: 32-bit protected mode, flat segments, no paging, EBX = start info.
+///
+/// # Errors
+/// Those of KVM.
+pub fn set_pvh_state(vcpu: &VcpuFd, entry: u32) -> Result<(), Error> {
+    const PROTECTION_ENABLE: u64 = 1;
+    const EXTENSION_TYPE: u64 = 1 << 4;
+    const FLAGS_RESERVED: u64 = 1 << 1;
+    let flat = |selector: u16, type_: u8| kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        type_,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let (code, data) = (flat(0x08, 0xb), flat(0x10, 0x3));
+    let mut sregs = vcpu.get_sregs().map_err(Error::call("KVM_GET_SREGS"))?;
+    sregs.cs = code;
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = kvm_segment { limit: 0x67, type_: 0xb, present: 1, ..Default::default() };
+    sregs.cr0 = PROTECTION_ENABLE | EXTENSION_TYPE;
+    sregs.cr4 = 0;
+    sregs.efer = 0;
+    vcpu.set_sregs(&sregs).map_err(Error::call("KVM_SET_SREGS"))?;
+    let regs = kvm_regs { rip: entry.into(), rbx: START_INFO_ADDR, rflags: FLAGS_RESERVED, ..Default::default() };
+    vcpu.set_regs(&regs).map_err(Error::call("KVM_SET_REGS"))
+}
+
+/// A vCPU on its thread.
+pub struct Running {
+    thread: JoinHandle<()>,
+}
+
+/// Starts a vCPU on a thread of its own.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Running> {
+    threads::prepare();
+    let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
+        while !shared.stop.requested() {
+            run_once(index, &mut vcpu, &shared);
+        }
+    })?;
+    Ok(Running { thread })
+}
+
+impl Running {
+    /// Waits for the thread, which leaves once [`Stop`] is requested. Gives up at the deadline and says whether the
+    /// thread ended: on some hosts a guest instruction can hang in the kernel.
+    pub fn join(self, deadline: Instant) -> bool {
+        threads::join(self.thread, deadline)
+    }
+}
+
+fn run_once(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
+    let cause = match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            served(shared.ports.write(port.into(), data), Cause::PortWrite, Cause::NoPort)
+        }
+        Ok(VcpuExit::IoIn(port, data)) => served(shared.ports.read(port.into(), data), Cause::PortRead, Cause::NoPort),
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            served(shared.mmio.write(address, data), Cause::MmioWrite, Cause::NoMmio)
+        }
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            served(shared.mmio.read(address, data), Cause::MmioRead, Cause::NoMmio)
+        }
+        Ok(VcpuExit::Intr) => Cause::Interrupted,
+        Ok(VcpuExit::Hlt) => Cause::Other,
+        Ok(exit) => {
+            let what = describe(&exit);
+            shared.stop.request(Outcome::Failure(failure(index, vcpu, what)));
+            Cause::Other
+        }
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Cause::Interrupted,
+        Err(error) => {
+            shared.stop.request(Outcome::Failure(failure(index, vcpu, format!("KVM_RUN: {error}"))));
+            Cause::Other
+        }
+    };
+    shared.exits.count(cause);
+}
+
+fn served(access: Access, handled: Cause, nothing: Cause) -> Cause {
+    match access {
+        Access::Handled => handled,
+        Access::Nothing => nothing,
+    }
+}
+
+fn describe(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::Shutdown => "the guest shut down by a triple fault".into(),
+        VcpuExit::InternalError => "KVM gave up (KVM_EXIT_INTERNAL_ERROR)".into(),
+        VcpuExit::FailEntry(reason, _) => format!("the processor refused the guest's state (reason {reason:#x})"),
+        other => format!("unexpected exit {other:?}"),
+    }
+}
+
+/// One line: what happened, and where the vCPU was.
+fn failure(index: u32, vcpu: &mut VcpuFd, what: String) -> String {
+    let mut line = format!("vcpu {index}: {what}");
+    let run = vcpu.get_kvm_run();
+    if run.exit_reason == kvm_bindings::KVM_EXIT_INTERNAL_ERROR {
+        // SAFETY: the exit reason says that this member of the union is the one KVM filled.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        line += &match internal.suberror {
+            KVM_INTERNAL_ERROR_EMULATION => ": an instruction that KVM cannot emulate".to_string(),
+            other => format!(": suberror {other}"),
+        };
+    }
+    if let (Ok(regs), Ok(sregs)) = (vcpu.get_regs(), vcpu.get_sregs()) {
+        line += &format!(
+            "; rip={:#x} cs={:#x} rflags={:#x} rsp={:#x} rax={:#x} rbx={:#x} rcx={:#x} rdx={:#x} rsi={:#x} rdi={:#x} \
+             rbp={:#x} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x}",
+            regs.rip,
+            sregs.cs.selector,
+            regs.rflags,
+            regs.rsp,
+            regs.rax,
+            regs.rbx,
+            regs.rcx,
+            regs.rdx,
+            regs.rsi,
+            regs.rdi,
+            regs.rbp,
+            sregs.cr0,
+            sregs.cr2,
+            sregs.cr3,
+            sregs.cr4,
+            sregs.efer,
+        );
+    }
+    line
+}
