@@ -17,6 +17,7 @@ mod lapic {
     pub(super) const END: usize = 0xb0;
     pub(super) const SPURIOUS: usize = 0xf0;
     pub(super) const TIMER: usize = 0x320;
+    pub(super) const LINT0: usize = 0x350;
     pub(super) const INITIAL_COUNT: usize = 0x380;
     pub(super) const CURRENT_COUNT: usize = 0x390;
     pub(super) const DIVIDE: usize = 0x3e0;
@@ -60,6 +61,8 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
     }
     write_local(lapic::TASK_PRIORITY, 0);
     write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+    // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.
+    write_local(lapic::LINT0, MASKED);
     write_local(lapic::DIVIDE, DIVIDE_BY_1);
     write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
     IO.store(io, Relaxed);
