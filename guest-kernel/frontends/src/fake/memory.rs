@@ -5,7 +5,9 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
+use core::slice;
 use core::sync::atomic::{AtomicU8, Ordering};
+use std::alloc::{Layout, alloc};
 use std::sync::Mutex;
 
 /// Device address of the arena.
@@ -28,9 +30,15 @@ struct Used {
 impl Memory {
     /// An arena of so many pages, full of 0xa5 as uncleared memory is. Leaked: it outlives every buffer.
     pub fn leaked(pages: usize) -> &'static Self {
-        let arena: Vec<Page> = (0..pages).map(|_| Page([const { AtomicU8::new(0xa5) }; PAGE_SIZE])).collect();
+        let layout = Layout::array::<Page>(pages).expect("the arena fits");
+        // SAFETY: the layout is not empty; all bytes are initialised before a reference to them is made.
+        let arena = unsafe {
+            let arena = NonNull::new(alloc(layout)).expect("there is memory for the arena");
+            arena.write_bytes(0xa5, layout.size());
+            slice::from_raw_parts(arena.as_ptr().cast(), pages)
+        };
         let used = Mutex::new(Used { map: vec![false; pages], allocations: 0 });
-        Box::leak(Box::new(Self { pages: arena.leak(), used }))
+        Box::leak(Box::new(Self { pages: arena, used }))
     }
 
     /// Pages that are allocated now.

@@ -25,7 +25,7 @@ pub(crate) fn transport(features: u64, config: Config) -> FakeTransport {
 }
 
 pub(crate) fn pair(features: u64, config: Config, settings: Settings) -> (Net<FakeTransport>, Card) {
-    let memory = Memory::leaked(300);
+    let memory = Memory::leaked(180);
     let transport = transport(features, config);
     let net = Net::new(transport.clone(), memory, settings).expect("the driver comes up");
     let (receive, transmit) = (transport.queue(memory, 0), transport.queue(memory, 1));
