@@ -3,24 +3,15 @@
 use crate::boot;
 use crate::mm::image;
 use crate::trap::TrapFrame;
-use core::fmt;
+use alloc::format;
+use alloc::string::String;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use pvops::patch::{self, Summary};
 use pvops::{site, table::op};
 use shared_abi::report::{Kind, Outcome};
 
-/// What a check saw instead of what it expected.
-struct Wrong(heapless::String<120>);
-
-/// Makes a [`Wrong`].
-fn wrong(arguments: fmt::Arguments<'_>) -> Wrong {
-    let mut text = heapless::String::new();
-    // A reason that is too long is cut.
-    let _ = fmt::Write::write_fmt(&mut text, arguments);
-    Wrong(text)
-}
-
-type Check = fn(&Summary) -> Result<(), Wrong>;
+/// A check says what it saw instead of what it expected.
+type Check = fn(&Summary) -> Result<(), String>;
 
 /// Name, whether it is about patched sites, and the check.
 const CHECKS: &[(&str, bool, Check)] = &[
@@ -47,7 +38,7 @@ pub fn run() -> u32 {
         }
         match check(summary) {
             Ok(()) => crate::console::report(Kind::Check, name, Outcome::Success, |line| Ok(line)),
-            Err(Wrong(why)) => {
+            Err(why) => {
                 failed += 1;
                 crate::console::report(Kind::Check, name, Outcome::Failure, |line| line.field("why", &why));
             }
@@ -56,45 +47,45 @@ pub fn run() -> u32 {
     failed
 }
 
-fn no_indirect_site_is_left(_: &Summary) -> Result<(), Wrong> {
+fn no_indirect_site_is_left(_: &Summary) -> Result<(), String> {
     for site in site::all() {
-        let Some(op) = site.op() else { return Err(wrong(format_args!("corrupt record at {:#x}", site.address()))) };
+        let Some(op) = site.op() else { return Err(format!("corrupt record at {:#x}", site.address())) };
         if patch::is_call_of(&patch::bytes(site), site.address(), op) {
-            return Err(wrong(format_args!("{} at {:#x}", op.name(), site.address())));
+            return Err(format!("{} at {:#x}", op.name(), site.address()));
         }
     }
     Ok(())
 }
 
-fn irq_disable_is_cli_and_nops(_: &Summary) -> Result<(), Wrong> {
+fn irq_disable_is_cli_and_nops(_: &Summary) -> Result<(), String> {
     const CLI: u8 = 0xfa;
     let mut seen = 0;
     for site in site::all().iter().filter(|site| site.op() == Some(op::irq::disable)) {
         let bytes = patch::bytes(site);
         if bytes[0] != CLI || !patch::is_nops(&bytes[1..]) {
-            return Err(wrong(format_args!("{bytes:02x?} at {:#x}", site.address())));
+            return Err(format!("{bytes:02x?} at {:#x}", site.address()));
         }
         seen += 1;
     }
-    if seen == 0 { Err(wrong(format_args!("there is no such site"))) } else { Ok(()) }
+    if seen == 0 { Err("there is no such site".into()) } else { Ok(()) }
 }
 
-fn every_site_is_as_planned(summary: &Summary) -> Result<(), Wrong> {
+fn every_site_is_as_planned(summary: &Summary) -> Result<(), String> {
     let counted = summary.sites() as usize;
     if counted != site::all().len() {
-        return Err(wrong(format_args!("{counted} sites patched of {}", site::all().len())));
+        return Err(format!("{counted} sites patched of {}", site::all().len()));
     }
     for site in site::all() {
         let backend = crate::world().backend();
         match site.op().map(|op| patch::plan(op, site.address(), backend)) {
             Some(Ok(plan)) if plan.bytes == patch::bytes(site) => {}
-            _ => return Err(wrong(format_args!("{:02x?} at {:#x}", patch::bytes(site), site.address()))),
+            _ => return Err(format!("{:02x?} at {:#x}", patch::bytes(site), site.address())),
         }
     }
     Ok(())
 }
 
-fn irq_flag_follows(_: &Summary) -> Result<(), Wrong> {
+fn irq_flag_follows(_: &Summary) -> Result<(), String> {
     let outer = pvops::irq::save();
     let off = pvops::irq::save();
     // SAFETY: these are the flags of a moment ago.
@@ -107,11 +98,11 @@ fn irq_flag_follows(_: &Summary) -> Result<(), Wrong> {
     unsafe { pvops::irq::restore(on) };
     match (off == still_off, outer == on) {
         (true, true) => Ok(()),
-        _ => Err(wrong(format_args!("saved {outer:#x} {off:#x} {still_off:#x} {on:#x}"))),
+        _ => Err(format!("saved {outer:#x} {off:#x} {still_off:#x} {on:#x}")),
     }
 }
 
-fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), Wrong> {
+fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), String> {
     use pvops::mmu::{NO_EXECUTE, WRITE};
     let ranges = [
         (image::text_start(), image::text_end()),
@@ -123,41 +114,41 @@ fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), Wrong> {
         for address in (start..end).chain(physical..physical + (end - start)).step_by(4096) {
             let Some((_, flags)) = crate::mm::paging::lookup(address) else { continue };
             if flags & WRITE != 0 && flags & NO_EXECUTE == 0 {
-                return Err(wrong(format_args!("{address:#x} has {flags:#x}")));
+                return Err(format!("{address:#x} has {flags:#x}"));
             }
         }
     }
     Ok(())
 }
 
-fn text_refuses_writes(_: &Summary) -> Result<(), Wrong> {
+fn text_refuses_writes(_: &Summary) -> Result<(), String> {
     let text = image::text_start();
     for address in [text, crate::mm::direct(image::physical(text))] {
         if !write_faults(address) {
-            return Err(wrong(format_args!("a write to {address:#x} went through")));
+            return Err(format!("a write to {address:#x} went through"));
         }
     }
     Ok(())
 }
 
-fn patched_table_refuses_writes(_: &Summary) -> Result<(), Wrong> {
+fn patched_table_refuses_writes(_: &Summary) -> Result<(), String> {
     let table = pvops::table::live_table();
-    if write_faults(table) { Ok(()) } else { Err(wrong(format_args!("a write to {table:#x} went through"))) }
+    if write_faults(table) { Ok(()) } else { Err(format!("a write to {table:#x} went through")) }
 }
 
-fn stack_guard_is_not_mapped(_: &Summary) -> Result<(), Wrong> {
+fn stack_guard_is_not_mapped(_: &Summary) -> Result<(), String> {
     match crate::mm::paging::lookup(boot::stack_guard()) {
         None => Ok(()),
-        Some((physical, flags)) => Err(wrong(format_args!("mapped to {physical:#x} with {flags:#x}"))),
+        Some((physical, flags)) => Err(format!("mapped to {physical:#x} with {flags:#x}")),
     }
 }
 
-fn time_never_goes_back(_: &Summary) -> Result<(), Wrong> {
+fn time_never_goes_back(_: &Summary) -> Result<(), String> {
     let mut last = pvops::time::now();
     for _ in 0..200 {
         let now = pvops::time::now();
         if now < last {
-            return Err(wrong(format_args!("{now} after {last}")));
+            return Err(format!("{now} after {last}"));
         }
         last = now;
     }

@@ -1,6 +1,7 @@
 //! The Ringside guest kernel. `kernel_main` is its table of contents.
 #![no_std]
 #![no_main]
+#![allow(unreachable_pub, reason = "a program: its modules are its rooms, and `pub` marks their doors")]
 
 extern crate alloc;
 

@@ -117,35 +117,48 @@ pub struct Plan {
     pub bytes: [u8; SITE_LEN],
 }
 
+/// What the sites of one operation become, as far as it does not depend on where they are.
+#[derive(Clone, Copy, Debug)]
+enum Recipe {
+    /// The same bytes everywhere.
+    Same(Plan),
+    /// A call of this function.
+    Call(usize),
+}
+
 /// Decides what the site of `op` at an address becomes.
 ///
 /// # Errors
 /// See [`PatchError`].
 pub fn plan(op: Op, site: usize, backend: &Backend) -> Result<Plan, PatchError> {
+    recipe(op, site, backend)?.at(op, site)
+}
+
+/// What the sites of `op` become; `site` is the one to name in errors.
+fn recipe(op: Op, site: usize, backend: &Backend) -> Result<Recipe, PatchError> {
     let target = backend.target(op).ok_or(PatchError::MissingOp { site, op })?;
+    let Some(template) = backend.template(op) else { return Ok(Recipe::Call(target)) };
+    let code = template.bytes();
     let mut bytes = [0; SITE_LEN];
-    let (kind, used) = match backend.template(op).map(|template| template.bytes()) {
-        Some([]) => (Kind::Nop, 0),
-        Some(code) => {
-            let room = bytes.get_mut(..code.len()).ok_or(PatchError::TemplateTooLong {
-                site,
-                op,
-                template: code.len(),
-                room: SITE_LEN,
-            })?;
-            room.copy_from_slice(code);
-            (Kind::Inline, code.len())
-        }
-        None => {
-            let distance = target.wrapping_sub(site + DIRECT_CALL_LEN) as isize;
-            let distance = i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?;
-            bytes[0] = 0xe8;
-            bytes[1..DIRECT_CALL_LEN].copy_from_slice(&distance.to_le_bytes());
-            (Kind::Direct, DIRECT_CALL_LEN)
-        }
-    };
-    fill_with_nops(&mut bytes[used..]);
-    Ok(Plan { kind, bytes })
+    let too_long = PatchError::TemplateTooLong { site, op, template: code.len(), room: SITE_LEN };
+    bytes.get_mut(..code.len()).ok_or(too_long)?.copy_from_slice(code);
+    fill_with_nops(&mut bytes[code.len()..]);
+    Ok(Recipe::Same(Plan { kind: if code.is_empty() { Kind::Nop } else { Kind::Inline }, bytes }))
+}
+
+impl Recipe {
+    fn at(self, op: Op, site: usize) -> Result<Plan, PatchError> {
+        let target = match self {
+            Self::Same(plan) => return Ok(plan),
+            Self::Call(target) => target,
+        };
+        let distance = target.wrapping_sub(site + DIRECT_CALL_LEN) as isize;
+        let [a, b, c, d] =
+            i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?.to_le_bytes();
+        let mut bytes = [0xe8, a, b, c, d, 0, 0, 0];
+        fill_with_nops(&mut bytes[DIRECT_CALL_LEN..]);
+        Ok(Plan { kind: Kind::Direct, bytes })
+    }
 }
 
 /// The recommended no-operation of each length (Intel SDM volume 2, NOP). One instruction instead of several: where an
@@ -170,7 +183,7 @@ fn fill_with_nops(mut room: &mut [u8]) {
     }
 }
 
-/// Whether the bytes are nothing but no-operations of [`NOPS`].
+/// Whether the bytes are nothing but no-operations that the patcher writes.
 pub fn is_nops(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match NOPS.iter().skip(1).rev().find(|nop| bytes.starts_with(nop)) {
@@ -249,13 +262,20 @@ pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn
         }
         return Ok(summary);
     };
+    // A kernel has hundreds of sites and some thirty operations: what can be decided once is.
+    let mut recipes = [None; Op::COUNT];
     for site in sites {
         let (op, _) = check(site)?;
-        plan(op, site.address(), backend)?;
+        let recipe = match recipes[op.index()] {
+            Some(recipe) => recipe,
+            None => *recipes[op.index()].insert(recipe(op, site.address(), backend)?),
+        };
+        recipe.at(op, site.address())?;
     }
     for site in sites {
         let (op, before) = check(site)?;
-        let plan = plan(op, site.address(), backend)?;
+        let Some(recipe) = recipes[op.index()] else { continue };
+        let plan = recipe.at(op, site.address())?;
         // SAFETY: `check` saw a whole site there; this CPU is here and not in it.
         unsafe { text.write(site.address(), &plan.bytes) };
         summary.add(op, Some(plan.kind), before, plan.bytes);
@@ -287,8 +307,9 @@ fn check(site: &Site) -> Result<(Op, [u8; SITE_LEN]), PatchError> {
 
 /// Whether the bytes are the call through the live table's slot of `op`.
 pub fn is_call_of(bytes: &[u8; SITE_LEN], address: usize, op: Op) -> bool {
-    let [0xff, 0x15, a, b, c, d, ..] = *bytes else { return false };
-    let displacement = i32::from_le_bytes([a, b, c, d]) as isize;
-    let slot = (address + INDIRECT_CALL_LEN).wrapping_add_signed(displacement);
-    slot == live_table() + op.index() * size_of::<usize>()
+    let slot = live_table() + op.index() * size_of::<usize>();
+    let displacement = slot.wrapping_sub(address + INDIRECT_CALL_LEN) as u32;
+    // ff 15: call [rip + disp32].
+    let call = u64::from(displacement) << 16 | 0x15ff;
+    u64::from_le_bytes(*bytes) & 0xffff_ffff_ffff == call
 }

@@ -149,9 +149,9 @@ fn keep(text: &str) -> &'static str {
     static mut KEPT: [u8; CMDLINE_MAX] = [0; CMDLINE_MAX];
     // SAFETY: called once, by the boot CPU, for the VMM's command line, which is shorter than the buffer.
     unsafe {
-        let kept = &mut *(&raw mut KEPT);
-        kept[..text.len()].copy_from_slice(text.as_bytes());
-        str::from_utf8_unchecked(&kept[..text.len()])
+        let kept = (&raw mut KEPT).cast::<u8>();
+        kept.copy_from_nonoverlapping(text.as_ptr(), text.len());
+        str::from_utf8_unchecked(core::slice::from_raw_parts(kept, text.len()))
     }
 }
 

@@ -11,16 +11,6 @@ use uart::Uart;
 /// The serial port.
 static SERIAL: Lock<Uart> = Lock::new(Uart::new(shared_abi::board::COM1_PORT));
 
-/// Where everything is printed.
-pub struct Console;
-
-impl Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        SERIAL.lock().write(text.as_bytes());
-        Ok(())
-    }
-}
-
 /// Collects a line, so that it goes out in few port accesses and is not torn by another task's.
 struct Line(heapless::Vec<u8, 256>);
 

@@ -15,7 +15,6 @@ use core::mem::offset_of;
 /// The registers of the interrupted code.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[expect(missing_docs, reason = "register names")]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,

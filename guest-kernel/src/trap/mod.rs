@@ -63,7 +63,7 @@ pub fn init(names: crate::boot::info::Symbols) {
     }
     // SAFETY: as above; all tables are static.
     unsafe {
-        (*(&raw mut TSS)).interrupt_stacks[0] = (&raw const FAULT_STACK).addr() as u64 + FAULT_STACK_SIZE as u64;
+        TSS.interrupt_stacks[0] = (&raw const FAULT_STACK).addr() as u64 + FAULT_STACK_SIZE as u64;
         let (base, limit) = ((&raw const TSS).addr() as u64, size_of::<Tss>() as u64 - 1);
         // Present, available 64-bit TSS.
         BOOT_GDT[usize::from(TSS_SELECTOR) / 8] =
