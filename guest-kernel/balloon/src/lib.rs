@@ -182,8 +182,8 @@ impl<T: Transport> Balloon<T> {
         self.state
     }
 
-    /// Out of memory: takes up to `count` pages back, at most one batch a call, if the host agreed to that. Never
-    /// allocates. Returns how many are back already; under MUST_TELL_HOST they come with a later [`Balloon::poll`]. The balloon
+    /// Out of memory: takes up to `count` pages back, at most one batch a call, if the host agreed to that. Neither
+    /// allocates nor frees, so that the heap may call it. Returns how many are back already; under MUST_TELL_HOST they come with a later [`Balloon::poll`]. The balloon
     /// does not grow again before the kernel has that many pages to spare.
     pub fn release_on_oom<P: PageSource>(&mut self, pages: &mut P, count: u32) -> u32 {
         if !self.device.is_live() || !self.features.contains(Features::DEFLATE_ON_OOM) {
@@ -317,6 +317,7 @@ impl<T: Transport> Balloon<T> {
     fn deflate_towards(&mut self, surplus: u32) -> State {
         let count = self.deflating.capacity().min(surplus as usize);
         self.deflating.pages.extend(core::iter::from_fn(|| self.held.pop()).take(count));
+        self.held.trim();
         if !self.deflating.send(&mut self.deflate) {
             self.deflating.pages.drain(..).for_each(|page| self.held.push(page));
         }
@@ -327,7 +328,6 @@ impl<T: Transport> Balloon<T> {
         let state = State::Shortfall { wanted: self.target, got: self.held.len() as u32 };
         if state != self.state {
             self.counters.shortfalls += 1;
-            log::info!("balloon: the host wants {} pages, {} is all there is to give", self.target, self.held.len());
         }
         state
     }

@@ -1,6 +1,6 @@
 //! Which pages are in the balloon: a stack of page numbers that costs 4 bytes a page.
 //!
-//! It grows in chunks, ahead of need, and never moves what it has: nothing allocates while pages go back.
+//! It grows in chunks, ahead of need, and never moves what it has; taking pages out neither allocates nor frees.
 
 use crate::pages::Pfn;
 use alloc::collections::TryReserveError;
@@ -38,13 +38,15 @@ impl PageList {
         self.len += 1;
     }
 
-    /// Takes the page that was added last. Frees chunks, but for one behind the one in use: so there still is room for a
-    /// batch, which is no larger than a chunk, that was reserved before.
+    /// Takes the page that was added last. Frees nothing: the heap may be in the middle of asking for it.
     pub(crate) fn pop(&mut self) -> Option<Pfn> {
         self.len = self.len.checked_sub(1)?;
-        let at = self.len / CHUNK;
-        self.chunks.truncate(at + 2);
-        self.chunks[at].pop()
+        self.chunks[self.len / CHUNK].pop()
+    }
+
+    /// Frees chunks, but for one behind the one in use.
+    pub(crate) fn trim(&mut self) {
+        self.chunks.truncate(self.len / CHUNK + 2);
     }
 }
 
@@ -69,11 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn popping_frees_all_but_one_spare_chunk() {
+    fn trimming_frees_all_but_one_spare_chunk() {
         let mut list = PageList::default();
         list.reserve(10 * CHUNK).unwrap();
         (0..10 * CHUNK).for_each(|number| list.push(Pfn::new(number as u32)));
         (0..9 * CHUNK).for_each(|_| assert!(list.pop().is_some()));
-        assert!(list.chunks.len() <= 3);
+        assert_eq!(list.chunks.len(), 10);
+        list.trim();
+        assert_eq!(list.chunks.len(), 3);
+        assert_eq!(list.len(), CHUNK);
     }
 }
