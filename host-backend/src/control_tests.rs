@@ -1,1 +1,161 @@
+//! Tests of the control socket: every answer, and clients that misbehave.
 
+use super::*;
+use crate::virtio::balloon::Balloon;
+use crate::vmm::GuestRam;
+use event_manager::{EventManager, SubscriberOps};
+use std::io::{BufRead, BufReader};
+use vm_memory::GuestAddress;
+
+struct Fake(Option<BalloonHandle>);
+
+impl Controlled for Fake {
+    fn status(&self) -> Value {
+        json!({"state": "running"})
+    }
+    fn stats(&self) -> Value {
+        json!({"exits": {}})
+    }
+    fn balloon(&self) -> Option<&BalloonHandle> {
+        self.0.as_ref()
+    }
+}
+
+struct Server {
+    manager: EventManager<Box<dyn MutEventSubscriber>>,
+    path: PathBuf,
+    stop: Arc<Stop>,
+    _folder: tempfile::TempDir,
+}
+
+fn server(balloon: Option<BalloonHandle>) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let stop = Arc::new(Stop::new().unwrap());
+    let socket = ControlSocket::bind(&path).unwrap();
+    let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+    manager.add_subscriber(Box::new(ControlServer::new(socket, Arc::new(Fake(balloon)), stop.clone())));
+    Server { manager, path, stop, _folder: folder }
+}
+
+impl Server {
+    fn serve(&mut self) {
+        while self.manager.run_with_timeout(20).unwrap() > 0 {}
+    }
+
+    fn connect(&mut self) -> BufReader<UnixStream> {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        self.serve();
+        BufReader::new(stream)
+    }
+
+    /// Sends bytes and returns one line of the answer, empty if the client was turned away.
+    fn ask(&mut self, client: &mut BufReader<UnixStream>, bytes: &[u8]) -> Value {
+        client.get_mut().write_all(bytes).unwrap();
+        self.serve();
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn ask_once(&mut self, line: &str) -> Value {
+        let mut client = self.connect();
+        self.ask(&mut client, format!("{line}\n").as_bytes())
+    }
+}
+
+fn balloon() -> BalloonHandle {
+    Balloon::new(&GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap()).unwrap().handle()
+}
+
+#[test]
+fn requests_get_one_line_each() {
+    let mut server = server(None);
+    assert_eq!(server.ask_once(r#"{"command":"status"}"#), json!({"ok": true, "state": "running"}));
+    assert_eq!(server.ask_once(r#"{"command":"stats"}"#)["exits"], json!({}));
+    let mut client = server.connect();
+    let two = b"{\"command\":\"status\"}\n{\"command\":\"none\"}\n";
+    assert_eq!(server.ask(&mut client, two)["ok"], true);
+    let mut second = String::new();
+    client.read_line(&mut second).unwrap();
+    assert!(second.contains("unknown command"));
+}
+
+#[test]
+fn stop_ends_the_vm() {
+    let mut server = server(None);
+    assert_eq!(server.ask_once(r#"{"command":"stop"}"#), json!({"ok": true}));
+    assert_eq!(server.stop.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn the_balloon_is_set_and_read() {
+    let mut server = server(Some(balloon()));
+    assert_eq!(server.ask_once(r#"{"command":"balloon","target_mib":1}"#)["target_pages"], 256);
+    assert_eq!(server.ask_once(r#"{"command":"balloon","target_pages":3}"#)["target_pages"], 3);
+    let numbers = server.ask_once(r#"{"command":"balloon"}"#);
+    assert_eq!((&numbers["target_pages"], &numbers["returned_pages"]), (&json!(3), &json!(0)));
+}
+
+#[test]
+fn bad_requests_get_an_error() {
+    let mut with = server(Some(balloon()));
+    for bad in [
+        r#"{"command":"balloon","target_mib":5}"#,
+        r#"{"command":"balloon","target_mib":18446744073709551615}"#,
+        r#"{"command":"balloon","target_mib":1,"target_pages":1}"#,
+        r#"{"command":"balloon","target_mib":-1}"#,
+        r#"{"command":"status","target_mib":1}"#,
+        r#"{"command":"status","x":1}"#,
+        r#"{"command":7}"#,
+        "[]",
+        "hello",
+        "\u{1f388}",
+    ] {
+        let answer = with.ask_once(bad);
+        assert_eq!(answer["ok"], false, "{bad}");
+        assert!(answer["error"].as_str().is_some_and(|text| !text.contains('\n')), "{answer}");
+    }
+    assert_eq!(server(None).ask_once(r#"{"command":"balloon"}"#)["ok"], false);
+}
+
+#[test]
+fn an_endless_line_is_cut_off() {
+    let mut server = server(None);
+    let mut client = server.connect();
+    let answer = server.ask(&mut client, &[b'x'; LINE_MAX + 1]);
+    assert_eq!(answer["error"], "the line is too long");
+    let mut rest = Vec::new();
+    assert_eq!(client.read_to_end(&mut rest).unwrap_or(0), 0);
+}
+
+#[test]
+fn too_many_clients_are_turned_away_and_there_is_room_again() {
+    let mut server = server(None);
+    let clients: Vec<_> = (0..CLIENTS_MAX).map(|_| server.connect()).collect();
+    let mut line = String::new();
+    server.connect().read_line(&mut line).unwrap();
+    assert!(line.contains("too many clients"));
+    drop(clients);
+    server.serve();
+    assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
+}
+
+#[test]
+fn a_path_in_use_is_refused_and_left_alone() {
+    let server = server(None);
+    assert!(matches!(ControlSocket::bind(&server.path), Err(Error::InUse(_))));
+    assert!(server.path.exists());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert!(matches!(ControlSocket::bind(file.path()), Err(Error::Exists(_))));
+    assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket")), Err(Error::Io { .. })));
+}
+
+#[test]
+fn the_socket_goes_with_the_server() {
+    let server = server(None);
+    let path = server.path.clone();
+    drop(server.manager);
+    assert!(!path.exists());
+}
