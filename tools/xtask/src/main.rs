@@ -1,2 +1,42 @@
-//! To come.
-fn main() {}
+//! `cargo xtask`: sets up what is needed, builds, boots, tests and measures. See `cargo xtask --help`.
+//!
+//! Writes nothing outside of the target directory but the packages and the compiler target that `setup` names.
+//! Exit status 0: done; 1: a step failed, and was named; 2: the arguments are no good.
+
+mod artifacts;
+mod bench;
+mod boots;
+mod options;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod ui;
+mod workspace;
+
+use clap::Parser;
+use options::{BenchCommand, Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let common = cli.common;
+    match cli.command {
+        Command::Setup => setup::command(&common),
+        Command::Build => artifacts::command(&common),
+        Command::Run(options) => run::command(&common, &options),
+        Command::Test => test::command(&common),
+        Command::Bench { what: BenchCommand::Boot } => bench::boot(&common),
+        Command::Bench { what: BenchCommand::Start } => anyhow::bail!("bench start is not there yet"),
+    }
+}

@@ -1,0 +1,216 @@
+//! The balloon from outside: ringside's control socket or QEMU's QMP. Both are JSON lines over a Unix socket.
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// An answer takes at most this long.
+const ANSWER: Duration = Duration::from_secs(10);
+/// No answer is longer.
+const ANSWER_MAX: u64 = 1 << 20;
+const PAGE: u64 = 4096;
+
+/// The balloon as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balloon {
+    /// 4 KiB pages that the guest has given.
+    pub actual_pages: u64,
+    /// 4 KiB pages that the host has given back to the system, where it says.
+    pub returned_pages: Option<u64>,
+}
+
+/// A connection to the host side of a running machine.
+#[derive(Debug)]
+pub struct Control {
+    reader: BufReader<UnixStream>,
+    protocol: Protocol,
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, Debug)]
+pub enum Protocol {
+    /// Ringside's control socket.
+    Ringside,
+    /// QEMU's; with the bytes of memory that the guest has, for QMP counts what is left.
+    Qmp {
+        /// Bytes of memory without a balloon.
+        memory: u64,
+    },
+}
+
+impl Control {
+    /// Connects, once the other side listens.
+    ///
+    /// # Errors
+    /// When it does not within a few seconds.
+    pub fn connect(socket: &Path, protocol: Protocol) -> Result<Self> {
+        let deadline = Instant::now() + ANSWER;
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).with_context(|| format!("cannot connect to {}", socket.display()));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        Self::over(stream, protocol)
+    }
+
+    fn over(stream: UnixStream, protocol: Protocol) -> Result<Self> {
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_write_timeout(Some(ANSWER))?;
+        let mut control = Self { reader: BufReader::new(stream), protocol };
+        if matches!(protocol, Protocol::Qmp { .. }) {
+            let greeting = control.read()?;
+            if greeting.get("QMP").is_none() {
+                bail!("no QMP greeting but {greeting}");
+            }
+            control.ask(&json!({"execute": "qmp_capabilities"}))?;
+        }
+        Ok(control)
+    }
+
+    /// Sets the target of the balloon, in 4 KiB pages.
+    ///
+    /// # Errors
+    /// What the other side says against it.
+    pub fn set_balloon(&mut self, pages: u64) -> Result<()> {
+        let request = match self.protocol {
+            Protocol::Ringside => json!({"command": "balloon", "target_pages": pages}),
+            Protocol::Qmp { memory } => {
+                let left =
+                    memory.checked_sub(pages * PAGE).ok_or_else(|| anyhow!("{pages} pages are all the memory"))?;
+                json!({"execute": "balloon", "arguments": {"value": left}})
+            }
+        };
+        self.ask(&request).map(drop)
+    }
+
+    /// Reads the balloon.
+    ///
+    /// # Errors
+    /// When the other side does not say.
+    pub fn balloon(&mut self) -> Result<Balloon> {
+        let number = |answer: &Value, key: &str| {
+            answer.get(key).and_then(Value::as_u64).ok_or_else(|| anyhow!("no number {key:?} in {answer}"))
+        };
+        match self.protocol {
+            Protocol::Ringside => {
+                let answer = self.ask(&json!({"command": "balloon"}))?;
+                let returned_pages = Some(number(&answer, "returned_pages")?);
+                Ok(Balloon { actual_pages: number(&answer, "actual_pages")?, returned_pages })
+            }
+            Protocol::Qmp { memory } => {
+                let answer = self.ask(&json!({"execute": "query-balloon"}))?;
+                let given = memory.saturating_sub(number(&answer, "actual")?);
+                Ok(Balloon { actual_pages: given / PAGE, returned_pages: None })
+            }
+        }
+    }
+
+    /// Reads the balloon until it has so many pages, or for a few seconds; the last reading.
+    ///
+    /// # Errors
+    /// Those of [`balloon`](Self::balloon).
+    pub fn settled_balloon(&mut self, pages: u64) -> Result<Balloon> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let balloon = self.balloon()?;
+            if balloon.actual_pages == pages || Instant::now() >= deadline {
+                return Ok(balloon);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn ask(&mut self, request: &Value) -> Result<Value> {
+        let mut line = request.to_string();
+        line.push('\n');
+        self.reader.get_mut().write_all(line.as_bytes()).context("cannot write to the control socket")?;
+        loop {
+            let mut answer = self.read()?;
+            // QMP tells events in between.
+            if answer.get("event").is_some() {
+                continue;
+            }
+            if let Some(error) = answer.get("error") {
+                bail!("{request} was refused: {error}");
+            }
+            if let Some(value) = answer.get_mut("return") {
+                return Ok(value.take());
+            }
+            return Ok(answer);
+        }
+    }
+
+    fn read(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        let len = Read::by_ref(&mut self.reader).take(ANSWER_MAX).read_line(&mut line);
+        if len.context("no answer on the control socket")? == 0 {
+            bail!("the control socket was closed");
+        }
+        serde_json::from_str(&line).with_context(|| format!("no JSON on the control socket: {line:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers each line with the next of `answers`; returns what it was asked.
+    fn serve(
+        mut stream: UnixStream,
+        first: &'static str,
+        answers: Vec<&'static str>,
+    ) -> thread::JoinHandle<Vec<Value>> {
+        thread::spawn(move || {
+            stream.write_all(first.as_bytes()).unwrap();
+            let mut reader = BufReader::new(stream);
+            let mut asked = Vec::new();
+            for answer in answers {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                asked.push(serde_json::from_str(&line).unwrap());
+                reader.get_mut().write_all(answer.as_bytes()).unwrap();
+            }
+            asked
+        })
+    }
+
+    #[test]
+    fn qmp_counts_the_memory_left_and_its_events_are_skipped() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let answers = vec![
+            "{\"return\": {}}\n",
+            "{\"event\": \"BALLOON_CHANGE\", \"data\": {\"actual\": 1}}\n{\"return\": {}}\n",
+            "{\"return\": {\"actual\": 117440512}}\n",
+        ];
+        let server = serve(theirs, "{\"QMP\": {}}\n", answers);
+        let mut control = Control::over(ours, Protocol::Qmp { memory: 128 << 20 }).unwrap();
+        control.set_balloon(4096).unwrap();
+        assert_eq!(control.balloon().unwrap(), Balloon { actual_pages: 4096, returned_pages: None });
+        let asked = server.join().unwrap();
+        assert_eq!(asked[1]["arguments"]["value"], (128 << 20) - 4096 * 4096);
+    }
+
+    #[test]
+    fn ringside_answers_in_pages_and_its_errors_are_told() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let answers = vec![
+            "{\"target_pages\": 16, \"actual_pages\": 0, \"returned_pages\": 0}\n",
+            "{\"target_pages\": 16, \"actual_pages\": 16, \"returned_pages\": 12}\n",
+            "{\"error\": \"no balloon\"}\n",
+        ];
+        let server = serve(theirs, "", answers);
+        let mut control = Control::over(ours, Protocol::Ringside).unwrap();
+        control.set_balloon(16).unwrap();
+        assert_eq!(control.balloon().unwrap(), Balloon { actual_pages: 16, returned_pages: Some(12) });
+        assert!(control.balloon().unwrap_err().to_string().contains("no balloon"));
+        assert_eq!(server.join().unwrap()[0]["target_pages"], 16);
+    }
+}

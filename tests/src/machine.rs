@@ -1,0 +1,349 @@
+//! A virtual machine on one of the testbeds: its command line, its process, its end.
+//!
+//! The same [`Machine`] describes all testbeds, so that the same image bytes meet the same devices everywhere.
+
+use crate::console::Console;
+use crate::control::{Control, Protocol};
+use crate::testbed::{QEMU, Testbed};
+use anyhow::{Context, Result, anyhow};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fmt::{self, Display};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What a process may have to say on its error output before we stop listening.
+const STDERR_MAX: u64 = 64 << 10;
+/// The path of a Unix socket has at most 107 bytes; this leaves some for its name.
+const SOCKET_FOLDER_MAX: usize = 80;
+
+/// Whether the guest may write to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It may not.
+    ReadOnly,
+    /// It may.
+    ReadWrite,
+}
+
+/// A disk image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What the guest may do.
+    pub access: Access,
+}
+
+/// A forwarded TCP port of the loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// On the loopback.
+    pub host: u16,
+    /// In the guest.
+    pub guest: u16,
+}
+
+impl Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.guest)
+    }
+}
+
+/// Where the guest's serial line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialLine {
+    /// To us.
+    Captured,
+    /// To the terminal that we run on, both ways.
+    Terminal,
+}
+
+/// A virtual machine with a disk, a network card, a balloon and an entropy device.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Where.
+    pub testbed: Testbed,
+    /// The image.
+    pub image: PathBuf,
+    /// Added to the image's own command line.
+    pub cmdline: String,
+    /// Bytes.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// The disk.
+    pub disk: Disk,
+    /// The forwarded port.
+    pub publish: Publish,
+    /// Our host program.
+    pub ringside: PathBuf,
+    /// For sockets; see [`run_folder`].
+    pub folder: PathBuf,
+}
+
+/// A folder for the files of one run, below `base` where socket paths stay short enough.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn run_folder(base: &Path) -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("ringside-run-");
+    let folder = if base.as_os_str().len() > SOCKET_FOLDER_MAX { builder.tempdir() } else { builder.tempdir_in(base) };
+    folder.with_context(|| format!("cannot create a folder in {}", base.display()))
+}
+
+impl Machine {
+    /// The command that starts it.
+    pub fn command(&self, serial: SerialLine) -> Command {
+        match self.testbed {
+            Testbed::Host => self.ringside_command(),
+            Testbed::Qemu => self.qemu_command(serial, Bus::Pci),
+            Testbed::QemuMicrovm => self.qemu_command(serial, Bus::Mmio),
+        }
+    }
+
+    fn ringside_command(&self) -> Command {
+        let mut disk = self.disk.path.as_os_str().to_owned();
+        if self.disk.access == Access::ReadOnly {
+            disk.push(",ro");
+        }
+        let mut command = Command::new(&self.ringside);
+        command.arg("run").arg("--kernel").arg(&self.image);
+        command.arg("--cmdline").arg(&self.cmdline);
+        command.args(["--mem", &format!("{}K", self.memory >> 10), "--cpus", &self.cpus.to_string()]);
+        command.arg("--disk").arg(disk);
+        command.args(["--net", "passt", "--publish", &self.publish.to_string(), "--balloon", "--rng", "--control"]);
+        command.arg(self.socket());
+        command
+    }
+
+    fn qemu_command(&self, serial: SerialLine, bus: Bus) -> Command {
+        let mut command = Command::new(QEMU);
+        match bus {
+            Bus::Pci => command.args(["-M", "q35"]),
+            Bus::Mmio => command.args(["-M", "microvm,acpi=off", "-global", "virtio-mmio.force-legacy=false"]),
+        };
+        command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
+        command.args(["-display", "none", "-m", &format!("{}k", self.memory >> 10), "-smp", &self.cpus.to_string()]);
+        command.arg("-kernel").arg(&self.image);
+        command.arg("-append").arg(&self.cmdline);
+        command.args(match serial {
+            SerialLine::Captured => ["-serial", "stdio"],
+            SerialLine::Terminal => ["-serial", "mon:stdio"],
+        });
+        let read_only = if self.disk.access == Access::ReadOnly { "on" } else { "off" };
+        let path = quoted(&self.disk.path);
+        command.args(["-drive", &format!("if=none,id=d0,format=raw,read-only={read_only},file={path}")]);
+        let Publish { host, guest } = self.publish;
+        command.args(["-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{host}-:{guest}")]);
+        for (device, options, pci_options) in [
+            ("virtio-blk", "drive=d0", ""),
+            ("virtio-net", "netdev=n0", ",romfile="),
+            ("virtio-balloon", "deflate-on-oom=on,free-page-reporting=on", ""),
+            ("virtio-rng", "", ""),
+        ] {
+            let mut text = match bus {
+                Bus::Pci => format!("{device}-pci,disable-legacy=on{pci_options}"),
+                Bus::Mmio => format!("{device}-device"),
+            };
+            if !options.is_empty() {
+                text.push(',');
+                text.push_str(options);
+            }
+            command.args(["-device", &text]);
+        }
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", quoted(&self.socket()))]);
+        command
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("control")
+    }
+
+    /// Starts it with its serial line captured.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(&self) -> Result<Running> {
+        Running::spawn(self.command(SerialLine::Captured))
+    }
+
+    /// Connects to the host side of the running machine.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn control(&self) -> Result<Control> {
+        let protocol = match self.testbed {
+            Testbed::Host => Protocol::Ringside,
+            Testbed::Qemu | Testbed::QemuMicrovm => Protocol::Qmp { memory: self.memory },
+        };
+        Control::connect(&self.socket(), protocol)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Bus {
+    Pci,
+    Mmio,
+}
+
+/// A path in QEMU's option syntax, where a comma is written twice.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// A process whose standard output is a guest's console. It ends with us, whatever happens.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stderr: Option<JoinHandle<String>>,
+    /// The guest's console.
+    pub console: Console,
+}
+
+impl Running {
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        end_with_parent(&mut command);
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let stdout = child.stdout.take().ok_or_else(|| anyhow!("no standard output"))?;
+        let stderr = child.stderr.take().ok_or_else(|| anyhow!("no error output"))?;
+        let stderr = thread::spawn(move || {
+            let mut text = Vec::new();
+            let mut stderr = stderr;
+            let _ = Read::by_ref(&mut stderr).take(STDERR_MAX).read_to_end(&mut text);
+            // The process must not wait for us to read on.
+            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Ok(Self { child, stderr: Some(stderr), console: Console::new(stdout) })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it has not ended in time; it is then ended.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the process")? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                self.stop();
+                return Err(anyhow!("it did not end within {} s", patience.as_secs()));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it wrote to its error output. Ends it if it still runs.
+    pub fn stderr(&mut self) -> String {
+        self.stop();
+        self.stderr.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
+    }
+
+    /// Asks it to end, and then makes it.
+    pub fn stop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Asks a child to end; kills it when it has not done so after a few seconds.
+pub fn stop(child: &mut Child) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let deadline = Instant::now() + PATIENCE;
+    if matches!(child.try_wait(), Ok(Some(_))) {
+        return;
+    }
+    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+    while Instant::now() < deadline {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Lets the kernel end the process when the thread that starts it is gone.
+pub fn end_with_parent(command: &mut Command) {
+    let set = || prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into);
+    // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
+    unsafe { command.pre_exec(set) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Event;
+
+    fn machine(testbed: Testbed) -> Machine {
+        Machine {
+            testbed,
+            image: "/i".into(),
+            cmdline: "tour".into(),
+            memory: 128 << 20,
+            cpus: 2,
+            disk: Disk { path: "/a,b".into(), access: Access::ReadOnly },
+            publish: Publish { host: 8000, guest: 80 },
+            ringside: "/ringside".into(),
+            folder: "/f".into(),
+        }
+    }
+
+    fn words(testbed: Testbed) -> String {
+        let command = machine(testbed).command(SerialLine::Captured);
+        command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_testbed_gets_the_same_machine_in_its_own_words() {
+        let host = words(Testbed::Host);
+        assert!(host.contains("--mem 131072K --cpus 2 --disk /a,b,ro --net passt --publish 8000:80"), "{host}");
+        for (testbed, device) in [
+            (Testbed::Qemu, "virtio-blk-pci,disable-legacy=on,drive=d0"),
+            (Testbed::QemuMicrovm, "virtio-blk-device,drive=d0"),
+        ] {
+            let qemu = words(testbed);
+            for part in ["-m 131072k -smp 2", "read-only=on,file=/a,,b", "hostfwd=tcp:127.0.0.1:8000-:80", device] {
+                assert!(qemu.contains(part), "{part} is not in {qemu}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_is_ended_and_its_output_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo hello; echo problem >&2; exec sleep 600"]);
+        let mut running = Running::spawn(command).unwrap();
+        assert_eq!(running.console.next(Duration::from_secs(10)), Event::Line("hello".into()));
+        assert!(running.wait(Duration::from_millis(10)).is_err());
+        assert_eq!(running.stderr(), "problem\n");
+        assert!(kill(Pid::from_raw(running.id() as i32), None).is_err(), "the process is gone");
+    }
+}

@@ -1,0 +1,131 @@
+//! The hypervisors that a machine may have, and why one of them cannot be used here.
+
+use anyhow::{Context, Result, anyhow, bail};
+use kvm_ioctls::Kvm;
+use std::env;
+use std::ffi::CString;
+use std::fmt::{self, Display};
+use std::path::{Path, PathBuf};
+
+/// Where an image can boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Testbed {
+    /// Our host program on the machine's KVM.
+    Host,
+    /// QEMU with a software CPU: a PC with virtio-pci.
+    Qemu,
+    /// QEMU with a software CPU: no PCI, virtio-mmio.
+    QemuMicrovm,
+}
+
+/// What the machine's KVM is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvmPolicy {
+    /// Used where it works.
+    Use,
+    /// Treated as absent.
+    Absent,
+}
+
+impl Testbed {
+    /// All of them, the preferred first.
+    pub const ALL: [Self; 3] = [Self::Host, Self::Qemu, Self::QemuMicrovm];
+
+    /// The word on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Qemu => "qemu",
+            Self::QemuMicrovm => "qemu-microvm",
+        }
+    }
+
+    /// What it is, for people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Host => "our host (ringside on /dev/kvm)",
+            Self::Qemu => "QEMU q35, software CPU",
+            Self::QemuMicrovm => "QEMU microvm, software CPU",
+        }
+    }
+
+    /// The inverse of [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|testbed| testbed.name() == name)
+    }
+
+    /// Whether it can be used here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn available(self, kvm: KvmPolicy) -> Result<()> {
+        match self {
+            Self::Host => {
+                check_kvm(kvm)?;
+                find_program("passt").map(drop).ok_or_else(|| anyhow!("passt is not installed (the guest's network)"))
+            }
+            Self::Qemu | Self::QemuMicrovm => {
+                find_program(QEMU).map(drop).ok_or_else(|| anyhow!("{QEMU} is not installed"))
+            }
+        }
+    }
+}
+
+impl Display for Testbed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The program behind the QEMU testbeds.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// Looks for a program where a shell would, and where Debian puts what only root is thought to need.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|program| is_executable(program))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+fn check_kvm(policy: KvmPolicy) -> Result<()> {
+    const DEVICE: &str = "/dev/kvm";
+    const API_VERSION: i32 = 12;
+    if policy == KvmPolicy::Absent {
+        bail!("{DEVICE} is treated as absent (--no-kvm)");
+    }
+    if !Path::new(DEVICE).exists() {
+        bail!("there is no {DEVICE}");
+    }
+    let kvm = Kvm::new_with_path(CString::new(DEVICE)?).with_context(|| format!("cannot open {DEVICE}"))?;
+    let version = kvm.get_api_version();
+    if version != API_VERSION {
+        bail!("{DEVICE} has API version {version}, not {API_VERSION}");
+    }
+    kvm.create_vm().with_context(|| format!("{DEVICE} cannot create a VM"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_treated_as_absent_says_so_and_leaves_qemu_alone() {
+        let why = Testbed::Host.available(KvmPolicy::Absent).unwrap_err().to_string();
+        assert!(why.contains("--no-kvm"), "{why}");
+        let with = Testbed::Qemu.available(KvmPolicy::Use).is_ok();
+        assert_eq!(Testbed::Qemu.available(KvmPolicy::Absent).is_ok(), with);
+    }
+
+    #[test]
+    fn names_lead_back_to_their_testbed() {
+        for testbed in Testbed::ALL {
+            assert_eq!(Testbed::from_name(testbed.name()), Some(testbed));
+        }
+        assert_eq!(Testbed::from_name("bochs"), None);
+    }
+}

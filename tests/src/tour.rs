@@ -1,0 +1,404 @@
+//! Follows a guest through the tour of [`shared_abi::tour`], does the other side's part, and judges each step by what
+//! both sides say.
+
+use crate::console::Event;
+use crate::control::Control;
+use crate::machine::{Access, Machine, Running};
+use crate::sample::ExpectedFile;
+use crate::web::{self, Page};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use shared_abi::report::{self, Kind, Outcome, Report};
+use shared_abi::tour::{DEFLATE, FILE, INFLATE, PATIENCE_SECONDS, POWER_OFF, PVOPS, SECTORS, STEPS, WEB, WORLD};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A guest that says nothing for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The whole tour takes at most this long.
+const TOUR_MAX: Duration = Duration::from_secs(300);
+/// From the last line to the end of the process.
+const END_MAX: Duration = Duration::from_secs(20);
+/// How often we look whether we are to stop.
+const TICK: Duration = Duration::from_millis(100);
+/// Console lines kept for the report of a failure.
+const TAIL: usize = 40;
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Both sides agree.
+    Passed,
+    /// Does not apply.
+    Skipped,
+    /// Something is wrong.
+    Failed,
+    /// The guest said nothing about it.
+    Missing,
+}
+
+/// A step of the tour and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// One of [`STEPS`].
+    pub name: &'static str,
+    /// How it went.
+    pub state: State,
+    /// Numbers, or what is wrong.
+    pub detail: String,
+}
+
+/// What we know of the disk.
+#[derive(Clone, Debug)]
+pub enum DiskKnowledge {
+    /// It is a copy of the sample disk.
+    Sample {
+        /// What the guest must read.
+        file: ExpectedFile,
+        /// The original: the copy must equal it in the end.
+        original: PathBuf,
+    },
+    /// It is the user's: it may lack what the tour reads, and may be read-only.
+    Users,
+}
+
+/// Whoever shows the tour.
+pub trait Watcher {
+    /// A console line that is no step of the tour.
+    fn line(&mut self, line: &str);
+    /// Something that our side does now.
+    fn action(&mut self, text: &str);
+    /// A step has ended.
+    fn step(&mut self, step: &Step);
+}
+
+/// A watcher that looks away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Watcher for Silent {
+    fn line(&mut self, _: &str) {}
+    fn action(&mut self, _: &str) {}
+    fn step(&mut self, _: &Step) {}
+}
+
+/// How the tour went.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// All steps, in the tour's order.
+    pub steps: Vec<Step>,
+    /// What went wrong outside of steps.
+    pub problems: Vec<String>,
+    /// The last console lines.
+    pub tail: Vec<String>,
+    /// What the host side wrote to its error output.
+    pub stderr: String,
+}
+
+impl Verdict {
+    /// Whether every step passed (or does not apply) and nothing else went wrong.
+    pub fn succeeded(&self) -> bool {
+        let good = |step: &Step| matches!(step.state, State::Passed | State::Skipped);
+        self.problems.is_empty() && self.steps.iter().all(good)
+    }
+
+    /// What went wrong, in one line.
+    pub fn complaint(&self) -> String {
+        let steps = self.steps.iter().filter(|step| matches!(step.state, State::Failed | State::Missing));
+        let steps = steps.map(|step| format!("step {}: {}", step.name, step.detail));
+        steps.chain(self.problems.iter().cloned()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Boots a machine and follows it to its end.
+///
+/// # Errors
+/// When it cannot be started. Everything later is in the verdict.
+pub fn run(
+    machine: &Machine,
+    disk: &DiskKnowledge,
+    watcher: &mut dyn Watcher,
+    interrupted: &AtomicBool,
+) -> Result<Verdict> {
+    let mut running = machine.start()?;
+    let mut guide = Guide::new(machine, disk, watcher);
+    guide.follow(&mut running, interrupted);
+    guide.conclude(&mut running);
+    Ok(guide.verdict(running.stderr()))
+}
+
+struct Guide<'a> {
+    machine: &'a Machine,
+    disk: &'a DiskKnowledge,
+    watcher: &'a mut dyn Watcher,
+    control: Option<Control>,
+    steps: Vec<Step>,
+    problems: Vec<String>,
+    tail: VecDeque<String>,
+    world: String,
+    page: Option<Result<Page>>,
+    balloon: Option<(u64, Result<()>)>,
+}
+
+impl<'a> Guide<'a> {
+    fn new(machine: &'a Machine, disk: &'a DiskKnowledge, watcher: &'a mut dyn Watcher) -> Self {
+        Self {
+            machine,
+            disk,
+            watcher,
+            control: None,
+            steps: Vec::new(),
+            problems: Vec::new(),
+            tail: VecDeque::new(),
+            world: String::new(),
+            page: None,
+            balloon: None,
+        }
+    }
+
+    fn follow(&mut self, running: &mut Running, interrupted: &AtomicBool) {
+        let deadline = Instant::now() + TOUR_MAX;
+        loop {
+            match running.console.next(TICK) {
+                Event::Line(line) => {
+                    self.line(&line);
+                    // What we did ourselves for a step is no silence of the guest's.
+                    running.console.forgive();
+                }
+                Event::Closed => return,
+                Event::Quiet => {}
+            }
+            let next = self.next_step();
+            if interrupted.load(Ordering::Relaxed) {
+                return self.problems.push(format!("interrupted before step {next}"));
+            }
+            if running.console.silence() >= SILENCE_MAX {
+                let seconds = SILENCE_MAX.as_secs();
+                return self.problems.push(format!("the guest said nothing for {seconds} s, before step {next}"));
+            }
+            if Instant::now() >= deadline {
+                let seconds = TOUR_MAX.as_secs();
+                return self.problems.push(format!("the tour did not end within {seconds} s; next was step {next}"));
+            }
+        }
+    }
+
+    fn next_step(&self) -> &'static str {
+        STEPS.into_iter().find(|name| self.steps.iter().all(|step| step.name != *name)).unwrap_or("the end")
+    }
+
+    fn line(&mut self, line: &str) {
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.to_owned());
+        match report::parse(line) {
+            Ok(Some(report)) if report.kind == Kind::Tour => self.report(&report),
+            Ok(Some(report)) => {
+                self.watcher.line(line);
+                if report.kind == Kind::Check && matches!(report.outcome, Outcome::Failure | Outcome::Error) {
+                    self.problems.push(format!("check {} failed: {}", report.name, why(&report)));
+                }
+            }
+            Ok(None) => self.watcher.line(line),
+            Err(error) => {
+                self.watcher.line(line);
+                self.problems.push(format!("{error}: {line:?}"));
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report<'_>) {
+        let Some(name) = STEPS.into_iter().find(|name| *name == report.name) else {
+            return self.problems.push(format!("the tour has no step {:?}", report.name));
+        };
+        let (state, detail) = match report.outcome {
+            Outcome::Waiting => return self.help(name, report),
+            Outcome::Success => match self.judge(name, report) {
+                Ok(detail) => (State::Passed, detail),
+                Err(error) => (State::Failed, format!("{error:#}")),
+            },
+            // Only a user's disk may lack something.
+            Outcome::Skip if matches!(self.disk, DiskKnowledge::Users) && [FILE, SECTORS].contains(&name) => {
+                (State::Skipped, why(report))
+            }
+            Outcome::Skip => (State::Failed, format!("the guest skipped it: {}", why(report))),
+            Outcome::Error | Outcome::Failure => (State::Failed, self.blame(name, report)),
+        };
+        let step = Step { name, state, detail };
+        self.watcher.step(&step);
+        self.steps.retain(|old| old.name != name);
+        self.steps.push(step);
+    }
+
+    /// What the guest says went wrong, and what our side knows of it.
+    fn blame(&self, name: &str, report: &Report<'_>) -> String {
+        let ours = match name {
+            WEB => self.page.as_ref().and_then(|page| page.as_ref().err()),
+            INFLATE | DEFLATE => self.balloon.as_ref().and_then(|(_, set)| set.as_ref().err()),
+            _ => None,
+        };
+        let theirs = why(report);
+        ours.map_or(theirs.clone(), |ours| format!("{theirs}; our side: {ours:#}"))
+    }
+
+    /// Does our part of a step.
+    fn help(&mut self, name: &'static str, report: &Report<'_>) {
+        let patience = Duration::from_secs(PATIENCE_SECONDS - 5);
+        match name {
+            WEB => {
+                let port = self.machine.publish.host;
+                self.watcher.action(&format!("fetching http://127.0.0.1:{port}/"));
+                let asked = number(report, "port").and_then(|port| {
+                    let published = self.machine.publish.guest;
+                    ensure!(port == u64::from(published), "the guest serves port {port}, {published} is forwarded");
+                    Ok(())
+                });
+                self.page = Some(asked.and_then(|()| web::fetch(port, patience)));
+            }
+            INFLATE | DEFLATE => {
+                let pages = number(report, "pages");
+                if let Ok(pages) = pages {
+                    self.watcher.action(&format!("setting the host's balloon to {pages} pages ({} MiB)", pages >> 8));
+                }
+                let target = pages.as_ref().copied().unwrap_or_default();
+                let set = pages.and_then(|pages| self.control()?.set_balloon(pages));
+                self.balloon = Some((target, set));
+            }
+            _ => self.problems.push(format!("step {name} waits for nobody")),
+        }
+    }
+
+    fn control(&mut self) -> Result<&mut Control> {
+        if self.control.is_none() {
+            self.control = Some(self.machine.control()?);
+        }
+        self.control.as_mut().ok_or_else(|| anyhow!("no control socket"))
+    }
+
+    /// Compares what the guest says with what we know.
+    fn judge(&mut self, name: &str, report: &Report<'_>) -> Result<String> {
+        match name {
+            WORLD => {
+                self.world = text(report, "world")?;
+                let memory = number(report, "memory_kib")?;
+                let given = self.machine.memory >> 10;
+                ensure!((given / 2..=given).contains(&memory), "the guest found {memory} KiB of {given} KiB");
+                let hypervisor = text(report, "hypervisor")?;
+                Ok(format!("{} on {hypervisor}, {memory} of {given} KiB of memory", self.world))
+            }
+            PVOPS => judge_pvops(report, self.machine.cmdline.split(' ').any(|word| word == "pvops=unpatched")),
+            FILE => self.judge_file(report),
+            SECTORS => {
+                let (first, count) = (number(report, "first")?, number(report, "count")?);
+                ensure!(count > 0, "no sector was written");
+                ensure!(self.machine.disk.access == Access::ReadWrite, "the disk is read-only and was written");
+                Ok(format!("{count} sectors from {first} written, flushed, read back, restored"))
+            }
+            WEB => self.judge_page(report),
+            INFLATE | DEFLATE => self.judge_balloon(report),
+            POWER_OFF => {
+                let failed = number(report, "failed")?;
+                ensure!(failed == 0, "the guest counts {failed} failed steps");
+                Ok("the guest switches the machine off".into())
+            }
+            _ => bail!("nothing is known about this step"),
+        }
+    }
+
+    fn judge_file(&self, report: &Report<'_>) -> Result<String> {
+        let (path, bytes, crc32) = (text(report, "path")?, number(report, "bytes")?, text(report, "crc32")?);
+        let DiskKnowledge::Sample { file, .. } = self.disk else {
+            return Ok(format!("{path}: {bytes} bytes, CRC-32 {crc32} says the guest"));
+        };
+        let expected = format!("{:08x}", file.crc32);
+        ensure!(path == file.path, "the guest read {path}, the sample file is {}", file.path);
+        ensure!(bytes == file.bytes, "the guest read {bytes} bytes of {}", file.bytes);
+        ensure!(crc32 == expected, "the guest has CRC-32 {crc32}, the file {expected}");
+        Ok(format!("{path}: {bytes} bytes, CRC-32 {crc32} on both sides"))
+    }
+
+    fn judge_page(&mut self, report: &Report<'_>) -> Result<String> {
+        let page =
+            self.page.take().ok_or_else(|| anyhow!("the guest served a page and had not asked us to fetch it"))?;
+        let page = page.context("the page did not arrive")?;
+        let (served, received) = (number(report, "bytes")?, page.body.len() as u64);
+        ensure!(page.status == 200, "the page came with status {}", page.status);
+        ensure!(served == received, "the guest served {served} bytes, {received} arrived");
+        let body = String::from_utf8_lossy(&page.body);
+        ensure!(!self.world.is_empty() && body.contains(&self.world), "the page does not tell the world");
+        Ok(format!("{received} of {served} bytes arrived from 127.0.0.1:{}", self.machine.publish.host))
+    }
+
+    fn judge_balloon(&mut self, report: &Report<'_>) -> Result<String> {
+        let Some((target, set)) = self.balloon.take() else { bail!("the guest reached a target that nobody had set") };
+        set.context("the host's balloon was not set")?;
+        let (pages, free) = (number(report, "pages")?, number(report, "free_kib")?);
+        ensure!(pages == target, "the guest's balloon has {pages} pages, the target was {target}");
+        let host = self.control()?.settled_balloon(target)?;
+        ensure!(host.actual_pages == target, "the host's balloon has {} pages, not {target}", host.actual_pages);
+        let returned = host.returned_pages.map_or(String::new(), |pages| format!(", {pages} given back to the system"));
+        Ok(format!("guest {pages} pages, host {} pages{returned}; guest has {free} KiB free", host.actual_pages))
+    }
+
+    /// After the last line: the end of the process, and what is left on the disk.
+    fn conclude(&mut self, running: &mut Running) {
+        if self.problems.is_empty() {
+            match running.wait(END_MAX) {
+                Ok(status) if status.success() => {}
+                Ok(status) => self.problems.push(format!("the machine ended with {status}")),
+                Err(error) => self.problems.push(format!("the machine: {error:#}")),
+            }
+        }
+        running.stop();
+        if let DiskKnowledge::Sample { original, .. } = self.disk
+            && self.steps.iter().any(|step| step.name == SECTORS && step.state == State::Passed)
+            && let Err(error) = same_content(&self.machine.disk.path, original)
+        {
+            self.problems.push(format!("{error:#}"));
+        }
+    }
+
+    fn verdict(self, stderr: String) -> Verdict {
+        let mut reported = self.steps;
+        let steps = STEPS.map(|name| match reported.iter().position(|step| step.name == name) {
+            Some(at) => reported.swap_remove(at),
+            None => Step { name, state: State::Missing, detail: "the guest said nothing about it".into() },
+        });
+        Verdict { steps: steps.into(), problems: self.problems, tail: self.tail.into(), stderr }
+    }
+}
+
+fn judge_pvops(report: &Report<'_>, unpatched: bool) -> Result<String> {
+    let sites = number(report, "sites")?;
+    let counts = ["inline", "direct", "nop", "indirect"].map(|key| number(report, key));
+    let [inline, direct, nop, indirect] = counts;
+    let (inline, direct, nop, indirect) = (inline?, direct?, nop?, indirect?);
+    ensure!(sites > 0 && inline + direct + nop + indirect == sites, "the counts do not add up to {sites} sites");
+    let expected = if unpatched { sites } else { 0 };
+    ensure!(indirect == expected, "{indirect} of {sites} sites are indirect, {expected} expected");
+    Ok(format!("{sites} sites: {inline} inline, {direct} direct calls, {nop} nops, {indirect} indirect"))
+}
+
+fn same_content(copy: &std::path::Path, original: &std::path::Path) -> Result<()> {
+    let read = |path| std::fs::read(path).with_context(|| format!("cannot read the disk {path:?} back"));
+    let (copy, original) = (read(copy)?, read(original)?);
+    ensure!(copy.len() == original.len(), "the disk has {} bytes in the end, not {}", copy.len(), original.len());
+    let differing = copy.chunks(512).zip(original.chunks(512)).filter(|(a, b)| a != b).count();
+    ensure!(differing == 0, "{differing} sectors of the disk were not restored");
+    Ok(())
+}
+
+fn number(report: &Report<'_>, key: &str) -> Result<u64> {
+    let value = report.field(key).ok_or_else(|| anyhow!("the guest does not tell {key}"))?;
+    value.number().ok_or_else(|| anyhow!("{key}={value} is no number"))
+}
+
+fn text(report: &Report<'_>, key: &str) -> Result<String> {
+    report.field(key).map(|value| value.to_string()).ok_or_else(|| anyhow!("the guest does not tell {key}"))
+}
+
+fn why(report: &Report<'_>) -> String {
+    report.field("why").map_or("the guest does not say why".into(), |value| value.to_string())
+}

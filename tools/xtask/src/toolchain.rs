@@ -1,0 +1,112 @@
+//! The compiler for the guest. Two ways, never mixed: the installed toolchain with rustup's bare-metal target, or
+//! Debian's packages with the core library built from source.
+
+use crate::options::{Common, Installing, ToolchainChoice};
+use crate::{setup, ui, workspace};
+use anyhow::{Result, anyhow, bail};
+use ringside_tests::testbed::find_program;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The target of everything in ring 0.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// Debian's packages that belong together.
+const DEBIAN_PACKAGES: [(&str, &str); 4] = [
+    ("rustc-web", "building the guest without rustup's target: the compiler"),
+    ("cargo-web", "building the guest without rustup's target: cargo"),
+    ("rust-web-src", "building the guest without rustup's target: the source of the core library"),
+    ("lld-22", "building the guest without rustup's target: the linker"),
+];
+
+/// What builds the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Toolchain {
+    /// The toolchain that runs us.
+    Installed,
+    /// Debian's.
+    Debian,
+}
+
+impl Toolchain {
+    /// The command that builds the kernel, and the ELF file that it makes.
+    pub(crate) fn kernel_build(self) -> (Command, PathBuf) {
+        let (mut command, target_dir) = match self {
+            Self::Installed => (workspace::cargo(), workspace::target()),
+            Self::Debian => {
+                let target_dir = workspace::target().join("debian");
+                let mut command = Command::new("/usr/bin/cargo");
+                command.current_dir(workspace::root());
+                command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("PATH", "/usr/bin:/bin");
+                command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+                command.env("CARGO_TARGET_DIR", &target_dir);
+                (command, target_dir)
+            }
+        };
+        // These would take the place of the flags that link the kernel where it belongs.
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
+        command.args(["build", "--release", "--package", "guest-kernel", "--target", TARGET]);
+        if self == Self::Debian {
+            command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
+        }
+        (command, target_dir.join(TARGET).join("release/guest-kernel"))
+    }
+}
+
+/// Finds a compiler for the guest, installing one if there is none.
+pub(crate) fn ensure(common: &Common) -> Result<Toolchain> {
+    match common.toolchain {
+        ToolchainChoice::Rustup => ensure_target(common.installing()).map(|()| Toolchain::Installed),
+        ToolchainChoice::Debian => ensure_debian(common.installing()).map(|()| Toolchain::Debian),
+        ToolchainChoice::Auto if has_target() => Ok(Toolchain::Installed),
+        ToolchainChoice::Auto if has_debian_packages() => Ok(Toolchain::Debian),
+        ToolchainChoice::Auto => match ensure_target(common.installing()) {
+            Ok(()) => Ok(Toolchain::Installed),
+            Err(error) => {
+                ui::warn(&format!("{error:#}; trying Debian's packages"));
+                ensure_debian(common.installing()).map(|()| Toolchain::Debian)
+            }
+        },
+    }
+}
+
+fn ensure_target(installing: Installing) -> Result<()> {
+    if has_target() {
+        return Ok(());
+    }
+    if installing == Installing::ReportOnly {
+        bail!("the compiler target {TARGET} is missing; to install by hand: rustup target add {TARGET}");
+    }
+    let rustup = find_program("rustup").ok_or_else(|| anyhow!("there is no rustup to install {TARGET}"))?;
+    ui::say(&format!("installing {TARGET}: needed for building the guest, which runs without an operating system"));
+    let mut command = Command::new(rustup);
+    command.current_dir(workspace::root()).args(["target", "add", TARGET]);
+    ui::run_quietly("rustup target add", &mut command)?;
+    if has_target() { Ok(()) } else { bail!("rustup has installed {TARGET}, but the compiler does not find it") }
+}
+
+fn ensure_debian(installing: Installing) -> Result<()> {
+    let missing: Vec<_> = DEBIAN_PACKAGES.into_iter().filter(|(package, _)| !is_installed(package)).collect();
+    if missing.is_empty() { Ok(()) } else { setup::install_packages(installing, &missing) }
+}
+
+/// Whether the installed compiler has a core library for the target.
+fn has_target() -> bool {
+    let mut rustc = Command::new("rustc");
+    rustc.current_dir(workspace::root()).args(["--print", "target-libdir", "--target", TARGET]).stderr(Stdio::null());
+    let Ok(output) = rustc.output() else { return false };
+    let Ok(folder) = String::from_utf8(output.stdout) else { return false };
+    let Ok(entries) = fs::read_dir(folder.trim()) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+}
+
+fn has_debian_packages() -> bool {
+    DEBIAN_PACKAGES.iter().all(|(package, _)| is_installed(package))
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f=${Status}", package]).stderr(Stdio::null());
+    query.output().is_ok_and(|output| output.stdout == b"install ok installed")
+}

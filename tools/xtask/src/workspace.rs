@@ -1,0 +1,37 @@
+//! Where things are.
+
+use anyhow::{Context, Result};
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Cargo's target directory.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
+}
+
+/// The folder for what is made here: images, disks, logs.
+pub(crate) fn output() -> Result<PathBuf> {
+    let output = target().join("ringside");
+    fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
+    Ok(output)
+}
+
+/// The cargo that runs us, in the root of the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.current_dir(root());
+    // Cargo tells us about our own package; that is nothing for our children.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
