@@ -125,11 +125,11 @@ impl KernelBalloon {
             self.interrupts
                 .until_deadline(retry, || {
                     let mut driver = self.driver.borrow_mut();
-                    let mut any = false;
-                    for source in self.interrupts.take() {
-                        driver.interrupt(source);
-                        any = true;
-                    }
+                    let any = self
+                        .interrupts
+                        .take()
+                        .map(|source| driver.interrupt(source))
+                        .fold(false, |any, what| any | !what.is_empty());
                     (driver.enable_interrupts() || any).then_some(())
                 })
                 .await;

@@ -25,8 +25,9 @@ use pvops::detect::Surroundings;
 use pvops::event::Trigger;
 use shared_abi::virtio::DeviceType;
 
-/// How often a device is asked that cannot interrupt.
-const POLL_INTERVAL: u64 = 1_000_000;
+/// How often a device is asked that cannot interrupt: one without MSI-X, because which line its pin leads to is only told
+/// by ACPI's bytecode.
+const POLL_INTERVAL: u64 = 5_000_000;
 
 /// A transport of either kind.
 pub type AnyTransport = Box<dyn Transport>;
@@ -60,15 +61,16 @@ impl Interrupts {
         self.config.is_some()
     }
 
-    /// Takes what arrived.
+    /// Takes what arrived. A device that cannot interrupt is asked every time.
     pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
-        let queue = self.queue.is_some_and(Event::take);
+        let queue = self.queue.is_none_or(Event::take);
         let config = self.config.is_some_and(Event::take);
         let source = if self.has_messages() { InterruptSource::Queue } else { InterruptSource::Shared };
         queue.then_some(source).into_iter().chain(config.then_some(InterruptSource::Config))
     }
 
-    /// Waits until `done` gives something; asks it again after every interrupt, and every millisecond where there are none.
+    /// Waits until `done` gives something; asks it again after every interrupt, or from time to time
+    /// where there are none.
     pub async fn until<R>(&self, done: impl FnMut() -> Option<R>) -> R {
         match self.until_deadline(u64::MAX, done).await {
             Some(result) => result,

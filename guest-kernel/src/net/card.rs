@@ -92,11 +92,11 @@ impl Card {
     pub fn service(&self) -> bool {
         match &mut *self.driver.borrow_mut() {
             CardDriver::Own(net) => {
-                let mut any = false;
-                for source in self.interrupts.take() {
-                    net.interrupt(source);
-                    any = true;
-                }
+                let any = self
+                    .interrupts
+                    .take()
+                    .map(|source| net.interrupt(source))
+                    .fold(false, |any, what| any | !what.is_empty());
                 net.enable_interrupts() || any
             }
             CardDriver::Reference(net) => {

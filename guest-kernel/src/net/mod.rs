@@ -32,7 +32,7 @@ pub struct Status {
     pub router: Cell<Option<Ipv4Address>>,
     /// Pages sent and acknowledged.
     pub served: Cell<u64>,
-    /// Bytes of the last page.
+    /// Bytes of the last page, without headers.
     pub last_page: Cell<usize>,
 }
 

@@ -16,7 +16,9 @@ pvops [OP]         every operation: sites, how they were patched, bytes before a
 mem                frames, heap, memory map
 irq                interrupts by vector
 dev                devices and their drivers
-blk [N]            disks; blk read SECTOR [N] dumps a sector of disk N
+blk [N]            disks, or disk N
+blk read SECTOR [N]                 shows a sector of disk N, or of disk 0
+blk zero|discard SECTOR COUNT [N]   clears sectors, or gives them up
 net                network card, address, counters
 balloon            target, size and counters of the balloon
 ls [PATH]          a directory of the first disk
@@ -67,6 +69,9 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         ("irq", _) => irq(out).map_err(formatting),
         ("dev", _) => dev(system, out).map_err(formatting),
         ("blk", Some("read")) => dump(system, words.next(), words.next(), out).await,
+        ("blk", Some(what @ ("zero" | "discard"))) => {
+            clear(system, what, [words.next(), words.next(), words.next()]).await
+        }
         ("blk", which) => blk(system, which, out).await,
         ("net", _) => net(system, out).map_err(formatting),
         ("balloon", _) => balloon(system, out).map_err(formatting),
@@ -186,11 +191,25 @@ async fn blk(system: &System, which: Option<&str>, out: &mut String) -> Result<(
     Ok(())
 }
 
-async fn dump(system: &System, sector: Option<&str>, disk: Option<&str>, out: &mut String) -> Result<(), Failed> {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| alloc::format!("{text}: not a number"));
-    let sector = number(sector.ok_or("which sector?")?)?;
-    let disk = disk.map_or(Ok(0), number)? as usize;
-    let disk = system.devices.disks.get(disk).ok_or_else(|| alloc::format!("there is no disk {disk}"))?;
+fn number(text: Option<&str>, what: &str) -> Result<u64, Failed> {
+    let text = text.ok_or_else(|| alloc::format!("which {what}?"))?;
+    text.parse().map_err(|_| alloc::format!("{text}: not a number"))
+}
+
+fn disk(system: &System, number_text: Option<&str>) -> Result<Rc<crate::disk::Disk>, Failed> {
+    let index = number_text.map_or(Ok(0), |text| number(Some(text), "disk"))?;
+    let found = usize::try_from(index).ok().and_then(|index| system.devices.disks.get(index));
+    found.cloned().ok_or_else(|| alloc::format!("there is no disk {index}"))
+}
+
+async fn clear(system: &System, what: &str, [sector, count, which]: [Option<&str>; 3]) -> Result<(), Failed> {
+    let (sector, count, disk) = (number(sector, "sector")?, number(count, "count")?, disk(system, which)?);
+    let done = if what == "zero" { disk.write_zeroes(sector, count).await } else { disk.discard(sector, count).await };
+    done.map_err(|error| error.to_string())
+}
+
+async fn dump(system: &System, sector: Option<&str>, which: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    let (sector, disk) = (number(sector, "sector")?, disk(system, which)?);
     let bytes = disk.read(sector, 512).await.map_err(|error| error.to_string())?;
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let text: String = chunk.iter().map(|&byte| if byte.is_ascii_graphic() { byte.into() } else { '.' }).collect();
