@@ -140,8 +140,9 @@ fn init_interrupts(found: &Surroundings) {
     }
 }
 
-/// The tasks: network, balloon, and the tour or the shells.
+/// The tasks: clock, network, balloon, and the tour or the shells.
 fn spawn(executor: &mut Executor, system: &Rc<System>, cmdline: Cmdline, seed: u64) {
+    executor.spawn(time::refine());
     if let Some(card) = &system.devices.card {
         executor.spawn(net::run(system.clone(), card.clone(), seed));
     }

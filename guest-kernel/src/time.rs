@@ -13,6 +13,9 @@ const PIT_HZ: u64 = 1_193_182;
 const PIT_WINDOW: u16 = 300;
 /// Reads of the PIT that are made at most: one that is not there does not stop the kernel.
 const PIT_PATIENCE: u32 = 1_000_000;
+/// Sleep of the second measurement in nanoseconds, and how often it is tried.
+const REFINE_WINDOW: u64 = 40_000_000;
+const REFINE_ATTEMPTS: u32 = 5;
 /// Assumed where nothing can be measured; times are wrong then, but pass.
 const FALLBACK_HZ: u64 = 1_000_000_000;
 
@@ -22,6 +25,8 @@ mod pit {
     pub(super) const GATE: u16 = 0x61;
 }
 
+/// Frequencies of TSC and APIC timer as first measured.
+static MEASURED: spin::Once<(u64, u64)> = spin::Once::new();
 static CLOCK_PAGE: spin::Once<()> = spin::Once::new();
 static mut KVM_CLOCK: Page<ClockPage> = Page(ClockPage {
     version: 0,
@@ -91,15 +96,9 @@ fn set(tsc_hz: u64, apic_hz: u64) {
     time::set_timer_hz(apic_hz);
 }
 
-/// Frequencies of the TSC and of the local APIC's timer; `None` without a PIT that counts.
+/// Frequencies of the TSC and of the local APIC's timer, within a percent; `None` without a PIT that counts.
 fn measure() -> Option<(u64, u64)> {
-    // SAFETY: the PIT and its gate touch no memory. Gate on, speaker off; channel 2, both bytes, mode 0.
-    unsafe {
-        port::write_u8(pit::GATE, port::read_u8(pit::GATE) & !2 | 1);
-        port::write_u8(pit::COMMAND, 0b1011_0000);
-        port::write_u8(pit::CHANNEL_2, 0xff);
-        port::write_u8(pit::CHANNEL_2, 0xff);
-    }
+    start_pit();
     time::start_counting();
     // Both ends right behind a tick, where the error is that of one read.
     let (first, tsc_start) = next_tick()?;
@@ -113,7 +112,39 @@ fn measure() -> Option<(u64, u64)> {
     time::stop_counting();
     let ticks = u64::from(first.wrapping_sub(last));
     let hz = |count: u64| (count * PIT_HZ / ticks.max(1)).max(1);
-    Some((hz(tsc_end - tsc_start), hz(apic)))
+    let measured = (hz(tsc_end - tsc_start), hz(apic));
+    Some(*MEASURED.call_once(|| measured))
+}
+
+/// Measures once more while the kernel has better things to do, over a time that makes the error a hundredth of what it
+/// was. For a task; ends at once where nothing was measured.
+pub async fn refine() {
+    let Some(&(tsc_hz, apic_hz)) = MEASURED.get() else { return };
+    for _ in 0..REFINE_ATTEMPTS {
+        start_pit();
+        let Some((first, tsc_start)) = next_tick() else { return };
+        crate::task::sleep(REFINE_WINDOW).await;
+        let Some((last, tsc_end)) = next_tick() else { return };
+        // The counter wraps after 55 ms: other tasks may have kept this one from looking in time.
+        if tsc_end - tsc_start > tsc_hz / 1000 * 50 {
+            continue;
+        }
+        let refined = (tsc_end - tsc_start) * PIT_HZ / u64::from(first.wrapping_sub(last)).max(1);
+        // Both were measured in the same window, so their ratio was right.
+        set(refined, (u128::from(apic_hz) * u128::from(refined) / u128::from(tsc_hz)) as u64);
+        return;
+    }
+}
+
+/// Lets channel 2 count down from its largest value.
+fn start_pit() {
+    // SAFETY: the PIT and its gate touch no memory. Gate on, speaker off; channel 2, both bytes, mode 0.
+    unsafe {
+        port::write_u8(pit::GATE, port::read_u8(pit::GATE) & !2 | 1);
+        port::write_u8(pit::COMMAND, 0b1011_0000);
+        port::write_u8(pit::CHANNEL_2, 0xff);
+        port::write_u8(pit::CHANNEL_2, 0xff);
+    }
 }
 
 fn pit_count() -> u16 {
