@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod batch;
+mod flow;
 mod list;
 mod pages;
 mod report;
@@ -234,102 +235,6 @@ impl<T: Transport> Balloon<T> {
     /// Pages of the kernel that are gone for good, because the device did not confirm its reset.
     pub fn lost_pages(&self) -> u32 {
         self.lost
-    }
-
-    /// Takes what the device returned on any queue.
-    fn take_back<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
-        while let Some(used) = self.inflate.pop()? {
-            if self.inflating.returned(used.head) {
-                self.counters.inflated += self.inflating.pages.len() as u64;
-                self.inflating.pages.drain(..).for_each(|page| self.held.push(page));
-                self.tell_actual();
-            }
-        }
-        self.take_back_deflated(pages)?;
-        if let Some(statistics) = &mut self.statistics {
-            let sent = statistics.answer(|| pages.statistics())?;
-            self.counters.statistics_sent += u64::from(sent);
-        }
-        if let Some(reports) = &mut self.reports {
-            self.counters.reported += reports.take_back(pages)?;
-        }
-        Ok(())
-    }
-
-    fn take_back_deflated<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
-        while let Some(used) = self.deflate.pop()? {
-            for batch in [&mut self.deflating, &mut self.releasing] {
-                if batch.returned(used.head) {
-                    self.counters.deflated += batch.pages.len() as u64;
-                    batch.pages.drain(..).for_each(|page| pages.return_page(page));
-                }
-            }
-            self.tell_actual();
-        }
-        Ok(())
-    }
-
-    /// Without MUST_TELL_HOST the pages may be used while the device hears of it.
-    fn give_back_released<P: PageSource>(&mut self, pages: &mut P) -> u32 {
-        let back = self.releasing.pages.len() as u32;
-        self.counters.deflated += u64::from(back);
-        self.releasing.pages.drain(..).for_each(|page| pages.return_page(page));
-        self.tell_actual();
-        back
-    }
-
-    /// Sends one batch towards the target, if none is on its way.
-    fn step<P: PageSource>(&mut self, pages: &mut P) -> State {
-        if self.inflating.is_in_flight() {
-            return State::Inflating;
-        }
-        if self.deflating.is_in_flight() || self.releasing.is_in_flight() {
-            return State::Deflating;
-        }
-        let held = self.held.len() as u32;
-        if self.target > held {
-            self.inflate_towards(self.target - held, pages)
-        } else if self.target < held {
-            self.deflate_towards(held - self.target)
-        } else {
-            State::Steady
-        }
-    }
-
-    fn inflate_towards<P: PageSource>(&mut self, missing: u32, pages: &mut P) -> State {
-        let spare = pages.spare_pages();
-        let count = self.inflating.capacity().min(missing.min(spare) as usize);
-        let may_grow = spare >= self.grow_at && count > 0;
-        if may_grow && self.held.reserve(count).is_ok() {
-            self.grow_at = 0;
-            self.inflating.pages.extend(core::iter::from_fn(|| pages.take_page()).take(count));
-        }
-        if self.inflating.pages.is_empty() {
-            return self.shortfall();
-        }
-        if !self.inflating.send(&mut self.inflate) {
-            self.inflating.pages.drain(..).for_each(|page| pages.return_page(page));
-            return self.shortfall();
-        }
-        State::Inflating
-    }
-
-    fn deflate_towards(&mut self, surplus: u32) -> State {
-        let count = self.deflating.capacity().min(surplus as usize);
-        self.deflating.pages.extend(core::iter::from_fn(|| self.held.pop()).take(count));
-        self.held.trim();
-        if !self.deflating.send(&mut self.deflate) {
-            self.deflating.pages.drain(..).for_each(|page| self.held.push(page));
-        }
-        State::Deflating
-    }
-
-    fn shortfall(&mut self) -> State {
-        let state = State::Shortfall { wanted: self.target, got: self.held.len() as u32 };
-        if state != self.state {
-            self.counters.shortfalls += 1;
-        }
-        state
     }
 
     fn tell_actual(&mut self) {

@@ -3,17 +3,17 @@
 //! Made by the kernel for each block device; used by its file systems and its shell. It checks every request against
 //! the disk before the device sees it, and splits what is larger than a limit of the device.
 //!
-//! A request becomes a [`job::Job`], a job is sent as one or more parts, and each part is one chain of the ring: header,
+//! A request becomes a job, a job is sent as one or more parts, and each part is one chain of the ring: header,
 //! data or range, status. The small fields of a part live in a slot of DMA memory that has the number of the chain's
 //! head, so nothing is allocated per request.
 
+mod chain;
 mod job;
 mod limits;
 mod request;
 
 pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
 
-use crate::cells::Cells;
 use crate::device::{Device, Driver, InterruptSource};
 use crate::error::{InitError, Violation};
 use crate::memory::DmaPages;
@@ -22,10 +22,11 @@ use crate::transport::Transport;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use job::{Job, Part};
+use chain::Slots;
+use job::Job;
 use limits::Limits;
 use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::blk::{Features, RequestHeader, RequestStatus, RequestType, SEGMENT_UNMAP};
+use shared_abi::virtio::blk::{Features, RequestStatus, RequestType};
 use shared_abi::virtio::mmio::InterruptStatus;
 
 /// What we make use of.
@@ -36,14 +37,6 @@ const SUPPORTED: Features = Features::SIZE_MAX
     .union(Features::FLUSH)
     .union(Features::DISCARD)
     .union(Features::WRITE_ZEROES);
-
-/// Bytes of a slot, and where in it the fields of a part are.
-const SLOT: usize = 64;
-const SLOT_RANGE: usize = 16;
-const SLOT_ID: usize = 32;
-const SLOT_STATUS: usize = 56;
-/// Put into the status before the device sees it; no device answers this.
-const STATUS_UNTOUCHED: u8 = 0xff;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +66,7 @@ pub struct Block<T: Transport> {
     device: Device<T>,
     ring: Ring,
     limits: Limits,
-    slots: Cells,
+    slots: Slots,
     /// By head.
     in_flight: Vec<InFlight>,
     /// By token.
@@ -98,7 +91,7 @@ impl<T: Transport> Block<T> {
             return Err(device.give_up(InitError::BadQueue { queue: 0, size: size as u32 }));
         }
         limits.segments = ring.chain() - 2;
-        let Some(slots) = Cells::allocate(dma, size * SLOT) else {
+        let Some(slots) = Slots::allocate(dma, size) else {
             return Err(device.give_up(InitError::NoMemory { what: "block requests" }));
         };
         device.start();
@@ -244,7 +237,7 @@ impl<T: Transport> Block<T> {
             }
             let part = job.next_part(&self.limits);
             let head = self.ring.next_head();
-            let wanted = make_chain(&mut self.scratch, &self.slots, head, job, part, &self.limits);
+            let wanted = self.slots.make_chain(&mut self.scratch, head, job, part, &self.limits);
             let pushed = self.ring.push(&self.scratch);
             debug_assert_eq!(pushed, Some(head));
             job.in_flight += 1;
@@ -258,15 +251,10 @@ impl<T: Transport> Block<T> {
     fn end_part(&mut self, used: Used) {
         let InFlight { job: token, wanted } = self.in_flight[usize::from(used.head)];
         let Some(job) = self.jobs[usize::from(token)].as_mut() else { return };
-        let slot = usize::from(used.head) * SLOT;
-        match RequestStatus(self.slots.load8(slot + SLOT_STATUS)) {
+        match self.slots.status(used.head) {
             RequestStatus::OK if used.len < wanted => job.fail(RequestError::Short { wanted, written: used.len }),
             RequestStatus::OK if job.request_type == RequestType::GET_ID => {
-                let mut id = [0; ID_LEN];
-                for (offset, byte) in id.iter_mut().enumerate() {
-                    *byte = self.slots.load8(slot + SLOT_ID + offset);
-                }
-                job.result = Ok(Output::Id(id));
+                job.result = Ok(Output::Id(self.slots.id(used.head)));
             }
             RequestStatus::OK => {}
             RequestStatus::IOERR => job.fail(RequestError::Io),
@@ -300,52 +288,6 @@ impl<T: Transport> Block<T> {
             self.leaked_pages += self.ring.leak() + self.slots.leak();
         }
     }
-}
-
-/// Writes the small fields of a part into its slot and lists the segments of its chain. Returns the bytes of data that
-/// the device is to write.
-fn make_chain(chain: &mut Vec<Segment>, slots: &Cells, head: u16, job: &Job, part: Part, limits: &Limits) -> u32 {
-    let slot = usize::from(head) * SLOT;
-    let address = slots.device_address() + slot as u64;
-    let ranged = matches!(job.request_type, RequestType::IN | RequestType::OUT);
-    slots.store64(slot, job.request_type.0.into());
-    slots.store64(slot + 8, if ranged { part.sector } else { 0 });
-    slots.store8(slot + SLOT_STATUS, STATUS_UNTOUCHED);
-
-    chain.clear();
-    chain.push(Segment::readable(address, size_of::<RequestHeader>() as u32));
-    let mut wanted = 0;
-    match job.request_type {
-        RequestType::IN | RequestType::OUT => {
-            let Some(buffer) = &job.buffer else { return 0 };
-            let (mut at, mut left) = (buffer.device_address() + part.offset as u64, part.sectors * SECTOR_SIZE as u32);
-            if job.request_type == RequestType::IN {
-                wanted = left;
-            }
-            while left > 0 {
-                let len = left.min(limits.segment_len);
-                chain.push(if wanted > 0 { Segment::writable(at, len) } else { Segment::readable(at, len) });
-                at += u64::from(len);
-                left -= len;
-            }
-        }
-        RequestType::DISCARD | RequestType::WRITE_ZEROES => {
-            let unmap = job.unmap == Unmap::Allow && limits.may_unmap;
-            let flags = if unmap { SEGMENT_UNMAP } else { 0 };
-            slots.store64(slot + SLOT_RANGE, part.sector);
-            slots.store64(slot + SLOT_RANGE + 8, u64::from(part.sectors) | u64::from(flags) << 32);
-            chain.push(Segment::readable(address + SLOT_RANGE as u64, 16));
-        }
-        RequestType::GET_ID => {
-            for offset in [0, 8, 16] {
-                slots.store64(slot + SLOT_ID + offset, 0);
-            }
-            chain.push(Segment::writable(address + SLOT_ID as u64, ID_LEN as u32));
-        }
-        _ => {}
-    }
-    chain.push(Segment::writable(address + SLOT_STATUS as u64, 1));
-    wanted
 }
 
 impl<T: Transport> Driver for Block<T> {
