@@ -193,10 +193,11 @@ impl Started {
         for vcpu in self.vcpus {
             vcpu.join(deadline);
         }
-        for worker in self.workers {
-            worker.join(deadline);
-        }
-        for (name, transport) in &self.machine.devices {
+        for (worker, (name, transport)) in self.workers.into_iter().zip(&self.machine.devices) {
+            if !worker.join(deadline) {
+                eprintln!("ringside: {name} is stuck; what the guest wrote to it may be lost");
+                continue;
+            }
             if let Err(error) = transport.flush() {
                 eprintln!("ringside: flush {name}: {error}");
             }

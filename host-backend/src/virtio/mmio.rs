@@ -10,6 +10,7 @@ use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -27,6 +28,9 @@ pub struct MmioTransport {
     memory: GuestRam,
     signal: Signal,
     device_type: DeviceType,
+    /// The status register and the first fault, for those who must not wait for the device.
+    status: AtomicU8,
+    fault: OnceLock<String>,
     notifier: OnceLock<Notifier>,
 }
 
@@ -48,7 +52,6 @@ struct Inner {
     queue_sel: u32,
     places: Vec<Placement>,
     queues: Vec<VirtQueue>,
-    fault: Option<String>,
 }
 
 impl MmioTransport {
@@ -65,10 +68,17 @@ impl MmioTransport {
             queue_sel: 0,
             places: vec![Placement::default(); count],
             queues: (0..count).map(|_| VirtQueue::new()).collect(),
-            fault: None,
         };
         let signal = Signal::new(line);
-        Arc::new(Self { inner: Mutex::new(inner), memory, signal, device_type, notifier: OnceLock::new() })
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            memory,
+            signal,
+            device_type,
+            status: AtomicU8::new(0),
+            fault: OnceLock::new(),
+            notifier: OnceLock::new(),
+        })
     }
 
     /// A read by the guest at `offset` in the slot.
@@ -149,6 +159,7 @@ impl MmioTransport {
     fn write_status(&self, mut inner: MutexGuard<'_, Inner>, value: u32) {
         if value == 0 {
             inner.reset();
+            self.publish(&inner);
             self.signal.acknowledge(u32::MAX);
             drop(inner);
             return self.wake();
@@ -163,6 +174,7 @@ impl MmioTransport {
             new -= Status::DRIVER_OK;
         }
         inner.status |= new;
+        self.publish(&inner);
         if new.contains(Status::DRIVER_OK) {
             let features = inner.driver_features;
             inner.device.activate(features);
@@ -224,8 +236,9 @@ impl MmioTransport {
     /// The device cannot go on with what the guest gave it.
     fn needs_reset(&self, inner: &mut Inner, fault: &Fault) {
         self.signal.counters.faults.add(1);
-        inner.fault.get_or_insert_with(|| fault.to_string());
+        self.fault.get_or_init(|| fault.to_string());
         inner.status |= Status::DEVICE_NEEDS_RESET;
+        self.publish(inner);
         if inner.status.contains(Status::DRIVER_OK) {
             self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
@@ -271,13 +284,17 @@ impl MmioTransport {
     }
 
     /// Why the device first needed a reset, if it ever did.
-    pub fn fault(&self) -> Option<String> {
-        self.lock().fault.clone()
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.get().map(String::as_str)
     }
 
     /// The device status register.
     pub fn status(&self) -> Status {
-        self.lock().status
+        Status::from_bits_retain(self.status.load(Ordering::Relaxed))
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.status.store(inner.status.bits(), Ordering::Relaxed);
     }
 
     /// Makes what the guest wrote durable.

@@ -30,7 +30,7 @@ impl Device for Echo {
     }
 }
 
-fn fault(rig: &Rig) -> String {
+fn fault(rig: &Rig) -> &str {
     assert!(rig.needs_reset());
     rig.transport.fault().unwrap()
 }

@@ -131,3 +131,43 @@ impl MutEventSubscriber for Subscriber {
         self.follow_source(ops);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::InputSink;
+    use crate::devices::output::Output;
+    use crate::virtio::console::Console;
+    use crate::virtio::harness::{DATA, READ, Rig, WRITE};
+    use std::time::Duration;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_worker_serves_queues_and_events_and_ends() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let console = Console::new(Arc::new(Output::new(file.reopen().unwrap()))).unwrap();
+        let input = console.input();
+        let rig = Rig::new(console);
+        let worker = start("console".into(), rig.transport.clone()).unwrap();
+        rig.start(u64::MAX);
+        let until = |what: &dyn Fn() -> bool| {
+            let deadline = soon();
+            while !what() {
+                assert!(Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        rig.put(DATA, b"out");
+        rig.request(1, &[(DATA, 3, READ)]);
+        until(&|| rig.used_index(1) == 1);
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"out");
+        rig.request(0, &[(DATA, 8, WRITE)]);
+        input.input(b"in");
+        until(&|| rig.used_index(0) == 1);
+        assert_eq!(rig.get(DATA, 2), b"in");
+        assert!(worker.join(soon()));
+    }
+}

@@ -44,7 +44,8 @@ impl Passt {
         let fd = theirs.as_raw_fd();
         let mut command = Command::new(PROGRAM);
         command.args(["--foreground", "--quiet", "--one-off", "--fd", &fd.to_string()]);
-        command.args(["--mtu", &MTU.to_string()]);
+        // The guest is no user of this machine: it does not get at the services of the loopback interface.
+        command.args(["--no-map-gw", "--mtu", &MTU.to_string()]);
         for Publish { host, guest } in publish {
             command.args(["--tcp-ports", &format!("{}/{host}:{guest}", Ipv4Addr::LOCALHOST)]);
         }

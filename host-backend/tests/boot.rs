@@ -1,0 +1,205 @@
+//! VMs on this machine's KVM, with guests of a few bytes. Without KVM each test says that it was skipped.
+
+mod common;
+
+use common::{Place, eventually, finish, kvm_works, ringside, text, wait};
+use host_backend::sample::{exit, halt, print, spin, store32};
+use shared_abi::board;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+/// Returns from the test when there is no KVM, having said so.
+macro_rules! needs_kvm {
+    ($test:literal) => {
+        if !kvm_works($test) {
+            return;
+        }
+    };
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Starts a guest that has printed its first line.
+fn started(command: &mut Command) -> Child {
+    let mut child = start(command);
+    let mut byte = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: the child has not been waited for, so the id is its.
+    unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+}
+
+#[test]
+fn a_guest_prints_and_powers_off() {
+    needs_kvm!("a_guest_prints_and_powers_off");
+    let place = Place::new();
+    let output = finish(&mut ringside(&place.kernel(&[print(b"hello\nworld"), exit(0)].concat())));
+    assert_eq!(text(&output.stdout), "hello\nworld");
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_exit_code_becomes_the_exit_status() {
+    needs_kvm!("the_exit_code_becomes_the_exit_status");
+    let place = Place::new();
+    for (code, status) in [(board::EXIT_PANIC, 1), (42, 42), (2, 125), (0x1_0000, 125)] {
+        let output = finish(&mut ringside(&place.kernel(&exit(code))));
+        assert_eq!(output.status.code(), Some(status), "code {code}");
+        assert_eq!(text(&output.stderr).lines().count(), 1);
+    }
+}
+
+#[test]
+fn output_goes_to_a_file() {
+    needs_kvm!("output_goes_to_a_file");
+    let place = Place::new();
+    let log = place.path("log");
+    let kernel = place.kernel(&[print(b"to the file"), exit(0)].concat());
+    let output = finish(ringside(&kernel).arg(format!("--console=file={}", log.display())));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
+    assert_eq!(std::fs::read(log).unwrap(), b"to the file");
+}
+
+#[test]
+fn a_triple_fault_is_a_failure_with_registers() {
+    needs_kvm!("a_triple_fault_is_a_failure_with_registers");
+    let place = Place::new();
+    // lidt of an empty table, then ud2
+    let code = [&[0x0f, 0x01, 0x1d][..], &0x10_0010u32.to_le_bytes(), &[0x0f, 0x0b], &[0; 32]].concat();
+    let output = finish(&mut ringside(&place.kernel(&code)));
+    assert_eq!(output.status.code(), Some(4));
+    let error = text(&output.stderr);
+    assert!(error.contains("rip=0x10") && error.contains("cr0=") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn signals_end_a_spinning_or_halted_guest() {
+    needs_kvm!("signals_end_a_spinning_or_halted_guest");
+    let place = Place::new();
+    for rest in [spin(), halt()] {
+        for (number, status) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+            let child = started(&mut ringside(&place.kernel(&[print(b"!"), rest.clone()].concat())));
+            signal(&child, number);
+            let output = wait(child);
+            assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn registers_of_nothing_are_harmless() {
+    needs_kvm!("registers_of_nothing_are_harmless");
+    let place = Place::new();
+    let slot = board::VIRTIO_MMIO_BASE as u32;
+    let stores: Vec<u8> =
+        [slot - 4, slot, slot + 0x1000, slot + 0xffc, 0xe000_0000].iter().flat_map(|at| store32(*at, !0)).collect();
+    let output = finish(ringside(&place.kernel(&[stores, exit(0)].concat())).args(["--rng", "--stats", "json"]));
+    assert_eq!(output.status.code(), Some(0));
+    let stats: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(stats["exits"]["no_mmio"], 3, "{stats}");
+    assert_eq!(stats["exits"]["mmio_write"], 2, "{stats}");
+    assert_eq!(stats["devices"]["rng"]["bad_accesses"], 1, "{stats}");
+}
+
+#[test]
+fn the_statistics_count_every_exit() {
+    needs_kvm!("the_statistics_count_every_exit");
+    let place = Place::new();
+    let kernel = place.kernel(&[print(b"12345"), exit(0)].concat());
+    let output = finish(ringside(&kernel).args(["--stats", "table"]));
+    let table = text(&output.stderr);
+    let value = |name: &str| {
+        let line = table.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(value("serial.bytes_written"), 5);
+    // KVM may hand over the bytes one by one or together; the exit port is one more.
+    assert!((2..=6).contains(&value("exits.port_write")), "{table}");
+}
+
+#[test]
+fn the_control_socket_answers_and_stops_the_vm() {
+    needs_kvm!("the_control_socket_answers_and_stops_the_vm");
+    let place = Place::new();
+    let path = place.path("control");
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let child = started(ringside(&kernel).args(["--balloon", "--cpus", "2", "--control"]).arg(&path));
+    eventually("the control socket", || UnixStream::connect(&path).is_ok());
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    let mut ask = |request: &str| {
+        client.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()
+    };
+    let status = ask(r#"{"command":"status"}"#);
+    assert_eq!((&status["ok"], &status["cpus"], &status["memory_mib"]), (&true.into(), &2.into(), &16.into()));
+    assert_eq!(ask(r#"{"command":"balloon","target_mib":4}"#)["target_pages"], 1024);
+    assert_eq!(ask(r#"{"command":"balloon","target_mib":17}"#)["ok"], false);
+    // An exit is counted once it is served, which is after its byte came out.
+    eventually("the count", || ask(r#"{"command":"stats"}"#)["exits"]["port_write"].as_u64().unwrap() >= 1);
+    assert_eq!(ask(r#"{"command":"stop"}"#)["ok"], true);
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!path.exists(), "the socket is gone with the VM");
+}
+
+#[test]
+fn a_disk_is_free_again_when_the_vm_has_ended() {
+    needs_kvm!("a_disk_is_free_again_when_the_vm_has_ended");
+    let place = Place::new();
+    let disk = place.file("disk", &[0; 4096]);
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let child = started(ringside(&kernel).arg("--disk").arg(&disk));
+    let second = finish(ringside(&kernel).arg("--disk").arg(&disk));
+    assert_eq!(second.status.code(), Some(2));
+    assert!(text(&second.stderr).contains("in use by another process"));
+    signal(&child, libc::SIGTERM);
+    assert_eq!(wait(child).status.code(), Some(143));
+    let third = started(ringside(&kernel).arg("--disk").arg(&disk));
+    signal(&third, libc::SIGTERM);
+    assert_eq!(wait(third).status.code(), Some(143));
+}
+
+#[test]
+fn a_reader_that_is_gone_does_not_stop_the_guest() {
+    needs_kvm!("a_reader_that_is_gone_does_not_stop_the_guest");
+    let place = Place::new();
+    let mut child = start(&mut ringside(&place.kernel(&[print(&[b'x'; 3000]), exit(0)].concat())));
+    drop(child.stdout.take());
+    assert_eq!(wait(child).status.code(), Some(0));
+}
+
+#[test]
+fn typed_input_reaches_the_guest() {
+    needs_kvm!("typed_input_reaches_the_guest");
+    let place = Place::new();
+    // wait: mov dx, LSR; in al, dx; test al, 1; jz wait; mov dx, DATA; in al, dx; out dx, al; cmp al, 'q'; jne wait
+    let mut echo =
+        vec![0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0x3c, b'q'];
+    echo.extend([0x75, 0xed]);
+    let mut child = start(ringside(&place.kernel(&[echo, exit(0)].concat())).stdin(Stdio::piped()));
+    let typed = [vec![b'a'; 300], b"bcq".to_vec()].concat();
+    child.stdin.take().unwrap().write_all(&typed).unwrap();
+    let output = wait(child);
+    assert_eq!((output.status.code(), output.stdout), (Some(0), typed));
+}
+
+#[test]
+fn the_command_line_arrives_as_it_was_given() {
+    needs_kvm!("the_command_line_arrives_as_it_was_given");
+    let place = Place::new();
+    // mov esi, [ebx + 24] (the command line); mov ecx, 9; mov edx, COM1; cld; rep outsb
+    let mut code = vec![0x8b, 0x73, 24, 0xb9, 9, 0, 0, 0, 0xba];
+    code.extend(u32::from(board::COM1_PORT).to_le_bytes());
+    code.extend([0xfc, 0xf3, 0x6e]);
+    let output = finish(ringside(&place.kernel(&[code, exit(0)].concat())).args(["--cmdline", "quiet x=1"]));
+    assert_eq!(text(&output.stdout), "quiet x=1");
+}

@@ -1,0 +1,195 @@
+//! Bad input to `ringside`: each kind gets one clear line and its exit status, and harms nothing. None of these needs
+//! KVM: what is wrong is found before it is opened.
+
+mod common;
+
+use common::{Place, finish, ringside, ringside_with_memory, text};
+use host_backend::sample::{exit, pvh_elf};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+const BAD_INPUT: i32 = 2;
+const NO_KVM: i32 = 3;
+
+/// Runs and checks the status, and that standard error is one line with `words`.
+fn refused(command: &mut Command, status: i32, words: &[&str]) {
+    let output = finish(command);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.starts_with("ringside: "), "{error}");
+    for word in words {
+        assert!(error.contains(word), "no \"{word}\" in: {error}");
+    }
+    assert_eq!(text(&output.stdout), "");
+}
+
+fn place() -> (Place, Command) {
+    let place = Place::new();
+    let command = ringside(&place.kernel(&exit(0)));
+    (place, command)
+}
+
+#[test]
+fn help_lists_the_exit_statuses() {
+    for arguments in [&["--help"][..], &["run", "--help"]] {
+        let output = finish(Command::new(env!("CARGO_BIN_EXE_ringside")).args(arguments));
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("Exit status:"));
+    }
+}
+
+#[test]
+fn no_kvm_is_told_with_its_own_status() {
+    let (_place, mut command) = place();
+    refused(command.args(["--kvm", "/nonexistent/kvm"]), NO_KVM, &["no KVM at /nonexistent/kvm", "does not exist"]);
+}
+
+#[test]
+fn a_kvm_without_permission_is_told() {
+    let (place, mut command) = place();
+    let device = place.file("kvm", b"");
+    std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
+    // Root opens it anyway, and finds no KVM behind it.
+    let root = std::fs::File::open(&device).is_ok();
+    let words = if root { "not a KVM device" } else { "permission denied" };
+    refused(command.arg("--kvm").arg(&device), NO_KVM, &[words]);
+}
+
+#[test]
+fn kernels_that_cannot_be_loaded_are_told() {
+    let place = Place::new();
+    refused(&mut ringside(Path::new("/nonexistent/kernel")), BAD_INPUT, &["load kernel", "No such file"]);
+    refused(&mut ringside(&place.file("text", b"#!/bin/sh\n")), BAD_INPUT, &["load kernel", "not an ELF file"]);
+    let mut elf = pvh_elf(&exit(0));
+    elf[64 + 2 * 56 + 8] = 1;
+    refused(&mut ringside(&place.file("note", &elf)), BAD_INPUT, &["no PVH entry", "note 18"]);
+    let mut elf = pvh_elf(&exit(0));
+    elf[64 + 40..64 + 48].copy_from_slice(&(1u64 << 30).to_le_bytes());
+    refused(&mut ringside(&place.file("large", &elf)), BAD_INPUT, &["does not fit", "16 MiB", "--mem"]);
+    let mut elf = pvh_elf(&exit(0));
+    elf[64 + 24..64 + 32].copy_from_slice(&0x6000u64.to_le_bytes());
+    refused(&mut ringside(&place.file("over", &elf)), BAD_INPUT, &["overlaps the boot data"]);
+}
+
+#[test]
+fn initrds_that_cannot_be_loaded_are_told() {
+    let (place, mut command) = place();
+    let initrd = place.file("initrd", b"");
+    std::fs::File::options().write(true).open(&initrd).unwrap().set_len(64 << 20).unwrap();
+    refused(command.arg("--initrd").arg(&initrd), BAD_INPUT, &["initrd", "do not fit", "--mem"]);
+}
+
+#[test]
+fn absurd_memory_and_cpu_counts_are_told() {
+    let sizes = [
+        ("0", "too small"),
+        ("1M", "too small"),
+        ("1T", "no unit"),
+        ("100000G", "too large"),
+        ("16386K", "multiple of 4096"),
+        ("x", "no unit"),
+        ("M", "no size"),
+    ];
+    for (size, words) in sizes {
+        let kernel = Place::new();
+        refused(&mut ringside_with_memory(&kernel.kernel(&exit(0)), size), BAD_INPUT, &[words]);
+    }
+    for cpus in ["0", "65", "4000000000", "-1", "two"] {
+        let (_place, mut command) = place();
+        refused(command.arg(format!("--cpus={cpus}")), BAD_INPUT, &["--cpus"]);
+    }
+}
+
+#[test]
+fn disks_that_cannot_be_used_are_told() {
+    let (place, mut command) = place();
+    refused(command.args(["--disk", "/nonexistent/disk"]), BAD_INPUT, &["open disk /nonexistent/disk", "No such file"]);
+    let odd = place.file("odd", &[0; 1000]);
+    refused(ringside(&place.kernel(&exit(0))).arg("--disk").arg(&odd), BAD_INPUT, &["1000 bytes", "multiple of 512"]);
+    let protected = place.file("protected", &[0; 1024]);
+    std::fs::set_permissions(&protected, std::fs::Permissions::from_mode(0o444)).unwrap();
+    refused(ringside(&place.kernel(&exit(0))).arg("--disk").arg(&protected), BAD_INPUT, &["read-only", ",ro"]);
+}
+
+#[test]
+fn a_disk_locked_by_another_process_is_told() {
+    let (place, mut command) = place();
+    let image = place.file("disk", &[0; 1024]);
+    let disk = host_backend::config::Disk {
+        path: image.clone(),
+        access: host_backend::config::DiskAccess::ReadWrite,
+        serial: None,
+    };
+    // The lock belongs to the open file, so this process is as good as any other.
+    let held = host_backend::virtio::block::RawFile::open(&disk).unwrap();
+    refused(command.arg("--disk").arg(&image), BAD_INPUT, &["in use by another process"]);
+    drop(held);
+    assert_eq!(std::fs::read(&image).unwrap(), [0; 1024]);
+}
+
+#[test]
+fn a_control_socket_in_use_is_told_and_left_alone() {
+    let (place, mut command) = place();
+    let path = place.path("control");
+    let _listener = UnixListener::bind(&path).unwrap();
+    refused(command.arg("--control").arg(&path), BAD_INPUT, &["control socket", "in use"]);
+    assert!(path.exists());
+    let file = place.file("file", b"precious");
+    refused(ringside(&place.kernel(&exit(0))).arg("--control").arg(&file), BAD_INPUT, &["exists"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+}
+
+#[test]
+fn a_control_socket_is_removed_when_the_start_fails() {
+    let (place, mut command) = place();
+    let path = place.path("control");
+    refused(command.arg("--control").arg(&path).args(["--kvm", "/nonexistent/kvm"]), NO_KVM, &["no KVM"]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_publish_port_that_is_taken_is_told() {
+    let (_place, mut command) = place();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    command.args(["--net", "passt", "--publish", &format!("{port}:80")]);
+    refused(&mut command, BAD_INPUT, &["publish port", &port.to_string(), "in use"]);
+}
+
+#[test]
+fn ports_can_be_published_only_through_passt_and_once() {
+    for net in ["none", "tap=ringside-none", "stream=/nonexistent"] {
+        let (_place, mut command) = place();
+        refused(command.args(["--publish", "8080:80", "--net", net]), BAD_INPUT, &["--publish needs --net passt"]);
+    }
+    let (_place, mut command) = place();
+    command.args(["--net", "passt", "--publish", "8080:80", "--publish", "8080:81"]);
+    refused(&mut command, BAD_INPUT, &["port 8080 is published twice"]);
+}
+
+#[test]
+fn network_peers_that_are_not_there_are_told() {
+    let (_place, mut command) = place();
+    refused(command.args(["--net", "stream=/nonexistent/peer"]), BAD_INPUT, &["connect to network peer"]);
+    let (_place, mut command) = place();
+    refused(command.args(["--net", "bridge"]), BAD_INPUT, &["--net", "tap=NAME"]);
+}
+
+#[test]
+fn more_devices_than_the_board_has_slots_are_told() {
+    let (place, mut command) = place();
+    for index in 0..17 {
+        command.arg("--disk").arg(place.file(&format!("disk{index}"), &[0; 512]));
+    }
+    refused(&mut command, BAD_INPUT, &["17 devices", "16 slots"]);
+}
+
+#[test]
+fn a_console_file_that_cannot_be_made_is_told() {
+    let (_place, mut command) = place();
+    refused(command.args(["--console", "file=/nonexistent/log"]), BAD_INPUT, &["console output"]);
+}

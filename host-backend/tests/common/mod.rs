@@ -1,0 +1,85 @@
+//! For the tests of the program: files for it, and running it.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use host_backend::sample::pvh_elf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A folder with what a VM needs.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A guest of this code.
+    pub(crate) fn kernel(&self, code: &[u8]) -> PathBuf {
+        self.file("kernel", &pvh_elf(code))
+    }
+}
+
+/// `ringside run` with a kernel and 16 MiB.
+pub(crate) fn ringside(kernel: &Path) -> Command {
+    ringside_with_memory(kernel, "16M")
+}
+
+pub(crate) fn ringside_with_memory(kernel: &Path, size: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringside"));
+    command.args(["run", "--mem", size, "--kernel"]).arg(kernel);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end; a program that does not end is a failure.
+pub(crate) fn finish(command: &mut Command) -> Output {
+    wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+pub(crate) fn wait(mut child: Child) -> Output {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("ringside did not end: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().unwrap()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether VMs can run here; says so if not, since the test then shows nothing.
+pub(crate) fn kvm_works(test: &str) -> bool {
+    let works = host_backend::vmm::kvm::open(Path::new("/dev/kvm"));
+    if let Err(error) = &works {
+        eprintln!("SKIPPED {test}: {error}");
+    }
+    works.is_ok()
+}
+
+/// Waits until `what` is true.
+pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
