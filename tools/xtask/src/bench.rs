@@ -55,8 +55,9 @@ fn count(machine: &Machine, interrupted: &AtomicBool) -> Result<u64> {
                 if report.outcome != Outcome::Success {
                     bail!("the guest says {line:?}");
                 }
-                let count = report.field("instructions").and_then(|value| value.number());
-                return count.ok_or_else(|| anyhow!("the guest does not tell the instructions: {line:?}"));
+                // With -icount shift=0 the time stamp counter counts instructions.
+                let count = report.field("ticks").and_then(|value| value.number());
+                return count.ok_or_else(|| anyhow!("the guest does not tell its ticks: {line:?}"));
             }
             Event::Closed => bail!("the guest ended before it was ready: {}", running.stderr().trim()),
             Event::Quiet => {}
