@@ -165,9 +165,7 @@ fn report_ready() {
     let entry = unsafe { (&raw const boot::ENTRY_TSC).read() };
     let ticks = pvops::time::tsc() - entry - task::idle_time().ticks;
     let sites = patches().sites();
-    console::report(Kind::Boot, "ready", Outcome::Success, |line| {
-        line.field("instructions", ticks)?.field("sites", sites)
-    });
+    console::report(Kind::Boot, "ready", Outcome::Success, |line| line.field("ticks", ticks)?.field("sites", sites));
 }
 
 /// Rewrites the call sites for the world that was found.

@@ -25,8 +25,8 @@ pub(super) struct Connection {
 struct Answer {
     bytes: Vec<u8>,
     sent: usize,
-    /// Bytes of the page in it, until they are counted; `None` if it is an error message.
-    page: Option<usize>,
+    /// Not an error message, and not counted yet.
+    is_page: bool,
 }
 
 impl Connection {
@@ -80,9 +80,9 @@ impl Connection {
     /// Counts a page once it has been acknowledged as a whole.
     fn finish(&mut self, system: &System) {
         if let Some(answer) = &mut self.answer
-            && let Some(bytes) = answer.page.take()
+            && core::mem::take(&mut answer.is_page)
         {
-            system.net.last_page.set(bytes);
+            system.net.last_page.set(answer.bytes.len());
             system.net.served.set(system.net.served.get() + 1);
             CHANGED.raise();
         }
@@ -118,5 +118,5 @@ fn response(status: &str, content_type: &str, body: &[u8], is_page: bool) -> Ans
     );
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
-    Answer { bytes, sent: 0, page: is_page.then_some(body.len()) }
+    Answer { bytes, sent: 0, is_page }
 }

@@ -32,7 +32,7 @@ pub struct Status {
     pub router: Cell<Option<Ipv4Address>>,
     /// Pages sent and acknowledged.
     pub served: Cell<u64>,
-    /// Bytes of the last page, without headers.
+    /// Bytes of the last page, header and body.
     pub last_page: Cell<usize>,
 }
 
