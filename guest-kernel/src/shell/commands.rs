@@ -26,7 +26,7 @@ cat PATH           a file of the first disk
 sum PATH           size and CRC-32 of a file
 uptime             time since boot, and how much of it the CPU slept
 checks             the kernel's checks of itself
-panic              fails on purpose: shows the report
+panic [fault|stack]  fails on purpose, by a panic, a page fault or a stack overflow: shows the report
 poweroff           switches the machine off
 ";
 
@@ -89,7 +89,13 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
             let failed = crate::checks::run();
             writeln!(out, "{failed} failed").map_err(formatting)
         }
-        ("panic", _) => panic!("asked for in the shell"),
+        ("panic", Some("fault")) => {
+            // SAFETY: nothing is mapped in the lower half, so this ends in the page fault that was asked for.
+            unsafe { (0xdead_beef_usize as *mut u8).write_volatile(0) };
+            Ok(())
+        }
+        ("panic", Some("stack")) => Err(alloc::format!("the stack is {} levels deep", overflow(0))),
+        ("panic", None) => panic!("asked for in the shell"),
         ("poweroff", _) => {
             crate::println!("power off");
             power::end(Ending::Off)
@@ -97,6 +103,13 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         ("cat" | "sum", None) => Err(alloc::format!("{command}: which file?")),
         _ => Err(alloc::format!("{command}: no such command; type help")),
     }
+}
+
+/// Calls itself until the stack ends in its guard page.
+#[inline(never)]
+fn overflow(level: u64) -> u64 {
+    let frame = core::hint::black_box([level; 32]);
+    if level == u64::MAX { level } else { overflow(level + 1).max(frame[0]) }
 }
 
 fn first_disk(system: &System) -> Result<&Rc<crate::disk::Disk>, Failed> {
