@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{Place, eventually, finish, kvm_works, ringside, text, wait};
+use common::{Place, Running, eventually, finish, kvm_works, ringside, text};
 use host_backend::sample::{exit, halt, print, spin, store32};
 use shared_abi::board;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Returns from the test when there is no KVM, having said so.
 macro_rules! needs_kvm {
@@ -18,21 +19,21 @@ macro_rules! needs_kvm {
     };
 }
 
-fn start(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+fn start(command: &mut Command) -> Running {
+    Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
 /// Starts a guest that has printed its first line.
-fn started(command: &mut Command) -> Child {
+fn started(command: &mut Command) -> Running {
     let mut child = start(command);
     let mut byte = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child.child().stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
     child
 }
 
-fn signal(child: &Child, signal: libc::c_int) {
+fn signal(running: &mut Running, signal: libc::c_int) {
     // SAFETY: the child has not been waited for, so the id is its.
-    unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+    unsafe { libc::kill(running.child().id() as libc::pid_t, signal) };
 }
 
 #[test]
@@ -85,9 +86,9 @@ fn signals_end_a_spinning_or_halted_guest() {
     let place = Place::new();
     for rest in [spin(), halt()] {
         for (number, status) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
-            let child = started(&mut ringside(&place.kernel(&[print(b"!"), rest.clone()].concat())));
-            signal(&child, number);
-            let output = wait(child);
+            let mut child = started(&mut ringside(&place.kernel(&[print(b"!"), rest.clone()].concat())));
+            signal(&mut child, number);
+            let output = child.wait();
             assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
         }
     }
@@ -146,7 +147,7 @@ fn the_control_socket_answers_and_stops_the_vm() {
     // An exit is counted once it is served, which is after its byte came out.
     eventually("the count", || ask(r#"{"command":"stats"}"#)["exits"]["port_write"].as_u64().unwrap() >= 1);
     assert_eq!(ask(r#"{"command":"stop"}"#)["ok"], true);
-    let output = wait(child);
+    let output = child.wait();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(!path.exists(), "the socket is gone with the VM");
 }
@@ -157,15 +158,15 @@ fn a_disk_is_free_again_when_the_vm_has_ended() {
     let place = Place::new();
     let disk = place.file("disk", &[0; 4096]);
     let kernel = place.kernel(&[print(b"!"), halt()].concat());
-    let child = started(ringside(&kernel).arg("--disk").arg(&disk));
+    let mut child = started(ringside(&kernel).arg("--disk").arg(&disk));
     let second = finish(ringside(&kernel).arg("--disk").arg(&disk));
     assert_eq!(second.status.code(), Some(2));
     assert!(text(&second.stderr).contains("in use by another process"));
-    signal(&child, libc::SIGTERM);
-    assert_eq!(wait(child).status.code(), Some(143));
-    let third = started(ringside(&kernel).arg("--disk").arg(&disk));
-    signal(&third, libc::SIGTERM);
-    assert_eq!(wait(third).status.code(), Some(143));
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+    let mut third = started(ringside(&kernel).arg("--disk").arg(&disk));
+    signal(&mut third, libc::SIGTERM);
+    assert_eq!(third.wait().status.code(), Some(143));
 }
 
 #[test]
@@ -173,8 +174,8 @@ fn a_reader_that_is_gone_does_not_stop_the_guest() {
     needs_kvm!("a_reader_that_is_gone_does_not_stop_the_guest");
     let place = Place::new();
     let mut child = start(&mut ringside(&place.kernel(&[print(&[b'x'; 3000]), exit(0)].concat())));
-    drop(child.stdout.take());
-    assert_eq!(wait(child).status.code(), Some(0));
+    drop(child.child().stdout.take());
+    assert_eq!(child.wait().status.code(), Some(0));
 }
 
 #[test]
@@ -187,8 +188,8 @@ fn typed_input_reaches_the_guest() {
     echo.extend([0x75, 0xed]);
     let mut child = start(ringside(&place.kernel(&[echo, exit(0)].concat())).stdin(Stdio::piped()));
     let typed = [vec![b'a'; 300], b"bcq".to_vec()].concat();
-    child.stdin.take().unwrap().write_all(&typed).unwrap();
-    let output = wait(child);
+    child.child().stdin.take().unwrap().write_all(&typed).unwrap();
+    let output = child.wait();
     assert_eq!((output.status.code(), output.stdout), (Some(0), typed));
 }
 
@@ -202,4 +203,23 @@ fn the_command_line_arrives_as_it_was_given() {
     code.extend([0xfc, 0xf3, 0x6e]);
     let output = finish(ringside(&place.kernel(&[code, exit(0)].concat())).args(["--cmdline", "quiet x=1"]));
     assert_eq!(text(&output.stdout), "quiet x=1");
+}
+
+#[test]
+fn passt_publishes_a_port_while_the_vm_lives() {
+    needs_kvm!("passt_publishes_a_port_while_the_vm_lives");
+    if Command::new("passt").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        return eprintln!("SKIPPED passt_publishes_a_port_while_the_vm_lives: passt is not installed");
+    }
+    let place = Place::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let publish = format!("{}:80", address.port());
+    let mut child = started(ringside(&kernel).args(["--net", "passt", "--publish", &publish]));
+    eventually("the published port", || TcpStream::connect(address).is_ok());
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+    eventually("the end of passt", || TcpStream::connect(address).is_err());
 }

@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{Place, eventually, kvm_works, ringside, wait};
+use common::{Place, Running, eventually, kvm_works, ringside};
 use host_backend::sample::{exit, halt, print};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 /// Both ends of a new terminal.
 fn terminal() -> (File, File) {
@@ -31,7 +31,7 @@ fn modes(terminal: &File) -> (u32, u32, u32, [u8; 32]) {
 }
 
 /// Runs a guest at a terminal of its own, until it has printed something and the terminal is raw.
-fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Child {
+fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Running {
     let place = Place::new();
     let mut command = ringside(&place.kernel(code));
     let end = || Stdio::from(terminal.try_clone().unwrap());
@@ -44,7 +44,7 @@ fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Child {
             Ok(())
         });
     }
-    let child = command.spawn().unwrap();
+    let child = Running::start(&mut command);
     let mut byte = [0];
     master.read_exact(&mut byte).unwrap();
     child
@@ -61,7 +61,7 @@ fn ctrl_c_ends_the_vm_and_the_terminal_is_restored() {
     eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);
     // Ctrl-Z and others are for the guest; Ctrl-C is for us.
     master.write_all(b"\x1a\x1c\x03").unwrap();
-    assert_eq!(wait(child).status.code(), Some(130));
+    assert_eq!(child.wait().status.code(), Some(130));
     assert_eq!(modes(&slave), before);
 }
 
@@ -73,6 +73,6 @@ fn the_terminal_is_restored_when_the_guest_ends() {
     let (mut master, slave) = terminal();
     let before = modes(&slave);
     let child = run_at(&slave, &mut master, &[print(b"!"), exit(0)].concat());
-    assert_eq!(wait(child).status.code(), Some(0));
+    assert_eq!(child.wait().status.code(), Some(0));
     assert_eq!(modes(&slave), before);
 }

@@ -45,21 +45,37 @@ pub(crate) fn ringside_with_memory(kernel: &Path, size: &str) -> Command {
     command
 }
 
-/// Runs to the end; a program that does not end is a failure.
-pub(crate) fn finish(command: &mut Command) -> Output {
-    wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+/// A program that does not outlive its test.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    /// Waits for its end; a program that does not end is a failure.
+    pub(crate) fn wait(mut self) -> Output {
+        eventually("the end of ringside", || self.child().try_wait().unwrap().is_some());
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
 }
 
-pub(crate) fn wait(mut child: Child) -> Output {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("ringside did not end: {:?}", child.wait_with_output());
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
         }
-        std::thread::sleep(Duration::from_millis(2));
     }
-    child.wait_with_output().unwrap()
+}
+
+/// Runs to the end.
+pub(crate) fn finish(command: &mut Command) -> Output {
+    Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).wait()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -77,7 +93,7 @@ pub(crate) fn kvm_works(test: &str) -> bool {
 
 /// Waits until `what` is true.
 pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !is() {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
