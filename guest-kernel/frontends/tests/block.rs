@@ -83,6 +83,27 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
 }
 
 #[test]
+fn parts_that_waited_for_room_are_notified_when_they_are_sent() {
+    let features = all(Features::SIZE_MAX | Features::SEG_MAX);
+    let settings = shared_abi::virtio::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
+    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 1 });
+    let data = buffer(&disk, 0, 512 * 20);
+    block.submit(Request::Read { sector: 0, buffer: data }).unwrap();
+    block.kick();
+    let mut heard = 0;
+    let completion = loop {
+        let notified = disk.transport.model().notified[0];
+        assert_ne!(notified, heard, "a disk that sleeps until it is notified never wakes again");
+        heard = notified;
+        disk.serve();
+        if let Some(completion) = block.poll() {
+            break completion;
+        }
+    };
+    assert_eq!((completion.result, disk.chains.len()), (Ok(Output::Done), 20));
+}
+
+#[test]
 fn a_failing_part_fails_the_whole_request_once() {
     let mut settings = config(256);
     settings.size_max = 512;

@@ -122,10 +122,15 @@ fn a_spanning_frame_may_arrive_buffer_by_buffer() {
 fn a_spanning_frame_beyond_the_mtu_is_dropped_and_the_next_one_arrives() {
     let features = (BASIC | Features::MRG_RXBUF).bits();
     let (mut net, mut card) = card::pair(features, config(), Settings { receive_buffers: 8, ..Settings::default() });
-    card.deliver_spanning(&[1; 4000], 1000);
+    // Header, VLAN tag and MTU.
+    let largest = 14 + 4 + 1500;
+    for (len, dropped) in [(4000, 1), (largest + 1, 2), (largest, 2)] {
+        card.deliver_spanning(&vec![1; len], 1000);
+        let received = net.receive_with(|bytes| bytes.len());
+        assert_eq!((received, net.counters().dropped), ((len == largest).then_some(len), dropped));
+    }
     card.deliver_spanning(&[2; 100], 1000);
     assert_eq!(net.receive().unwrap().bytes(), [2; 100]);
-    assert_eq!(net.counters().dropped, 1);
 }
 
 #[test]
@@ -196,6 +201,19 @@ fn checksums_are_left_to_the_device_that_offers_it_and_computed_otherwise() {
             assert_eq!((header.csum_start, header.csum_offset), (34, 6));
         }
     }
+}
+
+#[test]
+fn a_padded_frame_is_not_left_to_a_device_that_would_sum_its_padding() {
+    let (_, complete) = udp_frame(b"hello");
+    let (mut net, mut card) = card::pair((BASIC | Features::CSUM).bits(), config(), Settings::default());
+    net.transmit(60, TransmitChecksum::Offload, |bytes| {
+        bytes.fill(0xaa);
+        bytes[..complete.len()].copy_from_slice(&complete);
+        bytes[40..42].fill(0);
+    });
+    let (header, sent) = card.take_sent().remove(0);
+    assert_eq!((header.flags, &sent[..complete.len()]), (0, &complete[..]));
 }
 
 #[test]
