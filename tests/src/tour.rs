@@ -323,7 +323,7 @@ impl<'a> Guide<'a> {
         let page =
             self.page.take().ok_or_else(|| anyhow!("the guest served a page and had not asked us to fetch it"))?;
         let page = page.context("the page did not arrive")?;
-        let (served, received) = (number(report, "bytes")?, page.bytes);
+        let (served, received) = (number(report, "bytes")?, page.body.len() as u64);
         ensure!(page.status == 200, "the page came with status {}", page.status);
         ensure!(served == received, "the guest served {served} bytes, {received} arrived");
         let body = String::from_utf8_lossy(&page.body);

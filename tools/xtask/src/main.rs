@@ -36,7 +36,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Build => artifacts::command(&common),
         Command::Run(options) => run::command(&common, &options),
         Command::Test => test::command(&common),
-        Command::Bench { what: BenchCommand::Boot } => bench::boot(&common),
-        Command::Bench { what: BenchCommand::Start } => anyhow::bail!("bench start is not there yet"),
+        Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
+        Command::Bench { what: BenchCommand::Start } => bench::start::command(&common),
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measurements with limits. Instructions are counted; times are medians of alternating runs.
+//! `cargo xtask bench boot`: guest instructions from entry to ready. They are counted, not timed.
 
 use crate::boots::{self, Wishes};
 use crate::options::Common;
@@ -19,7 +19,7 @@ const BOOT_MAX: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(100);
 
 /// `cargo xtask bench boot`.
-pub(crate) fn boot(common: &Common) -> Result<ExitCode> {
+pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let artifacts = artifacts::build(&setup)?;
     let interrupted = boots::interruption()?;

@@ -1,0 +1,5 @@
+//! `cargo xtask bench`: measurements with limits.
+
+pub(crate) mod boot;
+mod memory;
+pub(crate) mod start;

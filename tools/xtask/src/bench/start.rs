@@ -1,0 +1,168 @@
+//! `cargo xtask bench start`: from the start of ringside to the guest's first byte on the console, beside a bare C program
+//! that makes the same KVM calls; and what ringside has resident. Times are medians of alternating runs.
+
+use crate::artifacts::{self, Artifacts, succeed};
+use crate::bench::memory::{self, Resident};
+use crate::boots::{self, Wishes};
+use crate::options::Common;
+use crate::{setup, ui, workspace};
+use anyhow::{Context, Result, bail};
+use ringside_tests::console::Event;
+use ringside_tests::machine::{self, Running, SerialLine};
+use ringside_tests::testbed::Testbed;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Runs of each program; they take turns.
+const RUNS: usize = 20;
+/// Start of ringside without devices against the C program's.
+const RATIO_MAX: f64 = 2.0;
+/// What all devices may add.
+const DEVICES_MAX: Duration = Duration::from_millis(5);
+/// Resident memory of ringside, the guest's left out.
+const RESIDENT_MAX_KIB: u64 = 4096;
+/// How long the real guest is watched for its memory.
+const WATCH: Duration = Duration::from_secs(3);
+
+/// `cargo xtask bench start`.
+pub(crate) fn command(common: &Common) -> Result<ExitCode> {
+    let setup = setup::ensure(common)?;
+    Testbed::Host.available(common.kvm()).context("cannot measure ringside")?;
+    let artifacts = artifacts::build(&setup)?;
+    let guest = build_sample_guest()?;
+    let bare = build_bare()?;
+    let interrupted = boots::interruption()?;
+
+    ui::say(&format!(
+        "starting each program {RUNS} times, in turns: 128 MiB, one CPU, to the first byte on the console"
+    ));
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    for _ in 0..RUNS {
+        times[0].push(first_byte(Command::new(&bare).args(["whole", "128"]))?);
+        times[1].push(first_byte(&mut plain(&artifacts, &guest))?);
+        times[2].push(with_devices(&artifacts, &guest)?);
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+    }
+    let [bare, plain, devices] = times.map(median);
+    let resident = watch_memory(&artifacts, &interrupted)?;
+    Ok(report(bare, plain, devices, resident))
+}
+
+fn report(bare: Duration, plain: Duration, devices: Duration, resident: Resident) -> ExitCode {
+    let milliseconds = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+    let ratio = plain.as_secs_f64() / bare.as_secs_f64();
+    let more = devices.saturating_sub(plain);
+    let kib = |number: u64| format!("{number} KiB");
+    let rows = [
+        ("bare C program", milliseconds(bare), String::new(), true),
+        ("ringside, no devices", milliseconds(plain), String::new(), true),
+        ("  times the C program's", format!("{ratio:.2}"), format!("{RATIO_MAX:.2}"), ratio <= RATIO_MAX),
+        ("ringside, disk, net, balloon, rng", milliseconds(devices), String::new(), true),
+        ("  more than without", milliseconds(more), milliseconds(DEVICES_MAX), more <= DEVICES_MAX),
+        ("resident, guest left out, now", kib(resident.now_kib), String::new(), true),
+        ("  peak", kib(resident.peak_kib), kib(RESIDENT_MAX_KIB), resident.peak_kib <= RESIDENT_MAX_KIB),
+        ("  the guest has", kib(resident.guest_kib), String::new(), true),
+    ];
+    let mut table = vec![["", "median", "limit", ""].map(str::to_owned).to_vec()];
+    let mut within = true;
+    for (name, value, limit, good) in rows {
+        within &= good;
+        let verdict = match (limit.is_empty(), good) {
+            (true, _) => "",
+            (false, true) => "ok",
+            (false, false) => "ABOVE",
+        };
+        table.push(vec![name.into(), value, limit, verdict.into()]);
+    }
+    ui::table(&table);
+    if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The smallest guest: it prints a byte and ends.
+fn build_sample_guest() -> Result<PathBuf> {
+    let guest = workspace::output()?.join("sample-guest.elf");
+    let mut command = workspace::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "host-backend", "--example", "sample-guest", "--"]);
+    succeed(command.arg(&guest), "the sample guest cannot be made")?;
+    Ok(guest)
+}
+
+fn build_bare() -> Result<PathBuf> {
+    let bare = workspace::output()?.join("bare");
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-o"]).arg(&bare).arg(workspace::root().join("host-backend/bench/bare.c"));
+    succeed(&mut command, "the bare C program does not build")?;
+    Ok(bare)
+}
+
+fn plain(artifacts: &Artifacts, guest: &Path) -> Command {
+    let mut command = Command::new(&artifacts.ringside);
+    command.args(["run", "--mem", "128M", "--cpus", "1", "--kernel"]).arg(guest);
+    command
+}
+
+fn with_devices(artifacts: &Artifacts, guest: &Path) -> Result<Duration> {
+    let mut boot = boots::prepare(artifacts, Wishes::new(Testbed::Host, ""))?;
+    boot.machine.image = guest.into();
+    first_byte(&mut boot.machine.command(SerialLine::Captured))
+}
+
+/// From just before the process is made to the first byte on its standard output.
+fn first_byte(command: &mut Command) -> Result<Duration> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let mut byte = [0];
+    let read = child.stdout.as_mut().map(|stdout| stdout.read_exact(&mut byte));
+    let time = start.elapsed();
+    if !matches!(read, Some(Ok(()))) {
+        machine::stop(&mut child);
+        bail!("{:?} ended without a byte on the console", command.get_program());
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{:?} ended with {status}", command.get_program());
+    }
+    Ok(time)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Boots the real guest with all devices and watches what ringside has resident.
+fn watch_memory(artifacts: &Artifacts, interrupted: &AtomicBool) -> Result<Resident> {
+    let boot = boots::prepare(artifacts, Wishes::new(Testbed::Host, ""))?;
+    let mut running: Running = boot.machine.start()?;
+    let end = Instant::now() + WATCH;
+    let mut most: Option<Resident> = None;
+    while Instant::now() < end {
+        if running.console.next(Duration::from_millis(100)) == Event::Closed {
+            bail!("the guest ended while it was watched: {}", running.stderr().trim());
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let now = match memory::resident(running.id(), boot.machine.memory) {
+            Ok(now) => now,
+            // It has no memory yet.
+            Err(_) if most.is_none() => continue,
+            Err(error) => return Err(error),
+        };
+        most = Some(match most {
+            Some(most) => Resident {
+                peak_kib: now.peak_kib.max(most.now_kib),
+                now_kib: now.now_kib.max(most.now_kib),
+                guest_kib: now.guest_kib,
+            },
+            None => now,
+        });
+    }
+    most.context("the guest's memory was never seen")
+}
