@@ -10,7 +10,8 @@
 //! port 0x604                          exit port
 //! ```
 //!
-//! There is no PCI, no PIC, no PIT and no ACPI. The guest recognizes the board by the hypervisor CPUID leaf
+//! There is no PCI, no PIT and no ACPI. KVM's interrupt chip brings two 8259 that nobody programs, wired to LINT0 of the local
+//! APIC: a guest masks that pin, or a line arrives a second time as the number of its 8259 input. The guest recognizes the board by the hypervisor CPUID leaf
 //! [`CPUID_SIGNATURE`], which the host places at a multiple of 0x100 above KVM's own leaves.
 
 /// End of the RAM below the device window; more memory continues at [`HIGH_RAM`].
