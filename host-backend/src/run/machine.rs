@@ -23,7 +23,7 @@ use crate::vmm::exits::Counters;
 use crate::vmm::kvm::{self, IrqLine};
 use crate::vmm::vcpu::{self, Running};
 use crate::vmm::{GuestRam, cpuid, loader, memory};
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde_json::{Value, json};
 use shared_abi::board;
 use shared_abi::virtio::mmio::Register;
@@ -284,7 +284,8 @@ fn create_vcpus(
     let mut vcpus = Vec::new();
     for index in 0..cpus {
         let vcpu = vm.create_vcpu(index.into()).map_err(kvm::Error::call("KVM_CREATE_VCPU"))?;
-        let board = cpuid::Board { tsc_khz: vcpu.get_tsc_khz().unwrap_or(0), slots, cpus };
+        let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
+        let board = cpuid::Board { tsc_khz, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), slots, cpus };
         let leaves = cpuid::leaves(&supported, board, index).map_err(|_| kvm::Error::TooManyLeaves)?;
         vcpu.set_cpuid2(&leaves).map_err(kvm::Error::call("KVM_SET_CPUID2"))?;
         // The others wait for INIT and SIPI, as KVM leaves them.
