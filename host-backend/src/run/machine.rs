@@ -30,7 +30,7 @@ use shared_abi::virtio::mmio::Register;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest wait for the threads when the VM ends.
+/// Longest wait for the vCPUs, then for the devices, when the VM ends.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A machine, ready to start.
@@ -193,6 +193,7 @@ impl Started {
         for vcpu in self.vcpus {
             vcpu.join(deadline);
         }
+        let deadline = Instant::now() + GRACE;
         for (worker, (name, transport)) in self.workers.into_iter().zip(&self.machine.devices) {
             if !worker.join(deadline) {
                 eprintln!("ringside: {name} is stuck; what the guest wrote to it may be lost");
