@@ -8,6 +8,7 @@ use shared_abi::board;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Returns from the test when there is no KVM, having said so.
@@ -222,4 +223,22 @@ fn passt_publishes_a_port_while_the_vm_lives() {
     signal(&mut child, libc::SIGTERM);
     assert_eq!(child.wait().status.code(), Some(143));
     eventually("the end of passt", || TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_signal_that_the_starter_ignores_does_not_end_the_vm() {
+    needs_kvm!("a_signal_that_the_starter_ignores_does_not_end_the_vm");
+    let place = Place::new();
+    let mut command = ringside(&place.kernel(&[print(b"!"), halt()].concat()));
+    // SAFETY: signal is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let mut child = started(&mut command);
+    signal(&mut child, libc::SIGHUP);
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
 }

@@ -21,12 +21,17 @@ pub(super) struct Signals(File);
 
 impl Signals {
     pub(super) fn block() -> io::Result<Self> {
-        // SAFETY: the set is initialized by sigemptyset before it is used.
+        // SAFETY: the set is initialized by sigemptyset before it is used; sigaction only reads the disposition.
         let fd = unsafe {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for signal in ENDING {
-                libc::sigaddset(&raw mut set, signal);
+                // Who starts us may want us to ignore it: nohup, a shell's background job.
+                let mut action: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signal, std::ptr::null(), &raw mut action);
+                if action.sa_sigaction != libc::SIG_IGN {
+                    libc::sigaddset(&raw mut set, signal);
+                }
             }
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
             libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)

@@ -23,14 +23,14 @@ use crate::vmm::exits::Counters;
 use crate::vmm::kvm::{self, IrqLine};
 use crate::vmm::vcpu::{self, Running};
 use crate::vmm::{GuestRam, cpuid, loader, memory};
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde_json::{Value, json};
 use shared_abi::board;
 use shared_abi::virtio::mmio::Register;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest wait for the threads when the VM ends.
+/// Longest wait for the vCPUs, then for the devices, when the VM ends.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A machine, ready to start.
@@ -193,6 +193,7 @@ impl Started {
         for vcpu in self.vcpus {
             vcpu.join(deadline);
         }
+        let deadline = Instant::now() + GRACE;
         for (worker, (name, transport)) in self.workers.into_iter().zip(&self.machine.devices) {
             if !worker.join(deadline) {
                 eprintln!("ringside: {name} is stuck; what the guest wrote to it may be lost");
@@ -284,7 +285,8 @@ fn create_vcpus(
     let mut vcpus = Vec::new();
     for index in 0..cpus {
         let vcpu = vm.create_vcpu(index.into()).map_err(kvm::Error::call("KVM_CREATE_VCPU"))?;
-        let board = cpuid::Board { tsc_khz: vcpu.get_tsc_khz().unwrap_or(0), slots, cpus };
+        let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
+        let board = cpuid::Board { tsc_khz, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), slots, cpus };
         let leaves = cpuid::leaves(&supported, board, index).map_err(|_| kvm::Error::TooManyLeaves)?;
         vcpu.set_cpuid2(&leaves).map_err(kvm::Error::call("KVM_SET_CPUID2"))?;
         // The others wait for INIT and SIPI, as KVM leaves them.

@@ -1,14 +1,15 @@
-//! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and the life of the device behind.
+//! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and the way to the device behind.
 //!
 //! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). It works without KVM
 //! and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
-use super::queue::{EventIdx, Fault, Placement, SIZE_MAX, VirtQueue};
+use super::queue::{Fault, SIZE_MAX};
+use super::state::{State, half, set_high, set_low};
 use super::{Counters, Device, Io, Progress, Signal};
 use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use shared_abi::virtio::{DeviceType, Status};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,13 +19,9 @@ use vmm_sys_util::eventfd::EventFd;
 /// "RNGS".
 const VENDOR: u32 = u32::from_le_bytes(*b"RNGS");
 
-/// Features of every device here.
-const COMMON: CommonFeatures =
-    CommonFeatures::VERSION_1.union(CommonFeatures::INDIRECT_DESC).union(CommonFeatures::EVENT_IDX);
-
 /// A slot with its device.
 pub struct MmioTransport {
-    inner: Mutex<Inner>,
+    inner: Mutex<State>,
     memory: GuestRam,
     signal: Signal,
     device_type: DeviceType,
@@ -43,32 +40,11 @@ pub struct Notifier {
     pub wake: EventFd,
 }
 
-struct Inner {
-    device: Box<dyn Device>,
-    status: Status,
-    device_features_sel: u32,
-    driver_features_sel: u32,
-    driver_features: u64,
-    queue_sel: u32,
-    places: Vec<Placement>,
-    queues: Vec<VirtQueue>,
-}
-
 impl MmioTransport {
     /// A slot with `device` in its reset state.
     pub fn new(device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
-        let count = device.queue_count();
         let device_type = device.device_type();
-        let inner = Inner {
-            device,
-            status: Status::empty(),
-            device_features_sel: 0,
-            driver_features_sel: 0,
-            driver_features: 0,
-            queue_sel: 0,
-            places: vec![Placement::default(); count],
-            queues: (0..count).map(|_| VirtQueue::new()).collect(),
-        };
+        let inner = State::new(device);
         let signal = Signal::new(line);
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -156,7 +132,7 @@ impl MmioTransport {
         }
     }
 
-    fn write_status(&self, mut inner: MutexGuard<'_, Inner>, value: u32) {
+    fn write_status(&self, mut inner: MutexGuard<'_, State>, value: u32) {
         if value == 0 {
             inner.reset();
             self.publish(&inner);
@@ -222,7 +198,7 @@ impl MmioTransport {
         if !inner.is_live() {
             return Progress::Done;
         }
-        let Inner { device, queues, .. } = &mut *inner;
+        let State { device, queues, .. } = &mut *inner;
         let mut io = Io { memory: &self.memory, queues, signal: &self.signal };
         match what(device.as_mut(), &mut io) {
             Ok(progress) => progress,
@@ -234,7 +210,7 @@ impl MmioTransport {
     }
 
     /// The device cannot go on with what the guest gave it.
-    fn needs_reset(&self, inner: &mut Inner, fault: &Fault) {
+    fn needs_reset(&self, inner: &mut State, fault: &Fault) {
         self.signal.counters.faults.add(1);
         self.fault.get_or_init(|| fault.to_string());
         inner.status |= Status::DEVICE_NEEDS_RESET;
@@ -293,7 +269,7 @@ impl MmioTransport {
         Status::from_bits_retain(self.status.load(Ordering::Relaxed))
     }
 
-    fn publish(&self, inner: &Inner) {
+    fn publish(&self, inner: &State) {
         self.status.store(inner.status.bits(), Ordering::Relaxed);
     }
 
@@ -312,7 +288,7 @@ impl MmioTransport {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -325,88 +301,6 @@ impl BusDevice for MmioTransport {
     fn write(&self, offset: u64, data: &[u8]) {
         self.write(offset, data);
     }
-}
-
-impl Inner {
-    fn offered(&self) -> u64 {
-        self.device.features() | COMMON.bits()
-    }
-
-    /// Whether the device may touch its queues.
-    fn is_live(&self) -> bool {
-        self.status.contains(Status::DRIVER_OK) && !self.status.contains(Status::DEVICE_NEEDS_RESET)
-    }
-
-    fn features_are_acceptable(&self) -> bool {
-        let unknown = self.driver_features & !self.offered();
-        unknown == 0 && self.driver_features & CommonFeatures::VERSION_1.bits() != 0
-    }
-
-    fn set_driver_features(&mut self, value: u32) {
-        if self.status.contains(Status::FEATURES_OK) {
-            return;
-        }
-        match self.driver_features_sel {
-            0 => set_low(&mut self.driver_features, value),
-            1 => set_high(&mut self.driver_features, value),
-            // There are no features up there to accept.
-            _ => {}
-        }
-    }
-
-    fn selected(&self) -> Option<usize> {
-        usize::try_from(self.queue_sel).ok().filter(|index| *index < self.queues.len())
-    }
-
-    /// Changes where the selected queue will be, unless it is live already.
-    fn place(&mut self, change: impl FnOnce(&mut Placement)) {
-        if let Some(index) = self.selected()
-            && !self.queues[index].ready()
-        {
-            change(&mut self.places[index]);
-        }
-    }
-
-    fn set_queue_ready(&mut self, memory: &GuestRam, value: u32) -> Result<(), Fault> {
-        let Some(index) = self.selected() else { return Ok(()) };
-        if value & 1 == 0 {
-            self.queues[index].reset();
-            return Ok(());
-        }
-        if self.queues[index].ready() || !self.status.contains(Status::FEATURES_OK) {
-            return Ok(());
-        }
-        let event_idx = match self.driver_features & CommonFeatures::EVENT_IDX.bits() {
-            0 => EventIdx::Absent,
-            _ => EventIdx::Negotiated,
-        };
-        self.queues[index].set_up(memory, self.places[index], event_idx)
-    }
-
-    fn reset(&mut self) {
-        self.device.reset();
-        self.queues.iter_mut().for_each(VirtQueue::reset);
-        self.places.fill(Placement::default());
-        self.status = Status::empty();
-        self.driver_features = 0;
-        (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);
-    }
-}
-
-fn half(value: u64, select: u32) -> u32 {
-    match select {
-        0 => value as u32,
-        1 => (value >> 32) as u32,
-        _ => 0,
-    }
-}
-
-fn set_low(value: &mut u64, low: u32) {
-    *value = *value & !u64::from(u32::MAX) | u64::from(low);
-}
-
-fn set_high(value: &mut u64, high: u32) {
-    *value = *value & u64::from(u32::MAX) | u64::from(high) << 32;
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 use crate::virtio::harness::{DATA, MEMORY, Rig, SIZE, WRITE, available, descriptors, used};
 use crate::virtio::rng::Rng;
 use proptest::prelude::*;
-use shared_abi::virtio::ring;
+use shared_abi::virtio::{CommonFeatures, ring};
 
 const VERSION_1: u64 = CommonFeatures::VERSION_1.bits();
 

@@ -13,6 +13,7 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+mod state;
 pub mod worker;
 
 use crate::devices::InterruptLine;

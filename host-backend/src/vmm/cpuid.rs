@@ -12,6 +12,9 @@ const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE2
     .union(kvm::Features::STEAL_TIME)
     .union(kvm::Features::PV_EOI);
 
+/// CPUID leaf 1, ECX.
+const TSC_DEADLINE: u32 = 1 << 24;
+
 /// Rate of the local APIC's timer in KVM.
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
@@ -20,6 +23,8 @@ const APIC_BUS_KHZ: u32 = 1_000_000;
 pub struct Board {
     /// Frequency of the TSC, 0 if KVM does not tell.
     pub tsc_khz: u32,
+    /// Whether the local APIC's timer has the TSC deadline mode. KVM tells that apart from the leaves.
+    pub tsc_deadline: bool,
     /// virtio-mmio slots in use.
     pub slots: u32,
     /// vCPUs.
@@ -36,6 +41,9 @@ pub fn leaves(supported: &CpuId, board: Board, apic_id: u32) -> Result<CpuId, vm
         match entry.function {
             1 => {
                 entry.ecx |= kvm::CPUID_1_ECX_HYPERVISOR;
+                if board.tsc_deadline {
+                    entry.ecx |= TSC_DEADLINE;
+                }
                 entry.ebx = entry.ebx & 0x0000_ffff | board.cpus.min(255) << 16 | apic_id << 24;
             }
             0xb | 0x1f => topology(entry, board.cpus, apic_id),
@@ -90,13 +98,13 @@ mod tests {
             leaf(0x4000_0001, [u32::MAX, 0, 0, 0]),
         ];
         let supported = CpuId::from_entries(&supported).unwrap();
-        leaves(&supported, Board { tsc_khz: 2_000_000, slots: 3, cpus: 4 }, apic_id).unwrap()
+        leaves(&supported, Board { tsc_khz: 2_000_000, tsc_deadline: true, slots: 3, cpus: 4 }, apic_id).unwrap()
     }
 
     #[test]
     fn the_board_is_recognizable() {
         let cpuid = made(0);
-        assert_ne!(find(&cpuid, 1).ecx & 1 << 31, 0);
+        assert_eq!(find(&cpuid, 1).ecx, 1 << 31 | TSC_DEADLINE);
         let base = find(&cpuid, board::CPUID_BASE);
         assert_eq!([base.ebx, base.ecx, base.edx].map(u32::to_le_bytes).concat(), b"RingsideHost");
         let info = find(&cpuid, base.eax);

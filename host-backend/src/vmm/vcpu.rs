@@ -72,6 +72,7 @@ pub struct Running {
 pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Running> {
     threads::prepare();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
+        let _watch = PanicWatch(&shared.stop);
         while !shared.stop.requested() {
             run_once(index, &mut vcpu, &shared);
         }
@@ -84,6 +85,17 @@ impl Running {
     /// thread ended: on some hosts a guest instruction can hang in the kernel.
     pub fn join(self, deadline: Instant) -> bool {
         threads::join(self.thread, deadline)
+    }
+}
+
+/// Ends the VM when the thread panics: a VM that lacks a vCPU would wait for ever.
+struct PanicWatch<'a>(&'a Stop);
+
+impl Drop for PanicWatch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.request(Outcome::Failure("a vCPU's thread panicked".into()));
+        }
     }
 }
 
