@@ -15,7 +15,7 @@ pub const PVOPS: &str = "pvops";
 pub const FILE: &str = "file";
 /// Sectors written, flushed, read back and compared, then restored: fields `first`, `count`.
 pub const SECTORS: &str = "sectors";
-/// A page served: fields `port`, `bytes` (of the page, the header not counted).
+/// A page served: fields `port`, `bytes` (of the whole answer, header and body).
 pub const WEB: &str = "web";
 /// Balloon at its target: fields `pages`, `free_kib` (the guest's free memory).
 pub const INFLATE: &str = "balloon-inflate";

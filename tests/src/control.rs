@@ -113,18 +113,18 @@ impl Control {
         }
     }
 
-    /// Reads the balloon until it has so many pages, or for a few seconds; the last reading.
+    /// Reads the balloon until it has so many pages or `patience` ends; the last reading.
     ///
     /// # Errors
     /// Those of [`balloon`](Self::balloon).
-    pub fn settled_balloon(&mut self, pages: u64) -> Result<Balloon> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+    pub fn settled_balloon(&mut self, pages: u64, patience: Duration) -> Result<Balloon> {
+        let deadline = Instant::now() + patience;
         loop {
             let balloon = self.balloon()?;
             if balloon.actual_pages == pages || Instant::now() >= deadline {
                 return Ok(balloon);
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(2));
         }
     }
 

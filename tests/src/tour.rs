@@ -2,7 +2,7 @@
 //! both sides say.
 
 use crate::console::Event;
-use crate::control::Control;
+use crate::control::{Balloon, Control};
 use crate::machine::{Access, Machine, Running};
 use crate::sample::ExpectedFile;
 use crate::web::{self, Page};
@@ -138,7 +138,7 @@ struct Guide<'a> {
     tail: VecDeque<String>,
     world: String,
     page: Option<Result<Page>>,
-    balloon: Option<(u64, Result<()>)>,
+    balloon: Option<(u64, Result<Balloon>)>,
 }
 
 impl<'a> Guide<'a> {
@@ -236,7 +236,7 @@ impl<'a> Guide<'a> {
     fn blame(&self, name: &str, report: &Report<'_>) -> String {
         let ours = match name {
             WEB => self.page.as_ref().and_then(|page| page.as_ref().err()),
-            INFLATE | DEFLATE => self.balloon.as_ref().and_then(|(_, set)| set.as_ref().err()),
+            INFLATE | DEFLATE => self.balloon.as_ref().and_then(|(_, reached)| reached.as_ref().err()),
             _ => None,
         };
         let theirs = why(report);
@@ -263,8 +263,13 @@ impl<'a> Guide<'a> {
                     self.watcher.action(&format!("setting the host's balloon to {pages} pages ({} MiB)", pages >> 8));
                 }
                 let target = pages.as_ref().copied().unwrap_or_default();
-                let set = pages.and_then(|pages| self.control()?.set_balloon(pages));
-                self.balloon = Some((target, set));
+                // The guest may switch the machine off soon after it has reached the target: read the host's side now.
+                let reached = pages.and_then(|pages| {
+                    let control = self.control()?;
+                    control.set_balloon(pages)?;
+                    control.settled_balloon(pages, patience)
+                });
+                self.balloon = Some((target, reached));
             }
             _ => self.problems.push(format!("step {name} waits for nobody")),
         }
@@ -323,7 +328,7 @@ impl<'a> Guide<'a> {
         let page =
             self.page.take().ok_or_else(|| anyhow!("the guest served a page and had not asked us to fetch it"))?;
         let page = page.context("the page did not arrive")?;
-        let (served, received) = (number(report, "bytes")?, page.body.len() as u64);
+        let (served, received) = (number(report, "bytes")?, page.bytes);
         ensure!(page.status == 200, "the page came with status {}", page.status);
         ensure!(served == received, "the guest served {served} bytes, {received} arrived");
         let body = String::from_utf8_lossy(&page.body);
@@ -332,11 +337,10 @@ impl<'a> Guide<'a> {
     }
 
     fn judge_balloon(&mut self, report: &Report<'_>) -> Result<String> {
-        let Some((target, set)) = self.balloon.take() else { bail!("the guest reached a target that nobody had set") };
-        set.context("the host's balloon was not set")?;
+        let Some((target, host)) = self.balloon.take() else { bail!("the guest reached a target that nobody had set") };
+        let host = host.context("the host's balloon")?;
         let (pages, free) = (number(report, "pages")?, number(report, "free_kib")?);
         ensure!(pages == target, "the guest's balloon has {pages} pages, the target was {target}");
-        let host = self.control()?.settled_balloon(target)?;
         ensure!(host.actual_pages == target, "the host's balloon has {} pages, not {target}", host.actual_pages);
         let returned = host.returned_pages.map_or(String::new(), |pages| format!(", {pages} given back to the system"));
         Ok(format!("guest {pages} pages, host {} pages{returned}; guest has {free} KiB free", host.actual_pages))

@@ -18,6 +18,8 @@ pub struct Page {
     pub status: u16,
     /// What is behind the header.
     pub body: Vec<u8>,
+    /// Bytes of the whole answer, header and body.
+    pub bytes: u64,
 }
 
 /// Fetches `/` from a port of the loopback, again and again until it works or `patience` ends.
@@ -65,7 +67,7 @@ fn parse(answer: &[u8]) -> Result<Page> {
             bail!("the answer announces {length} bytes and has {}", body.len());
         }
     }
-    Ok(Page { status, body })
+    Ok(Page { status, body, bytes: answer.len() as u64 })
 }
 
 /// A port of the loopback that nobody listens on right now.
