@@ -249,3 +249,5 @@ pub fn read_config_bytes(bytes: &[u8], offset: usize, data: &mut [u8]) {
 
 #[cfg(test)]
 pub(crate) mod harness;
+#[cfg(test)]
+mod hostile_tests;
