@@ -1,4 +1,5 @@
-//! Hosts that lie to the balloon: it stops, gives the pages back if the reset was confirmed, and counts them as lost if not.
+//! Hosts that lie to the balloon: it stops, gives the pages back if the reset was confirmed, and counts them as lost
+//! if not.
 
 mod host;
 

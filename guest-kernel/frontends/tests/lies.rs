@@ -1,5 +1,5 @@
-//! Devices that lie: each lie is told to each driver, which reports it, resets the device, fails what was pending, frees
-//! its memory if the reset was confirmed and gives it up if not.
+//! Devices that lie: each lie is told to each driver, which reports it, resets the device, fails what was pending,
+//! frees its memory if the reset was confirmed and gives it up if not.
 
 mod card;
 mod disk;

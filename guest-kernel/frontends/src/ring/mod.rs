@@ -1,9 +1,9 @@
 //! The driver's side of a split virtqueue (section 2.7).
 //!
-//! Drivers push chains of segments and pop used ones. What the ring has to know later (which descriptors are free, which
-//! heads are in flight, how much the device may have written) it keeps in private memory and never reads back from the
-//! shared one; the four values that the device writes (its index, ids, lengths, and when it wants to be notified) are
-//! each read once and checked, or harmless.
+//! Drivers push chains of segments and pop used ones. What the ring has to know later (which descriptors are free,
+//! which heads are in flight, how much the device may have written) it keeps in private memory and never reads back
+//! from the shared one; the four values that the device writes (its index, ids, lengths, and when it wants to be
+//! notified) are each read once and checked, or harmless.
 //!
 //! ```text
 //! push     descriptors, ring entry           store release available index
@@ -211,8 +211,9 @@ impl Ring {
         self.free_head
     }
 
-    /// Gives a chain to the device: first what it reads, then what it writes. Returns the head that names it, or `None` if
-    /// there is no room. The device may take it at once, and must look for it after the next [`Ring::publish`].
+    /// Gives a chain to the device: first what it reads, then what it writes. Returns the head that names it, or
+    /// `None` if there is no room. The device may take it at once, and must look for it after the next
+    /// [`Ring::publish`].
     pub fn push(&mut self, segments: &[Segment]) -> Option<u16> {
         if !self.has_room(segments.len()) {
             return None;
@@ -288,8 +289,9 @@ impl Ring {
             return Err(Violation::UsedIdNotInFlight { queue, id });
         }
         if len > writable {
-            // Devices in the field tell what they moved, not what they wrote: the length of a sent frame, of a block that
-            // was written. That is wrong and does no harm once cut; more than the whole chain is a lie in any reading.
+            // Devices in the field tell what they moved, not what they wrote: the length of a sent frame, of a block
+            // that was written. That is wrong and does no harm once cut; more than the whole chain is a lie in any
+            // reading.
             if len > writable.saturating_add(readable) {
                 return Err(Violation::UsedLengthTooLong { queue, id, len, writable });
             }
