@@ -1,9 +1,9 @@
 //! The memory balloon driver (section 5.5) and its policy: pages go to the host and come back.
 //!
-//! Made by the kernel, which calls [`Balloon::poll`] when the device interrupts, from time to time while the target is not
-//! met, and when memory was freed. Each call does a bounded amount of work. The kernel's allocator is behind
-//! [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted: which pages
-//! are in the balloon is known from private memory only, and a device that breaks a rule is reset and loses them.
+//! Made by the kernel, which calls [`Balloon::poll`] when the device interrupts, from time to time while the target
+//! is not met, and when memory was freed. Each call does a bounded amount of work. The kernel's allocator is behind
+//! [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted: which
+//! pages are in the balloon is known from private memory only, and a device that breaks a rule is reset and loses them.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -52,8 +52,8 @@ pub enum State {
         /// Pages that the balloon has.
         got: u32,
     },
-    /// The device was stopped. Polls give the pages back to the kernel until [`Balloon::actual`] is 0, unless the device did
-    /// not confirm its reset.
+    /// The device was stopped. Polls give the pages back to the kernel until [`Balloon::actual`] is 0, unless the
+    /// device did not confirm its reset.
     Broken(Violation),
 }
 
@@ -184,8 +184,9 @@ impl<T: Transport> Balloon<T> {
     }
 
     /// Out of memory: takes up to `count` pages back, at most one batch a call, if the host agreed to that. Neither
-    /// allocates nor frees, so that the heap may call it. Returns how many are back already; under MUST_TELL_HOST they come with a later [`Balloon::poll`]. The balloon
-    /// does not grow again before the kernel has that many pages to spare.
+    /// allocates nor frees, so that the heap may call it. Returns how many are back already; under MUST_TELL_HOST
+    /// they come with a later [`Balloon::poll`]. The balloon does not grow again before the kernel has that many
+    /// pages to spare.
     pub fn release_on_oom<P: PageSource>(&mut self, pages: &mut P, count: u32) -> u32 {
         if !self.device.is_live() || !self.features.contains(Features::DEFLATE_ON_OOM) {
             return 0;

@@ -1,4 +1,5 @@
-//! The statistics queue: the device returns the buffer when it wants new numbers, the driver fills it and sends it again.
+//! The statistics queue: the device returns the buffer when it wants new numbers, the driver fills it and sends it
+//! again.
 
 use crate::pages::Statistics;
 use frontends::error::Violation;

@@ -1,4 +1,5 @@
-//! Hosts that lie to the balloon: it stops, gives the pages back if the reset was confirmed, and counts them as lost if not.
+//! Hosts that lie to the balloon: it stops, gives the pages back if the reset was confirmed, and counts them as lost
+//! if not.
 
 mod host;
 
@@ -68,12 +69,12 @@ fn a_request_used_twice_inflates_once() {
 }
 
 #[test]
-fn a_length_in_a_request_that_is_only_read_is_a_lie() {
+fn a_length_beyond_the_request_is_a_lie() {
     let (mut balloon, mut host, mut kernel) = inflated();
     let chain = host.inflate.next_chain().unwrap();
-    host.inflate.complete(&chain, 1);
+    host.inflate.complete(&chain, 1025);
     balloon.poll(&mut kernel);
-    let reason = Violation::UsedLengthTooLong { queue: 0, id: chain.head.into(), len: 1, writable: 0 };
+    let reason = Violation::UsedLengthTooLong { queue: 0, id: chain.head.into(), len: 1025, writable: 0 };
     expect_all_back(balloon, &host, kernel, reason);
 }
 

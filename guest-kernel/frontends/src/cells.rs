@@ -1,7 +1,8 @@
 //! Memory that the device may change at any time, accessed cell by cell.
 //!
-//! Used by the rings and by drivers whose requests carry small fields. No reference is ever made to this memory; every access is one atomic load or store of a cell,
-//! so a device that scribbles while we read gives us some value, never undefined behaviour.
+//! Used by the rings and by drivers whose requests carry small fields. No reference is ever made to this memory;
+//! every access is one atomic load or store of a cell, so a device that scribbles while we read gives us some value,
+//! never undefined behaviour.
 
 use crate::memory::{DmaBuffer, DmaPages};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};

@@ -50,8 +50,8 @@ pub trait Driver {
     fn enable_interrupts(&mut self) -> bool;
     /// Asks for no interrupts; a device may still send some.
     fn disable_interrupts(&mut self);
-    /// Notifies the device of what was submitted since the last call, if it asked for that. A device that polls may have
-    /// taken it before.
+    /// Notifies the device of what was submitted since the last call, if it asked for that. A device that polls may
+    /// have taken it before.
     fn kick(&mut self);
     /// Why the driver stopped, if it did.
     fn broken(&self) -> Option<Violation>;

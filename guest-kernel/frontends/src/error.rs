@@ -86,7 +86,7 @@ pub enum Violation {
         /// The id.
         id: u32,
     },
-    /// More bytes than the chain's writable buffers have.
+    /// More bytes than the chain has.
     #[error("queue {queue}: used id {id} says {len} bytes written, the chain has {writable}")]
     UsedLengthTooLong {
         /// The queue.

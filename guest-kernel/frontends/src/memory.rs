@@ -24,8 +24,8 @@ pub struct RawPages {
 /// An allocator of pages that a device can reach.
 ///
 /// # Safety
-/// `allocate` returns `count` contiguous pages, aligned to [`PAGE_SIZE`], readable and writable, initialised (to anything; they
-/// need not be zero), used by nobody else until `free`.
+/// `allocate` returns `count` contiguous pages, aligned to [`PAGE_SIZE`], readable and writable, initialised (to
+/// anything; they need not be zero), used by nobody else until `free`.
 pub unsafe trait DmaPages: Sync {
     /// Takes `count` pages, contiguous for the device; `None` if there are none.
     fn allocate(&self, count: usize) -> Option<RawPages>;

@@ -1,5 +1,5 @@
-//! Devices that lie: each lie is told to each driver, which reports it, resets the device, fails what was pending, frees
-//! its memory if the reset was confirmed and gives it up if not.
+//! Devices that lie: each lie is told to each driver, which reports it, resets the device, fails what was pending,
+//! frees its memory if the reset was confirmed and gives it up if not.
 
 mod card;
 mod disk;
@@ -48,8 +48,9 @@ fn used_twice(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
 fn over_long(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
     let chain = device.next_chain().unwrap();
     let (id, writable) = (chain.head.into(), chain.writable());
-    device.complete(&chain, writable + 1);
-    Some(Violation::UsedLengthTooLong { queue, id, len: writable + 1, writable })
+    let len = chain.segments.iter().map(|segment| segment.len).sum::<u32>() + 1;
+    device.complete(&chain, len);
+    Some(Violation::UsedLengthTooLong { queue, id, len, writable })
 }
 
 fn index_ahead(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
@@ -143,6 +144,25 @@ fn a_status_that_was_not_written_fails_the_request_only() {
     reads(&mut block, disk.memory, 1);
     disk.serve();
     assert!(block.poll().unwrap().result.is_ok());
+}
+
+#[test]
+fn devices_that_count_what_they_read_are_put_up_with() {
+    let (mut block, mut disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let buffer = DmaBuffer::allocate(disk.memory, 512).unwrap();
+    block.submit(Request::Write { sector: 0, buffer }).unwrap();
+    let chain = disk.queue.next_chain().unwrap();
+    disk.execute(&chain);
+    disk.queue.complete(&chain, 512);
+    assert!(block.poll().unwrap().result.is_ok());
+    let settings = NetSettings { transmit_buffers: 1, ..NetSettings::default() };
+    let (mut net, mut card) = card::pair(0, card::config(), settings);
+    for _ in 0..3 {
+        net.transmit(60, TransmitChecksum::Complete, |_| ()).unwrap();
+        let chain = card.transmit.next_chain().unwrap();
+        card.transmit.complete(&chain, 72);
+    }
+    assert!(net.can_transmit());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The wire between a driver and a device model in one process: guest memory that both see, and registers that go straight
-//! to the model. Nothing runs in between: a notification runs the device before the driver's store returns.
+//! The wire between a driver and a device model in one process: guest memory that both see, and registers that go
+//! straight to the model. Nothing runs in between: a notification runs the device before the driver's store returns.
 
 use frontends::memory::{DmaPages, PAGE_SIZE, RawPages};
 use frontends::transport::{MmioTransport, Registers};
@@ -45,8 +45,8 @@ impl Dma {
     }
 }
 
-// SAFETY: guest memory is mapped as long as the process lives (`dma` leaks it), pages are aligned and initialised, and the
-// map gives each to one owner.
+// SAFETY: guest memory is mapped as long as the process lives (`dma` leaks it), pages are aligned and initialised,
+// and the map gives each to one owner.
 unsafe impl DmaPages for Dma {
     fn allocate(&self, count: usize) -> Option<RawPages> {
         let mut used = self.used.lock().unwrap();

@@ -52,8 +52,8 @@ impl Slots {
         self.cells.leak()
     }
 
-    /// Writes the small fields of a part into its slot and lists the segments of its chain. Returns the bytes of data that
-    /// the device is to write.
+    /// Writes the small fields of a part into its slot and lists the segments of its chain. Returns the bytes of data
+    /// that the device is to write.
     pub(super) fn make_chain(
         &self,
         chain: &mut Vec<Segment>,

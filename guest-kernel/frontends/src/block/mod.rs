@@ -140,8 +140,8 @@ impl<T: Transport> Block<T> {
         self.has(Features::WRITE_ZEROES)
     }
 
-    /// Takes a request; call [`Driver::kick`] after the last one of a batch. A request that cannot be taken comes back with
-    /// its buffer.
+    /// Takes a request; call [`Driver::kick`] after the last one of a batch. A request that cannot be taken comes
+    /// back with its buffer.
     pub fn submit(&mut self, request: Request) -> Result<Token, Rejected> {
         if let Err(reason) = self.check(&request) {
             return Err(Rejected { reason, request });
@@ -267,7 +267,8 @@ impl<T: Transport> Block<T> {
         }
     }
 
-    /// Stops the device and ends all jobs. Their buffers go back to their owners only if the device confirmed its reset.
+    /// Stops the device and ends all jobs. Their buffers go back to their owners only if the device confirmed its
+    /// reset.
     fn stop(&mut self, reason: Violation) {
         let was_stopped = self.device.broken().is_some();
         let confirmed = self.device.stop(reason);

@@ -96,7 +96,8 @@ unsafe impl DmaPages for Memory {
         used.allocations += 1;
         // The whole arena's provenance: a buffer spans pages.
         let address = NonNull::from(self.pages).cast::<u8>();
-        // SAFETY: `first` is a page of the arena. The bytes are atomics, so they may be changed behind a shared reference.
+        // SAFETY: `first` is a page of the arena. The bytes are atomics, so they may be changed behind a shared
+        // reference.
         let address = unsafe { address.add(first * PAGE_SIZE) };
         Some(RawPages { address, device_address: BASE + (first * PAGE_SIZE) as u64, count })
     }

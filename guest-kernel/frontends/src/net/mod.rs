@@ -157,9 +157,10 @@ impl<T: Transport> Net<T> {
         self.or_stop(ready).unwrap_or(false)
     }
 
-    /// Lets `fill` write a frame of `len` bytes into a transmit buffer and queues it; call [`Driver::kick`] after the last
-    /// one of a batch. `None`, without calling `fill`, if no buffer is free, the length is less than an Ethernet header or
-    /// more than the MTU allows, or the device is stopped. The bytes are those of an earlier frame until `fill` writes them.
+    /// Lets `fill` write a frame of `len` bytes into a transmit buffer and queues it; call [`Driver::kick`] after the
+    /// last one of a batch. `None`, without calling `fill`, if no buffer is free, the length is less than an Ethernet
+    /// header or more than the MTU allows, or the device is stopped. The bytes are those of an earlier frame until
+    /// `fill` writes them.
     pub fn transmit<R>(
         &mut self,
         len: usize,

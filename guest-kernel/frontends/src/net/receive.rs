@@ -117,9 +117,9 @@ impl Receiver {
         }
     }
 
-    /// Takes a buffer that the device filled with `len` bytes: a whole frame comes out as it is, a part of one is joined
-    /// to the first buffer. The buffers of a frame may arrive one by one: a device's write of the used index need not
-    /// cover all of them.
+    /// Takes a buffer that the device filled with `len` bytes: a whole frame comes out as it is, a part of one is
+    /// joined to the first buffer. The buffers of a frame may arrive one by one: a device's write of the used index
+    /// need not cover all of them.
     fn collect(
         &mut self,
         mut buffer: DmaBuffer,

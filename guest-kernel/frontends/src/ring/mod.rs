@@ -1,9 +1,9 @@
 //! The driver's side of a split virtqueue (section 2.7).
 //!
-//! Drivers push chains of segments and pop used ones. What the ring has to know later (which descriptors are free, which
-//! heads are in flight, how much the device may have written) it keeps in private memory and never reads back from the
-//! shared one; the four values that the device writes (its index, ids, lengths, and when it wants to be notified) are
-//! each read once and checked, or harmless.
+//! Drivers push chains of segments and pop used ones. What the ring has to know later (which descriptors are free,
+//! which heads are in flight, how much the device may have written) it keeps in private memory and never reads back
+//! from the shared one; the four values that the device writes (its index, ids, lengths, and when it wants to be
+//! notified) are each read once and checked, or harmless.
 //!
 //! ```text
 //! push     descriptors, ring entry           store release available index
@@ -82,8 +82,9 @@ struct Shadow {
     next: u16,
     /// Descriptors of the chain in flight that starts here; 0 if none does.
     count: u16,
-    /// Bytes that the device may write to that chain.
+    /// Bytes of that chain that the device may write, and that it may only read.
     writable: u32,
+    readable: u32,
 }
 
 /// The driver's side of a split virtqueue.
@@ -108,6 +109,7 @@ pub struct Ring {
     /// The next used entry to take, and the used index as last read and checked.
     next_used: Wrapping<u16>,
     seen_used: Wrapping<u16>,
+    miscounted: u64,
 }
 
 impl Ring {
@@ -164,6 +166,7 @@ impl Ring {
             published: Wrapping(0),
             next_used: Wrapping(0),
             seen_used: Wrapping(0),
+            miscounted: 0,
         })
     }
 
@@ -208,8 +211,9 @@ impl Ring {
         self.free_head
     }
 
-    /// Gives a chain to the device: first what it reads, then what it writes. Returns the head that names it, or `None` if
-    /// there is no room. The device may take it at once, and must look for it after the next [`Ring::publish`].
+    /// Gives a chain to the device: first what it reads, then what it writes. Returns the head that names it, or
+    /// `None` if there is no room. The device may take it at once, and must look for it after the next
+    /// [`Ring::publish`].
     pub fn push(&mut self, segments: &[Segment]) -> Option<u16> {
         if !self.has_room(segments.len()) {
             return None;
@@ -221,10 +225,15 @@ impl Ring {
         } else {
             self.write_direct(segments);
         }
-        let writable = segments.iter().filter(|segment| segment.access == Access::DeviceWrites);
         let shadow = &mut self.shadows[usize::from(head)];
-        shadow.count = count;
-        shadow.writable = writable.fold(0, |sum, segment| sum.saturating_add(segment.len));
+        *shadow = Shadow { next: shadow.next, count, ..Shadow::default() };
+        for segment in segments {
+            let sum = match segment.access {
+                Access::DeviceWrites => &mut shadow.writable,
+                Access::DeviceReads => &mut shadow.readable,
+            };
+            *sum = sum.saturating_add(segment.len);
+        }
         self.free_count -= count;
         self.in_flight += 1;
 
@@ -275,16 +284,25 @@ impl Ring {
             return Err(Violation::UsedIdOutOfRange { queue, id, size: self.size });
         }
         let head = id as u16;
-        let Shadow { count, writable, .. } = self.shadows[usize::from(head)];
+        let Shadow { count, writable, readable, .. } = self.shadows[usize::from(head)];
         if count == 0 {
             return Err(Violation::UsedIdNotInFlight { queue, id });
         }
         if len > writable {
-            return Err(Violation::UsedLengthTooLong { queue, id, len, writable });
+            // Devices in the field tell what they moved, not what they wrote: the length of a sent frame, of a block
+            // that was written. That is wrong and does no harm once cut; more than the whole chain is a lie in any
+            // reading.
+            if len > writable.saturating_add(readable) {
+                return Err(Violation::UsedLengthTooLong { queue, id, len, writable });
+            }
+            if self.miscounted == 0 {
+                log::warn!("queue {queue}: {len} bytes written to {writable}? cut, as the next such lengths will be");
+            }
+            self.miscounted += 1;
         }
         self.free(head, count);
         self.next_used += 1;
-        Ok(Some(Used { head, len }))
+        Ok(Some(Used { head, len: len.min(writable) }))
     }
 
     /// Asks for an interrupt at the next used chain. True if there is one already: then no interrupt may come for it.
@@ -308,6 +326,11 @@ impl Ring {
         } else {
             self.cells.store16(self.available + FLAGS_OFFSET, AVAIL_NO_INTERRUPT, Ordering::Relaxed);
         }
+    }
+
+    /// Chains that came back with a length that counts what the device read.
+    pub fn miscounted(&self) -> u64 {
+        self.miscounted
     }
 
     /// Gives the ring's memory up for good, because the device may still use it. Returns the pages.

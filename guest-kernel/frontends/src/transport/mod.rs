@@ -113,7 +113,8 @@ pub trait Transport {
     fn config_generation(&self) -> u32;
     /// Bytes of the configuration space that can be accessed.
     fn config_len(&self) -> usize;
-    /// Reads one aligned field of 1, 2 or 4 bytes (the length of `field`) of the configuration. Out of range reads as 0.
+    /// Reads one aligned field of 1, 2 or 4 bytes (the length of `field`) of the configuration. Out of range reads as
+    /// 0.
     fn read_config(&self, offset: usize, field: &mut [u8]);
     /// Writes one aligned field of 1, 2 or 4 bytes of the configuration. Out of range does nothing.
     fn write_config(&mut self, offset: usize, field: &[u8]);
