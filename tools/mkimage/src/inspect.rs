@@ -9,16 +9,20 @@ use fscommon::{BufStream, StreamSlice};
 use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
+use pvops::table::Op;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use zerocopy::FromBytes;
 
-/// Section of the kernel with one record for each patch site.
-const SITES_SECTION: &str = ".pvops.sites";
+/// Section of the kernel with one record for each patch site: its place (4 bytes), the number of its operation (2 bytes),
+/// its length, what it may change. `pvops::site` defines it.
+const SITES_SECTION: &str = "pvops_sites";
+const SITE_BYTES: usize = size_of::<pvops::site::Site>();
 
 /// What a file is.
 #[derive(Debug, Serialize)]
@@ -47,8 +51,8 @@ pub struct ElfReport {
     pub segments: Vec<SegmentReport>,
     /// What mkimage put in; absent from a kernel as linked.
     pub bundle: Option<BundleReport>,
-    /// Bytes of patch site records.
-    pub patch_site_bytes: Option<usize>,
+    /// Patch sites by operation; absent from a kernel without.
+    pub patch_sites: Option<BTreeMap<String, usize>>,
 }
 
 /// A program header.
@@ -202,9 +206,19 @@ fn inspect_elf(data: &[u8]) -> Result<ElfReport> {
         pvh_entry,
         segments: segments.collect(),
         bundle,
-        patch_site_bytes: kernel.section_range(SITES_SECTION)?.map(|range| range.len()),
+        patch_sites: kernel.section_range(SITES_SECTION)?.map(|range| count_sites(&data[range])),
         notes: kernel.notes,
     })
+}
+
+fn count_sites(records: &[u8]) -> BTreeMap<String, usize> {
+    let mut sites = BTreeMap::new();
+    for record in records.chunks_exact(SITE_BYTES) {
+        let number = u16::from_le_bytes([record[4], record[5]]);
+        let name = Op::from_number(number).map_or(format!("unknown ({number})"), |op| op.name().into());
+        *sites.entry(name).or_insert(0) += 1;
+    }
+    sites
 }
 
 fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
@@ -318,8 +332,11 @@ impl Display for ElfReport {
             writeln!(f, "initrd        {} bytes", bundle.initrd_bytes)?;
             writeln!(f, "symbols       {}", bundle.symbols)?;
         }
-        if let Some(bytes) = self.patch_site_bytes {
-            writeln!(f, "patch sites   {bytes} bytes of records")?;
+        if let Some(sites) = &self.patch_sites {
+            writeln!(f, "patch sites   {}", sites.values().sum::<usize>())?;
+            for (name, count) in sites {
+                writeln!(f, "  {name:<24} {count:>5}")?;
+            }
         }
         writeln!(
             f,

@@ -140,3 +140,25 @@ fn fsck_finds_nothing_to_complain_about() {
         assert!(!said.to_lowercase().contains("free cluster"), "{size}: {said}");
     }
 }
+
+#[test]
+fn mtools_reads_the_same_bytes_back() {
+    let installed = Command::new("mtype").arg("--version").output().is_ok();
+    if !installed {
+        eprintln!("skipped, because mtype (package mtools) is not installed");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("files");
+    sample(&folder);
+    for size in [8 * MIB, 600 * MIB] {
+        let output = place.path().join("disk");
+        disk::write(size, &folder, &output).unwrap();
+        let partition = format!("{}@@{}", output.display(), disk::PARTITION_START);
+        for name in ["README.TXT", "docs/A longer name.txt", "docs/deep/empty"] {
+            let result = Command::new("mtype").args(["-i", &partition, &format!("::/{name}")]).output().unwrap();
+            assert!(result.status.success(), "{name}: {}", String::from_utf8_lossy(&result.stderr));
+            assert!(result.stdout == fs::read(folder.join(name)).unwrap(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Documents that list what the sources also list, so that neither can be forgotten.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+#[test]
+fn every_dependency_has_its_line_in_the_table_and_every_line_its_dependency() {
+    let manifest = read("Cargo.toml");
+    let section = manifest.split("\n[").find_map(|part| part.strip_prefix("workspace.dependencies]")).unwrap();
+    let named: BTreeSet<&str> = section
+        .lines()
+        .filter(|line| !line.contains("path =") && !line.starts_with('#'))
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name)
+        .collect();
+    let document = read("docs/dependencies.md");
+    let told: BTreeSet<&str> =
+        document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    assert!(named.len() > 20, "the manifest was understood: {named:?}");
+    assert_eq!(named, told);
+}
