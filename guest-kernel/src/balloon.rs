@@ -16,6 +16,8 @@ const REPORT_ORDER: usize = 9;
 const RETRY: u64 = 500_000_000;
 /// Pages taken back at once when the kernel runs out.
 const OOM_PAGES: u32 = 256;
+/// How long the kernel waits for the host then, in nanoseconds.
+const OOM_PATIENCE: u64 = 100_000_000;
 
 /// The balloon.
 pub struct KernelBalloon {
@@ -53,6 +55,11 @@ impl PageSource for Source {
 
     fn return_page(&mut self, page: Pfn) {
         FRAMES.lock().free(page.number().into(), 0);
+    }
+
+    fn spare_pages(&self) -> u32 {
+        let free = FRAMES.lock().counts().free;
+        u32::try_from(free.saturating_sub(Self::reserve())).unwrap_or(u32::MAX)
     }
 
     fn statistics(&self) -> Statistics {
@@ -161,5 +168,16 @@ pub fn relieve() -> bool {
     let balloon = unsafe { &*balloon };
     // The balloon itself may be allocating.
     let Ok(mut driver) = balloon.driver.try_borrow_mut() else { return false };
-    driver.release_on_oom(&mut Source, OOM_PAGES) > 0
+    let free = || FRAMES.lock().counts().free;
+    let before = free();
+    let deadline = pvops::time::now() + OOM_PATIENCE;
+    // Pages go back one request at a time: the one before may still be on its way.
+    while driver.actual() > 0 && pvops::time::now() < deadline {
+        driver.release_on_oom(&mut Source, OOM_PAGES);
+        if free() > before {
+            return true;
+        }
+        pvops::smp::relax();
+    }
+    false
 }

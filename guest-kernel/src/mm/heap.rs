@@ -55,7 +55,13 @@ fn grow(heap: &mut Heap<ORDERS>, layout: Layout) -> bool {
         let mut frames = FRAMES.lock();
         [GROWTH_ORDER.max(wanted), wanted].into_iter().find_map(|order| Some((frames.allocate(order)?, order)))
     };
-    let Some((frame, order)) = take().or_else(|| crate::balloon::relieve().then(take).flatten()) else { return false };
+    let (frame, order) = loop {
+        match take() {
+            Some(found) => break found,
+            None if crate::balloon::relieve() => {}
+            None => return false,
+        }
+    };
     let start = direct(frame * PAGE_SIZE as u64);
     // SAFETY: the frames are ours for ever, and mapped.
     unsafe { heap.add_to_heap(start, start + (PAGE_SIZE << order)) };

@@ -6,6 +6,7 @@ use crate::platform::power::{self, Ending};
 use crate::{System, fs, task, trap};
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use pvops::patch;
 use pvops::{site, time};
@@ -14,6 +15,7 @@ const HELP: &str = "\
 help               this list
 pvops [OP]         every operation: sites, how they were patched, bytes before and after; with OP every site of it
 mem                frames, heap, memory map
+mem hog MIB        takes so much memory, as far as it goes, and gives it back
 irq                interrupts by vector
 dev                devices and their drivers
 blk [N]            disks, or disk N
@@ -65,6 +67,7 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
             Ok(())
         }
         ("pvops", op) => pvops(op, out),
+        ("mem", Some("hog")) => hog(words.next(), out),
         ("mem", _) => mem(system, out).map_err(formatting),
         ("irq", _) => irq(out).map_err(formatting),
         ("dev", _) => dev(system, out).map_err(formatting),
@@ -167,6 +170,20 @@ fn mem(system: &System, out: &mut String) -> fmt::Result {
         writeln!(out, "ram {:#012x} .. {:#012x} {:>8} KiB", range.start, range.end, range.len() >> 10)?;
     }
     Ok(())
+}
+
+fn hog(mib: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    const MIB: usize = 1 << 20;
+    let wanted = number(mib, "number of MiB")?;
+    let mut taken: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..wanted {
+        let mut piece = Vec::new();
+        if piece.try_reserve_exact(MIB).is_err() {
+            break;
+        }
+        taken.push(piece);
+    }
+    writeln!(out, "took {} MiB of {wanted}", taken.len()).map_err(formatting)
 }
 
 fn irq(out: &mut String) -> fmt::Result {
