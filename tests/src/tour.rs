@@ -1,14 +1,19 @@
 //! Follows a guest through the tour of [`shared_abi::tour`], does the other side's part, and judges each step by what
 //! both sides say.
 
+mod judge;
+#[cfg(test)]
+mod tests;
+
 use crate::console::Event;
 use crate::control::{Balloon, Control};
-use crate::machine::{Access, Machine, Running};
+use crate::machine::{Machine, Running};
 use crate::sample::ExpectedFile;
 use crate::web::{self, Page};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use judge::number;
 use shared_abi::report::{self, Kind, Outcome, Report};
-use shared_abi::tour::{DEFLATE, FILE, INFLATE, PATIENCE_SECONDS, POWER_OFF, PVOPS, SECTORS, STEPS, WEB, WORLD};
+use shared_abi::tour::{DEFLATE, FILE, INFLATE, PATIENCE_SECONDS, SECTORS, STEPS, WEB};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -288,70 +293,6 @@ impl<'a> Guide<'a> {
         self.control.as_mut().ok_or_else(|| anyhow!("no control socket"))
     }
 
-    /// Compares what the guest says with what we know.
-    fn judge(&mut self, name: &str, report: &Report<'_>) -> Result<String> {
-        match name {
-            WORLD => {
-                self.world = text(report, "world")?;
-                let memory = number(report, "memory_kib")?;
-                let given = self.machine.memory >> 10;
-                ensure!((given / 2..=given).contains(&memory), "the guest found {memory} KiB of {given} KiB");
-                let hypervisor = text(report, "hypervisor")?;
-                Ok(format!("{} on {hypervisor}, {memory} of {given} KiB of memory", self.world))
-            }
-            PVOPS => judge_pvops(report, self.machine.cmdline.split(' ').any(|word| word == "pvops=unpatched")),
-            FILE => self.judge_file(report),
-            SECTORS => {
-                let (first, count) = (number(report, "first")?, number(report, "count")?);
-                ensure!(count > 0, "no sector was written");
-                ensure!(self.machine.disk.access == Access::ReadWrite, "the disk is read-only and was written");
-                Ok(format!("{count} sectors from {first} written, flushed, read back, restored"))
-            }
-            WEB => self.judge_page(report),
-            INFLATE | DEFLATE => self.judge_balloon(report),
-            POWER_OFF => {
-                let failed = number(report, "failed")?;
-                ensure!(failed == 0, "the guest counts {failed} failed steps");
-                Ok("the guest switches the machine off".into())
-            }
-            _ => bail!("nothing is known about this step"),
-        }
-    }
-
-    fn judge_file(&self, report: &Report<'_>) -> Result<String> {
-        let (path, bytes, crc32) = (text(report, "path")?, number(report, "bytes")?, text(report, "crc32")?);
-        let DiskKnowledge::Sample { file, .. } = self.disk else {
-            return Ok(format!("{path}: {bytes} bytes, CRC-32 {crc32} says the guest"));
-        };
-        let expected = format!("{:08x}", file.crc32);
-        ensure!(path == file.path, "the guest read {path}, the sample file is {}", file.path);
-        ensure!(bytes == file.bytes, "the guest read {bytes} bytes of {}", file.bytes);
-        ensure!(crc32 == expected, "the guest has CRC-32 {crc32}, the file {expected}");
-        Ok(format!("{path}: {bytes} bytes, CRC-32 {crc32} on both sides"))
-    }
-
-    fn judge_page(&mut self, report: &Report<'_>) -> Result<String> {
-        let page =
-            self.page.take().ok_or_else(|| anyhow!("the guest served a page and had not asked us to fetch it"))?;
-        let page = page.context("the page did not arrive")?;
-        let (served, received) = (number(report, "bytes")?, page.bytes);
-        ensure!(page.status == 200, "the page came with status {}", page.status);
-        ensure!(served == received, "the guest served {served} bytes, {received} arrived");
-        let body = String::from_utf8_lossy(&page.body);
-        ensure!(!self.world.is_empty() && body.contains(&self.world), "the page does not tell the world");
-        Ok(format!("{received} of {served} bytes arrived from 127.0.0.1:{}", self.machine.publish.host))
-    }
-
-    fn judge_balloon(&mut self, report: &Report<'_>) -> Result<String> {
-        let Some((target, host)) = self.balloon.take() else { bail!("the guest reached a target that nobody had set") };
-        let host = host.context("the host's balloon")?;
-        let (pages, free) = (number(report, "pages")?, number(report, "free_kib")?);
-        ensure!(pages == target, "the guest's balloon has {pages} pages, the target was {target}");
-        ensure!(host.actual_pages == target, "the host's balloon has {} pages, not {target}", host.actual_pages);
-        let returned = host.returned_pages.map_or(String::new(), |pages| format!(", {pages} given back to the system"));
-        Ok(format!("guest {pages} pages, host {} pages{returned}; guest has {free} KiB free", host.actual_pages))
-    }
-
     /// After the last line: the end of the process, and what is left on the disk.
     fn conclude(&mut self, running: &mut Running) {
         if self.problems.is_empty() {
@@ -380,17 +321,6 @@ impl<'a> Guide<'a> {
     }
 }
 
-fn judge_pvops(report: &Report<'_>, unpatched: bool) -> Result<String> {
-    let sites = number(report, "sites")?;
-    let counts = ["inline", "direct", "nop", "indirect"].map(|key| number(report, key));
-    let [inline, direct, nop, indirect] = counts;
-    let (inline, direct, nop, indirect) = (inline?, direct?, nop?, indirect?);
-    ensure!(sites > 0 && inline + direct + nop + indirect == sites, "the counts do not add up to {sites} sites");
-    let expected = if unpatched { sites } else { 0 };
-    ensure!(indirect == expected, "{indirect} of {sites} sites are indirect, {expected} expected");
-    Ok(format!("{sites} sites: {inline} inline, {direct} direct calls, {nop} nops, {indirect} indirect"))
-}
-
 fn same_content(copy: &std::path::Path, original: &std::path::Path) -> Result<()> {
     let read = |path| std::fs::read(path).with_context(|| format!("cannot read the disk {path:?} back"));
     let (copy, original) = (read(copy)?, read(original)?);
@@ -400,109 +330,6 @@ fn same_content(copy: &std::path::Path, original: &std::path::Path) -> Result<()
     Ok(())
 }
 
-fn number(report: &Report<'_>, key: &str) -> Result<u64> {
-    let value = report.field(key).ok_or_else(|| anyhow!("the guest does not tell {key}"))?;
-    value.number().ok_or_else(|| anyhow!("{key}={value} is no number"))
-}
-
-fn text(report: &Report<'_>, key: &str) -> Result<String> {
-    report.field(key).map(|value| value.to_string()).ok_or_else(|| anyhow!("the guest does not tell {key}"))
-}
-
 fn why(report: &Report<'_>) -> String {
     report.field("why").map_or("the guest does not say why".into(), |value| value.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::{Disk, Publish};
-    use crate::testbed::Testbed;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    const WORLD_LINE: &str = "@tour world ok world=kvm hypervisor=KVMKVMKVM memory_kib=131072";
-    const PVOPS_LINE: &str = "@tour pvops ok sites=10 inline=7 direct=2 nop=1 indirect=0";
-    const FILE_LINE: &str = "@tour file ok path=README.TXT bytes=9 crc32=cbf43926";
-    const SECTORS_LINE: &str = "@tour sectors ok first=1 count=1";
-    const OFF_LINE: &str = "@tour power-off ok failed=0";
-
-    /// A host program that only says these lines and ends with this status.
-    fn verdict(lines: &[&str], status: u8, disk_after: &[u8]) -> Verdict {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let lines: String = lines.iter().map(|line| format!("printf '%s\\n' '{line}'\n")).collect();
-        fs::write(path("host"), format!("#!/bin/sh\n{lines}exit {status}\n")).unwrap();
-        fs::set_permissions(path("host"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(path("original"), [0; 1024]).unwrap();
-        fs::write(path("disk"), disk_after).unwrap();
-        let machine = Machine {
-            testbed: Testbed::Host,
-            image: path("image"),
-            cmdline: "tour".into(),
-            memory: 128 << 20,
-            cpus: 1,
-            disk: Disk { path: path("disk"), access: Access::ReadWrite },
-            publish: Publish { host: 1, guest: 80 },
-            ringside: path("host"),
-            folder: folder.path().into(),
-        };
-        let file = ExpectedFile { path: "README.TXT".into(), bytes: 9, crc32: 0xcbf4_3926 };
-        let disk = DiskKnowledge::Sample { file, original: path("original") };
-        run(&machine, &disk, &mut Silent, &AtomicBool::new(false)).unwrap()
-    }
-
-    fn step(verdict: &Verdict, name: &str) -> (State, String) {
-        let step = verdict.steps.iter().find(|step| step.name == name).unwrap();
-        (step.state, step.detail.clone())
-    }
-
-    #[test]
-    fn steps_that_agree_pass_and_those_never_mentioned_are_missing() {
-        let verdict = verdict(&["hello", WORLD_LINE, PVOPS_LINE, FILE_LINE, SECTORS_LINE, OFF_LINE], 0, &[0; 1024]);
-        for name in [WORLD, PVOPS, FILE, SECTORS, POWER_OFF] {
-            assert_eq!(step(&verdict, name).0, State::Passed, "{name}: {verdict:?}");
-        }
-        assert!(!verdict.succeeded());
-        assert_eq!(verdict.complaint(), "no word of web, balloon-inflate, balloon-deflate");
-    }
-
-    #[test]
-    fn numbers_that_disagree_fail_their_step_whatever_the_guest_says() {
-        for (line, name, says) in [
-            ("@tour world ok world=kvm hypervisor=x memory_kib=999999", WORLD, "999999 KiB of 131072"),
-            ("@tour pvops ok sites=10 inline=7 direct=2 nop=1 indirect=1", PVOPS, "do not add up"),
-            ("@tour pvops ok sites=10 inline=0 direct=0 nop=0 indirect=10", PVOPS, "10 of 10 sites are indirect"),
-            ("@tour file ok path=README.TXT bytes=9 crc32=00000000", FILE, "CRC-32 00000000, the file cbf43926"),
-            ("@tour file ok path=README.TXT bytes=8 crc32=cbf43926", FILE, "8 bytes of 9"),
-            ("@tour file ok", FILE, "does not tell path"),
-            ("@tour sectors ok first=0 count=0", SECTORS, "no sector"),
-            ("@tour web ok port=80 bytes=5", WEB, "had not asked"),
-            ("@tour balloon-inflate ok pages=4096 free_kib=1", INFLATE, "nobody had set"),
-            ("@tour sectors skip why=lazy", SECTORS, "skipped it: lazy"),
-            ("@tour file fail why=no%20disk", FILE, "no disk"),
-            ("@tour power-off ok failed=2", POWER_OFF, "2 failed steps"),
-        ] {
-            let verdict = verdict(&[line], 0, &[0; 1024]);
-            let (state, detail) = step(&verdict, name);
-            assert_eq!(state, State::Failed, "{line}");
-            assert!(detail.contains(says), "{line}: {detail}");
-        }
-    }
-
-    #[test]
-    fn what_goes_wrong_outside_of_steps_is_a_problem() {
-        let spoilt = [1; 1024];
-        for (lines, status, disk, says) in [
-            (vec![OFF_LINE], 1, &[0; 1024], "the machine ended with exit status: 1"),
-            (vec!["@tour file"], 0, &[0; 1024], "report without a known outcome"),
-            (vec!["@tour dance ok"], 0, &[0; 1024], "no step \"dance\""),
-            (vec!["@check mm/x fail why=y"], 0, &[0; 1024], "check mm/x failed: y"),
-            (vec![SECTORS_LINE], 0, &spoilt, "2 sectors of the disk were not restored"),
-        ] {
-            let verdict = verdict(&lines, status, disk);
-            assert!(verdict.problems.iter().any(|problem| problem.contains(says)), "{says}: {:?}", verdict.problems);
-            assert!(!verdict.succeeded());
-        }
-    }
 }

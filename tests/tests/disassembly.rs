@@ -7,7 +7,7 @@ use std::{env, fs};
 #[test]
 fn the_linked_kernel_has_privileged_instructions_only_in_pvops_and_the_entry_stubs() {
     let Some(path) = env::var_os("RINGSIDE_KERNEL") else {
-        eprintln!("skipped, because RINGSIDE_KERNEL names no kernel; cargo xtask test does");
+        eprintln!("SKIPPED disassembly: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
         return;
     };
     let kernel = fs::read(&path).unwrap_or_else(|error| panic!("cannot read the kernel {path:?}: {error}"));

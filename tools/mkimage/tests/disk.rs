@@ -121,7 +121,7 @@ fn damaged_disks_are_reported_and_other_files_too() {
 fn fsck_finds_nothing_to_complain_about() {
     let fsck = ["/sbin/fsck.fat", "/usr/sbin/fsck.fat"].iter().find(|path| Path::new(path).exists());
     let Some(fsck) = fsck else {
-        eprintln!("skipped, because fsck.fat (package dosfstools) is not installed");
+        eprintln!("SKIPPED fsck_finds_nothing_to_complain_about: fsck.fat (package dosfstools) is not installed");
         return;
     };
     let place = tempfile::tempdir().unwrap();
@@ -145,7 +145,7 @@ fn fsck_finds_nothing_to_complain_about() {
 fn mtools_reads_the_same_bytes_back() {
     let installed = Command::new("mtype").arg("--version").output().is_ok();
     if !installed {
-        eprintln!("skipped, because mtype (package mtools) is not installed");
+        eprintln!("SKIPPED mtools_reads_the_same_bytes_back: mtype (package mtools) is not installed");
         return;
     }
     let place = tempfile::tempdir().unwrap();
