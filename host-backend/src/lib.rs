@@ -13,6 +13,7 @@
 pub mod config;
 pub mod control;
 pub mod devices;
+pub mod event;
 pub mod run;
 pub mod sample;
 pub mod status;

@@ -1,9 +1,10 @@
 //! The one way in which a VM ends: whoever has a reason (the guest, a signal, the control socket, a failure) requests
 //! it here, the first reason wins, and [`crate::run`] waits for it.
 
+use crate::event::event;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Why the VM ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Stop {
     /// # Errors
     /// When the system has no event file descriptor left.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { requested: AtomicBool::new(false), outcome: Mutex::new(None), event: EventFd::new(EFD_NONBLOCK)? })
+        Ok(Self { requested: AtomicBool::new(false), outcome: Mutex::new(None), event: event()? })
     }
 
     /// Ends the VM; the first outcome is the one that counts.

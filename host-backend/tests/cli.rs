@@ -161,6 +161,12 @@ fn a_publish_port_that_is_taken_is_told() {
 }
 
 #[test]
+fn a_passt_that_is_not_installed_is_told() {
+    let (_place, mut command) = place();
+    refused(command.args(["--net", "passt"]).env("PATH", "/nonexistent"), BAD_INPUT, &["passt", "not installed"]);
+}
+
+#[test]
 fn ports_can_be_published_only_through_passt_and_once() {
     for net in ["none", "tap=ringside-none", "stream=/nonexistent"] {
         let (_place, mut command) = place();

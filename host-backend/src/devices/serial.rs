@@ -6,12 +6,13 @@
 
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
+use crate::event::event;
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{Serial, SerialEvents};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The UART.
 pub struct SerialPort {
@@ -26,7 +27,7 @@ impl SerialPort {
     /// # Errors
     /// When the system has no event file descriptor left.
     pub fn new(line: Arc<dyn InterruptLine>, output: Arc<Output>) -> io::Result<Self> {
-        let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: EventFd::new(EFD_NONBLOCK)? });
+        let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: event()? });
         let uart = Serial::with_events(Line(line), events.clone(), Batch(Vec::new()));
         Ok(Self { uart: Mutex::new(uart), output, events })
     }

@@ -7,13 +7,13 @@ use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink};
-use crate::stop::Stop;
+use crate::stop::{Outcome, Stop};
 use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};
 use crate::virtio::console::Console;
 use crate::virtio::mmio::MmioTransport;
-use crate::virtio::net::passt::Passt;
+use crate::virtio::net::passt::{Passt, Prepared};
 use crate::virtio::net::stream::StreamLink;
 use crate::virtio::net::tap::TapLink;
 use crate::virtio::net::{Link, Net};
@@ -58,7 +58,7 @@ pub struct Ready {
     vcpus: Vec<VcpuFd>,
     shared: Arc<vcpu::Shared>,
     control: Option<ControlSocket>,
-    passt: Option<Passt>,
+    passt: Option<Prepared>,
     /// Keeps the VM and its memory while vCPUs use them.
     vm: VmFd,
     memory: GuestRam,
@@ -160,15 +160,27 @@ impl Ready {
         for (index, vcpu) in (0..).zip(self.vcpus) {
             vcpus.push(vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?);
         }
-        Ok(Started {
+        let stop = self.machine.stop.clone();
+        let mut started = Started {
             machine: self.machine,
             vcpus,
             workers,
             control: self.control,
-            passt: self.passt,
+            passt: None,
             _vm: self.vm,
             _memory: self.memory,
-        })
+        };
+        match self.passt.map(Prepared::start).transpose() {
+            Ok(passt) => {
+                started.passt = passt;
+                Ok(started)
+            }
+            Err(error) => {
+                stop.request(Outcome::Failure(error.to_string()));
+                started.end();
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -216,7 +228,7 @@ struct Models {
     models: Vec<(String, Box<dyn Device>)>,
     balloon: Option<BalloonHandle>,
     console_input: Option<Arc<dyn InputSink>>,
-    passt: Option<Passt>,
+    passt: Option<Prepared>,
 }
 
 impl Models {
@@ -258,14 +270,14 @@ fn devices(config: &Config, memory: &GuestRam, stop: &Arc<Stop>, output: &Arc<Ou
 }
 
 /// Connects to where frames go.
-fn link(peer: &Peer, publish: &[Publish], child: &mut Option<Passt>) -> Result<Box<dyn Link>, Error> {
+fn link(peer: &Peer, publish: &[Publish], child: &mut Option<Prepared>) -> Result<Box<dyn Link>, Error> {
     Ok(match peer {
         Peer::Tap(name) => Box::new(TapLink::open(name).map_err(|source| Error::Tap { name: name.clone(), source })?),
         Peer::Stream(path) => {
             Box::new(StreamLink::connect(path).map_err(|source| Error::Stream { path: path.clone(), source })?)
         }
         Peer::Passt => {
-            let (passt, link) = Passt::start(publish)?;
+            let (passt, link) = Prepared::new(publish)?;
             *child = Some(passt);
             Box::new(link)
         }

@@ -6,6 +6,7 @@
 
 use super::queue::Chain;
 use super::{Counters, Device, Fault, Io, Progress, read_config_bytes};
+use crate::event::event;
 use crate::vmm::GuestRam;
 use serde::Serialize;
 use shared_abi::virtio::DeviceType;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromZeros, IntoBytes};
 
 const FEATURES: Features = Features::STATS_VQ.union(Features::DEFLATE_ON_OOM).union(Features::REPORTING);
@@ -95,7 +96,7 @@ impl Balloon {
             reported_total: AtomicU64::new(0),
             stats: Mutex::default(),
             stats_changed: Condvar::new(),
-            poke: EventFd::new(EFD_NONBLOCK)?,
+            poke: event()?,
         };
         Ok(Self { shared: Arc::new(shared), actual: 0, inside: PageMap::default(), stats_buffer: None })
     }

@@ -4,6 +4,7 @@
 use super::{Device, Fault, Io, Progress, read_config_bytes};
 use crate::devices::InputSink;
 use crate::devices::output::Output;
+use crate::event::event;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::console::{Config, Features, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::IntoBytes;
 
 const RX: usize = RECEIVE_QUEUE as usize;
@@ -46,7 +47,6 @@ impl Console {
     /// # Errors
     /// When the system has no event file descriptor left.
     pub fn new(output: Arc<Output>) -> std::io::Result<Self> {
-        let event = || EventFd::new(EFD_NONBLOCK);
         let input = ConsoleInput { pending: Mutex::default(), typed: event()?, room: event()? };
         Ok(Self { output, input: Arc::new(input) })
     }

@@ -3,6 +3,7 @@
 
 use super::Progress;
 use super::mmio::{MmioTransport, Notifier};
+use crate::event::event;
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
@@ -12,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Event data that is no queue's number.
 const WAKE: u32 = u32::MAX;
@@ -30,7 +30,6 @@ pub struct Worker {
 /// # Errors
 /// When the system gives no thread or no file descriptor.
 pub fn start(name: String, transport: Arc<MmioTransport>) -> io::Result<Worker> {
-    let event = || EventFd::new(EFD_NONBLOCK);
     let queues = (0..transport.queue_count()).map(|_| event()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();

@@ -6,8 +6,10 @@ use crate::config::Publish;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// The name of the program.
@@ -25,30 +27,36 @@ pub enum Error {
     Start(io::Error),
 }
 
+/// A passt that can be started.
+///
+/// What can be wrong is found out before the VM starts, but the program itself starts when the guest already runs: its
+/// start takes a processor for some milliseconds, and the link holds what the guest sends meanwhile.
+#[derive(Debug)]
+pub struct Prepared {
+    command: Command,
+    /// The end of the link that passt inherits.
+    socket: UnixStream,
+}
+
 /// A running passt.
 #[derive(Debug)]
 pub struct Passt {
     child: Child,
 }
 
-impl Passt {
-    /// Starts passt with these ports of 127.0.0.1 leading to the guest.
+impl Prepared {
+    /// Prepares a passt with these ports of 127.0.0.1 leading to the guest.
     ///
     /// # Errors
-    /// [`Error::Port`] when a port is taken: passt would end without a word.
-    pub fn start(publish: &[Publish]) -> Result<(Self, StreamLink), Error> {
+    /// [`Error::Port`] when a port is taken, about which passt would say nothing; [`Error::Missing`].
+    pub fn new(publish: &[Publish]) -> Result<(Self, StreamLink), Error> {
         for Publish { host, .. } in publish {
             TcpListener::bind((Ipv4Addr::LOCALHOST, *host)).map_err(|source| Error::Port { port: *host, source })?;
         }
+        let program = find(PROGRAM).ok_or(Error::Missing)?;
         let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
-        let fd = theirs.as_raw_fd();
-        // Inherited by flag rather than by code in the child: that would cost a fork of this process, some 2 ms.
-        // SAFETY: the descriptor is open, and no other thread starts a program.
-        if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
-            return Err(Error::Start(io::Error::last_os_error()));
-        }
-        let mut command = Command::new(PROGRAM);
-        command.args(["--foreground", "--quiet", "--one-off", "--fd", &fd.to_string()]);
+        let mut command = Command::new(program);
+        command.args(["--foreground", "--quiet", "--one-off", "--fd", &theirs.as_raw_fd().to_string()]);
         // The guest is no user of this machine: it does not get at the services of the loopback interface.
         command.args(["--no-map-gw", "--mtu", &MTU.to_string()]);
         for Publish { host, guest } in publish {
@@ -61,14 +69,32 @@ impl Passt {
         }
         // A group of its own: Ctrl-C is for us, and ends it with the VM.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing,
-            _ => Error::Start(error),
-        })?;
         let link = StreamLink::new(ours).map_err(Error::Start)?;
-        Ok((Self { child }, link))
+        Ok((Self { command, socket: theirs }, link))
     }
 
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn start(mut self) -> Result<Passt, Error> {
+        // Inherited by flag rather than by code in the child: that would cost a fork of this process, some 2 ms.
+        // SAFETY: the descriptor is open, and no other thread starts a program.
+        if unsafe { libc::fcntl(self.socket.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
+            return Err(Error::Start(io::Error::last_os_error()));
+        }
+        let child = self.command.spawn().map_err(Error::Start)?;
+        Ok(Passt { child })
+    }
+}
+
+/// The executable of that name in PATH.
+fn find(name: &str) -> Option<PathBuf> {
+    let executable = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(executable)
+}
+
+impl Passt {
     /// Says how it ended, if it ended before it was told to.
     pub fn ended_early(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()
