@@ -48,7 +48,8 @@ struct Links {
 }
 
 impl Frames {
-    const EMPTY: Self = Self {
+    /// Nothing to give yet.
+    pub const EMPTY: Self = Self {
         heads: [NONE; ORDERS],
         tails: [NONE; ORDERS],
         bitmap: 0,

@@ -11,7 +11,7 @@ const HISTORY_MAX: usize = 16;
 
 /// A line being edited. Only printable ASCII gets in, so bytes are columns.
 #[derive(Default)]
-pub(super) struct Editor {
+pub struct Editor {
     line: String,
     cursor: usize,
     history: VecDeque<String>,
@@ -32,7 +32,7 @@ enum Escape {
 }
 
 /// What a byte did.
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The line goes on.
     Editing,
     /// The line is complete.
@@ -58,7 +58,7 @@ enum Key {
 
 impl Editor {
     /// Takes a byte; what the terminal is to show goes to `echo`.
-    pub(super) fn input(&mut self, byte: u8, echo: &mut String) -> Outcome {
+    pub fn input(&mut self, byte: u8, echo: &mut String) -> Outcome {
         let key = self.key(byte);
         let (before, old_len) = (self.cursor, self.line.len());
         match key {
@@ -136,6 +136,7 @@ impl Editor {
     fn key(&mut self, byte: u8) -> Key {
         let was_return = core::mem::replace(&mut self.last_was_return, byte == b'\r');
         match (core::mem::take(&mut self.escape), byte) {
+            (_, 0x1b) => self.escape = Escape::Started,
             (Escape::Started, b'[' | b'O') => self.escape = Escape::Sequence,
             (Escape::Sequence, digit @ b'0'..=b'9') => self.escape = Escape::Number(digit),
             (Escape::Sequence, b'A') => return Key::Up,
@@ -145,7 +146,6 @@ impl Editor {
             (Escape::Sequence, b'H') | (Escape::Number(b'1' | b'7'), b'~') => return Key::Home,
             (Escape::Sequence, b'F') | (Escape::Number(b'4' | b'8'), b'~') => return Key::End,
             (Escape::Number(b'3'), b'~') => return Key::Delete,
-            (Escape::None, 0x1b) => self.escape = Escape::Started,
             // CR LF is one return.
             (Escape::None, b'\n') if was_return => {}
             (Escape::None, b'\r' | b'\n') => return Key::Return,

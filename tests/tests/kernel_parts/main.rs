@@ -1,0 +1,79 @@
+//! Parts of the kernel that are plain logic, tested on the host: the sources themselves, with stand-ins for what is around
+//! them. The modules have the names that they have in the kernel, so that their `crate::` paths resolve.
+
+extern crate alloc;
+
+mod editor_tests;
+mod frames_tests;
+mod words_tests;
+
+#[path = "../../../guest-kernel/src/cmdline.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod cmdline;
+
+/// Stand-in for the loader's information.
+mod boot {
+    pub(crate) mod info {
+        /// As in the kernel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct Range {
+            pub(crate) start: u64,
+            pub(crate) end: u64,
+        }
+
+        impl Range {
+            pub(crate) fn len(self) -> u64 {
+                self.end - self.start
+            }
+        }
+    }
+}
+
+/// Stand-in for the lock that masks events: nothing locks here.
+mod sync {
+    pub(crate) struct Lock<T>(#[allow(dead_code, reason = "only its type is needed")] T);
+
+    impl<T> Lock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(value)
+        }
+    }
+
+    // SAFETY: nothing reaches the value.
+    unsafe impl<T> Sync for Lock<T> {}
+}
+
+/// Stand-in for the direct map: physical memory is a mapping of this process.
+#[path = "."]
+mod mm {
+    use std::cell::Cell;
+
+    pub(crate) const PAGE_SIZE: usize = 4096;
+
+    thread_local! {
+        /// Where physical address 0 would be.
+        pub(crate) static BASE: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn direct(physical: u64) -> usize {
+        BASE.get() + physical as usize
+    }
+
+    #[path = "../../../guest-kernel/src/mm/frames.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod frames;
+}
+
+#[path = "."]
+mod platform {
+    #[path = "../../../guest-kernel/src/platform/mmio.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod mmio;
+}
+
+#[path = "."]
+mod shell {
+    #[path = "../../../guest-kernel/src/shell/editor.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod editor;
+}

@@ -1,0 +1,48 @@
+//! The command line, and the places of virtio-mmio devices on it.
+
+use crate::cmdline::Cmdline;
+use crate::platform::mmio::{Slot, slots};
+
+#[test]
+fn the_vmm_s_words_come_behind_the_image_s_and_the_last_value_wins() {
+    let cmdline = Cmdline::new("tour pvops=unpatched", "  pvops=patched drivers=reference ");
+    assert!(cmdline.has("tour") && !cmdline.has("pvops") && !cmdline.has("our"));
+    assert_eq!(cmdline.value("pvops"), Some("patched"));
+    assert_eq!(cmdline.value("drivers"), Some("reference"));
+    assert_eq!(cmdline.value("driver"), None);
+    assert_eq!(cmdline.words().count(), 4);
+}
+
+#[test]
+fn devices_are_found_on_the_board_and_on_the_command_line() {
+    let cmdline = Cmdline::new("", "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:7");
+    let found: Vec<_> = slots(2, cmdline).collect();
+    let slot = |address, size, line| Slot { address, size, line };
+    assert_eq!(
+        found,
+        [
+            slot(0xd000_0000, 0x1000, 5),
+            slot(0xd000_1000, 0x1000, 6),
+            slot(0xfeb0_0e00, 512, 12),
+            slot(0xd000_0000, 4096, 5)
+        ]
+    );
+}
+
+#[test]
+fn a_device_that_cannot_be_read_is_left_out() {
+    for text in [
+        "",
+        "512",
+        "512@0xfeb00e00",
+        "@0xfeb00e00:5",
+        "0@0xfeb00e00:5",
+        "512@0:5",
+        "512@x:5",
+        "99G9@1:5",
+        "17179869184G@1:5",
+    ] {
+        let word: &'static str = Box::leak(format!("virtio_mmio.device={text}").into_boxed_str());
+        assert_eq!(slots(0, Cmdline::new("", word)).count(), 0, "{text:?}");
+    }
+}
