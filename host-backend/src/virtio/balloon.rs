@@ -5,7 +5,7 @@
 //! believes nothing that the guest says about it. A deflated page needs nothing but to be touched again.
 
 use super::queue::Chain;
-use super::{Counters, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::event::event;
 use crate::vmm::GuestRam;
 use serde::Serialize;
@@ -174,7 +174,9 @@ impl Balloon {
 
     /// Takes the numbers out of each statistics buffer and keeps the last buffer.
     fn take_stats(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        while let Some(chain) = io.queues[index].pop(io.memory)? {
+        for _ in 0..BATCH {
+            // The driver refills only what it gets back, so notifications stay on.
+            let Some(chain) = io.queues[index].pop_or_arm(io.memory)? else { return Ok(Progress::Done) };
             self.return_stats_buffer(index, io)?;
             let mut stats = [Stat::new_zeroed(); STATS_MAX];
             let got = chain.read(io.memory, 0, stats.as_mut_bytes()) / size_of::<Stat>();
@@ -182,9 +184,7 @@ impl Balloon {
             self.stats_buffer = Some(chain.head());
             io.signal.counters.requests.add(1);
         }
-        // The driver refills only what it gets back, so notifications stay on.
-        io.queues[index].enable_notification(io.memory)?;
-        Ok(Progress::Done)
+        Ok(Progress::More)
     }
 
     fn return_stats_buffer(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), Fault> {

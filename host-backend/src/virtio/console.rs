@@ -1,7 +1,7 @@
 //! The console (section 5.3 "Console Device") with one port: output goes to an [`Output`], input comes through a
 //! [`ConsoleInput`].
 
-use super::{Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
 use crate::devices::InputSink;
 use crate::devices::output::Output;
 use crate::event::event;
@@ -62,20 +62,21 @@ impl Console {
             return Ok(Progress::Done);
         }
         let mut pending = self.input.lock();
-        loop {
-            while !pending.bytes.is_empty()
-                && let Some(chain) = io.queues[RX].pop(io.memory)?
-            {
-                let written = chain.write(io.memory, 0, pending.bytes.make_contiguous());
-                pending.bytes.drain(..written);
-                io.queues[RX].push_used(io.memory, chain.head(), written as u32)?;
-                io.signal.counters.requests.add(1);
-                io.signal.counters.bytes_to_guest.add(written as u64);
-            }
-            let more = io.queues[RX].enable_notification(io.memory)?;
-            if pending.bytes.is_empty() || !more {
+        let mut progress = Progress::More;
+        for _ in 0..BATCH {
+            if pending.bytes.is_empty() {
+                progress = Progress::Done;
                 break;
             }
+            let Some(chain) = io.queues[RX].pop_or_arm(io.memory)? else {
+                progress = Progress::Done;
+                break;
+            };
+            let written = chain.write(io.memory, 0, pending.bytes.make_contiguous());
+            pending.bytes.drain(..written);
+            io.queues[RX].push_used(io.memory, chain.head(), written as u32)?;
+            io.signal.counters.requests.add(1);
+            io.signal.counters.bytes_to_guest.add(written as u64);
         }
         if pending.bytes.is_empty() && std::mem::take(&mut pending.starved) {
             // A full counter is readable too.
@@ -83,7 +84,7 @@ impl Console {
         }
         drop(pending);
         io.interrupt(RX)?;
-        Ok(Progress::Done)
+        Ok(progress)
     }
 }
 

@@ -167,6 +167,21 @@ impl VirtQueue {
         if goes_on { Err(Fault::BrokenChain(head)) } else { Ok(Some(chain)) }
     }
 
+    /// Takes the next available chain; when there is none, asks for a notification first and looks again.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop).
+    pub fn pop_or_arm(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
+        loop {
+            if let Some(chain) = self.pop(memory)? {
+                return Ok(Some(chain));
+            }
+            if !self.enable_notification(memory)? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Puts the last `count` chains popped back to where they were.
     pub fn undo_pop(&mut self, count: u16) {
         let position = self.queue.next_avail().wrapping_sub(count);
@@ -239,7 +254,8 @@ trait CheckBuffer {
 
 impl CheckBuffer for GuestRam {
     fn check_range_for(&self, buffer: Buffer) -> bool {
-        GuestMemory::check_range(self, buffer.address, buffer.len as usize, Permissions::ReadWrite)
+        // An empty buffer has an address too, and code that rounds it.
+        GuestMemory::check_range(self, buffer.address, buffer.len.max(1) as usize, Permissions::ReadWrite)
     }
 }
 

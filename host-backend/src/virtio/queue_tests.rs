@@ -85,7 +85,9 @@ fn an_indirect_table_in_an_indirect_table_needs_a_reset() {
 
 #[test]
 fn a_chain_outside_memory_needs_a_reset() {
-    for (address, len) in [(MEMORY - 4, 8), (MEMORY, 1), (u64::MAX - 3, 8), (1 << 63, 1), (DATA, u32::MAX)] {
+    for (address, len) in
+        [(MEMORY - 4, 8), (MEMORY, 1), (u64::MAX, 0), (u64::MAX - 3, 8), (1 << 63, 1), (DATA, u32::MAX)]
+    {
         let rig = Rig::running(Echo);
         rig.request(0, &[(address, len, WRITE)]);
         assert!(fault(&rig).contains("outside memory"), "{address:#x}+{len:#x}");

@@ -17,6 +17,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
+/// Three pages between the local APICs and the top of the first 4 GiB, for KVM alone.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
 /// Why there is no VM.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -95,6 +98,8 @@ pub fn create_vm(kvm: &Kvm, memory: &GuestRam) -> Result<VmFd, Error> {
         // SAFETY: the region is a live mapping of this size; the caller keeps `memory` as long as the VM runs.
         unsafe { vm.set_user_memory_region(slot) }.map_err(Error::call("KVM_SET_USER_MEMORY_REGION"))?;
     }
+    // Processors that cannot run unpaged code in a guest need three pages for it; others ignore this.
+    vm.set_tss_address(TSS_ADDRESS).map_err(Error::call("KVM_SET_TSS_ADDR"))?;
     vm.create_irq_chip().map_err(Error::call("KVM_CREATE_IRQCHIP"))?;
     Ok(vm)
 }

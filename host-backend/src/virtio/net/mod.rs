@@ -7,7 +7,7 @@ pub mod passt;
 pub mod stream;
 pub mod tap;
 
-use super::queue::{Chain, VirtQueue};
+use super::queue::Chain;
 use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
@@ -162,7 +162,7 @@ impl Net {
         let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
         while room < self.incoming_len as u64 {
-            let Some(chain) = pop_or_arm(queue, io.memory)? else {
+            let Some(chain) = queue.pop_or_arm(io.memory)? else {
                 queue.undo_pop(chains.len() as u16);
                 return Ok(if chains.len() == usize::from(queue.size()) {
                     Delivery::Dropped
@@ -200,7 +200,7 @@ impl Net {
         self.busy = false;
         let mut progress = Progress::More;
         for _ in 0..BATCH {
-            let Some(chain) = pop_or_arm(&mut io.queues[TX], io.memory)? else {
+            let Some(chain) = io.queues[TX].pop_or_arm(io.memory)? else {
                 progress = Progress::Done;
                 break;
             };
@@ -257,18 +257,6 @@ impl Net {
     fn config(&self) -> Config {
         let status = if self.up { STATUS_LINK_UP } else { 0 };
         Config { mac: self.mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
-    }
-}
-
-/// Takes the next chain; when there is none, asks for a notification first and looks again.
-fn pop_or_arm(queue: &mut VirtQueue, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
-    loop {
-        if let Some(chain) = queue.pop(memory)? {
-            return Ok(Some(chain));
-        }
-        if !queue.enable_notification(memory)? {
-            return Ok(None);
-        }
     }
 }
 
