@@ -39,6 +39,8 @@ impl Toolchain {
                 let mut command = Command::new("/usr/bin/cargo");
                 command.current_dir(workspace::root());
                 command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("PATH", "/usr/bin:/bin");
+                // The target's own linker is called rust-lld, which Debian does not have under that name.
+                command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "/usr/bin/ld.lld-22");
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
                 command.env("CARGO_TARGET_DIR", &target_dir);
                 (command, target_dir)
