@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt::{self, Display};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -214,7 +214,7 @@ impl Running {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         end_with_parent(&mut command);
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
@@ -229,6 +229,15 @@ impl Running {
             String::from_utf8_lossy(&text).into_owned()
         });
         Ok(Self { child, stderr: Some(stderr), console: Console::new(stdout) })
+    }
+
+    /// Types a line on the guest's console.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().ok_or_else(|| anyhow!("no standard input"))?;
+        input.write_all(line.as_bytes()).and_then(|()| input.write_all(b"\r")).context("cannot type")
     }
 
     /// Its process id.

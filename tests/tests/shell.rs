@@ -1,0 +1,133 @@
+//! The guest's shell, typed at: failures that are reported as they should be, and memory that comes back from the balloon.
+//! On QEMU's microvm, which needs no KVM. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`.
+
+use ringside_tests::console::Event;
+use ringside_tests::machine::{Access, Disk, Machine, Publish, Running, run_folder};
+use ringside_tests::testbed::{KvmPolicy, Testbed};
+use ringside_tests::{sample, web};
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Guest {
+    machine: Machine,
+    running: Running,
+    _folder: TempDir,
+}
+
+/// A guest at its prompt; `None`, said, where there is nothing to boot or nothing to boot on.
+fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
+    let testbed = Testbed::QemuMicrovm;
+    let Some(kernel) = env::var_os("RINGSIDE_KERNEL") else {
+        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
+        return None;
+    };
+    if let Err(why) = testbed.available(KvmPolicy::Absent) {
+        eprintln!("SKIPPED {test}: {why}");
+        return None;
+    }
+    let folder = run_folder(&env::temp_dir()).unwrap();
+    let (image, disk) = (folder.path().join("guest.elf"), folder.path().join("disk.img"));
+    mkimage::image::write(Path::new(&kernel), "", None, &image).unwrap();
+    let files = folder.path().join("files");
+    fs::create_dir(&files).unwrap();
+    sample::write(&files, &disk).unwrap();
+    let machine = Machine {
+        testbed,
+        image,
+        cmdline: String::new(),
+        memory: memory_mib << 20,
+        cpus: 1,
+        disk: Disk { path: disk, access: Access::ReadOnly },
+        publish: Publish { host: web::free_port().unwrap(), guest: 80 },
+        ringside: "ringside".into(),
+        folder: folder.path().into(),
+    };
+    let running = machine.start().unwrap();
+    let mut guest = Guest { machine, running, _folder: folder };
+    guest.expect("type help for the commands");
+    Some(guest)
+}
+
+impl Guest {
+    /// The first line from here on that has a text.
+    fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while Instant::now() < deadline {
+            match self.running.console.next(Duration::from_millis(100)) {
+                Event::Line(line) if line.contains(text) => return line,
+                Event::Line(line) => seen.push(line),
+                Event::Quiet => {}
+                Event::Closed => break,
+            }
+        }
+        panic!("no {text:?} in:\n{}\n{}", seen.join("\n"), self.running.stderr());
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.running.type_line(line).unwrap();
+    }
+
+    fn end(mut self) {
+        self.running.wait(PATIENCE).unwrap();
+    }
+}
+
+#[test]
+fn a_panic_says_where_and_how_it_came_there_and_ends_the_machine() {
+    let Some(mut guest) = guest("a panic", 64) else { return };
+    guest.type_line("panic");
+    guest.expect("kernel panicked at guest-kernel/src/shell/commands.rs");
+    guest.expect("asked for in the shell");
+    guest.expect("guest_kernel::shell::");
+    guest.expect("guest_kernel::kernel_main");
+    guest.end();
+}
+
+#[test]
+fn a_page_fault_is_reported_with_address_registers_and_names() {
+    let Some(mut guest) = guest("a page fault", 64) else { return };
+    guest.type_line("panic fault");
+    guest.expect("exception 14 (page fault)");
+    guest.expect("write of 0x00000000deadbeef: not mapped");
+    let registers = guest.expect("rip 0xffffffff80");
+    assert!(registers.contains("rsp 0xffffffff80"), "{registers}");
+    guest.expect("#0");
+    guest.expect("guest_kernel::kernel_main");
+    guest.end();
+}
+
+#[test]
+fn a_stack_overflow_ends_in_the_guard_page_and_is_reported_from_another_stack() {
+    let Some(mut guest) = guest("a stack overflow", 64) else { return };
+    guest.type_line("panic stack");
+    guest.expect("exception 8 (double fault)");
+    let first = guest.expect("#0");
+    assert!(first.contains("guest_kernel::shell::commands::overflow"), "{first}");
+    guest.end();
+}
+
+#[test]
+fn a_kernel_short_of_memory_takes_it_back_from_the_balloon_and_the_host_hears_of_it() {
+    const WANTED: u64 = 15_000;
+    let Some(mut guest) = guest("deflate on OOM", 64) else { return };
+    let mut control = guest.machine.control().unwrap();
+    control.set_balloon(WANTED).unwrap();
+    // The kernel keeps a reserve, so the target cannot be met, and it says so.
+    guest.expect("balloon: the host wants 15000 pages");
+    let inflated = control.balloon().unwrap().actual_pages;
+    assert!((10_000..WANTED).contains(&inflated), "{inflated} pages");
+    guest.type_line("mem hog 40");
+    assert!(guest.expect("took").contains("took 40 MiB of 40"));
+    let left = control.balloon().unwrap().actual_pages;
+    assert!(left + 40 * 256 <= inflated + 4096, "{inflated} pages before, {left} after 40 MiB were taken");
+    guest.type_line("balloon");
+    guest.expect("released on OOM");
+    guest.type_line("poweroff");
+    guest.end();
+}
