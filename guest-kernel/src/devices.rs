@@ -138,7 +138,14 @@ pub enum DriverChoice {
 impl DriverChoice {
     /// From `drivers=`.
     pub fn from_cmdline(cmdline: Cmdline) -> Self {
-        if cmdline.value("drivers") == Some("reference") { Self::Reference } else { Self::Own }
+        match cmdline.value("drivers") {
+            Some("reference") => Self::Reference,
+            None | Some("own") => Self::Own,
+            Some(other) => {
+                log::warn!("drivers={other}: not own or reference; taking our own");
+                Self::Own
+            }
+        }
     }
 
     /// The driver's name.

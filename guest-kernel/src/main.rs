@@ -79,7 +79,7 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     enter_world(&found);
     trap::init(info.symbols);
     init_memory(&info);
-    patch_kernel(cmdline.value("pvops") != Some("unpatched"));
+    patch_kernel(cmdline);
     mm::paging::protect_image();
     platform::power::init(found.board_slots.is_some(), info.rsdp);
     init_interrupts(&found);
@@ -144,7 +144,7 @@ fn init_interrupts(found: &Surroundings) {
 fn spawn(executor: &mut Executor, system: &Rc<System>, cmdline: Cmdline, seed: u64) {
     executor.spawn(time::refine());
     if let Some(card) = &system.devices.card {
-        executor.spawn(net::run(system.clone(), card.clone(), seed));
+        executor.spawn(net::run(system.clone(), card.clone(), net::Static::from_cmdline(cmdline), seed));
     }
     if let Some(balloon) = &system.devices.balloon {
         executor.spawn(balloon.clone().run());
@@ -168,8 +168,16 @@ fn report_ready() {
     console::report(Kind::Boot, "ready", Outcome::Success, |line| line.field("ticks", ticks)?.field("sites", sites));
 }
 
-/// Rewrites the call sites for the world that was found.
-fn patch_kernel(patched: bool) {
+/// Rewrites the call sites for the world that was found, unless the command line says `pvops=unpatched`.
+fn patch_kernel(cmdline: Cmdline) {
+    let patched = match cmdline.value("pvops") {
+        Some("unpatched") => false,
+        None | Some("patched") => true,
+        Some(other) => {
+            log::warn!("pvops={other}: not patched or unpatched; patching");
+            true
+        }
+    };
     let mut text = DirectMapText;
     let text: Option<&mut dyn Text> = if patched { Some(&mut text) } else { None };
     // SAFETY: the sites are the kernel's own, the world was detected, and there is one CPU.

@@ -1,10 +1,12 @@
-//! The network: smoltcp over the card, an address by DHCP, and the status page.
+//! The network: smoltcp over the card, an address by DHCP or from the command line (`ip=ADDRESS/PREFIX[,ROUTER]`), and the
+//! status page.
 
 pub mod card;
 mod http;
 mod page;
 
 use crate::System;
+use crate::cmdline::Cmdline;
 use crate::task::Event;
 use alloc::rc::Rc;
 use alloc::vec;
@@ -19,7 +21,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
 /// Connections that are served at the same time.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: usize = 8;
 const RECEIVE_BUFFER: usize = 1024;
 const TRANSMIT_BUFFER: usize = 4096;
 
@@ -39,14 +41,47 @@ pub struct Status {
 /// Raised when the address or the count of pages changes.
 pub static CHANGED: Event = Event::new();
 
+/// An address from the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Static {
+    address: Ipv4Cidr,
+    router: Option<Ipv4Address>,
+}
+
+impl Static {
+    /// From `ip=`; what cannot be read is logged, and DHCP takes its place.
+    pub fn from_cmdline(cmdline: Cmdline) -> Option<Self> {
+        let text = cmdline.value("ip").filter(|&text| text != "dhcp")?;
+        let parsed = Self::parse(text);
+        if parsed.is_none() {
+            log::warn!("ip={text}: not ADDRESS/PREFIX[,ROUTER]; trying DHCP");
+        }
+        parsed
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (address, router) = match text.split_once(',') {
+            Some((address, router)) => (address, Some(router.parse().ok()?)),
+            None => (text, None),
+        };
+        Some(Self { address: address.parse().ok()?, router })
+    }
+}
+
 /// Runs the network for ever.
-pub async fn run(system: Rc<System>, card: Rc<Card>, seed: u64) {
+pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, seed: u64) {
     let mut port = Port(&card);
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(card.mac())));
     config.random_seed = seed;
     let mut interface = Interface::new(config, &mut port, now());
     let mut sockets = SocketSet::new(Vec::new());
-    let dhcp = sockets.add(dhcpv4::Socket::new());
+    let dhcp = match address {
+        Some(Static { address, router }) => {
+            configure(&mut interface, &system.net, address, router);
+            None
+        }
+        None => Some(sockets.add(dhcpv4::Socket::new())),
+    };
     let mut connections: Vec<(SocketHandle, Connection)> = (0..CONNECTIONS)
         .map(|_| {
             let buffer = |len| tcp::SocketBuffer::new(vec![0; len]);
@@ -56,8 +91,12 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, seed: u64) {
         .collect();
     loop {
         interface.poll(now(), &mut Port(&card), &mut sockets);
-        if let Some(event) = sockets.get_mut::<dhcpv4::Socket>(dhcp).poll() {
-            configure(&mut interface, &system.net, event);
+        match dhcp.and_then(|dhcp| sockets.get_mut::<dhcpv4::Socket>(dhcp).poll()) {
+            Some(dhcpv4::Event::Configured(config)) => {
+                configure(&mut interface, &system.net, config.address, config.router);
+            }
+            Some(dhcpv4::Event::Deconfigured) => deconfigure(&mut interface, &system.net),
+            None => {}
         }
         let mut again = false;
         for (handle, connection) in &mut connections {
@@ -73,31 +112,30 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, seed: u64) {
     }
 }
 
-fn configure(interface: &mut Interface, status: &Status, event: dhcpv4::Event<'_>) {
-    match event {
-        dhcpv4::Event::Configured(config) => {
-            interface.update_ip_addrs(|addresses| {
-                addresses.clear();
-                // Cannot fail: it was just cleared.
-                let _ = addresses.push(IpCidr::Ipv4(config.address));
-            });
-            let routes = interface.routes_mut();
-            routes.remove_default_ipv4_route();
-            if let Some(router) = config.router
-                && routes.add_default_ipv4_route(router).is_err()
-            {
-                log::warn!("net: no room for the route to {router}");
-            }
-            status.address.set(Some(config.address));
-            status.router.set(config.router);
-            log::info!("net: address {}", config.address);
-        }
-        dhcpv4::Event::Deconfigured => {
-            interface.update_ip_addrs(|addresses| addresses.clear());
-            interface.routes_mut().remove_default_ipv4_route();
-            status.address.set(None);
-        }
+fn configure(interface: &mut Interface, status: &Status, address: Ipv4Cidr, router: Option<Ipv4Address>) {
+    interface.update_ip_addrs(|addresses| {
+        addresses.clear();
+        // Cannot fail: it was just cleared.
+        let _ = addresses.push(IpCidr::Ipv4(address));
+    });
+    let routes = interface.routes_mut();
+    routes.remove_default_ipv4_route();
+    if let Some(router) = router
+        && routes.add_default_ipv4_route(router).is_err()
+    {
+        log::warn!("net: no room for the route to {router}");
     }
+    status.address.set(Some(address));
+    status.router.set(router);
+    log::info!("net: address {address}");
+    CHANGED.raise();
+}
+
+fn deconfigure(interface: &mut Interface, status: &Status) {
+    interface.update_ip_addrs(|addresses| addresses.clear());
+    interface.routes_mut().remove_default_ipv4_route();
+    status.address.set(None);
+    status.router.set(None);
     CHANGED.raise();
 }
 

@@ -1,5 +1,7 @@
-//! The guest's shell, typed at: failures that are reported as they should be, and memory that comes back from the balloon.
-//! On QEMU's microvm, which needs no KVM. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`.
+//! The guest, typed at and talked to: failures that are reported as they should be, memory that comes back from the balloon,
+//! answers on the wire. On QEMU's microvm, which needs no KVM. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`.
+
+mod ping;
 
 use ringside_tests::console::Event;
 use ringside_tests::machine::{Access, Disk, Machine, Publish, Running, run_folder};
@@ -21,6 +23,16 @@ struct Guest {
 
 /// A guest at its prompt; `None`, said, where there is nothing to boot or nothing to boot on.
 fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
+    guest_with(test, memory_mib, "", |machine| machine.start())
+}
+
+/// The same with words on the command line and another way to start.
+fn guest_with(
+    test: &str,
+    memory_mib: u64,
+    cmdline: &str,
+    start: impl FnOnce(&Machine) -> anyhow::Result<Running>,
+) -> Option<Guest> {
     let testbed = Testbed::QemuMicrovm;
     let Some(kernel) = env::var_os("RINGSIDE_KERNEL") else {
         eprintln!("SKIPPED {test}: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
@@ -39,7 +51,7 @@ fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
     let machine = Machine {
         testbed,
         image,
-        cmdline: String::new(),
+        cmdline: cmdline.into(),
         memory: memory_mib << 20,
         cpus: 1,
         disk: Disk { path: disk, access: Access::ReadOnly },
@@ -47,7 +59,7 @@ fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
         ringside: "ringside".into(),
         folder: folder.path().into(),
     };
-    let running = machine.start().unwrap();
+    let running = start(&machine).unwrap();
     let mut guest = Guest { machine, running, _folder: folder };
     guest.expect("type help for the commands");
     Some(guest)
