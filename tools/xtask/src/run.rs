@@ -17,12 +17,13 @@ pub(crate) fn command(common: &Common, options: &RunOptions) -> Result<ExitCode>
     let setup = setup::ensure(common)?;
     let testbed = choose(options.on, common.kvm())?;
     let artifacts = artifacts::build(&setup)?;
+    let cmdline = [if options.shell { "" } else { "tour" }, &options.cmdline].join(" ");
     let wishes = Wishes {
         memory: options.mem,
         cpus: options.cpus,
         disk: options.disk.clone(),
         publish: options.publish,
-        ..Wishes::new(testbed, if options.shell { "" } else { "tour" })
+        ..Wishes::new(testbed, cmdline.trim())
     };
     let interrupted = boots::interruption()?;
     let boot = boots::prepare(&artifacts, wishes)?;
