@@ -5,6 +5,7 @@
 
 pub mod console;
 pub mod control;
+pub mod inner;
 pub mod machine;
 pub mod privileged;
 pub mod sample;
