@@ -115,7 +115,7 @@ fn refused(error: &InitError, memory: &Memory, lied: bool) -> Ending {
 }
 
 /// What holds for every driver between two steps: the first reason stays, and there is none without a lie.
-fn check(driver: &dyn Driver, liar: &mut Liar<'_>) {
+fn check(driver: &impl Driver, liar: &mut Liar<'_>) {
     let broken = driver.broken();
     if let Some(first) = liar.reason {
         assert_eq!(broken, Some(first), "the first reason stays");
