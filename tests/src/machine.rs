@@ -4,11 +4,14 @@
 
 use crate::console::Console;
 use crate::control::{Control, Protocol};
+use crate::inner::Inner;
 use crate::testbed::{QEMU, Testbed};
 use anyhow::{Context, Result, anyhow};
+use inner_init::{CONTROL, DISK, IMAGE, NETWORK};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -23,6 +26,8 @@ use tempfile::TempDir;
 const STDERR_MAX: u64 = 64 << 10;
 /// The path of a Unix socket has at most 107 bytes; this leaves some for its name.
 const SOCKET_FOLDER_MAX: usize = 80;
+/// What the inner Linux takes for itself.
+const INNER_MEMORY: u64 = 384 << 20;
 
 /// Whether the guest may write to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub struct Machine {
     pub publish: Publish,
     /// Our host program.
     pub ringside: PathBuf,
+    /// What is between QEMU and the guest, for [`Testbed::HostInTcg`].
+    pub inner: Option<Inner>,
     /// For sockets; see [`run_folder`].
     pub folder: PathBuf,
 }
@@ -105,45 +112,67 @@ impl Machine {
     pub fn command(&self, serial: SerialLine) -> Command {
         match self.testbed {
             Testbed::Host => self.ringside_command(),
+            Testbed::HostInTcg => self.inner_command(serial),
             Testbed::Qemu => self.qemu_command(serial, Bus::Pci),
             Testbed::QemuMicrovm => self.qemu_command(serial, Bus::Mmio),
         }
     }
 
     fn ringside_command(&self) -> Command {
-        let mut disk = self.disk.path.as_os_str().to_owned();
-        if self.disk.access == Access::ReadOnly {
-            disk.push(",ro");
-        }
         let mut command = Command::new(&self.ringside);
-        command.arg("run").arg("--kernel").arg(&self.image);
-        command.arg("--cmdline").arg(&self.cmdline);
-        command.args(["--mem", &format!("{}K", self.memory >> 10), "--cpus", &self.cpus.to_string()]);
-        command.arg("--disk").arg(disk);
+        command.arg("run").arg("--kernel").arg(&self.image).args(self.sizes());
+        command.arg("--disk").arg(self.disk_argument(self.disk.path.as_os_str()));
         command.args(["--net", "passt", "--publish", &self.publish.to_string(), "--balloon", "--rng", "--control"]);
         command.arg(self.socket());
         command
     }
 
+    /// The same machine in the words of the inner Linux, where QEMU's disk, card and serial lines are its outside.
+    fn inner_arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["run".into(), "--kernel".into(), format!("/{IMAGE}")];
+        arguments.extend(self.sizes());
+        arguments.extend(["--disk".into(), self.disk_argument(OsStr::new(DISK)).to_string_lossy().into_owned()]);
+        arguments.extend(["--net".into(), format!("stream={NETWORK}"), "--balloon".into(), "--rng".into()]);
+        arguments.extend(["--control".into(), CONTROL.into()]);
+        arguments
+    }
+
+    fn sizes(&self) -> [String; 6] {
+        let (memory, cpus) = (format!("{}K", self.memory >> 10), self.cpus.to_string());
+        ["--cmdline".into(), self.cmdline.clone(), "--mem".into(), memory, "--cpus".into(), cpus]
+    }
+
+    fn disk_argument(&self, path: &OsStr) -> OsString {
+        let mut disk = path.to_owned();
+        if self.disk.access == Access::ReadOnly {
+            disk.push(",ro");
+        }
+        disk
+    }
+
+    fn inner_command(&self, serial: SerialLine) -> Command {
+        let mut command = self.qemu(serial, &["-M", "q35"], self.memory + INNER_MEMORY);
+        if let Some(inner) = &self.inner {
+            command.arg("-kernel").arg(inner.linux.kernel());
+        }
+        command.arg("-initrd").arg(self.initrd());
+        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        command.args(["-chardev", &format!("socket,id=c0,server=on,wait=off,path={}", quoted(&self.socket()))]);
+        command.args(["-serial", "chardev:c0"]);
+        command.args(["-device", "nvme,drive=d0,serial=d0"]);
+        // Its frames are led to another virtual machine: they must be whole.
+        command.args(["-device", "virtio-net-pci,netdev=n0,romfile=,csum=off,guest_csum=off"]);
+        command
+    }
+
     fn qemu_command(&self, serial: SerialLine, bus: Bus) -> Command {
-        let mut command = Command::new(QEMU);
-        match bus {
-            Bus::Pci => command.args(["-M", "q35"]),
-            Bus::Mmio => command.args(["-M", "microvm,acpi=off", "-global", "virtio-mmio.force-legacy=false"]),
+        let board: &[&str] = match bus {
+            Bus::Pci => &["-M", "q35"],
+            Bus::Mmio => &["-M", "microvm,acpi=off", "-global", "virtio-mmio.force-legacy=false"],
         };
-        command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
-        command.args(["-display", "none", "-m", &format!("{}k", self.memory >> 10), "-smp", &self.cpus.to_string()]);
+        let mut command = self.qemu(serial, board, self.memory);
         command.arg("-kernel").arg(&self.image);
         command.arg("-append").arg(&self.cmdline);
-        command.args(match serial {
-            SerialLine::Captured => ["-serial", "stdio"],
-            SerialLine::Terminal => ["-serial", "mon:stdio"],
-        });
-        let read_only = if self.disk.access == Access::ReadOnly { "on" } else { "off" };
-        let path = quoted(&self.disk.path);
-        command.args(["-drive", &format!("if=none,id=d0,format=raw,read-only={read_only},file={path}")]);
-        let Publish { host, guest } = self.publish;
-        command.args(["-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{host}-:{guest}")]);
         for (device, options, pci_options) in [
             ("virtio-blk", "drive=d0", ""),
             ("virtio-net", "netdev=n0", ",romfile="),
@@ -164,8 +193,42 @@ impl Machine {
         command
     }
 
+    /// QEMU on a board, with the disk and the network that devices are to use.
+    fn qemu(&self, serial: SerialLine, board: &[&str], memory: u64) -> Command {
+        let mut command = Command::new(QEMU);
+        command.args(board);
+        command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
+        command.args(["-display", "none", "-m", &format!("{}k", memory >> 10), "-smp", &self.cpus.to_string()]);
+        command.args(match serial {
+            SerialLine::Captured => ["-serial", "stdio"],
+            SerialLine::Terminal => ["-serial", "mon:stdio"],
+        });
+        let read_only = if self.disk.access == Access::ReadOnly { "on" } else { "off" };
+        let path = quoted(&self.disk.path);
+        command.args(["-drive", &format!("if=none,id=d0,format=raw,read-only={read_only},file={path}")]);
+        let Publish { host, guest } = self.publish;
+        command.args(["-netdev", &format!("user,id=n0,hostfwd=tcp:127.0.0.1:{host}-:{guest}")]);
+        command
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("control")
+    }
+
+    fn initrd(&self) -> PathBuf {
+        self.folder.join("initrd")
+    }
+
+    /// Writes the files that its [`command`](Self::command) names and that are its own.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn prepare(&self) -> Result<()> {
+        match (self.testbed, &self.inner) {
+            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), &self.initrd()),
+            (Testbed::HostInTcg, None) => Err(anyhow!("there is no inner Linux to boot")),
+            _ => Ok(()),
+        }
     }
 
     /// Starts it with its serial line captured.
@@ -173,6 +236,7 @@ impl Machine {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(&self) -> Result<Running> {
+        self.prepare()?;
         Running::spawn(self.command(SerialLine::Captured))
     }
 
@@ -182,7 +246,7 @@ impl Machine {
     /// When it does not answer.
     pub fn control(&self) -> Result<Control> {
         let protocol = match self.testbed {
-            Testbed::Host => Protocol::Ringside,
+            Testbed::Host | Testbed::HostInTcg => Protocol::Ringside,
             Testbed::Qemu | Testbed::QemuMicrovm => Protocol::Qmp { memory: self.memory },
         };
         Control::connect(&self.socket(), protocol)
@@ -348,6 +412,7 @@ mod tests {
             disk: Disk { path: "/a,b".into(), access: Access::ReadOnly },
             publish: Publish { host: 8000, guest: 80 },
             ringside: "/ringside".into(),
+            inner: None,
             folder: "/f".into(),
         }
     }
@@ -370,6 +435,23 @@ mod tests {
                 assert!(qemu.contains(part), "{part} is not in {qemu}");
             }
         }
+        let outside = words(Testbed::HostInTcg);
+        for part in
+            ["-m 524288k -smp 2", "read-only=on,file=/a,,b", "hostfwd=tcp:127.0.0.1:8000-:80", "-initrd /f/initrd"]
+        {
+            assert!(outside.contains(part), "{part} is not in {outside}");
+        }
+        let inside = machine(Testbed::HostInTcg).inner_arguments().join(" ");
+        assert!(
+            inside.contains("--cmdline tour --mem 131072K --cpus 2 --disk /dev/nvme0n1,ro --net stream="),
+            "{inside}"
+        );
+    }
+
+    #[test]
+    fn a_machine_without_the_linux_that_it_needs_does_not_start() {
+        let error = machine(Testbed::HostInTcg).start().unwrap_err().to_string();
+        assert_eq!(error, "there is no inner Linux to boot");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Testbed {
     Qemu,
     /// QEMU with a software CPU: no PCI, virtio-mmio.
     QemuMicrovm,
+    /// Our host program on the KVM of a stock Linux, which runs on QEMU with a software CPU.
+    HostInTcg,
 }
 
 /// What the machine's KVM is taken for.
@@ -29,7 +31,7 @@ pub enum KvmPolicy {
 
 impl Testbed {
     /// All of them, the preferred first.
-    pub const ALL: [Self; 3] = [Self::Host, Self::Qemu, Self::QemuMicrovm];
+    pub const ALL: [Self; 4] = [Self::Host, Self::Qemu, Self::QemuMicrovm, Self::HostInTcg];
 
     /// The word on the command line.
     pub const fn name(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Testbed {
             Self::Host => "host",
             Self::Qemu => "qemu",
             Self::QemuMicrovm => "qemu-microvm",
+            Self::HostInTcg => "host-kvm-in-tcg",
         }
     }
 
@@ -46,6 +49,7 @@ impl Testbed {
             Self::Host => "our host (ringside on /dev/kvm)",
             Self::Qemu => "QEMU q35, software CPU",
             Self::QemuMicrovm => "QEMU microvm, software CPU",
+            Self::HostInTcg => "our host on the KVM (SVM) of a stock Linux in QEMU, software CPU",
         }
     }
 
@@ -66,6 +70,11 @@ impl Testbed {
             }
             Self::Qemu | Self::QemuMicrovm => {
                 find_program(QEMU).map(drop).ok_or_else(|| anyhow!("{QEMU} is not installed"))
+            }
+            Self::HostInTcg => {
+                let needed = [QEMU, "apt-get", "apt-cache", "dpkg-deb"];
+                let missing = needed.into_iter().find(|program| find_program(program).is_none());
+                missing.map_or(Ok(()), |program| Err(anyhow!("{program} is not installed")))
             }
         }
     }

@@ -9,8 +9,10 @@ use crate::console::Event;
 use crate::control::{Balloon, Control};
 use crate::machine::{Machine, Running};
 use crate::sample::ExpectedFile;
+use crate::testbed::Testbed;
 use crate::web::{self, Page};
 use anyhow::{Context, Result, anyhow, ensure};
+use inner_init::ENDED;
 use judge::number;
 use shared_abi::report::{self, Kind, Outcome, Report};
 use shared_abi::tour::{DEFLATE, FILE, INFLATE, PATIENCE_SECONDS, SECTORS, STEPS, WEB};
@@ -150,6 +152,8 @@ struct Guide<'a> {
     world: String,
     page: Option<Result<Page>>,
     balloon: Option<(u64, Result<Balloon>)>,
+    /// How the host program inside of the testbed ended.
+    inner_end: Option<String>,
 }
 
 impl<'a> Guide<'a> {
@@ -165,6 +169,7 @@ impl<'a> Guide<'a> {
             world: String::new(),
             page: None,
             balloon: None,
+            inner_end: None,
         }
     }
 
@@ -204,6 +209,9 @@ impl<'a> Guide<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(line.to_owned());
+        if let (Testbed::HostInTcg, Some(end)) = (self.machine.testbed, line.strip_prefix(ENDED)) {
+            self.inner_end = Some(end.to_owned());
+        }
         match report::parse(line) {
             Ok(Some(report)) if report.kind == Kind::Tour => self.report(&report),
             Ok(Some(report)) => {
@@ -300,6 +308,16 @@ impl<'a> Guide<'a> {
                 Ok(status) if status.success() => {}
                 Ok(status) => self.problems.push(format!("the machine ended with {status}")),
                 Err(error) => self.problems.push(format!("the machine: {error:#}")),
+            }
+            // Its process is QEMU, which knows nothing of our host program's end.
+            match (self.machine.testbed, &self.inner_end) {
+                (Testbed::HostInTcg, None) => {
+                    self.problems.push("the inner Linux did not run our host to its end".into())
+                }
+                (Testbed::HostInTcg, Some(end)) if end != "exit status: 0" => {
+                    self.problems.push(format!("our host in the inner Linux ended with {end}"));
+                }
+                _ => {}
             }
         }
         running.stop();

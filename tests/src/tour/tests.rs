@@ -31,6 +31,7 @@ fn verdict(lines: &[&str], status: u8, disk_after: &[u8]) -> Verdict {
         disk: Disk { path: path("disk"), access: Access::ReadWrite },
         publish: Publish { host: 1, guest: 80 },
         ringside: path("host"),
+        inner: None,
         folder: folder.path().into(),
     };
     let file = ExpectedFile { path: "README.TXT".into(), bytes: 9, crc32: 0xcbf4_3926 };

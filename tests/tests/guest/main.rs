@@ -57,6 +57,7 @@ fn guest_with(
         disk: Disk { path: disk, access: Access::ReadOnly },
         publish: Publish { host: web::free_port().unwrap(), guest: 80 },
         ringside: "ringside".into(),
+        inner: None,
         folder: folder.path().into(),
     };
     let running = start(&machine).unwrap();

@@ -5,7 +5,9 @@ use crate::setup::{self, Setup};
 use crate::toolchain::Toolchain;
 use crate::{ui, workspace};
 use anyhow::{Context, Result, bail};
+use ringside_tests::inner::{Inner, Linux};
 use ringside_tests::sample::{self, ExpectedFile};
+use ringside_tests::testbed::{KvmPolicy, Testbed};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -22,6 +24,8 @@ pub(crate) struct Artifacts {
     pub(crate) disk: PathBuf,
     /// The file on it that the tour reads.
     pub(crate) file: ExpectedFile,
+    /// The inner Linux of [`Testbed::HostInTcg`], or why there is none.
+    pub(crate) inner: std::result::Result<Inner, String>,
 }
 
 /// `cargo xtask build`.
@@ -42,7 +46,43 @@ pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
     let (image, disk) = (output.join("guest.elf"), output.join("sample.img"));
     mkimage::image::write(&kernel, "", None, &image).context("cannot make the image")?;
     let file = sample::write(&output.join("sample"), &disk).context("cannot make the sample disk")?;
-    Ok(Artifacts { kernel, image, ringside, disk, file })
+    let inner = Err("it was not built".into());
+    Ok(Artifacts { kernel, image, ringside, disk, file, inner })
+}
+
+impl Artifacts {
+    /// Adds what the testbed alone needs. What the system does not have is told by the testbed's boots; what does not
+    /// build is an error.
+    pub(crate) fn complete_for(&mut self, testbed: Testbed) -> Result<()> {
+        if testbed != Testbed::HostInTcg {
+            return Ok(());
+        }
+        let linux = testbed.available(KvmPolicy::Use).and_then(|()| {
+            let cache = workspace::output()?.join("inner");
+            Linux::fetch(&cache, &mut |text| ui::say(text)).context("cannot get a stock kernel")
+        });
+        self.inner = match linux {
+            Ok(linux) => Ok(build_inner(linux)?),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        Ok(())
+    }
+}
+
+/// What runs in the inner Linux, linked statically.
+fn build_inner(linux: Linux) -> Result<Inner> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    ui::say("building the host, linked statically");
+    // With a target directory of its own: the flags would rebuild everything in the usual one, again and again.
+    let target_dir = workspace::target().join("static");
+    let mut command = workspace::cargo();
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target_dir);
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    command.args(["build", "--release", "--target", TARGET, "--package", "host-backend", "--bin", "ringside"]);
+    command.args(["--package", "inner-init", "--bin", "inner-init"]);
+    succeed(&mut command, "the host does not link statically")?;
+    let folder = target_dir.join(TARGET).join("release");
+    Ok(Inner { linux, init: folder.join("inner-init"), ringside: folder.join("ringside") })
 }
 
 fn build_kernel(toolchain: Toolchain) -> Result<PathBuf> {

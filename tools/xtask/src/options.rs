@@ -88,7 +88,7 @@ pub(crate) struct RunOptions {
     /// Stay in the guest's shell instead of showing the tour
     #[arg(long)]
     pub(crate) shell: bool,
-    /// Where to boot: host, qemu or qemu-microvm; as a rule host where /dev/kvm works, else qemu
+    /// Where to boot: host, qemu, qemu-microvm or host-kvm-in-tcg; as a rule host where /dev/kvm works, else qemu
     #[arg(long, value_name = "TESTBED", value_parser = parse_testbed)]
     pub(crate) on: Option<Testbed>,
     /// Memory of the guest, with K, M or G

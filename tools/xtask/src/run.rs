@@ -16,7 +16,8 @@ use std::time::Duration;
 pub(crate) fn command(common: &Common, options: &RunOptions) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let testbed = choose(options.on, common.kvm())?;
-    let artifacts = artifacts::build(&setup)?;
+    let mut artifacts = artifacts::build(&setup)?;
+    artifacts.complete_for(testbed)?;
     let wishes = Wishes {
         memory: options.mem,
         cpus: options.cpus,
@@ -55,8 +56,11 @@ fn stay_in_shell(boot: &Boot, interrupted: &AtomicBool) -> Result<ExitCode> {
     ui::say(&format!("the guest's port {} is at http://127.0.0.1:{}/", publish.guest, publish.host));
     ui::say(match machine.testbed {
         Testbed::Host => "poweroff in the shell ends the machine",
-        Testbed::Qemu | Testbed::QemuMicrovm => "poweroff in the shell ends the machine, and so does Ctrl-A x",
+        Testbed::Qemu | Testbed::QemuMicrovm | Testbed::HostInTcg => {
+            "poweroff in the shell ends the machine, and so does Ctrl-A x"
+        }
     });
+    machine.prepare()?;
     let mut command = machine.command(SerialLine::Terminal);
     machine::end_with_parent(&mut command);
     let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;

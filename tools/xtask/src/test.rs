@@ -44,7 +44,10 @@ enum Ended {
 /// `cargo xtask test`.
 pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
-    let artifacts = artifacts::build(&setup)?;
+    let mut artifacts = artifacts::build(&setup)?;
+    for testbed in Testbed::ALL {
+        artifacts.complete_for(testbed)?;
+    }
     let interrupted = boots::interruption()?;
 
     let (units, notes) = run_cargo_tests(&artifacts.kernel, common.kvm(), &interrupted)?;
@@ -128,7 +131,11 @@ fn print_output_of(log: &str, test: &str) {
 /// Every variant on every testbed, a few at a time; by variant and testbed.
 fn run_boots(artifacts: &Artifacts, kvm: KvmPolicy, interrupted: &AtomicBool) -> Result<Vec<Vec<Ended>>> {
     ui::say("booting the image on every testbed");
-    let absences = Testbed::ALL.map(|testbed| testbed.available(kvm).err().map(|error| format!("{error:#}")));
+    let absences = Testbed::ALL.map(|testbed| match (testbed.available(kvm), &artifacts.inner) {
+        (Err(error), _) => Some(format!("{error:#}")),
+        (Ok(()), Err(why)) if testbed == Testbed::HostInTcg => Some(why.clone()),
+        (Ok(()), _) => None,
+    });
     let jobs: Vec<(usize, usize)> = (0..VARIANTS.len())
         .flat_map(|variant| (0..Testbed::ALL.len()).map(move |testbed| (variant, testbed)))
         .collect();
