@@ -46,6 +46,7 @@ impl Bench {
             base: self.folder.path().into(),
             kvm: KvmPolicy::Absent,
             tap: None,
+            inner: Err("there is none in this test".into()),
         }
     }
 

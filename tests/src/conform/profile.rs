@@ -11,6 +11,8 @@ use thiserror::Error;
 
 /// The word for our own host program in place of a program's name.
 pub const RINGSIDE: &str = "ringside";
+/// The word for our host program on the KVM of a stock Linux, which runs on QEMU: the harness knows how.
+pub const HOST_IN_TCG: &str = "host-kvm-in-tcg";
 /// In `needs`: a `/dev/kvm` that works.
 pub const KVM: &str = "kvm";
 
@@ -127,9 +129,10 @@ pub struct Profile {
     pub name: String,
     /// For people.
     pub title: String,
-    /// Looked up in PATH, or a path, or `ringside`.
+    /// Looked up in PATH, or a path, or `ringside`, or `host-kvm-in-tcg` (then without arguments).
     pub program: String,
     /// With placeholders.
+    #[serde(default)]
     pub args: Vec<String>,
     /// Where the serial line comes out.
     #[serde(default = "stdio")]
@@ -230,6 +233,11 @@ impl Profile {
         for (place, text) in texts {
             let names = fill::names(text);
             used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
+        }
+        if self.program == HOST_IN_TCG {
+            let plain = self.args.is_empty() && self.files.is_empty() && self.serial == Serial::Stdio;
+            sense(plain, "program = \"host-kvm-in-tcg\" takes no args, files and serial")?;
+            return self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why });
         }
         sense(used.contains(&"cmdline"), "{cmdline} is nowhere: without its words the guest runs no checks")?;
         sense(used.contains(&"image"), "{image} is nowhere: there is nothing to boot")?;

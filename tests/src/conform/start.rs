@@ -1,13 +1,15 @@
 //! From a profile to a process: whether the machine has what it needs, its files, its command.
 
 use crate::conform::fill::{Quoting, fill};
-use crate::conform::profile::{KVM, Probe, Profile, RINGSIDE, Serial};
-use crate::machine::Running;
-use crate::testbed::{KvmPolicy, check_kvm, find_program};
+use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
+use crate::inner::Inner;
+use crate::machine::{Access, Disk, Machine, Publish, Running, SerialLine};
+use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
 use crate::web;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use shared_abi::tour::WEB_PORT;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,8 @@ pub struct Setting {
     pub kvm: KvmPolicy,
     /// A tap device that the user has prepared.
     pub tap: Option<String>,
+    /// The stock Linux of `host-kvm-in-tcg`, or why there is none.
+    pub inner: std::result::Result<Inner, String>,
 }
 
 /// Looks whether a profile can run here; its program.
@@ -41,6 +45,10 @@ pub struct Setting {
 pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
     let program = if profile.program == RINGSIDE {
         setting.ringside.clone()
+    } else if profile.program == HOST_IN_TCG {
+        Testbed::HostInTcg.available(setting.kvm)?;
+        setting.inner.as_ref().map_err(|why| anyhow!("{why}"))?;
+        PathBuf::from(QEMU)
     } else if profile.program.contains('/') {
         let path = PathBuf::from(&profile.program);
         ensure!(path.is_file(), "there is no {}", path.display());
@@ -105,6 +113,9 @@ pub struct Prepared {
 /// # Errors
 /// When a file cannot be written, or a placeholder has no value.
 pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Path, cmdline: &str) -> Result<Prepared> {
+    if profile.program == HOST_IN_TCG {
+        return prepare_inner(profile, setting, folder, cmdline);
+    }
     let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{path:?} is no UTF-8"));
     let (disk, serial) = (folder.join("disk.img"), folder.join("serial"));
     let mut values = BTreeMap::from([
@@ -144,4 +155,24 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
         }
     };
     Ok(Prepared { command, pipe })
+}
+
+/// The same for our host inside a stock Linux.
+fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &str) -> Result<Prepared> {
+    let disk = folder.join("disk.img");
+    fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
+    let machine = Machine {
+        testbed: Testbed::HostInTcg,
+        image: setting.image.clone(),
+        cmdline: cmdline.into(),
+        memory: profile.memory_mib << 20,
+        cpus: profile.cpus,
+        disk: Disk { path: disk, access: Access::ReadWrite },
+        publish: Publish { host: web::free_port()?, guest: WEB_PORT },
+        ringside: setting.ringside.clone(),
+        inner: Some(setting.inner.clone().map_err(|why| anyhow!(why))?),
+        folder: folder.into(),
+    };
+    machine.prepare()?;
+    Ok(Prepared { command: machine.command(SerialLine::Captured), pipe: None })
 }
