@@ -9,7 +9,7 @@ use crate::testbed::{QEMU, Testbed};
 use anyhow::{Context, Result, anyhow};
 use inner_init::{CONTROL, DISK, IMAGE, NETWORK};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
@@ -17,7 +17,8 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -267,7 +268,8 @@ fn quoted(path: &Path) -> String {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Option<Receiver<String>>,
+    stopped: bool,
     /// The guest's console.
     pub console: Console,
 }
@@ -279,20 +281,24 @@ impl Running {
     /// When the program cannot be started.
     pub fn spawn(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own, so that the processes it starts can be ended with it.
+        command.process_group(0);
         end_with_parent(&mut command);
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
         let stdout = child.stdout.take().ok_or_else(|| anyhow!("no standard output"))?;
         let stderr = child.stderr.take().ok_or_else(|| anyhow!("no error output"))?;
-        let stderr = thread::spawn(move || {
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
             let mut text = Vec::new();
             let mut stderr = stderr;
             let _ = Read::by_ref(&mut stderr).take(STDERR_MAX).read_to_end(&mut text);
+            // Nobody may want it any more.
+            let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
             // The process must not wait for us to read on.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-            String::from_utf8_lossy(&text).into_owned()
         });
-        Ok(Self { child, stderr: Some(stderr), console: Console::new(stdout) })
+        Ok(Self { child, stderr: Some(receiver), stopped: false, console: Console::new(stdout) })
     }
 
     /// Types a line on the guest's console.
@@ -300,8 +306,16 @@ impl Running {
     /// # Errors
     /// When the process has ended.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.write_input(&format!("{line}\r"))
+    }
+
+    /// Writes to the process's standard input, as it is.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn write_input(&mut self, text: &str) -> Result<()> {
         let input = self.child.stdin.as_mut().ok_or_else(|| anyhow!("no standard input"))?;
-        input.write_all(line.as_bytes()).and_then(|()| input.write_all(b"\r")).context("cannot type")
+        input.write_all(text.as_bytes()).context("cannot type")
     }
 
     /// Its process id.
@@ -327,15 +341,28 @@ impl Running {
         }
     }
 
-    /// What it wrote to its error output. Ends it if it still runs.
-    pub fn stderr(&mut self) -> String {
-        self.stop();
-        self.stderr.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
+    /// Its status, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
-    /// Asks it to end, and then makes it.
+    /// What it wrote to its error output. Ends it if it still runs.
+    pub fn stderr(&mut self) -> String {
+        // A process that has left the group may hold the output open: we do not wait for that one.
+        const PATIENCE: Duration = Duration::from_secs(3);
+        self.stop();
+        self.stderr.take().and_then(|text| text.recv_timeout(PATIENCE).ok()).unwrap_or_default()
+    }
+
+    /// Asks it to end, and then makes it, and with it what it has started and left behind.
     pub fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
         stop(&mut self.child);
+        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        // Later the number may be another group's.
+        self.stopped = true;
     }
 }
 

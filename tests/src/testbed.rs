@@ -100,7 +100,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
-fn check_kvm(policy: KvmPolicy) -> Result<()> {
+pub(crate) fn check_kvm(policy: KvmPolicy) -> Result<()> {
     const DEVICE: &str = "/dev/kvm";
     const API_VERSION: i32 = 12;
     if policy == KvmPolicy::Absent {

@@ -1,0 +1,108 @@
+//! The checks that there are, as the harness sees them: the catalogue that guest and harness share, and patterns over names.
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::Serialize;
+use thiserror::Error;
+
+/// A check and the rule behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Group and name, as in `block/flush-order`.
+    pub name: String,
+    /// What must hold.
+    pub rule: String,
+    /// Where it says so.
+    pub clause: String,
+    /// How the guest tries it.
+    pub method: String,
+    /// What it must see.
+    pub expectation: String,
+}
+
+impl Entry {
+    /// The part of the name that stands before the first slash.
+    pub fn group(&self) -> &str {
+        group(&self.name)
+    }
+}
+
+/// The group of a check by its name.
+pub fn group(name: &str) -> &str {
+    name.split_once('/').map_or("other", |(group, _)| group)
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PatternError {
+    /// It goes to the guest as a part of a word.
+    #[error("the pattern {0:?} may hold letters, digits, / - _ . * and ?")]
+    Characters(String),
+    /// The library does not take it.
+    #[error("{0:?} is no pattern: {1}")]
+    Syntax(String, String),
+}
+
+/// A pattern over the names of checks: `*` is any number of characters, `?` is one.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// When it has characters that cannot stand on the guest's command line.
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.*?".contains(&byte);
+        if text.is_empty() || !text.bytes().all(plain) {
+            return Err(PatternError::Characters(text.into()));
+        }
+        let glob = GlobBuilder::new(text).literal_separator(false).build();
+        let glob = glob.map_err(|error| PatternError::Syntax(text.into(), error.kind().to_string()))?;
+        Ok(Self { text: text.into(), matcher: glob.compile_matcher() })
+    }
+
+    /// Whether it fits a name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.matcher.is_match(name)
+    }
+
+    /// As written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// The checks in a text for the terminal: grouped, each with its rule and clause.
+pub fn list(entries: &[&Entry]) -> String {
+    let mut out = String::new();
+    let mut before = None;
+    for entry in entries {
+        if before != Some(entry.group()) {
+            let count = entries.iter().filter(|other| other.group() == entry.group()).count();
+            let gap = if before.is_some() { "\n" } else { "" };
+            out.push_str(&format!("{gap}{} ({count})\n", entry.group()));
+            before = Some(entry.group());
+        }
+        out.push_str(&format!("  {}\n      {} [{}]\n", entry.name, entry.rule, entry.clause));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_across_the_slash_and_refuse_what_would_break_the_command_line() {
+        let pattern = Pattern::new("block/*").unwrap();
+        assert!(pattern.matches("block/flush") && pattern.matches("block/a/b") && !pattern.matches("net/mac"));
+        assert!(Pattern::new("*").unwrap().matches("net/mac"));
+        assert!(Pattern::new("n?t/mac").unwrap().matches("net/mac"));
+        for text in ["", "a b", "a,b", "a\nb", "[", "{a}"] {
+            assert!(Pattern::new(text).is_err(), "{text:?}");
+        }
+    }
+}

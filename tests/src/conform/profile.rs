@@ -1,0 +1,290 @@
+//! A hypervisor as a file: how it is started, where its serial line goes, how it ends, what it offers, and its known
+//! defects. Read by the harness from tests/profiles/ and from `--profile`; every key is checked before anything starts.
+
+use crate::conform::catalogue::{Pattern, PatternError};
+use crate::conform::fill::{self, FillError};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thiserror::Error;
+
+/// The word for our own host program in place of a program's name.
+pub const RINGSIDE: &str = "ringside";
+/// The word for our host program on the KVM of a stock Linux, which runs on QEMU: the harness knows how.
+pub const HOST_IN_TCG: &str = "host-kvm-in-tcg";
+/// In `needs`: a `/dev/kvm` that works.
+pub const KVM: &str = "kvm";
+
+/// A larger file is no profile.
+const FILE_MAX: u64 = 256 << 10;
+
+/// Why a file is no profile.
+#[derive(Debug, Error)]
+pub enum ProfileError {
+    /// Not there, not readable, too large.
+    #[error("cannot read {path}: {why}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// A wrong key or type; the library says which, and where.
+    #[error("{path}: {why}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// One line.
+        why: String,
+    },
+    /// A placeholder that does not exist.
+    #[error("{path}: {place}: {why}")]
+    Placeholder {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        place: String,
+        /// What is wrong.
+        why: FillError,
+    },
+    /// A pattern of a known defect.
+    #[error("{path}: known_defects: {why}")]
+    Pattern {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: PatternError,
+    },
+    /// Something that the types cannot say.
+    #[error("{path}: {why}")]
+    Sense {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+/// Where the guest's serial line comes out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serial {
+    /// On the program's standard output.
+    Stdio,
+    /// In a named pipe that the harness makes: `{serial}`.
+    Pipe,
+}
+
+/// How a run ends once the guest has said that it is through and has switched the machine off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ends {
+    /// The program exits with status 0.
+    Exits,
+    /// The program exits, with whatever status.
+    ExitsAnyhow,
+    /// The program stays; the harness ends it.
+    Stays,
+}
+
+/// A short start that shows whether the program can work here at all.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Its arguments, without placeholders.
+    pub args: Vec<String>,
+    /// What it reads from its standard input.
+    #[serde(default)]
+    pub input: String,
+    /// The start of the sentence when it fails, as in "QEMU cannot use this KVM".
+    pub otherwise: String,
+}
+
+/// A file that is made for the program.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// Its name in `{folder}`; values are quoted for JSON when it ends in `.json`.
+    pub name: String,
+    /// Its text, with placeholders.
+    pub text: String,
+}
+
+/// Something that is known to fail, and why it is left so.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownDefect {
+    /// A pattern over the names of checks.
+    pub check: String,
+    /// For the report.
+    pub reason: String,
+}
+
+/// A hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// A word: the column of the matrix, and what `--on` takes.
+    pub name: String,
+    /// For people.
+    pub title: String,
+    /// Looked up in PATH, or a path, or `ringside`, or `host-kvm-in-tcg` (then without arguments).
+    pub program: String,
+    /// With placeholders.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Where the serial line comes out.
+    #[serde(default = "stdio")]
+    pub serial: Serial,
+    /// How a run ends.
+    #[serde(default = "exits")]
+    pub ends: Ends,
+    /// `kvm`, or the name of a program that must be there too.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Groups of checks of which at least one must not skip itself: what the machine of `args` has.
+    #[serde(default)]
+    pub offers: Vec<String>,
+    /// After so long a run is ended.
+    pub timeout_seconds: u64,
+    /// The guest's memory.
+    #[serde(default = "memory")]
+    pub memory_mib: u64,
+    /// The guest's processors.
+    #[serde(default = "one")]
+    pub cpus: u32,
+    /// Set where nobody has run it yet: what it was written from.
+    pub untested: Option<String>,
+    /// A short start that shows whether it can work here.
+    pub probe: Option<Probe>,
+    /// Files made for the program.
+    #[serde(default)]
+    pub files: Vec<ConfigFile>,
+    /// What is known to fail.
+    #[serde(default)]
+    pub known_defects: Vec<KnownDefect>,
+}
+
+fn stdio() -> Serial {
+    Serial::Stdio
+}
+
+fn exits() -> Ends {
+    Ends::Exits
+}
+
+fn memory() -> u64 {
+    128
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Profile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ProfileError`], in one line that names the file and the key.
+    pub fn read(path: &Path) -> Result<Self, ProfileError> {
+        let failed = |why: String| ProfileError::Read { path: path.into(), why };
+        let metadata = fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+        if !metadata.is_file() || metadata.len() > FILE_MAX {
+            return Err(failed(format!("a profile is a file of at most {} KiB", FILE_MAX >> 10)));
+        }
+        let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        Self::parse(path, &text)
+    }
+
+    /// Takes the text of a file apart.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ProfileError> {
+        let profile: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            let why = error.message().lines().collect::<Vec<_>>().join(" ");
+            ProfileError::Syntax { path: path.into(), why: format!("{line}{why}") }
+        })?;
+        profile.check(path)?;
+        Ok(profile)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ProfileError> {
+        let sense = |good: bool, why| if good { Ok(()) } else { Err(ProfileError::Sense { path: path.into(), why }) };
+        let word = |text: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            !text.is_empty() && text.len() <= 40 && text.bytes().all(plain)
+        };
+        sense(word(&self.name), "name is a word of letters, digits, - _ and .")?;
+        sense(!self.title.trim().is_empty(), "title is empty")?;
+        sense(!self.program.is_empty(), "program is empty")?;
+        sense((1..=3600).contains(&self.timeout_seconds), "timeout_seconds is from 1 to 3600")?;
+        sense((32..=65536).contains(&self.memory_mib), "memory_mib is from 32 to 65536")?;
+        sense((1..=64).contains(&self.cpus), "cpus is from 1 to 64")?;
+        sense(self.files.iter().all(|file| word(&file.name)), "the name of a file is a word without folders")?;
+        let reasons = self.known_defects.iter().all(|defect| !defect.reason.trim().is_empty());
+        sense(reasons, "a known defect has no reason")?;
+        let texts = self.args.iter().map(|arg| ("args".to_owned(), arg));
+        let texts = texts.chain(self.files.iter().map(|file| (format!("file {}", file.name), &file.text)));
+        let mut used = Vec::new();
+        for (place, text) in texts {
+            let names = fill::names(text);
+            used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
+        }
+        if self.program == HOST_IN_TCG {
+            let plain = self.args.is_empty() && self.files.is_empty() && self.serial == Serial::Stdio;
+            sense(plain, "program = \"host-kvm-in-tcg\" takes no args, files and serial")?;
+            return self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why });
+        }
+        sense(used.contains(&"cmdline"), "{cmdline} is nowhere: without its words the guest runs no checks")?;
+        sense(used.contains(&"image"), "{image} is nowhere: there is nothing to boot")?;
+        let piped = self.serial == Serial::Pipe;
+        sense(piped == used.contains(&"serial"), "{serial} and serial = \"pipe\" belong together")?;
+        self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })
+    }
+
+    /// Whether a placeholder stands anywhere in it.
+    pub fn uses(&self, placeholder: &str) -> bool {
+        let texts = self.args.iter().chain(self.files.iter().map(|file| &file.text));
+        texts.filter_map(|text| fill::names(text).ok()).flatten().any(|name| name == placeholder)
+    }
+
+    /// The known defects, their patterns compiled.
+    ///
+    /// # Errors
+    /// When one is no pattern.
+    pub fn defects(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
+        self.known_defects.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    }
+
+    /// After so long a run is ended.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+}
+
+/// A file's name, and what it holds or why that is no profile.
+pub type Named = (String, Result<Profile, ProfileError>);
+
+/// The profiles of a folder by file name, the broken ones with the reason.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn read_folder(folder: &Path) -> Result<Vec<Named>, ProfileError> {
+    let failed = |error: std::io::Error| ProfileError::Read { path: folder.into(), why: error.to_string() };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(failed)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    Ok(paths.into_iter().map(|path| (stem(&path), Profile::read(&path))).collect())
+}
+
+/// The name of a file without its folder and extension: the column of a profile that cannot be read.
+pub fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

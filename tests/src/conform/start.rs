@@ -1,0 +1,178 @@
+//! From a profile to a process: whether the machine has what it needs, its files, its command.
+
+use crate::conform::fill::{Quoting, fill};
+use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
+use crate::inner::Inner;
+use crate::machine::{Access, Disk, Machine, Publish, Running, SerialLine};
+use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
+use crate::web;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use shared_abi::tour::WEB_PORT;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A program that can work here says so within this time.
+const PROBE_MAX: Duration = Duration::from_secs(20);
+
+/// What all runs have in common.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The guest.
+    pub image: PathBuf,
+    /// Copied for each run.
+    pub disk: PathBuf,
+    /// Our host program.
+    pub ringside: PathBuf,
+    /// Where the folders of the runs are made.
+    pub base: PathBuf,
+    /// What `/dev/kvm` is taken for.
+    pub kvm: KvmPolicy,
+    /// A tap device that the user has prepared.
+    pub tap: Option<String>,
+    /// The stock Linux of `host-kvm-in-tcg`, or why there is none.
+    pub inner: std::result::Result<Inner, String>,
+}
+
+/// Looks whether a profile can run here; its program.
+///
+/// # Errors
+/// Why not: the end of "skipped, because".
+pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
+    let program = if profile.program == RINGSIDE {
+        setting.ringside.clone()
+    } else if profile.program == HOST_IN_TCG {
+        Testbed::HostInTcg.available(setting.kvm)?;
+        setting.inner.as_ref().map_err(|why| anyhow!("{why}"))?;
+        PathBuf::from(QEMU)
+    } else if profile.program.contains('/') {
+        let path = PathBuf::from(&profile.program);
+        ensure!(path.is_file(), "there is no {}", path.display());
+        path
+    } else {
+        find_program(&profile.program).ok_or_else(|| anyhow!("{} is not installed", profile.program))?
+    };
+    for need in &profile.needs {
+        if need == KVM {
+            check_kvm(setting.kvm)?;
+        } else {
+            ensure!(find_program(need).is_some(), "{need} is not installed");
+        }
+    }
+    if profile.uses("tap") {
+        ensure!(setting.tap.is_some(), "it wants a tap device, and there is no --tap");
+    }
+    if let Some(probe) = &profile.probe {
+        attempt(&program, probe)?;
+    }
+    Ok(program)
+}
+
+/// Starts a program shortly.
+fn attempt(program: &Path, probe: &Probe) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(&probe.args);
+    let mut running = Running::spawn(command)?;
+    // A program that has ended already cannot be typed to; its status tells.
+    let _ = running.write_input(&probe.input);
+    let ended = running.wait(PROBE_MAX);
+    let said = running.stderr();
+    let said = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it does not say why");
+    match ended {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => bail!("{}: {} ({status})", probe.otherwise, shown(said)),
+        Err(error) => bail!("{}: {error:#}", probe.otherwise),
+    }
+}
+
+/// A line for people: bounded, without control characters.
+pub(super) fn shown(text: &str) -> String {
+    const MAX: usize = 400;
+    let mut out: String = text.chars().filter(|char| !char.is_control() || *char == '\t').take(MAX).collect();
+    if text.chars().count() > MAX {
+        out.push('…');
+    }
+    out
+}
+
+/// A command, ready to start, and where its serial line is.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The command.
+    pub command: Command,
+    /// A pipe to read the serial line from instead of the standard output.
+    pub pipe: Option<PathBuf>,
+}
+
+/// Makes the files of a run in its folder, and the command.
+///
+/// # Errors
+/// When a file cannot be written, or a placeholder has no value.
+pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Path, cmdline: &str) -> Result<Prepared> {
+    if profile.program == HOST_IN_TCG {
+        return prepare_inner(profile, setting, folder, cmdline);
+    }
+    let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{path:?} is no UTF-8"));
+    let (disk, serial) = (folder.join("disk.img"), folder.join("serial"));
+    let mut values = BTreeMap::from([
+        ("image", path(&setting.image)?),
+        ("cmdline", cmdline.to_owned()),
+        ("disk", path(&disk)?),
+        ("memory_mib", profile.memory_mib.to_string()),
+        ("cpus", profile.cpus.to_string()),
+        ("folder", path(folder)?),
+        ("control", path(&folder.join("control"))?),
+        ("serial", path(&serial)?),
+        ("ringside", path(&setting.ringside)?),
+    ]);
+    if let Some(tap) = &setting.tap {
+        values.insert("tap", tap.clone());
+    }
+    if profile.uses("port") {
+        values.insert("port", web::free_port()?.to_string());
+    }
+    if profile.uses("disk") {
+        fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
+    }
+    for file in &profile.files {
+        let quoting = if file.name.ends_with(".json") { Quoting::Json } else { Quoting::Plain };
+        let text = fill(&file.text, &values, quoting)?;
+        fs::write(folder.join(&file.name), text).with_context(|| format!("cannot write {}", file.name))?;
+    }
+    let mut command = Command::new(program);
+    for arg in &profile.args {
+        command.arg(fill(arg, &values, Quoting::Plain)?);
+    }
+    let pipe = match profile.serial {
+        Serial::Stdio => None,
+        Serial::Pipe => {
+            mkfifo(&serial, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make a pipe for the serial line")?;
+            Some(serial)
+        }
+    };
+    Ok(Prepared { command, pipe })
+}
+
+/// The same for our host inside a stock Linux.
+fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &str) -> Result<Prepared> {
+    let disk = folder.join("disk.img");
+    fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
+    let machine = Machine {
+        testbed: Testbed::HostInTcg,
+        image: setting.image.clone(),
+        cmdline: cmdline.into(),
+        memory: profile.memory_mib << 20,
+        cpus: profile.cpus,
+        disk: Disk { path: disk, access: Access::ReadWrite },
+        publish: Publish { host: web::free_port()?, guest: WEB_PORT },
+        ringside: setting.ringside.clone(),
+        inner: Some(setting.inner.clone().map_err(|why| anyhow!(why))?),
+        folder: folder.into(),
+    };
+    machine.prepare()?;
+    Ok(Prepared { command: machine.command(SerialLine::Captured), pipe: None })
+}

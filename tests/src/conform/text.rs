@@ -1,0 +1,107 @@
+//! The matrix and what needs words, as plain text for the terminal.
+
+use crate::conform::catalogue::Entry;
+use crate::conform::outcome::{CheckResult, Counts, State, Suite, TestbedResult};
+
+/// The rows of the matrix: groups down, the testbeds that were started across.
+pub fn matrix(suite: &Suite) -> Vec<Vec<String>> {
+    let ran: Vec<&TestbedResult> = suite.ran().collect();
+    let row = |title: &str, group: Option<&str>| {
+        let cells = ran.iter().map(|testbed| cell(testbed.counts(group)));
+        std::iter::once(title.to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    let head = ran.iter().map(|testbed| testbed.name.clone());
+    let mut rows = vec![std::iter::once("checks".to_owned()).chain(head).collect()];
+    rows.extend(suite.groups().into_iter().map(|group| row(group, Some(group))));
+    rows.push(row("all", None));
+    rows
+}
+
+/// As in `12 pass, 1 FAIL`.
+pub fn cell(counts: Counts) -> String {
+    let parts: Vec<String> = counts
+        .parts()
+        .map(|(count, word)| match word {
+            "fail" | "error" => format!("{count} {}", word.to_uppercase()),
+            _ => format!("{count} {word}"),
+        })
+        .collect();
+    if parts.is_empty() { "-".into() } else { parts.join(", ") }
+}
+
+/// Testbeds that were not started, and why.
+pub fn absences(suite: &Suite) -> Vec<String> {
+    let absent = suite.testbeds.iter().filter_map(|testbed| match &testbed.state {
+        State::Ran => None,
+        State::Skipped(why) => Some(format!("{}: skipped, because {why}", testbed.name)),
+        State::Broken(why) => Some(format!("{}: BROKEN: {why}", testbed.name)),
+    });
+    absent.collect()
+}
+
+/// Everything that went wrong, testbed by testbed: problems, then checks with their rules.
+pub fn failures(suite: &Suite) -> String {
+    let mut out = String::new();
+    for testbed in suite.ran() {
+        for problem in &testbed.problems {
+            out.push_str(&format!("PROBLEM on {}: {problem}\n", testbed.name));
+        }
+        let bad = testbed.checks.iter().filter(|check| check.outcome.is_bad());
+        let (told, unsaid): (Vec<_>, Vec<_>) = bad.partition(|check| check.reported);
+        if !unsaid.is_empty() {
+            let some: Vec<&str> = unsaid.iter().take(3).map(|check| check.name.as_str()).collect();
+            let more = if unsaid.len() > some.len() { ", …" } else { "" };
+            let why = unsaid[0].field("why").unwrap_or_default();
+            out.push_str(&format!(
+                "ERROR on {}: {} checks without a result, {why}: {}{more}\n",
+                testbed.name,
+                unsaid.len(),
+                some.join(", ")
+            ));
+        }
+        told.into_iter().for_each(|check| describe(&mut out, testbed, check, suite.entry(&check.name)));
+        if !testbed.problems.is_empty() {
+            block(&mut out, "the console's last lines", &testbed.tail);
+        }
+        if !testbed.succeeded() {
+            block(&mut out, "the program's error output", &testbed.stderr);
+        }
+    }
+    for testbed in suite.ran() {
+        for check in testbed.checks.iter().filter(|check| check.is_fixed()) {
+            let reason = check.known.as_deref().unwrap_or_default();
+            out.push_str(&format!(
+                "fixed? {} on {} passes, and is listed as a known defect: {reason}\n",
+                check.name, testbed.name
+            ));
+        }
+    }
+    out
+}
+
+fn describe(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entry: Option<&Entry>) {
+    let word = match &check.known {
+        Some(_) => "known".into(),
+        None => check.outcome.word().to_uppercase(),
+    };
+    out.push_str(&format!("{word} {} on {}\n", check.name, testbed.name));
+    let mut line = |key: &str, value: &str| out.push_str(&format!("      {key:<9} {value}\n"));
+    if let Some(entry) = entry {
+        line("rule", &format!("{} [{}]", entry.rule, entry.clause));
+    }
+    if let (None, Some(entry)) = (check.field("expected"), entry) {
+        line("expected", &entry.expectation);
+    }
+    check.evidence.iter().for_each(|(key, value)| line(key, value));
+    if let Some(reason) = &check.known {
+        line("known", reason);
+    }
+}
+
+fn block(out: &mut String, title: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    out.push_str(&format!("      {title}:\n"));
+    lines.iter().for_each(|line| out.push_str(&format!("        {line}\n")));
+}
