@@ -47,6 +47,13 @@ pub fn run() -> u32 {
     failed
 }
 
+/// Runs one by its name: whether it applies, and what it saw.
+pub fn one(name: &str) -> Option<Result<(), String>> {
+    let summary = crate::patches();
+    let (_, needs_patching, check) = CHECKS.iter().find(|(found, ..)| *found == name)?;
+    (!needs_patching || summary.count(None) == 0).then(|| check(summary))
+}
+
 fn no_indirect_site_is_left(_: &Summary) -> Result<(), String> {
     for site in site::all() {
         let Some(op) = site.op() else { return Err(format!("corrupt record at {:#x}", site.address())) };
@@ -173,7 +180,7 @@ pub fn expected_fault(vector: u8, frame: &mut TrapFrame) -> bool {
 }
 
 /// Whether a write to an address faults. What is there stays as it is.
-fn write_faults(address: usize) -> bool {
+pub fn write_faults(address: usize) -> bool {
     FAULTED.store(0, SeqCst);
     // SAFETY: the byte is written with the value that it has; a fault goes on at label 3 (see `expected_fault`).
     unsafe {

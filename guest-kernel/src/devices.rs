@@ -61,6 +61,16 @@ impl Interrupts {
         self.config.is_some()
     }
 
+    /// The event of queues, if the device can interrupt.
+    pub const fn queue_event(&self) -> Option<&'static Event> {
+        self.queue
+    }
+
+    /// The event of configuration changes, where they have one of their own.
+    pub const fn config_event(&self) -> Option<&'static Event> {
+        self.config
+    }
+
     /// Takes what arrived. A device that cannot interrupt is asked every time.
     pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
         let queue = self.queue.is_none_or(Event::take);
@@ -166,7 +176,8 @@ pub enum Place {
 }
 
 impl Place {
-    fn location(&self) -> String {
+    /// Where, as people write it.
+    pub fn location(&self) -> String {
         match self {
             Self::Mmio(slot, _) => format!("mmio {:#x} line {}", slot.address, slot.line),
             Self::Pci(function) => function.location(),
@@ -192,11 +203,19 @@ impl Place {
     }
 }
 
-impl Devices {
-    /// Looks everywhere.
+/// Where the virtio devices of the machine are.
+#[derive(Default)]
+pub struct Places {
+    /// Those that can be driven.
+    pub modern: Vec<(DeviceType, Place)>,
+    /// Those that cannot.
+    pub legacy: Vec<Listed>,
+}
+
+impl Places {
+    /// Looks everywhere, and leaves the devices alone.
     pub fn find(found: &Surroundings, cmdline: Cmdline) -> Self {
-        let mut devices = Self::default();
-        let choice = DriverChoice::from_cmdline(cmdline);
+        let mut places = Self::default();
         let mut seen: Vec<u64> = Vec::new();
         for slot in mmio::slots(found.board_slots.unwrap_or(0), cmdline) {
             if seen.contains(&slot.address) {
@@ -209,7 +228,7 @@ impl Devices {
             };
             match MmioTransport::new(window) {
                 Ok(transport) if transport.device_type() == DeviceType::NONE => {}
-                Ok(transport) => devices.add(transport.device_type(), Place::Mmio(slot, window), choice),
+                Ok(transport) => places.modern.push((transport.device_type(), Place::Mmio(slot, window))),
                 Err(error) => log::warn!("virtio-mmio at {:#x}: {error}", slot.address),
             }
         }
@@ -220,11 +239,25 @@ impl Devices {
                 if function.device_type == DeviceType::NONE {
                     let state = "legacy device, not driven: it needs disable-legacy=on".to_string();
                     log::warn!("{}: {state}", function.location());
-                    devices.list.push(Listed { device_type: DeviceType::NONE, location: function.location(), state });
+                    places.legacy.push(Listed { device_type: DeviceType::NONE, location: function.location(), state });
                 } else {
-                    devices.add(function.device_type, Place::Pci(function), choice);
+                    places.modern.push((function.device_type, Place::Pci(function)));
                 }
             }
+        }
+        places
+    }
+}
+
+impl Devices {
+    /// Looks everywhere and starts the drivers.
+    pub fn find(found: &Surroundings, cmdline: Cmdline) -> Self {
+        let mut devices = Self::default();
+        let choice = DriverChoice::from_cmdline(cmdline);
+        let places = Places::find(found, cmdline);
+        devices.list = places.legacy;
+        for (device_type, place) in places.modern {
+            devices.add(device_type, place, choice);
         }
         devices
     }

@@ -9,6 +9,7 @@ mod balloon;
 mod boot;
 mod checks;
 mod cmdline;
+mod conform;
 mod console;
 mod devices;
 mod disk;
@@ -85,6 +86,9 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     init_interrupts(&found);
     let clock = time::init(&found);
     println!("time: {clock}");
+    if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
+        conform::start(found, cmdline, filter);
+    }
     let mut devices = Devices::find(&found, cmdline);
     let seed = devices.rng.as_mut().and_then(rng::Rng::next).unwrap_or_else(pvops::time::tsc);
     let system = Rc::new(System {

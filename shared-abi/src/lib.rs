@@ -7,6 +7,7 @@
 
 pub mod board;
 pub mod bundle;
+pub mod checks;
 pub mod kvm;
 pub mod pvh;
 pub mod report;

@@ -22,6 +22,8 @@ const DATA_PORT: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 /// More capabilities than fit into a configuration space: the list has a loop.
 const CAPABILITIES_MAX: usize = 48;
+/// Entries of the MSI-X table that [`Function::map`] sets up.
+pub const VECTORS: Vectors = Vectors { config: 0, first_queue: 1, queues: 1 };
 /// Bytes of an MSI-X table entry.
 const MSIX_ENTRY: u64 = 16;
 
@@ -140,6 +142,17 @@ impl Function {
     /// # Errors
     /// [`PciError`].
     pub fn open(&self) -> Result<(PciTransport<Window>, Interrupts), PciError> {
+        let (windows, interrupts) = self.map()?;
+        let vectors = interrupts.has_messages().then_some(VECTORS);
+        let transport = PciTransport::new(windows, self.device_type, vectors).map_err(PciError::Transport)?;
+        Ok((transport, interrupts))
+    }
+
+    /// The same without a transport: only the windows.
+    ///
+    /// # Errors
+    /// [`PciError`].
+    pub fn map(&self) -> Result<(Windows<Window>, Interrupts), PciError> {
         let ports = self.ports;
         let mut header =
             EndpointHeader::from_header(PciHeader::new(self.address), ports).ok_or(PciError::NotAnEndpoint)?;
@@ -194,9 +207,7 @@ impl Function {
             isr: isr.ok_or(PciError::Missing("interrupt status"))?.0,
             device: device.map(|(window, _)| window),
         };
-        let vectors = interrupts.has_messages().then_some(Vectors { config: 0, first_queue: 1, queues: 1 });
-        let transport = PciTransport::new(windows, self.device_type, vectors).map_err(PciError::Transport)?;
-        Ok((transport, interrupts))
+        Ok((windows, interrupts))
     }
 
     fn structure(&self, at: PciCapabilityAddress) -> Structure {

@@ -104,6 +104,12 @@ pub fn unexpected_count() -> u64 {
     UNEXPECTED.load(Relaxed)
 }
 
+/// Interrupts of an event's vector so far; 0 for an event that belongs to no vector.
+pub fn count_of(event: &'static Event) -> u64 {
+    let entry = TABLE.iter().find(|entry| core::ptr::eq(&raw const entry.event, event));
+    entry.map_or(0, |entry| entry.count.load(Relaxed))
+}
+
 /// All vectors in use: number, owner, count.
 pub fn counts() -> impl Iterator<Item = (u8, Owner, u64)> {
     let owners = OWNERS.lock().clone();

@@ -1,0 +1,222 @@
+//! The conformance suite: `conform` on the command line runs the checks of `shared_abi::checks` instead of a tour or a
+//! shell, reports each as one line, and switches the machine off. `conform=mmio/*,queue/indirect*` runs some of them.
+//!
+//! The kernel's own drivers are not started: the checks drive the devices themselves, in `device.rs` and `raw.rs`.
+//! Each starts and ends with a reset, and waits with bounds, so that none takes later ones down.
+
+mod device;
+mod disk;
+mod kernel;
+mod mmio;
+mod pci;
+mod queue;
+mod raw;
+mod registers;
+mod rng;
+mod suppress;
+mod transport;
+
+use crate::cmdline::Cmdline;
+use crate::console;
+use crate::devices::Places;
+use crate::platform::power::{self, Ending};
+use crate::task::Executor;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::{Debug, Display};
+use device::Target;
+use pvops::detect::Surroundings;
+use shared_abi::checks::{self, Check};
+use shared_abi::report::{Kind, Outcome};
+use shared_abi::virtio::DeviceType;
+
+/// How a check ended, if not well.
+pub enum End {
+    /// It does not apply here.
+    Skip(String),
+    /// It could not be tried.
+    Error(String),
+    /// Something is not as the rule says.
+    Fail { what: String, expected: String, saw: String },
+}
+
+/// How a check ended.
+pub type Verdict = Result<(), End>;
+/// The code of a check.
+type Run = fn(&Lab) -> Verdict;
+/// A row of a group's table: the name in the catalogue, and the code.
+type Row = (&'static str, Run);
+
+/// Not applicable.
+pub fn skip(why: impl ToString) -> End {
+    End::Skip(why.to_string())
+}
+
+/// Could not be tried.
+pub fn error(why: impl ToString) -> End {
+    End::Error(why.to_string())
+}
+
+/// Not as the rule says.
+pub fn fail(what: &str, expected: impl Display, saw: impl Display) -> End {
+    End::Fail { what: what.to_string(), expected: expected.to_string(), saw: saw.to_string() }
+}
+
+/// Fails unless the two are equal.
+pub fn equal<T: PartialEq + Debug>(what: &str, expected: T, saw: T) -> Verdict {
+    if expected == saw { Ok(()) } else { Err(fail(what, format_args!("{expected:#x?}"), format_args!("{saw:#x?}"))) }
+}
+
+/// Fails unless it holds.
+pub fn holds(holds: bool, what: &str, expected: impl Display, saw: impl Display) -> Verdict {
+    if holds { Ok(()) } else { Err(fail(what, expected, saw)) }
+}
+
+/// What the checks find: devices, and what CPUID told.
+pub struct Lab {
+    pub targets: Vec<Target>,
+    #[expect(dead_code, reason = "for the groups to come")]
+    pub found: Surroundings,
+    /// The check that runs.
+    pub name: &'static str,
+}
+
+impl Lab {
+    fn new(found: Surroundings, cmdline: Cmdline) -> Self {
+        let mut targets = Vec::new();
+        for (device_type, place) in Places::find(&found, cmdline).modern {
+            let location = place.location();
+            match Target::open(device_type, place) {
+                Ok(target) => targets.push(target),
+                Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
+            }
+        }
+        Self { targets, found, name: "" }
+    }
+
+    /// The first device of a type.
+    ///
+    /// # Errors
+    /// Not applicable when there is none.
+    pub fn device(&self, device_type: DeviceType) -> Result<&Target, End> {
+        let found = self.targets.iter().find(|target| target.device_type == device_type);
+        found.ok_or_else(|| skip(format!("there is no {} device", device_type.name())))
+    }
+}
+
+/// The groups: the catalogue's rows and the code for them, in the same order.
+const GROUPS: &[(&[Check], &[Row])] = &[
+    (checks::mmio::CHECKS, mmio::ROWS),
+    (checks::pci::CHECKS, pci::ROWS),
+    (checks::queue::CHECKS, queue::ROWS),
+    (checks::rng::CHECKS, rng::ROWS),
+    (checks::kernel::PVOPS, kernel::PVOPS),
+    (checks::kernel::MM, kernel::MM),
+    (checks::kernel::TIME, kernel::TIME),
+];
+
+/// A row without code, or code without a row, does not build.
+const _: () = {
+    let mut group = 0;
+    while group < GROUPS.len() {
+        let (catalogue, rows) = GROUPS[group];
+        assert!(catalogue.len() == rows.len(), "a group has as much code as rows");
+        let mut row = 0;
+        while row < rows.len() {
+            assert!(same(catalogue[row].name, rows[row].0), "code and catalogue have the same order");
+            row += 1;
+        }
+        group += 1;
+    }
+    assert!(group == checks::ALL.len(), "each group has code");
+};
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
+/// Which checks to run: patterns with `*` for any number of characters.
+#[derive(Clone, Copy)]
+pub struct Filter(&'static str);
+
+impl Filter {
+    /// From `conform` or `conform=PATTERN[,PATTERN...]`.
+    pub fn from_cmdline(cmdline: Cmdline) -> Option<Self> {
+        let all = cmdline.has("conform").then_some("*");
+        cmdline.value("conform").or(all).map(Self)
+    }
+
+    fn takes(self, name: &str) -> bool {
+        self.0.split(',').any(|pattern| matches(pattern, name))
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => {
+            let Some(name) = name.strip_prefix(start) else { return false };
+            (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(rest, &name[at..]))
+        }
+    }
+}
+
+/// How many ended how.
+#[derive(Default)]
+struct Counts {
+    ran: u32,
+    failed: u32,
+    skipped: u32,
+    errors: u32,
+}
+
+/// Runs the suite and switches the machine off.
+pub fn start(found: Surroundings, cmdline: Cmdline, filter: Filter) -> ! {
+    let mut executor = Executor::new();
+    executor.spawn(async move {
+        crate::time::refine().await;
+        run(Lab::new(found, cmdline), filter);
+        power::end(Ending::Off)
+    });
+    // SAFETY: all handlers are set up, and no lock is held.
+    unsafe { pvops::irq::enable() };
+    executor.run()
+}
+
+fn run(mut lab: Lab, filter: Filter) {
+    let mut counts = Counts::default();
+    for &(name, check) in GROUPS.iter().flat_map(|(_, rows)| *rows).filter(|(name, _)| filter.takes(name)) {
+        lab.name = name;
+        counts.ran += 1;
+        let (outcome, what, expected, saw) = match check(&lab) {
+            Ok(()) => (Outcome::Success, None, None, None),
+            Err(End::Skip(why)) => (Outcome::Skip, Some(why), None, None),
+            Err(End::Error(why)) => (Outcome::Error, Some(why), None, None),
+            Err(End::Fail { what, expected, saw }) => (Outcome::Failure, Some(what), Some(expected), Some(saw)),
+        };
+        match outcome {
+            Outcome::Skip => counts.skipped += 1,
+            Outcome::Error => counts.errors += 1,
+            Outcome::Failure => counts.failed += 1,
+            Outcome::Success | Outcome::Waiting => {}
+        }
+        console::report(Kind::Check, name, outcome, |mut line| {
+            for (key, value) in [("why", what), ("expected", expected), ("saw", saw)] {
+                if let Some(value) = value {
+                    line = line.field(key, value)?;
+                }
+            }
+            Ok(line)
+        });
+    }
+    let Counts { ran, failed, skipped, errors } = counts;
+    console::report(Kind::Boot, "conform", Outcome::Success, |line| {
+        line.field("ran", ran)?.field("failed", failed)?.field("skipped", skipped)?.field("errors", errors)
+    });
+}

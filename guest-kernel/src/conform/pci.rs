@@ -1,0 +1,243 @@
+//! Virtio over PCI: configuration space, capabilities, the common configuration, MSI-X vectors.
+
+use super::device::{Dev, Target};
+use super::registers::Regs;
+use super::transport::{Bus, each};
+use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use crate::devices::Place;
+use crate::platform::pci::Function;
+use crate::platform::registers::Window;
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use frontends::transport::Registers;
+use frontends::transport::pci::Windows;
+use pci_types::ConfigRegionAccess;
+use shared_abi::virtio::pci::{CAPABILITY_VENDOR, CommonConfig, MODERN_DEVICE_ID, NO_VECTOR, VENDOR_ID, cfg_type};
+
+pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
+    "vendor-and-device-id-fit" => |lab| on(lab, vendor_and_device_id_fit),
+    "revision-is-at-least-1" => |lab| on(lab, |function, _| {
+        let revision = read(function, 8) & 0xff;
+        holds(revision >= 1, "revision id", "1 or more", revision)
+    }),
+    "capability-list-ends" => |lab| on(lab, |function, _| {
+        holds(capabilities(function).len() < STEPS, "capabilities", "a list that ends", "one that does not")
+    }),
+    "structures-lie-in-bars-0-to-5" => |lab| on(lab, structures_lie_in_bars),
+    "common-structure-is-long-enough" => |lab| on(lab, |_, windows| {
+        let len = windows.common.len();
+        holds(len >= 56, "length of the common configuration", "56 or more", len)
+    }),
+    "notify-multiplier-is-0-or-an-even-power-of-2" => |lab| on(lab, |_, windows| {
+        let multiplier = windows.notify_multiplier;
+        let fine = multiplier == 0 || multiplier.is_power_of_two() && multiplier >= 2;
+        holds(fine, "notify_off_multiplier", "0, or a power of 2 from 2 on", multiplier)
+    }),
+    "notify-places-lie-inside" => notify_places_lie_inside,
+    "num-queues-agrees-with-sizes" => |lab| on(lab, num_queues_agrees_with_sizes),
+    "feature-selector-reads-back" => |lab| on(lab, |_, windows| {
+        for value in [1, 0] {
+            windows.common.write32(offset_of!(CommonConfig, device_feature_select), value);
+            equal("device_feature_select", value, windows.common.read32(offset_of!(CommonConfig, device_feature_select)))?;
+        }
+        Ok(())
+    }),
+    "queue-size-reads-back" => queue_size_reads_back,
+    "reset-restores-queue-size" => reset_restores_queue_size,
+    "queue-addresses-read-back" => queue_addresses_read_back,
+    "vectors-are-none-at-first" => vectors_are_none_at_first,
+    "vectors-read-back" => vectors_read_back,
+    "vector-beyond-the-table-is-refused" => vector_beyond_the_table_is_refused,
+    "window-of-configuration-space-agrees" => |lab| on(lab, window_of_configuration_space_agrees),
+);
+
+/// More capabilities than fit into a configuration space.
+const STEPS: usize = 48;
+
+fn parts(target: &Target) -> Result<(&Function, &Windows<Window>), End> {
+    match (&target.place, &target.regs) {
+        (Place::Pci(function), Regs::Pci(windows, _)) => Ok((function, windows)),
+        _ => Err(error("not a virtio-pci device")),
+    }
+}
+
+/// Applies a check to all PCI devices.
+fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(lab, Bus::Pci, |_| Ok(()))?;
+    lab.targets.iter().filter_map(|target| parts(target).ok()).try_for_each(|(function, windows)| {
+        check(function, windows).map_err(|end| match end {
+            End::Fail { what, expected, saw } => {
+                End::Fail { what: format!("{}: {what}", function.location()), expected, saw }
+            }
+            other => other,
+        })
+    })
+}
+
+fn read(function: &Function, offset: u16) -> u32 {
+    // SAFETY: reading configuration space has no effect but that of the access window, which only this group uses.
+    unsafe { function.ports().read(function.address, offset & !3) }
+}
+
+fn write(function: &Function, offset: u16, value: u32) {
+    // SAFETY: only written to the access window, by which a device reads its own registers.
+    unsafe { function.ports().write(function.address, offset & !3, value) };
+}
+
+/// Offsets of the capabilities.
+fn capabilities(function: &Function) -> Vec<u16> {
+    let mut found = Vec::new();
+    let mut at = read(function, 0x34) as u16 & 0xfc;
+    while at != 0 && found.len() < STEPS {
+        found.push(at);
+        at = (read(function, at) >> 8) as u16 & 0xfc;
+    }
+    found
+}
+
+/// Offsets of virtio's capabilities of a kind.
+fn structures(function: &Function, kind: u8) -> impl Iterator<Item = u16> {
+    capabilities(function).into_iter().filter(move |&at| {
+        let word = read(function, at);
+        word as u8 == CAPABILITY_VENDOR && (word >> 24) as u8 == kind
+    })
+}
+
+fn vendor_and_device_id_fit(function: &Function, _: &Windows<Window>) -> Verdict {
+    let id = read(function, 0);
+    equal("vendor id", VENDOR_ID, id as u16)?;
+    let device = (id >> 16) as u16;
+    let range = MODERN_DEVICE_ID + 1..=MODERN_DEVICE_ID + 0x3f;
+    holds(range.contains(&device), "device id", "0x1041 to 0x107f", format!("{device:#x}"))
+}
+
+fn structures_lie_in_bars(function: &Function, _: &Windows<Window>) -> Verdict {
+    for (kind, name) in [
+        (cfg_type::COMMON, "common configuration"),
+        (cfg_type::NOTIFY, "notification"),
+        (cfg_type::ISR, "interrupt status"),
+    ] {
+        let bars: Vec<u32> = structures(function, kind).map(|at| read(function, at + 4) & 0xff).collect();
+        let fine = bars.iter().any(|&bar| bar <= 5);
+        holds(fine, &format!("BARs of the {name} structures"), "one from 0 to 5", format!("{bars:?}"))?;
+    }
+    Ok(())
+}
+
+fn notify_places_lie_inside(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let dev = Dev::new(target)?;
+        let (_, windows) = parts(target)?;
+        for queue in 0..windows.common.read16(offset_of!(CommonConfig, num_queues)) {
+            dev.regs().select_queue(queue.into());
+            let place = dev.regs().notify_offset();
+            holds(place.is_some(), &format!("place of notifications of queue {queue}"), "inside", "outside")?;
+        }
+        Ok(())
+    })
+}
+
+fn num_queues_agrees_with_sizes(_: &Function, windows: &Windows<Window>) -> Verdict {
+    let count = windows.common.read16(offset_of!(CommonConfig, num_queues));
+    holds(count > 0, "num_queues", "1 or more", count)?;
+    windows.common.write16(offset_of!(CommonConfig, queue_select), 0);
+    let first = windows.common.read16(offset_of!(CommonConfig, queue_size));
+    holds(first > 0, "size of queue 0", "1 or more", first)?;
+    windows.common.write16(offset_of!(CommonConfig, queue_select), count);
+    equal(&format!("size of queue {count}"), 0, windows.common.read16(offset_of!(CommonConfig, queue_size)))
+}
+
+/// The registers of queue 0 of a device with features negotiated.
+fn with_queue_0(target: &Target, check: impl FnOnce(&Window) -> Verdict) -> Verdict {
+    let dev = Dev::with_features(target, 0)?;
+    dev.regs().select_queue(0);
+    check(&parts(target)?.1.common)
+}
+
+fn queue_size_reads_back(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        with_queue_0(target, |common| {
+            common.write16(offset_of!(CommonConfig, queue_size), 4);
+            equal("queue_size", 4, common.read16(offset_of!(CommonConfig, queue_size)))
+        })
+    })
+}
+
+fn reset_restores_queue_size(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let mut before = 0;
+        with_queue_0(target, |common| {
+            before = common.read16(offset_of!(CommonConfig, queue_size));
+            common.write16(offset_of!(CommonConfig, queue_size), 4);
+            Ok(())
+        })?;
+        with_queue_0(target, |common| equal("queue_size", before, common.read16(offset_of!(CommonConfig, queue_size))))
+    })
+}
+
+fn queue_addresses_read_back(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        with_queue_0(target, |common| {
+            let at = offset_of!(CommonConfig, queue_desc);
+            for (offset, value) in [(at, 0x1234_5000), (at + 4, 0x1)] {
+                common.write32(offset, value);
+                equal("half of queue_desc", value, common.read32(offset))?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Applies a check to the devices that have MSI-X.
+fn with_vectors(lab: &Lab, check: fn(&Window) -> Verdict) -> Verdict {
+    let mut any = false;
+    each(lab, Bus::Pci, |_| Ok(()))?;
+    for target in &lab.targets {
+        if matches!(target.regs, Regs::Pci(_, Some(_))) {
+            any = true;
+            with_queue_0(target, check)?;
+        }
+    }
+    if any { Ok(()) } else { Err(skip("no device has MSI-X")) }
+}
+
+fn vectors_are_none_at_first(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        equal("config_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
+        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+fn vectors_read_back(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        common.write16(offset_of!(CommonConfig, config_msix_vector), 0);
+        common.write16(offset_of!(CommonConfig, queue_msix_vector), 1);
+        equal("config_msix_vector", 0, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
+        equal("queue_msix_vector", 1, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+fn vector_beyond_the_table_is_refused(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        common.write16(offset_of!(CommonConfig, queue_msix_vector), 0x7fe);
+        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+/// `virtio_pci_cfg_cap`: a capability whose bar, offset and length the driver writes; data follows.
+fn window_of_configuration_space_agrees(function: &Function, windows: &Windows<Window>) -> Verdict {
+    const WIDTH: u32 = 2;
+    let access = structures(function, cfg_type::PCI).next();
+    let Some(at) = access else {
+        return holds(false, "capabilities", "one of type VIRTIO_PCI_CAP_PCI_CFG", "none");
+    };
+    let usable = structures(function, cfg_type::COMMON).find(|&at| read(function, at + 4) & 0xff <= 5);
+    let common = usable.ok_or_else(|| error("no common configuration"))?;
+    let (bar, offset) = (read(function, common + 4) & 0xff, read(function, common + 8));
+    write(function, at + 4, read(function, at + 4) & !0xff | bar);
+    write(function, at + 8, offset + offset_of!(CommonConfig, num_queues) as u32);
+    write(function, at + 12, WIDTH);
+    let through = read(function, at + 16) as u16;
+    equal("num_queues", windows.common.read16(offset_of!(CommonConfig, num_queues)), through)
+}

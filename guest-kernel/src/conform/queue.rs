@@ -1,0 +1,480 @@
+//! The split virtqueue: shapes of chains, order, wrap-around. `suppress.rs` has notifications in both directions.
+
+use super::device::Dev;
+use super::disk::{Disk, scratch};
+use super::raw::{Buf, Dir, Link, link, wait_until, write_descriptor, write_indirect};
+use super::rng::Rng;
+use super::{End, Lab, Row, Verdict, equal, error, fail, holds, skip, suppress};
+use alloc::format;
+use alloc::vec::Vec;
+use shared_abi::virtio::CommonFeatures;
+use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
+use shared_abi::virtio::ring::{self, DescriptorFlags};
+
+pub const ROWS: &[Row] = &[
+    ("queue/one-descriptor", one_descriptor),
+    ("queue/three-descriptors", |lab| {
+        shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
+    }),
+    ("queue/descriptors-in-descending-order", |lab| {
+        shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain_at(&[6, 3, 1], &links)))
+    }),
+    ("queue/header-in-two-parts", |lab| shape(lab, |disk, data| divided_header(disk, data, 2))),
+    ("queue/header-in-sixteen-parts", |lab| shape(lab, |disk, data| divided_header(disk, data, 16))),
+    ("queue/status-behind-data", status_behind_data),
+    ("queue/header-before-data", header_before_data),
+    ("queue/many-small-parts", many_small_parts),
+    ("queue/parts-of-odd-sizes-at-odd-addresses", odd_parts),
+    ("queue/part-across-a-page-boundary", across_a_page),
+    ("queue/longest-chain", |lab| longest(lab, Shape::Direct)),
+    ("queue/indirect-chain", |lab| indirect_shape(lab, &[0, 1, 2])),
+    ("queue/indirect-table-of-one", indirect_table_of_one),
+    ("queue/indirect-table-out-of-order", |lab| indirect_shape(lab, &[0, 3, 1])),
+    ("queue/longest-indirect-chain", |lab| longest(lab, Shape::Indirect)),
+    ("queue/indirect-and-direct-mixed", indirect_and_direct_mixed),
+    ("queue/used-length-of-a-read", used_length_of_a_read),
+    ("queue/used-length-of-a-write", used_length_of_a_write),
+    ("queue/used-id-is-the-head", used_id_is_the_head),
+    ("queue/used-ring-is-written-in-turn", used_ring_is_written_in_turn),
+    ("queue/batch-with-one-notification", |lab| heads(lab, &[0, 3, 6, 9, 12, 15, 18, 21])),
+    ("queue/heads-in-any-order", |lab| heads(lab, &[9, 0, 6, 3])),
+    ("queue/ids-are-reused", ids_are_reused),
+    ("queue/small-size-works", small_size_works),
+    ("queue/size-of-one-works", size_of_one_works),
+    ("queue/largest-size-works", largest_size_works),
+    ("queue/index-wraps-at-65536", |lab| suppress::wraps(lab, CommonFeatures::empty())),
+    ("queue/event-index-wraps-at-65536", |lab| suppress::wraps(lab, CommonFeatures::EVENT_IDX)),
+    ("queue/nothing-is-used-before-driver-ok", nothing_is_used_before_driver_ok),
+    ("queue/offered-before-driver-ok-is-served-after", offered_before_driver_ok),
+    ("queue/starts-over-after-a-reset", starts_over_after_a_reset),
+    ("queue/reset-with-requests-in-flight", reset_with_requests_in_flight),
+    ("queue/spurious-notification-is-harmless", spurious_notification_is_harmless),
+    ("queue/descriptors-are-left-alone", descriptors_are_left_alone),
+    ("queue/readable-buffers-are-left-alone", readable_buffers_are_left_alone),
+    ("queue/neighbours-are-left-alone", neighbours_are_left_alone),
+    ("queue/no-interrupt-is-followed", suppress::no_interrupt_is_followed),
+    ("queue/interrupt-without-the-flag", suppress::interrupt_without_the_flag),
+    ("queue/event-index-asks-for-interrupts", suppress::event_index_asks),
+    ("queue/event-index-holds-interrupts-back", suppress::event_index_holds_back),
+    ("queue/event-index-holds-the-first-interrupt-back", suppress::event_index_holds_the_first_back),
+    ("queue/event-index-in-the-middle", suppress::event_index_in_the_middle),
+    ("queue/event-index-overrules-the-flag", suppress::event_index_overrules_the_flag),
+    ("queue/idle-device-asks-for-notifications", suppress::idle_device_asks),
+    ("queue/idle-device-moves-avail-event", suppress::idle_device_moves_avail_event),
+];
+
+const OK: u8 = RequestStatus::OK.0;
+const INDIRECT: u64 = CommonFeatures::INDIRECT_DESC.bits();
+
+fn one_descriptor(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, 0, 8)?;
+    let buf = rng.dev.buffer(16)?;
+    rng.fill(&buf).map(drop)
+}
+
+fn plain(disk: &mut Disk<'_>, data: &Buf) -> Result<Vec<Link>, End> {
+    Ok(disk.links(0, RequestType::IN, 0, &[link(data, Dir::In)]))
+}
+
+/// Reads sector 0 plainly and by a chain of another shape; `build` writes it and returns its head.
+fn shape(lab: &Lab, build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>) -> Verdict {
+    shape_with(lab, 0, 0, build)
+}
+
+/// The same with a feature, and with the data at an offset in its pages.
+fn shape_with(
+    lab: &Lab,
+    features: u64,
+    offset: usize,
+    build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>,
+) -> Verdict {
+    let mut disk = Disk::start(lab, features, 64)?;
+    if !disk.dev.has(features) {
+        return Err(skip("the disk does not offer indirect descriptors"));
+    }
+    let expected = disk.sectors(1)?;
+    disk.read(0, &expected)?;
+    let data = disk.dev.buffer(offset + SECTOR_SIZE + 16)?.part(offset, SECTOR_SIZE);
+    data.fill(0x5a);
+    let head = build(&mut disk, &data)?;
+    let answer = disk.run(head)?;
+    equal("status", OK, answer.status)?;
+    equal("data as from a plain read", true, expected.bytes() == data.bytes())?;
+    disk.dev.healthy()
+}
+
+fn divided_header(disk: &mut Disk<'_>, data: &Buf, parts: usize) -> Result<u16, End> {
+    let header = disk.header(0, RequestType::IN, 0);
+    let size = 16 / parts;
+    let mut links: Vec<Link> = (0..parts).map(|n| link(&header.part(n * size, size), Dir::Out)).collect();
+    links.extend([link(data, Dir::In), link(&disk.status(0), Dir::In)]);
+    Ok(disk.queue.chain(0, &links))
+}
+
+fn status_behind_data(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 64)?;
+    let expected = disk.sectors(1)?;
+    disk.read(0, &expected)?;
+    let data = disk.dev.buffer(SECTOR_SIZE + 1)?;
+    data.fill(0x5a);
+    let header = link(&disk.header(0, RequestType::IN, 0), Dir::Out);
+    let head = disk.queue.chain(0, &[header, link(&data, Dir::In)]);
+    let used = disk.run(head)?.used;
+    equal("status", OK, data.read8(SECTOR_SIZE))?;
+    equal("used length", 513, used.len)?;
+    equal("data as from a plain read", true, expected.bytes() == data.part(0, SECTOR_SIZE).bytes())
+}
+
+fn header_before_data(lab: &Lab) -> Verdict {
+    scratch(lab, Features::empty(), 1, |disk, sector| {
+        let message = disk.dev.buffer(16 + SECTOR_SIZE)?;
+        message.pattern(3);
+        message.write32(0, RequestType::OUT.0);
+        message.write32(4, 0);
+        message.write64(8, sector);
+        let status = link(&disk.status(0), Dir::In);
+        let head = disk.queue.chain(0, &[link(&message, Dir::Out), status]);
+        equal("status", OK, disk.run(head)?.status)?;
+        let back = disk.sectors(1)?;
+        disk.read(sector, &back)?;
+        equal("data as written", true, back.bytes() == message.part(16, SECTOR_SIZE).bytes())
+    })
+}
+
+fn many_small_parts(lab: &Lab) -> Verdict {
+    shape_with(lab, 0, 0, |disk, data| {
+        let mut parts = 32;
+        if disk.dev.offered & Features::SEG_MAX.bits() != 0 {
+            parts = parts.min(disk.dev.regs().config_read(12, 4).max(1) as usize);
+        }
+        while !SECTOR_SIZE.is_multiple_of(parts) || parts + 2 > usize::from(disk.queue.size) {
+            parts -= 1;
+        }
+        let size = SECTOR_SIZE / parts;
+        let links: Vec<Link> = (0..parts).map(|n| link(&data.part(n * size, size), Dir::In)).collect();
+        let links = disk.links(0, RequestType::IN, 0, &links);
+        Ok(disk.queue.chain(0, &links))
+    })
+}
+
+fn odd_parts(lab: &Lab) -> Verdict {
+    shape_with(lab, 0, 1, |disk, data| {
+        let mut at = 0;
+        let links: Vec<Link> = [1, 3, 127, 381]
+            .into_iter()
+            .map(|len| {
+                at += len;
+                link(&data.part(at - len, len), Dir::In)
+            })
+            .collect();
+        let links = disk.links(0, RequestType::IN, 0, &links);
+        Ok(disk.queue.chain(0, &links))
+    })
+}
+
+fn across_a_page(lab: &Lab) -> Verdict {
+    shape_with(lab, 0, 4096 - 100, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Direct,
+    Indirect,
+}
+
+fn longest(lab: &Lab, shape: Shape) -> Verdict {
+    let mut rng = Rng::start(lab, if shape == Shape::Indirect { INDIRECT } else { 0 }, 256)?;
+    if shape == Shape::Indirect && !rng.dev.has(INDIRECT) {
+        return Err(skip("the device does not offer indirect descriptors"));
+    }
+    let count = rng.queue.size;
+    let data = rng.dev.buffer(count.into())?;
+    let links: Vec<Link> = (0..count).map(|n| link(&data.part(n.into(), 1), Dir::In)).collect();
+    let head = if shape == Shape::Indirect {
+        let table = rng.dev.buffer(usize::from(count) * 16)?;
+        write_indirect(&table, &links);
+        rng.queue.indirect(0, &table, count)
+    } else {
+        rng.queue.chain(0, &links)
+    };
+    rng.queue.send(&rng.dev, head);
+    let used = rng.queue.wait()?;
+    holds((1..=u32::from(count)).contains(&used.len), "used length", format!("1 to {count}"), used.len)?;
+    rng.dev.healthy()
+}
+
+fn indirect_shape(lab: &Lab, places: &'static [u16]) -> Verdict {
+    shape_with(lab, INDIRECT, 0, |disk, data| {
+        let table = disk.dev.buffer(4 * 16)?;
+        for (n, (address, len, dir)) in plain(disk, data)?.into_iter().enumerate() {
+            let next = places.get(n + 1).copied();
+            let mut flags = if dir == Dir::In { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
+            flags.set(DescriptorFlags::NEXT, next.is_some());
+            write_descriptor(&table, places[n], address, len, flags, next.unwrap_or(0));
+        }
+        Ok(disk.queue.indirect(5, &table, places.iter().max().map_or(1, |last| last + 1)))
+    })
+}
+
+fn indirect_table_of_one(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, INDIRECT, 8)?;
+    if !rng.dev.has(INDIRECT) {
+        return Err(skip("the device does not offer indirect descriptors"));
+    }
+    let (data, table) = (rng.dev.buffer(16)?, rng.dev.buffer(16)?);
+    write_indirect(&table, &[link(&data, Dir::In)]);
+    let head = rng.queue.indirect(2, &table, 1);
+    rng.queue.send(&rng.dev, head);
+    let used = rng.queue.wait()?;
+    equal("id of the used element", 2, used.id)?;
+    holds((1..=16).contains(&used.len), "used length", "1 to 16", used.len)
+}
+
+fn indirect_and_direct_mixed(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, INDIRECT, 64)?;
+    if !disk.dev.has(INDIRECT) {
+        return Err(skip("the disk does not offer indirect descriptors"));
+    }
+    let (data, tables) = (disk.sectors(8)?, disk.dev.buffer(8 * 64)?);
+    for n in 0..8u16 {
+        let at = usize::from(n);
+        let sector = data.part(at * SECTOR_SIZE, SECTOR_SIZE);
+        let links = disk.links(n, RequestType::IN, 0, &[link(&sector, Dir::In)]);
+        let head = if n % 2 == 0 {
+            let table = tables.part(at * 64, 48);
+            write_indirect(&table, &links);
+            disk.queue.indirect(3 * n, &table, 3)
+        } else {
+            disk.queue.chain(3 * n, &links)
+        };
+        disk.queue.offer(head);
+    }
+    disk.queue.publish();
+    disk.queue.notify(&disk.dev);
+    disk.queue.skip(8)?;
+    for n in 0..8 {
+        equal(&format!("status of request {n}"), OK, disk.status_of(n))?;
+    }
+    Ok(())
+}
+
+fn used_length_of_a_read(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 8)?;
+    let data = disk.sectors(1)?;
+    let answer = disk.request(RequestType::IN, 0, &[link(&data, Dir::In)])?;
+    equal("status", OK, answer.status)?;
+    equal("used length", 513, answer.used.len)
+}
+
+fn used_length_of_a_write(lab: &Lab) -> Verdict {
+    scratch(lab, Features::empty(), 1, |disk, sector| {
+        let data = disk.sectors(1)?;
+        let answer = disk.request(RequestType::OUT, sector, &[link(&data, Dir::Out)])?;
+        equal("status", OK, answer.status)?;
+        equal("used length", 1, answer.used.len)
+    })
+}
+
+fn used_id_is_the_head(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 16)?;
+    let data = disk.sectors(1)?;
+    for head in [0, 5, 9] {
+        let links = plain(&mut disk, &data)?;
+        let head = disk.queue.chain(head, &links);
+        equal("status", OK, disk.run(head)?.status)?;
+    }
+    Ok(())
+}
+
+fn used_ring_is_written_in_turn(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, 0, 4)?;
+    let buf = rng.dev.buffer(16)?;
+    let size = rng.queue.size;
+    for n in 0..2 * size {
+        let id = n % size;
+        let head = rng.queue.chain(id, &[link(&buf, Dir::In)]);
+        rng.queue.send(&rng.dev, head);
+        rng.queue.wait()?;
+        equal("used index", n + 1, rng.queue.used_index())?;
+        let at = ring::ENTRIES_OFFSET + 8 * usize::from(id);
+        equal(&format!("id in slot {id}"), u32::from(id), rng.queue.used.read32(at))?;
+    }
+    Ok(())
+}
+
+/// Reads of sector 0 at these heads, with one notification; each is used once.
+fn heads(lab: &Lab, heads: &[u16]) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 64)?;
+    let data = disk.sectors(heads.len())?;
+    for (n, &head) in heads.iter().enumerate() {
+        let sector = data.part(n * SECTOR_SIZE, SECTOR_SIZE);
+        let links = disk.links(n as u16, RequestType::IN, 0, &[link(&sector, Dir::In)]);
+        disk.queue.chain(head, &links);
+        disk.queue.offer(head);
+    }
+    disk.queue.publish();
+    disk.queue.notify(&disk.dev);
+    let mut missing = heads.to_vec();
+    for _ in heads {
+        let used = disk.queue.wait()?;
+        let Some(at) = missing.iter().position(|&head| u32::from(head) == used.id) else {
+            return Err(fail("id of a used element", format_args!("one of {missing:?}"), used.id));
+        };
+        missing.swap_remove(at);
+    }
+    for n in 0..heads.len() as u16 {
+        equal(&format!("status of request {n}"), OK, disk.status_of(n))?;
+    }
+    equal("used index", heads.len() as u16, disk.queue.used_index())
+}
+
+fn ids_are_reused(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 16)?;
+    let data = disk.sectors(3)?;
+    let mut free = Vec::from([0u16, 3, 6]);
+    for _ in 0..20 {
+        let taken = core::mem::take(&mut free);
+        for (n, &head) in taken.iter().enumerate() {
+            let sector = data.part(n * SECTOR_SIZE, SECTOR_SIZE);
+            let links = disk.links(head / 3, RequestType::IN, 0, &[link(&sector, Dir::In)]);
+            disk.queue.chain(head, &links);
+            disk.queue.offer(head);
+        }
+        disk.queue.publish();
+        disk.queue.notify(&disk.dev);
+        for _ in 0..3 {
+            let used = disk.queue.wait()?;
+            holds(taken.contains(&(used.id as u16)) && used.id < 9, "id of a used element", "a head", used.id)?;
+            equal("status", OK, disk.status_of(used.id as u16 / 3))?;
+            free.insert(0, used.id as u16);
+        }
+    }
+    Ok(())
+}
+
+fn small_size_works(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 4)?;
+    let data = disk.sectors(1)?;
+    (0..10).try_for_each(|_| disk.read(0, &data))
+}
+
+fn size_of_one_works(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, 0, 1)?;
+    let buf = rng.dev.buffer(16)?;
+    (0..4).try_for_each(|_| rng.fill(&buf).map(drop))
+}
+
+fn largest_size_works(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, ring::MAX_SIZE)?;
+    if disk.queue.size < 3 {
+        return Err(error("the queue is too short"));
+    }
+    let data = disk.sectors(1)?;
+    let links = plain(&mut disk, &data)?;
+    let head = disk.queue.chain(disk.queue.size - 3, &links);
+    equal("status", OK, disk.run(head)?.status)
+}
+
+fn nothing_is_used_before_driver_ok(lab: &Lab) -> Verdict {
+    let dev = Dev::with_features(lab.device(DeviceType::RNG)?, 0)?;
+    let mut queue = dev.queue(0, 8)?;
+    let buf = dev.buffer(16)?;
+    let head = queue.chain(0, &[link(&buf, Dir::In)]);
+    queue.send(&dev, head);
+    wait_until(20_000_000, || queue.used_index() != 0);
+    equal("used index", 0, queue.used_index())
+}
+
+fn offered_before_driver_ok(lab: &Lab) -> Verdict {
+    let dev = Dev::with_features(lab.device(DeviceType::RNG)?, 0)?;
+    let mut queue = dev.queue(0, 8)?;
+    let buf = dev.buffer(16)?;
+    let head = queue.chain(0, &[link(&buf, Dir::In)]);
+    queue.offer(head);
+    queue.publish();
+    dev.start();
+    queue.notify(&dev);
+    queue.wait().map(drop)
+}
+
+fn starts_over_after_a_reset(lab: &Lab) -> Verdict {
+    {
+        let mut disk = Disk::start(lab, 0, 8)?;
+        let data = disk.sectors(1)?;
+        (0..3).try_for_each(|_| disk.read(0, &data))?;
+    }
+    let mut disk = Disk::start(lab, 0, 8)?;
+    let data = disk.sectors(1)?;
+    disk.read(0, &data)?;
+    equal("used index", 1, disk.queue.used_index())
+}
+
+fn reset_with_requests_in_flight(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 64)?;
+    let expected = disk.sectors(1)?;
+    disk.read(0, &expected)?;
+    let data = disk.sectors(8)?;
+    for n in 0..8 {
+        let sector = data.part(usize::from(n) * SECTOR_SIZE, SECTOR_SIZE);
+        let links = disk.links(n, RequestType::IN, 0, &[link(&sector, Dir::In)]);
+        disk.queue.chain(3 * n, &links);
+        disk.queue.offer(3 * n);
+    }
+    disk.queue.publish();
+    disk.queue.notify(&disk.dev);
+    holds(disk.dev.target.reset(), "status after a reset", 0, disk.dev.regs().status())?;
+    let (ring, index) = (disk.queue.used.clone(), disk.queue.used_index());
+    {
+        let mut again = Disk::start(lab, 0, 64)?;
+        let data = again.sectors(1)?;
+        again.read(0, &data)?;
+        equal("data as from a plain read", true, data.bytes() == expected.bytes())?;
+    }
+    equal("used index of the ring before the reset", index, ring.read16(ring::INDEX_OFFSET))
+}
+
+fn spurious_notification_is_harmless(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, 0, 8)?;
+    let buf = rng.dev.buffer(16)?;
+    rng.fill(&buf)?;
+    (0..10).for_each(|_| rng.queue.notify(&rng.dev));
+    wait_until(5_000_000, || rng.queue.used_index() != 1);
+    equal("used index", 1, rng.queue.used_index())?;
+    rng.dev.healthy()
+}
+
+fn descriptors_are_left_alone(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 8)?;
+    let data = disk.sectors(1)?;
+    let links = plain(&mut disk, &data)?;
+    let head = disk.queue.chain(0, &links);
+    disk.queue.send(&disk.dev, head);
+    let before = (disk.queue.table.bytes(), disk.queue.available.bytes());
+    disk.queue.wait()?;
+    equal("descriptor table unchanged", true, before.0 == disk.queue.table.bytes())?;
+    equal("available ring unchanged", true, before.1 == disk.queue.available.bytes())
+}
+
+fn readable_buffers_are_left_alone(lab: &Lab) -> Verdict {
+    scratch(lab, Features::empty(), 1, |disk, sector| {
+        let data = disk.sectors(1)?;
+        data.pattern(9);
+        let header = disk.header(0, RequestType::OUT, sector);
+        let before = header.bytes();
+        let status = link(&disk.status(0), Dir::In);
+        let head = disk.queue.chain(0, &[link(&header, Dir::Out), link(&data, Dir::Out), status]);
+        equal("status", OK, disk.run(head)?.status)?;
+        equal("header unchanged", true, before == header.bytes())?;
+        equal("first byte of data that changed", None, data.differs(9))
+    })
+}
+
+fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start(lab, 0, 8)?;
+    let all = disk.dev.buffer(SECTOR_SIZE + 128)?;
+    all.fill(0xa5);
+    disk.read(0, &all.part(64, SECTOR_SIZE))?;
+    equal("first byte changed before the buffer", None, all.part(0, 64).first_not(0xa5))?;
+    equal("first byte changed behind the buffer", None, all.part(64 + SECTOR_SIZE, 64).first_not(0xa5))
+}

@@ -1,0 +1,45 @@
+//! Virtio over PCI: configuration space, capabilities, common configuration, MSI-X.
+
+use super::{Check, row};
+
+const DISCOVERY: &str = "4.1.2.1 Device Requirements: PCI Device Discovery";
+const CAPABILITIES: &str = "4.1.4 Virtio Structure PCI Capabilities";
+const COMMON: &str = "4.1.4.3.1 Device Requirements: Common configuration structure layout";
+const NOTIFY: &str = "4.1.4.4.1 Device Requirements: Notification capability";
+const VECTORS: &str = "4.1.5.1.2 MSI-X Vector Configuration";
+
+/// The checks of this group.
+pub const CHECKS: &[Check] = transport_rows!("pci";
+    row("pci/vendor-and-device-id-fit", "A modern device has vendor 0x1af4 and device id 0x1040 plus its type", DISCOVERY,
+        "Read both from configuration space", "0x1af4, and 0x1041 to 0x107f"),
+    row("pci/revision-is-at-least-1", "A non-transitional device has revision 1 or higher", DISCOVERY,
+        "Read the revision id", "1 or more"),
+    row("pci/capability-list-ends", "Capabilities form a list", "PCI Local Bus 3.0, 6.7 Capabilities List",
+        "Follow it for at most 48 steps", "It ends"),
+    row("pci/structures-lie-in-bars-0-to-5", "A structure that a driver uses lies in a memory BAR that is there", CAPABILITIES,
+        "Read bar of each of the four structures", "0 to 5"),
+    row("pci/common-structure-is-long-enough", "The common configuration has at least 56 bytes", COMMON,
+        "Read the length of its capability", "56 or more"),
+    row("pci/notify-multiplier-is-0-or-an-even-power-of-2", "notify_off_multiplier is 0 or an even power of 2", NOTIFY,
+        "Read it behind the notification capability", "0, or a power of 2 from 2 on"),
+    row("pci/notify-places-lie-inside", "Where a queue is notified lies inside of the structure", NOTIFY,
+        "Compute the place of each queue", "Two bytes fit for each"),
+    row("pci/num-queues-agrees-with-sizes", "num_queues counts the queues", COMMON,
+        "Compare it with the sizes of the queues below and at that number", "At num_queues the size is 0"),
+    row("pci/feature-selector-reads-back", "device_feature_select is readable", COMMON,
+        "Write 1 and 0, read after each", "As written"),
+    row("pci/queue-size-reads-back", "A smaller queue size that the driver writes is taken", COMMON,
+        "Write 4 to queue_size of queue 0", "Reads 4"),
+    row("pci/reset-restores-queue-size", "A reset brings the largest queue size back", COMMON,
+        "Write 4 to queue_size, reset, read", "As before the write"),
+    row("pci/queue-addresses-read-back", "Queue addresses are readable", COMMON,
+        "Write an address to queue_desc of queue 0, read both halves", "As written"),
+    row("pci/vectors-are-none-at-first", "After a reset no vector is assigned", VECTORS,
+        "Reset, read config_msix_vector and queue_msix_vector", "0xffff"),
+    row("pci/vectors-read-back", "A vector that the device has is taken", VECTORS,
+        "Write 1 to queue_msix_vector and 0 to config_msix_vector", "As written"),
+    row("pci/vector-beyond-the-table-is-refused", "A vector that the device does not have becomes NO_VECTOR", VECTORS,
+        "Write 0x7fe to queue_msix_vector", "0xffff"),
+    row("pci/window-of-configuration-space-agrees", "VIRTIO_PCI_CAP_PCI_CFG gives access to the structures",
+        "4.1.4.9 PCI configuration access capability", "Read num_queues through it and through the BAR", "Equal"),
+);
