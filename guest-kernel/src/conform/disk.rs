@@ -34,8 +34,16 @@ impl<'a> Disk<'a> {
     /// # Errors
     /// Not applicable without one.
     pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
+        Self::start_on(lab, features, size, 0)
+    }
+
+    /// The same through another queue.
+    ///
+    /// # Errors
+    /// Not applicable without a disk.
+    pub fn start_on(lab: &'a Lab, features: u64, size: u16, queue: u16) -> Result<Self, End> {
         let dev = Dev::with_features(lab.device(DeviceType::BLOCK)?, features)?;
-        let queue = dev.queue(0, size)?;
+        let queue = dev.queue(queue, size)?;
         dev.start();
         let headers = dev.buffer(usize::from(SLOTS) * 16)?;
         let statuses = dev.buffer(SLOTS.into())?;

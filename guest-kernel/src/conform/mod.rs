@@ -4,12 +4,14 @@
 //! The kernel's own drivers are not started: the checks drive the devices themselves, in `device.rs` and `raw.rs`.
 //! Each starts and ends with a reset, and waits with bounds, so that none takes later ones down.
 
+mod block;
 mod device;
 mod disk;
 mod kernel;
 mod mmio;
 mod pci;
 mod queue;
+mod ranges;
 mod raw;
 mod registers;
 mod rng;
@@ -110,6 +112,7 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::mmio::CHECKS, mmio::ROWS),
     (checks::pci::CHECKS, pci::ROWS),
     (checks::queue::CHECKS, queue::ROWS),
+    (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
     (checks::kernel::PVOPS, kernel::PVOPS),
     (checks::kernel::MM, kernel::MM),

@@ -21,6 +21,7 @@ const SPINS: u32 = 300;
 pub struct Pages(RawPages);
 
 impl Pages {
+    #[inline(never)]
     fn allocate(count: usize) -> Option<Self> {
         let pages = DMA.allocate(count)?;
         // SAFETY: just allocated, `count` pages long, and nobody else has them.
@@ -30,6 +31,7 @@ impl Pages {
 }
 
 impl Drop for Pages {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: from this allocator; a device that may still use them keeps them from being dropped (`Dev`).
         unsafe { DMA.free(self.0) };
@@ -103,9 +105,14 @@ impl Buf {
         self.write32(offset + 4, (value >> 32) as u32);
     }
 
-    /// A copy of its bytes.
+    /// A copy of its bytes, by words where it is aligned: emulated instructions are slow.
     pub fn bytes(&self) -> Vec<u8> {
-        (0..self.len).map(|at| self.read8(at)).collect()
+        let mut bytes = Vec::with_capacity(self.len);
+        if self.address().is_multiple_of(4) {
+            (0..self.len / 4).for_each(|word| bytes.extend(self.read32(4 * word).to_le_bytes()));
+        }
+        bytes.extend((bytes.len()..self.len).map(|at| self.read8(at)).collect::<Vec<_>>());
+        bytes
     }
 
     /// Fills it.
@@ -335,6 +342,11 @@ pub fn write_indirect(table: &Buf, links: &[Link]) {
 
 /// Waits for something, first busily, then halted; whether it came.
 pub fn wait_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
+    wait_until_dyn(patience, &mut done)
+}
+
+/// One copy of the waiting, however many things are waited for: call sites are patched one by one at boot.
+fn wait_until_dyn(patience: u64, done: &mut dyn FnMut() -> bool) -> bool {
     for _ in 0..SPINS {
         if done() {
             return true;

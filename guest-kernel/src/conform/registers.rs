@@ -223,7 +223,6 @@ impl Regs {
     }
 
     /// Writes a field of the configuration, `width` 1 or 4; does nothing if it is not there.
-    #[expect(dead_code, reason = "for the groups to come")]
     pub fn config_write(&self, offset: usize, width: usize, value: u32) {
         if let Some((window, base)) = self.config()
             && base + offset + width <= window.len()

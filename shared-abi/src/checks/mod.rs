@@ -6,6 +6,7 @@
 #[macro_use]
 mod transport;
 
+pub mod block;
 pub mod kernel;
 pub mod mmio;
 pub mod pci;
@@ -46,7 +47,7 @@ const fn row(
 
 /// All groups, in the order in which they run.
 pub const ALL: &[&[Check]] =
-    &[mmio::CHECKS, pci::CHECKS, queue::CHECKS, rng::CHECKS, kernel::PVOPS, kernel::MM, kernel::TIME];
+    &[mmio::CHECKS, pci::CHECKS, queue::CHECKS, block::CHECKS, rng::CHECKS, kernel::PVOPS, kernel::MM, kernel::TIME];
 
 /// All checks, in the order in which they run.
 pub fn iter() -> impl Iterator<Item = &'static Check> {

@@ -1,0 +1,154 @@
+//! Discard and write zeroes of the block device: requests whose data are ranges of sectors.
+
+use super::block::{OK, UNSUPP};
+use super::disk::{Disk, UNWRITTEN, scratch};
+use super::raw::{Dir, link};
+use super::{End, Lab, Verdict, equal, holds, skip};
+use core::mem::offset_of;
+use shared_abi::virtio::blk::{Config, Features, RequestType, SECTOR_SIZE, Segment};
+
+/// Sectors that the checks work on, and the range in their middle.
+const COUNT: u64 = 24;
+const RANGE: u64 = 8;
+
+/// Runs a request with these ranges; returns its status.
+fn ranges(disk: &mut Disk<'_>, kind: RequestType, segments: &[(u64, u64, u32)]) -> Result<u8, End> {
+    let data = disk.dev.buffer(segments.len() * size_of::<Segment>())?;
+    for (n, &(sector, count, flags)) in segments.iter().enumerate() {
+        let at = n * size_of::<Segment>();
+        data.write64(at, sector);
+        data.write32(at + 8, count as u32);
+        data.write32(at + 12, flags);
+    }
+    Ok(disk.request(kind, 0, &[link(&data, Dir::Out)])?.status)
+}
+
+/// Writes a pattern to all sectors, then runs a request on the middle; `after` looks at what stands there then.
+fn middle(
+    lab: &Lab,
+    (feature, kind, flags): (Features, RequestType, u32),
+    after: impl FnOnce(&dyn Fn(u64, u64) -> super::raw::Buf) -> Verdict,
+) -> Verdict {
+    scratch(lab, feature, COUNT, |disk, first| {
+        let data = disk.sectors(COUNT as usize)?;
+        data.pattern(0x77);
+        disk.write(first, &data)?;
+        equal("status", OK, ranges(disk, kind, &[(first + RANGE, RANGE, flags)])?)?;
+        disk.read(first, &data)?;
+        after(&|from, count| data.part(from as usize * SECTOR_SIZE, count as usize * SECTOR_SIZE))
+    })
+}
+
+const DISCARD: (Features, RequestType, u32) = (Features::DISCARD, RequestType::DISCARD, 0);
+const ZEROES: (Features, RequestType, u32) = (Features::WRITE_ZEROES, RequestType::WRITE_ZEROES, 0);
+
+/// The sectors before and behind the range hold the pattern. It starts at each sector pair anew: see `Buf::pattern`.
+fn neighbours(lab: &Lab, request: (Features, RequestType, u32)) -> Verdict {
+    scratch(lab, request.0, COUNT, |disk, first| {
+        let (data, expected) = (disk.sectors(COUNT as usize)?, disk.sectors(COUNT as usize)?);
+        expected.pattern(0x78);
+        disk.write(first, &expected)?;
+        equal("status", OK, ranges(disk, request.1, &[(first + RANGE, RANGE, request.2)])?)?;
+        disk.read(first, &data)?;
+        for (from, what) in [(0, "sectors before as they were"), (2 * RANGE, "sectors behind as they were")] {
+            let part =
+                |buf: &super::raw::Buf| buf.part(from as usize * SECTOR_SIZE, RANGE as usize * SECTOR_SIZE).bytes();
+            equal(what, true, part(&data) == part(&expected))?;
+        }
+        Ok(())
+    })
+}
+
+pub fn discard_succeeds(lab: &Lab) -> Verdict {
+    middle(lab, DISCARD, |_| Ok(()))
+}
+
+pub fn discard_leaves_neighbours(lab: &Lab) -> Verdict {
+    neighbours(lab, DISCARD)
+}
+
+pub fn write_zeroes_leaves_neighbours(lab: &Lab) -> Verdict {
+    neighbours(lab, ZEROES)
+}
+
+pub fn zeroes(lab: &Lab, flags: u32) -> Verdict {
+    let (feature, kind, _) = ZEROES;
+    middle(lab, (feature, kind, flags), |sectors| {
+        equal("first byte that is not 0", None, sectors(RANGE, RANGE).first_not(0))
+    })
+}
+
+fn status_on_last(lab: &Lab, (feature, kind, flags): (Features, RequestType, u32), count: u64) -> Result<u8, End> {
+    let mut status = UNWRITTEN;
+    scratch(lab, feature, 1, |disk, first| {
+        let (before, after) = (disk.sectors(1)?, disk.sectors(1)?);
+        before.pattern(0x12);
+        disk.write(first, &before)?;
+        status = ranges(disk, kind, &[(first, count, flags)])?;
+        disk.read(first, &after)?;
+        equal("first byte of the last sector that changed", None, after.differs(0x12))
+    })?;
+    Ok(status)
+}
+
+fn refused(status: u8) -> Verdict {
+    holds(status != OK && status != UNWRITTEN, "status", "an error", status)
+}
+
+pub fn discard_beyond_the_end_fails(lab: &Lab) -> Verdict {
+    refused(status_on_last(lab, DISCARD, RANGE)?)
+}
+
+pub fn write_zeroes_beyond_the_end_fails(lab: &Lab) -> Verdict {
+    refused(status_on_last(lab, ZEROES, RANGE)?)
+}
+
+pub fn discard_with_unmap_is_unsupported(lab: &Lab) -> Verdict {
+    let (feature, kind, _) = DISCARD;
+    equal("status", UNSUPP, status_on_last(lab, (feature, kind, 1), 1)?)
+}
+
+pub fn write_zeroes_with_unknown_flags(lab: &Lab) -> Verdict {
+    let (feature, kind, _) = ZEROES;
+    equal("status", UNSUPP, status_on_last(lab, (feature, kind, 0x80), 1)?)
+}
+
+pub fn limits(lab: &Lab, feature: Features, fields: [usize; 2]) -> Verdict {
+    let disk = Disk::start_with(lab, feature)?;
+    for (at, what) in fields.into_iter().zip(["sectors of a range", "ranges of a request"]) {
+        let most = disk.dev.regs().config_read(at, 4);
+        holds(most >= 1, what, "1 or more", most)?;
+    }
+    Ok(())
+}
+
+pub fn write_zeroes_of_two_ranges(lab: &Lab) -> Verdict {
+    scratch(lab, Features::WRITE_ZEROES, 3, |disk, first| {
+        if disk.dev.regs().config_read(offset_of!(Config, max_write_zeroes_seg), 4) < 2 {
+            return Err(skip("max_write_zeroes_seg is 1"));
+        }
+        let data = disk.sectors(3)?;
+        data.fill(0x99);
+        disk.write(first, &data)?;
+        let both = [(first, 1, 0), (first + 2, 1, 0)];
+        equal("status", OK, ranges(disk, RequestType::WRITE_ZEROES, &both)?)?;
+        disk.read(first, &data)?;
+        for (n, value) in [(0, 0), (1, 0x99), (2, 0)] {
+            let sector = data.part(n * SECTOR_SIZE, SECTOR_SIZE);
+            equal("first unexpected byte", None, sector.first_not(value))?;
+        }
+        Ok(())
+    })
+}
+
+pub fn zeroes_then_write(lab: &Lab) -> Verdict {
+    scratch(lab, Features::WRITE_ZEROES, 1, |disk, first| {
+        let data = disk.sectors(1)?;
+        equal("status", OK, ranges(disk, RequestType::WRITE_ZEROES, &[(first, 1, 1)])?)?;
+        data.pattern(0x21);
+        disk.write(first, &data)?;
+        data.fill(0);
+        disk.read(first, &data)?;
+        equal("first byte that is not as written", None, data.differs(0x21))
+    })
+}
