@@ -22,6 +22,9 @@ const SECTOR_BYTES: usize = SECTOR_COUNT as usize * 512;
 /// How often a step that waits looks again.
 const LOOK_AGAIN: u64 = 20_000_000;
 
+/// How long a balloon stays as it is for the other side to look at.
+const SETTLE: u64 = 300_000_000;
+
 /// How a step went, if not well.
 enum Ended {
     Skip(String),
@@ -48,30 +51,29 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 
 /// Takes the tour and switches the machine off.
 pub async fn run(system: Rc<System>) {
-    let failed_checks = crate::checks::run();
-    let steps = [
-        (WORLD, world(&system)),
-        (PVOPS, pvops()),
-        (FILE, file(&system)),
-        (SECTORS, sectors(&system).await),
-        (WEB, web(&system).await),
-        (INFLATE, balloon(&system, INFLATE, INFLATE_PAGES).await),
-        (DEFLATE, balloon(&system, DEFLATE, 0).await),
-    ];
-    let mut failed = u32::from(failed_checks > 0);
-    for (name, ended) in steps {
-        match ended {
-            Ok(()) => {}
-            Err(Ended::Skip(why)) => console::report(Kind::Tour, name, Outcome::Skip, |line| line.field("why", why)),
-            Err(Ended::Failure(why)) => {
-                failed += 1;
-                console::report(Kind::Tour, name, Outcome::Failure, |line| line.field("why", why));
-            }
-        }
-    }
+    let mut failed = u32::from(crate::checks::run() > 0);
+    let mut settle = |name, ended| failed += u32::from(!settled(name, ended));
+    settle(WORLD, world(&system));
+    settle(PVOPS, pvops());
+    settle(FILE, file(&system));
+    settle(SECTORS, sectors(&system).await);
+    settle(WEB, web(&system).await);
+    settle(INFLATE, balloon(&system, INFLATE, INFLATE_PAGES).await);
+    settle(DEFLATE, balloon(&system, DEFLATE, 0).await);
     let outcome = if failed == 0 { Outcome::Success } else { Outcome::Failure };
     console::report(Kind::Tour, POWER_OFF, outcome, |line| line.field("failed", failed));
     power::end(Ending::Off)
+}
+
+/// Reports a step that did not succeed; false if it failed.
+fn settled(name: &str, ended: Result<(), Ended>) -> bool {
+    let (outcome, why) = match ended {
+        Ok(()) => return true,
+        Err(Ended::Skip(why)) => (Outcome::Skip, why),
+        Err(Ended::Failure(why)) => (Outcome::Failure, why),
+    };
+    console::report(Kind::Tour, name, outcome, |line| line.field("why", why));
+    outcome == Outcome::Skip
 }
 
 fn world(system: &System) -> Result<(), Ended> {
@@ -186,7 +188,7 @@ async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
     console::report(Kind::Tour, name, Outcome::Success, |line| {
         line.field("pages", balloon.actual())?.field("free_kib", free * 4)
     });
-    // The host reads our number before the next step changes it.
-    task::sleep(LOOK_AGAIN).await;
+    // The other side reads the host's number before the next step changes it.
+    task::sleep(SETTLE).await;
     Ok(())
 }

@@ -66,6 +66,10 @@ struct Run {
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
+    /// Inject a bug into the device models
+    #[cfg(feature = "test-faults")]
+    #[arg(long, value_name = "BUG", value_enum, hide = true)]
+    fault: Option<host_backend::virtio::bugs::Bug>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
@@ -82,7 +86,13 @@ fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
 /// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
 pub(crate) fn parse() -> Result<Config, ExitCode> {
     match Cli::try_parse() {
-        Ok(Cli { command: Command::Run(run) }) => Ok((*run).into()),
+        Ok(Cli { command: Command::Run(run) }) => {
+            #[cfg(feature = "test-faults")]
+            if let Some(bug) = run.fault {
+                host_backend::virtio::bugs::inject(bug);
+            }
+            Ok((*run).into())
+        }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             print!("{error}");
             Err(ExitCode::SUCCESS)
@@ -132,6 +142,12 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bugs_can_be_injected_only_into_the_program_made_for_that() {
+        let run = Cli::try_parse_from(["ringside", "run", "--kernel", "k", "--fault", "flush-ignored"]);
+        assert_eq!(run.is_ok(), cfg!(feature = "test-faults"));
     }
 
     #[test]

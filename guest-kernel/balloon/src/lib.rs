@@ -20,7 +20,7 @@ pub use pages::{FreeBlock, PageSource, Pfn, Report, Statistics};
 
 use batch::Batch;
 use core::mem::offset_of;
-use frontends::device::{Device, Driver, InterruptSource};
+use frontends::device::{Device, Driver};
 use frontends::error::{InitError, Violation};
 use frontends::memory::DmaPages;
 use frontends::ring::Ring;
@@ -28,7 +28,6 @@ use frontends::transport::Transport;
 use list::PageList;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::balloon::{Config, Features, queues};
-use shared_abi::virtio::mmio::InterruptStatus;
 
 /// What we make use of.
 const SUPPORTED: Features =
@@ -254,22 +253,6 @@ impl<T: Transport> Balloon<T> {
         }
     }
 
-    fn stop(&mut self, reason: Violation) {
-        if self.device.broken().is_some() {
-            return;
-        }
-        let confirmed = self.device.stop(reason);
-        for batch in [&mut self.inflating, &mut self.deflating, &mut self.releasing] {
-            self.leaked_pages += batch.abandon(confirmed);
-        }
-        if !confirmed {
-            self.leaked_pages += self.inflate.leak() + self.deflate.leak();
-            self.leaked_pages += self.statistics.as_mut().map_or(0, statistics::Reporter::leak);
-            self.leaked_pages += self.reports.as_mut().map_or(0, report::Reporter::leak);
-            self.lost = self.actual() + self.inflating.pages.len() as u32;
-        }
-    }
-
     /// Gives the pages back that a device without power over them has, a batch a call.
     fn return_after_reset<P: PageSource>(&mut self, pages: &mut P) {
         if self.lost > 0 {
@@ -287,27 +270,36 @@ impl<T: Transport> Balloon<T> {
 }
 
 impl<T: Transport> Driver for Balloon<T> {
-    fn device_type(&self) -> DeviceType {
-        self.device.device_type()
+    type Transport = T;
+
+    fn device(&self) -> &Device<T> {
+        &self.device
     }
 
-    fn features(&self) -> u64 {
-        self.device.features()
+    fn device_mut(&mut self) -> &mut Device<T> {
+        &mut self.device
+    }
+
+    /// The pages go back to the kernel with the next polls; a balloon that is dropped before keeps them from everyone.
+    fn stop(&mut self, reason: Violation) {
+        if self.device.broken().is_some() {
+            return;
+        }
+        let confirmed = self.device.stop(reason);
+        for batch in [&mut self.inflating, &mut self.deflating, &mut self.releasing] {
+            self.leaked_pages += batch.abandon(confirmed);
+        }
+        if !confirmed {
+            self.leaked_pages += self.inflate.leak() + self.deflate.leak();
+            self.leaked_pages += self.statistics.as_mut().map_or(0, statistics::Reporter::leak);
+            self.leaked_pages += self.reports.as_mut().map_or(0, report::Reporter::leak);
+            self.lost = self.actual() + self.inflating.pages.len() as u32;
+        }
     }
 
     /// Follows a new target; the next [`Balloon::poll`] acts on it.
-    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        let status = match self.device.interrupt(source) {
-            Ok(status) => status,
-            Err(violation) => {
-                self.stop(violation);
-                return InterruptStatus::CONFIG_CHANGE;
-            }
-        };
-        if status.contains(InterruptStatus::CONFIG_CHANGE) {
-            self.read_target();
-        }
-        status
+    fn config_changed(&mut self) {
+        self.read_target();
     }
 
     fn enable_interrupts(&mut self) -> bool {
@@ -341,21 +333,8 @@ impl<T: Transport> Driver for Balloon<T> {
         }
     }
 
-    fn broken(&self) -> Option<Violation> {
-        self.device.broken()
-    }
-
-    fn notifications(&self) -> u64 {
-        self.device.notifications()
-    }
-
     fn leaked_pages(&self) -> usize {
         self.leaked_pages
-    }
-
-    /// The pages go back to the kernel with the next polls; a balloon that is dropped before keeps them from everyone.
-    fn shut_down(&mut self) {
-        self.stop(Violation::ShutDown);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Made by the kernel for each console; its log and its shell write to it. Bytes are copied into and out of a few pages
 //! that belong to the driver.
 
-use crate::device::{ConfigFields, Device, Driver, InterruptSource};
+use crate::device::{ConfigFields, Device, Driver};
 use crate::error::{InitError, Violation};
 use crate::memory::{DmaBuffer, DmaPages, PAGE_SIZE};
 use crate::ring::{Ring, Segment};
@@ -12,7 +12,6 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::console::{Config, Features, RECEIVE_QUEUE, TRANSMIT_QUEUE};
-use shared_abi::virtio::mmio::InterruptStatus;
 
 /// What we make use of.
 const SUPPORTED: Features = Features::SIZE.union(Features::EMERG_WRITE);
@@ -172,15 +171,6 @@ impl<T: Transport> Console<T> {
             self.posted[usize::from(head)] = Some(buffer);
         }
     }
-
-    fn stop(&mut self, reason: Violation) {
-        let was_stopped = self.device.broken().is_some();
-        if self.device.stop(reason) || was_stopped {
-            return;
-        }
-        let buffers = self.posted.iter_mut().chain(&mut self.sending).flatten();
-        self.leaked_pages = buffers.map(DmaBuffer::leak).sum::<usize>() + self.receive.leak() + self.transmit.leak();
-    }
 }
 
 fn read_size<T: Transport>(features: Features, fields: &ConfigFields<'_, T>) -> Option<Size> {
@@ -190,29 +180,30 @@ fn read_size<T: Transport>(features: Features, fields: &ConfigFields<'_, T>) -> 
 }
 
 impl<T: Transport> Driver for Console<T> {
-    fn device_type(&self) -> DeviceType {
-        self.device.device_type()
+    type Transport = T;
+
+    fn device(&self) -> &Device<T> {
+        &self.device
     }
 
-    fn features(&self) -> u64 {
-        self.device.features()
+    fn device_mut(&mut self) -> &mut Device<T> {
+        &mut self.device
     }
 
-    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        let status = match self.device.interrupt(source) {
-            Ok(status) => status,
-            Err(violation) => {
-                self.stop(violation);
-                return InterruptStatus::CONFIG_CHANGE;
-            }
-        };
-        if status.contains(InterruptStatus::CONFIG_CHANGE) {
-            match self.device.config(|fields| read_size(self.features, &fields)) {
-                Ok(size) => self.size = size,
-                Err(error) => log::warn!("console: size stays: {error}"),
-            }
+    fn stop(&mut self, reason: Violation) {
+        let was_stopped = self.device.broken().is_some();
+        if self.device.stop(reason) || was_stopped {
+            return;
         }
-        status
+        let buffers = self.posted.iter_mut().chain(&mut self.sending).flatten();
+        self.leaked_pages = buffers.map(DmaBuffer::leak).sum::<usize>() + self.receive.leak() + self.transmit.leak();
+    }
+
+    fn config_changed(&mut self) {
+        match self.device.config(|fields| read_size(self.features, &fields)) {
+            Ok(size) => self.size = size,
+            Err(error) => log::warn!("console: size stays: {error}"),
+        }
     }
 
     /// Sent buffers interrupt only while [`Console::transmit`] has none left.
@@ -234,20 +225,8 @@ impl<T: Transport> Driver for Console<T> {
         self.device.kick(&mut self.transmit);
     }
 
-    fn broken(&self) -> Option<Violation> {
-        self.device.broken()
-    }
-
-    fn notifications(&self) -> u64 {
-        self.device.notifications()
-    }
-
     fn leaked_pages(&self) -> usize {
         self.leaked_pages
-    }
-
-    fn shut_down(&mut self) {
-        self.stop(Violation::ShutDown);
     }
 }
 

@@ -38,29 +38,68 @@ pub enum InterruptSource {
 
 /// What all drivers have in common.
 pub trait Driver {
-    /// The type of the device.
-    fn device_type(&self) -> DeviceType;
-    /// The negotiated features.
-    fn features(&self) -> u64;
-    /// Handles an interrupt: acknowledges it, follows configuration changes, and says what it was about. Takes no
-    /// completions.
-    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus;
+    /// How it reaches its device.
+    type Transport: Transport;
+
+    /// The device.
+    fn device(&self) -> &Device<Self::Transport>;
+    /// The device.
+    fn device_mut(&mut self) -> &mut Device<Self::Transport>;
+    /// Resets the device and keeps the reason. Requests in flight fail with it.
+    fn stop(&mut self, reason: Violation);
+    /// Follows a change of the configuration.
+    fn config_changed(&mut self);
     /// Asks for an interrupt at the next completion. True if there is something to take already, so that the caller
     /// polls again instead of waiting for an interrupt that will not come.
     fn enable_interrupts(&mut self) -> bool;
     /// Asks for no interrupts; a device may still send some.
     fn disable_interrupts(&mut self);
-    /// Notifies the device of what was submitted since the last call, if it asked for that. A device that polls may
-    /// have taken it before.
+    /// Shows the device what was submitted since the last call, and notifies it if it asked for that.
     fn kick(&mut self);
-    /// Why the driver stopped, if it did.
-    fn broken(&self) -> Option<Violation>;
-    /// Notifications sent so far.
-    fn notifications(&self) -> u64;
     /// Pages given up for good, because the device did not confirm its reset and may still write to them.
     fn leaked_pages(&self) -> usize;
+
+    /// The type of the device.
+    fn device_type(&self) -> DeviceType {
+        self.device().device_type()
+    }
+
+    /// The negotiated features.
+    fn features(&self) -> u64 {
+        self.device().features()
+    }
+
+    /// Handles an interrupt: acknowledges it, follows configuration changes, and says what it was about. Takes no
+    /// completions.
+    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
+        match self.device_mut().interrupt(source) {
+            Ok(status) => {
+                if status.contains(InterruptStatus::CONFIG_CHANGE) {
+                    self.config_changed();
+                }
+                status
+            }
+            Err(violation) => {
+                self.stop(violation);
+                InterruptStatus::CONFIG_CHANGE
+            }
+        }
+    }
+
+    /// Why the driver stopped, if it did.
+    fn broken(&self) -> Option<Violation> {
+        self.device().broken()
+    }
+
+    /// Notifications sent so far.
+    fn notifications(&self) -> u64 {
+        self.device().notifications()
+    }
+
     /// Resets the device. Requests in flight fail.
-    fn shut_down(&mut self);
+    fn shut_down(&mut self) {
+        self.stop(Violation::ShutDown);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,7 +66,7 @@ fn index_behind(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
 }
 
 /// What a stopped driver is to look like, whatever it was told.
-fn assert_stopped(driver: &mut dyn Driver, transport: &FakeTransport, reason: Violation) {
+fn assert_stopped(driver: &mut impl Driver, transport: &FakeTransport, reason: Violation) {
     assert_eq!(driver.broken(), Some(reason));
     let notifications = driver.notifications();
     driver.kick();

@@ -4,6 +4,7 @@
 //! A page counts once, however often the guest names it: the host keeps its own map of what is in the balloon and
 //! believes nothing that the guest says about it. A deflated page needs nothing but to be touched again.
 
+use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::event::event;
@@ -273,7 +274,7 @@ impl Device for Balloon {
         if offset == offset_of!(Config, actual)
             && let Ok(bytes) = data.try_into()
         {
-            self.actual = u32::from_le_bytes(bytes);
+            self.actual = u32::from_le_bytes(bytes).wrapping_add(is_injected(Bug::BalloonActualWrong).into());
             self.shared.actual.store(self.actual, Ordering::Relaxed);
         }
     }

@@ -3,6 +3,7 @@
 //! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). It works without KVM
 //! and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
+use super::bugs::{Bug, is_injected};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{State, half, set_high, set_low};
 use super::{Counters, Device, Io, Progress, Signal};
@@ -142,7 +143,8 @@ impl MmioTransport {
         }
         // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
         let mut new = Status::from_bits_truncate(value as u8) - inner.status - Status::DEVICE_NEEDS_RESET;
-        if new.contains(Status::FEATURES_OK) && !inner.features_are_acceptable() {
+        let acceptable = inner.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
+        if new.contains(Status::FEATURES_OK) && !acceptable {
             new -= Status::FEATURES_OK;
         }
         let starts = new.contains(Status::DRIVER_OK);

@@ -8,6 +8,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod bugs;
 pub mod console;
 pub mod mmio;
 pub mod net;
@@ -18,6 +19,7 @@ pub mod worker;
 
 use crate::devices::InterruptLine;
 use crate::vmm::GuestRam;
+use bugs::{Bug, is_injected};
 pub use queue::{Chain, Fault, VirtQueue};
 use serde::Serialize;
 use shared_abi::virtio::DeviceType;
@@ -185,7 +187,9 @@ impl Signal {
 
     /// Tells the guest that the configuration space changed.
     pub fn config_changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        if !is_injected(Bug::ConfigGenerationStuck) {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
         self.raise(InterruptStatus::CONFIG_CHANGE);
     }
 

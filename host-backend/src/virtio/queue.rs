@@ -3,6 +3,7 @@
 //! virtio-queue ends a malformed chain early and says nothing; here a chain is either whole, inside guest memory and in
 //! the right order, or it is a [`Fault`]. A chain is copied once, bounded by [`CHAIN_MAX`], and only the copy is used.
 
+use super::bugs::{self, Bug, is_injected};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::ring;
 use std::sync::atomic::Ordering;
@@ -72,6 +73,8 @@ pub struct VirtQueue {
     queue: Queue,
     /// Whether chains were returned since the driver was last considered for an interrupt.
     returned: bool,
+    /// What the injected bugs about interrupts remember.
+    lost: LostInterrupts,
 }
 
 impl Default for VirtQueue {
@@ -84,7 +87,7 @@ impl VirtQueue {
     /// A queue that the driver has not set up.
     pub fn new() -> Self {
         // SIZE_MAX is a power of two, the only thing that is checked.
-        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: false }
+        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: false, lost: LostInterrupts::default() }
     }
 
     /// Makes the queue live where the driver put it.
@@ -194,6 +197,8 @@ impl VirtQueue {
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         self.returned = true;
+        let head = if is_injected(Bug::UsedIdWrong) { (head + 1) % self.queue.size() } else { head };
+        let written = if is_injected(Bug::UsedLengthTooLong) { written.wrapping_add(bugs::TOO_LONG) } else { written };
         Ok(self.queue.add_used(memory, head, written)?)
     }
 
@@ -218,7 +223,17 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        if !std::mem::take(&mut self.returned) || !self.queue.needs_notification(memory)? {
+        if !std::mem::take(&mut self.returned) {
+            return Ok(false);
+        }
+        let wanted = self.is_wanted(memory)?;
+        let lost = self.lost.loses(wanted, self.queue.next_used(), self.queue.event_idx_enabled());
+        Ok(wanted && !lost)
+    }
+
+    /// Whether the driver asked for an interrupt.
+    fn is_wanted(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        if !self.queue.needs_notification(memory)? {
             return Ok(false);
         }
         if self.queue.event_idx_enabled() {
@@ -229,6 +244,25 @@ impl VirtQueue {
             .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
             .map_err(|error| Fault::Ring(Error::GuestMemory(error)))?;
         Ok(flags & ring::AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
+/// State of the injected bugs that lose interrupts.
+#[derive(Debug, Default)]
+struct LostInterrupts {
+    /// The driver did not want the interrupt before.
+    suppressed: bool,
+    /// The used index at the interrupt before.
+    used: u16,
+}
+
+impl LostInterrupts {
+    /// Whether an interrupt gets lost by a bug.
+    fn loses(&mut self, wanted: bool, used: u16, event_idx: bool) -> bool {
+        let suppressed = std::mem::replace(&mut self.suppressed, !wanted);
+        let wrapped = used < std::mem::replace(&mut self.used, used);
+        is_injected(Bug::InterruptLostWhenSuppressed) && suppressed
+            || is_injected(Bug::EventIndexAtWrap) && event_idx && wrapped
     }
 }
 

@@ -99,6 +99,9 @@ pub(crate) struct RunOptions {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(crate) cpus: u32,
+    /// More words for the kernel's command line, such as pvops=unpatched or drivers=reference
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub(crate) cmdline: String,
     /// A raw disk instead of the sample disk; read only unless ",rw" follows (the tour writes sectors and restores them)
     #[arg(long, value_name = "FILE[,rw]", value_parser = parse_disk)]
     pub(crate) disk: Option<Disk>,

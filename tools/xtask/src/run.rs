@@ -18,12 +18,13 @@ pub(crate) fn command(common: &Common, options: &RunOptions) -> Result<ExitCode>
     let testbed = choose(options.on, common.kvm())?;
     let mut artifacts = artifacts::build(&setup)?;
     artifacts.complete_for(testbed)?;
+    let cmdline = [if options.shell { "" } else { "tour" }, &options.cmdline].join(" ");
     let wishes = Wishes {
         memory: options.mem,
         cpus: options.cpus,
         disk: options.disk.clone(),
         publish: options.publish,
-        ..Wishes::new(testbed, if options.shell { "" } else { "tour" })
+        ..Wishes::new(testbed, cmdline.trim())
     };
     let interrupted = boots::interruption()?;
     let boot = boots::prepare(&artifacts, wishes)?;

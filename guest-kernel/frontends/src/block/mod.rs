@@ -14,7 +14,7 @@ mod request;
 
 pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
 
-use crate::device::{Device, Driver, InterruptSource};
+use crate::device::{Device, Driver};
 use crate::error::{InitError, Violation};
 use crate::memory::DmaPages;
 use crate::ring::{Ring, Segment, Used};
@@ -27,7 +27,6 @@ use job::Job;
 use limits::Limits;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType};
-use shared_abi::virtio::mmio::InterruptStatus;
 
 /// What we make use of.
 const SUPPORTED: Features = Features::SIZE_MAX
@@ -266,6 +265,18 @@ impl<T: Transport> Block<T> {
             self.finished.push_back(token);
         }
     }
+}
+
+impl<T: Transport> Driver for Block<T> {
+    type Transport = T;
+
+    fn device(&self) -> &Device<T> {
+        &self.device
+    }
+
+    fn device_mut(&mut self) -> &mut Device<T> {
+        &mut self.device
+    }
 
     /// Stops the device and ends all jobs. Their buffers go back to their owners only if the device confirmed its
     /// reset.
@@ -289,33 +300,13 @@ impl<T: Transport> Block<T> {
             self.leaked_pages += self.ring.leak() + self.slots.leak();
         }
     }
-}
 
-impl<T: Transport> Driver for Block<T> {
-    fn device_type(&self) -> DeviceType {
-        self.device.device_type()
-    }
-
-    fn features(&self) -> u64 {
-        self.device.features()
-    }
-
-    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        let status = match self.device.interrupt(source) {
-            Ok(status) => status,
-            Err(violation) => {
-                self.stop(violation);
-                return InterruptStatus::CONFIG_CHANGE;
-            }
-        };
-        if status.contains(InterruptStatus::CONFIG_CHANGE) {
-            match self.device.config(|fields| fields.u64(0)).and_then(limits::check_capacity) {
-                Ok(capacity) => self.limits.capacity = capacity,
-                Err(InitError::BadConfig { field, value }) => self.stop(Violation::BadConfig { field, value }),
-                Err(error) => log::warn!("block: capacity stays: {error}"),
-            }
+    fn config_changed(&mut self) {
+        match self.device.config(|fields| fields.u64(0)).and_then(limits::check_capacity) {
+            Ok(capacity) => self.limits.capacity = capacity,
+            Err(InitError::BadConfig { field, value }) => self.stop(Violation::BadConfig { field, value }),
+            Err(error) => log::warn!("block: capacity stays: {error}"),
         }
-        status
     }
 
     fn enable_interrupts(&mut self) -> bool {
@@ -330,20 +321,8 @@ impl<T: Transport> Driver for Block<T> {
         self.device.kick(&mut self.ring);
     }
 
-    fn broken(&self) -> Option<Violation> {
-        self.device.broken()
-    }
-
-    fn notifications(&self) -> u64 {
-        self.device.notifications()
-    }
-
     fn leaked_pages(&self) -> usize {
         self.leaked_pages
-    }
-
-    fn shut_down(&mut self) {
-        self.stop(Violation::ShutDown);
     }
 }
 

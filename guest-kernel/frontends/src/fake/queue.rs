@@ -135,6 +135,18 @@ impl DeviceQueue {
         self.memory.write(self.layout.used, &flags.to_le_bytes());
     }
 
+    /// Writes a byte to the descriptors or the available ring, which are the driver's.
+    pub fn scribble(&self, at: usize, byte: u8) {
+        let descriptors = size_of::<Descriptor>() * usize::from(self.size());
+        let available = used_event_offset(self.size()) + size_of::<u16>();
+        let at = at % (descriptors + available);
+        let address = match at.checked_sub(descriptors) {
+            Some(at) => self.layout.available + at as u64,
+            None => self.layout.descriptors + at as u64,
+        };
+        self.memory.write(address, &[byte]);
+    }
+
     /// Whether the driver wants an interrupt for what was used since the last call.
     pub fn interrupt_wanted(&mut self) -> bool {
         let old = core::mem::replace(&mut self.signalled, self.used_index);

@@ -10,14 +10,13 @@ mod transmit;
 pub use receive::Frame;
 pub use transmit::TransmitChecksum;
 
-use crate::device::{Device, Driver, InterruptSource};
+use crate::device::{Device, Driver};
 use crate::error::{InitError, Violation};
 use crate::memory::DmaPages;
 use crate::transport::Transport;
 use core::mem::offset_of;
 use receive::Receiver;
 use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::mmio::InterruptStatus;
 use shared_abi::virtio::net::{Config, ETHERNET_HEADER, Features, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE};
 use transmit::Transmitter;
 
@@ -191,13 +190,6 @@ impl<T: Transport> Net<T> {
             }
         }
     }
-
-    fn stop(&mut self, reason: Violation) {
-        let was_stopped = self.device.broken().is_some();
-        if !self.device.stop(reason) && !was_stopped {
-            self.leaked_pages = self.receiver.leak() + self.transmitter.leak();
-        }
-    }
 }
 
 fn read_config<T: Transport>(
@@ -226,24 +218,28 @@ fn link_status<T: Transport>(features: Features, fields: &crate::device::ConfigF
 }
 
 impl<T: Transport> Driver for Net<T> {
-    fn device_type(&self) -> DeviceType {
-        self.device.device_type()
+    type Transport = T;
+
+    fn device(&self) -> &Device<T> {
+        &self.device
     }
 
-    fn features(&self) -> u64 {
-        self.device.features()
+    fn device_mut(&mut self) -> &mut Device<T> {
+        &mut self.device
     }
 
-    fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        let status = self.device.interrupt(source);
-        let Some(status) = self.or_stop(status) else { return InterruptStatus::CONFIG_CHANGE };
-        if status.contains(InterruptStatus::CONFIG_CHANGE) {
-            match self.device.config(|fields| link_status(self.features, &fields)) {
-                Ok(link_up) => self.link_up = link_up,
-                Err(error) => log::warn!("net: link status stays: {error}"),
-            }
+    fn stop(&mut self, reason: Violation) {
+        let was_stopped = self.device.broken().is_some();
+        if !self.device.stop(reason) && !was_stopped {
+            self.leaked_pages = self.receiver.leak() + self.transmitter.leak();
         }
-        status
+    }
+
+    fn config_changed(&mut self) {
+        match self.device.config(|fields| link_status(self.features, &fields)) {
+            Ok(link_up) => self.link_up = link_up,
+            Err(error) => log::warn!("net: link status stays: {error}"),
+        }
     }
 
     /// Transmit buffers that come back interrupt only while [`Net::transmit`] waits for one.
@@ -265,20 +261,8 @@ impl<T: Transport> Driver for Net<T> {
         self.device.kick(&mut self.transmitter.ring);
     }
 
-    fn broken(&self) -> Option<Violation> {
-        self.device.broken()
-    }
-
-    fn notifications(&self) -> u64 {
-        self.device.notifications()
-    }
-
     fn leaked_pages(&self) -> usize {
         self.leaked_pages
-    }
-
-    fn shut_down(&mut self) {
-        self.stop(Violation::ShutDown);
     }
 }
 

@@ -5,7 +5,8 @@
 
 pub mod engine;
 
-use super::queue::Chain;
+use super::bugs::{Bug, is_injected};
+use super::queue::{Chain, Slice};
 use super::{Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::DiskAccess;
 use crate::vmm::GuestRam;
@@ -33,6 +34,7 @@ pub struct Block {
     access: DiskAccess,
     id: [u8; ID_LEN],
     cache: Cache,
+    unflushed: Unflushed,
 }
 
 /// Whether writes may wait for a flush.
@@ -50,7 +52,7 @@ impl Block {
         let tail = &bytes[bytes.len().saturating_sub(ID_LEN)..];
         let mut id = [0; ID_LEN];
         id[..tail.len()].copy_from_slice(tail);
-        Self { engine, access, id, cache: Cache::WriteBack }
+        Self { engine, access, id, cache: Cache::WriteBack, unflushed: Unflushed::default() }
     }
 
     fn config(&self) -> Config {
@@ -106,10 +108,14 @@ impl Block {
             RequestType::OUT => {
                 self.may_write()?;
                 let offset = self.range(header.sector, data_len)?;
+                if is_injected(Bug::FlushIgnored) {
+                    self.unflushed.note(self.engine.as_mut(), offset, data_len)?;
+                }
                 self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset)?;
                 counters.bytes_from_guest.add(data_len);
                 self.write_through()?;
             }
+            RequestType::FLUSH if is_injected(Bug::FlushIgnored) => {}
             RequestType::FLUSH => self.engine.flush()?,
             RequestType::GET_ID if data_room >= ID_LEN as u64 => {
                 chain.write(memory, 0, &self.id);
@@ -154,6 +160,7 @@ impl Block {
         for segment in segments.iter().filter(|segment| segment.num_sectors != 0) {
             let (offset, len) = (segment.sector * SECTOR, u64::from(segment.num_sectors) * SECTOR);
             match segment.flags {
+                _ if !discard && is_injected(Bug::WriteZeroesIgnored) => {}
                 _ if discard => self.engine.discard(offset, len)?,
                 SEGMENT_UNMAP => self.engine.write_zeroes(offset, len, Space::MayFree)?,
                 _ => self.engine.write_zeroes(offset, len, Space::Keep)?,
@@ -175,6 +182,27 @@ impl Block {
 
     fn write_through(&mut self) -> io::Result<()> {
         if self.cache == Cache::WriteThrough { self.engine.flush() } else { Ok(()) }
+    }
+}
+
+/// What was where something was written since the last reset, with [`Bug::FlushIgnored`]: a cache that loses its content
+/// brings it back.
+#[derive(Default)]
+struct Unflushed(Vec<(u64, Vec<u8>)>);
+
+impl Unflushed {
+    fn note(&mut self, engine: &mut dyn Engine, offset: u64, len: u64) -> io::Result<()> {
+        let mut before = vec![0; len as usize];
+        engine.read_at(&[Slice::from(before.as_mut_slice())], offset)?;
+        self.0.push((offset, before));
+        Ok(())
+    }
+
+    fn lose(&mut self, engine: &mut dyn Engine) {
+        for (offset, mut before) in std::mem::take(&mut self.0).into_iter().rev() {
+            // A bug may fail.
+            let _ = engine.write_at(&[Slice::from(before.as_mut_slice())], offset);
+        }
     }
 }
 
@@ -233,6 +261,7 @@ impl Device for Block {
 
     fn reset(&mut self) {
         self.cache = Cache::WriteBack;
+        self.unflushed.lose(self.engine.as_mut());
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {

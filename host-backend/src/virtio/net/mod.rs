@@ -7,6 +7,7 @@ pub mod passt;
 pub mod stream;
 pub mod tap;
 
+use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::Mac;
@@ -182,7 +183,8 @@ impl Net {
         }
         let packet = &mut self.incoming[..self.incoming_len];
         let count = offset_of!(Header, num_buffers);
-        packet[count..count + 2].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let buffers = chains.len() as u16 + u16::from(is_injected(Bug::MergeableCountWrong));
+        packet[count..count + 2].copy_from_slice(&buffers.to_le_bytes());
         let mut rest = &*packet;
         for chain in &chains {
             let written = chain.write(io.memory, 0, rest);

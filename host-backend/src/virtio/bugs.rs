@@ -1,0 +1,94 @@
+//! Deliberate bugs in the device models, so that a suite of checks can prove that it finds bugs. They exist only with the
+//! feature `test-faults` (and in the unit tests), never in the program that is shipped: there `is_injected` is a constant
+//! `false`.
+//!
+//! A model asks at the place where it would go wrong. One bug at a time: `inject` for a whole process (the hidden
+//! option `--fault`), `inject_here` for one thread, on which tests run their devices.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "test-faults", derive(clap::ValueEnum))]
+#[repr(u8)]
+pub enum Bug {
+    /// A used length is larger than the chain.
+    UsedLengthTooLong,
+    /// A used id is the one behind the right one.
+    UsedIdWrong,
+    /// FEATURES_OK stays set whatever the driver accepted.
+    FeaturesOkAlways,
+    /// The configuration changes and its generation does not.
+    ConfigGenerationStuck,
+    /// After a time without interrupts, the first one that is wanted again is lost.
+    InterruptLostWhenSuppressed,
+    /// With the event index, the interrupt is lost that is due when the used index wraps.
+    EventIndexAtWrap,
+    /// A flush is answered and not done; what was written is lost when the device is reset.
+    FlushIgnored,
+    /// Write-zeroes is answered and the sectors stay as they were.
+    WriteZeroesIgnored,
+    /// A received frame's header counts one buffer too many.
+    MergeableCountWrong,
+    /// The balloon's `actual` is one page more than the driver wrote.
+    BalloonActualWrong,
+}
+
+#[cfg(not(any(test, feature = "test-faults")))]
+mod switch {
+    use super::Bug;
+
+    /// No.
+    #[inline(always)]
+    pub(crate) const fn is_injected(_: Bug) -> bool {
+        false
+    }
+}
+
+#[cfg(any(test, feature = "test-faults"))]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    static EVERYWHERE: OnceLock<Bug> = OnceLock::new();
+
+    thread_local! {
+        static HERE: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Injects a bug into all devices of this process. Only the first call counts.
+    pub fn inject(bug: Bug) {
+        let _ = EVERYWHERE.set(bug);
+    }
+
+    /// Injects a bug into devices that run on this thread, until the result is dropped.
+    #[must_use]
+    pub fn inject_here(bug: Bug) -> Injected {
+        Injected(HERE.replace(Some(bug)))
+    }
+
+    /// Keeps a bug where it is.
+    #[derive(Debug)]
+    pub struct Injected(Option<Bug>);
+
+    impl Drop for Injected {
+        fn drop(&mut self) {
+            HERE.set(self.0);
+        }
+    }
+
+    /// Whether the device is to go wrong in this way.
+    pub(crate) fn is_injected(bug: Bug) -> bool {
+        HERE.get().or(EVERYWHERE.get().copied()) == Some(bug)
+    }
+}
+
+pub(crate) use switch::is_injected;
+#[cfg(any(test, feature = "test-faults"))]
+pub use switch::{Injected, inject, inject_here};
+
+/// How much too long [`Bug::UsedLengthTooLong`] makes a length: more than what a driver may take for the readable part.
+pub(crate) const TOO_LONG: u32 = 1 << 16;
+
+#[cfg(test)]
+#[path = "bugs_tests.rs"]
+mod tests;
