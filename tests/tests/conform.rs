@@ -311,6 +311,8 @@ fn every_profile_that_we_ship_is_good_and_called_like_its_file() {
     for (stem, profile) in profiles {
         let profile = profile.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(profile.name, stem);
+        let groups: Vec<_> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
+        assert!(profile.offers.iter().all(|group| groups.contains(&group.as_str())), "{stem}");
     }
 }
 

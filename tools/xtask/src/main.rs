@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod boots;
+mod conform;
 mod options;
 mod run;
 mod setup;
@@ -35,6 +36,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::command(&common),
         Command::Build => artifacts::command(&common),
         Command::Run(options) => run::command(&common, &options),
+        Command::Conform(options) => conform::command(&common, &options),
         Command::Test => test::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Start } => bench::start::command(&common),

@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Run(RunOptions),
     /// Run all tests, here and on every testbed present, and print a table
     Test,
+    /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
+    Conform(ConformOptions),
     /// Measure
     Bench {
         #[command(subcommand)]
@@ -106,6 +108,34 @@ pub(crate) struct RunOptions {
     /// Lead connections to 127.0.0.1:HOSTPORT to the guest's GUESTPORT; as a rule a free port to port 80
     #[arg(long, value_name = "HOSTPORT:GUESTPORT", value_parser = parse_publish)]
     pub(crate) publish: Option<Publish>,
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConformOptions {
+    /// Only on this testbed: a profile's name; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) on: Vec<String>,
+    /// Only checks whose names match, as in 'block/*'; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) only: Vec<String>,
+    /// List the checks with their rules, and run nothing
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// On the hypervisor that this file describes (docs/conformance.md); alone, or beside those of --on
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) profile: Vec<PathBuf>,
+    /// A tap device for profiles that want one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tap: Option<String>,
+    /// Write the results as a page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 fn parse_testbed(text: &str) -> Result<Testbed, String> {

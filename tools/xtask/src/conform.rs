@@ -1,0 +1,217 @@
+//! `cargo xtask conform`: boots the conformance suite on every hypervisor that has a profile and is here, and prints the
+//! matrix and every failure with its rule. What it does in detail is in `ringside_tests::conform`.
+
+use crate::artifacts::Artifacts;
+use crate::options::{Common, ConformOptions};
+use crate::{artifacts, boots, setup, ui, workspace};
+use anyhow::{Context, Result, bail, ensure};
+use ringside_tests::conform::catalogue::{self, Entry, Pattern};
+use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
+use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile};
+use ringside_tests::conform::start::Setting;
+use ringside_tests::conform::{html, junit, run, text};
+use ringside_tests::testbed::Testbed;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+/// Testbeds at a time.
+const PARALLEL: usize = 2;
+
+/// A column of the matrix: a profile, or the name of one that cannot be used, and why.
+type Column = (String, std::result::Result<Profile, String>);
+
+/// `cargo xtask conform`.
+pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitCode> {
+    let catalogue = catalogue::all();
+    let patterns: Vec<Pattern> =
+        options.only.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>().context("--only")?;
+    let asked = |entry: &&Entry| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(&entry.name));
+    let chosen: Vec<&Entry> = catalogue.iter().filter(asked).collect();
+    ensure!(!chosen.is_empty(), "no check matches {}; --list shows them", options.only.join(", "));
+    if options.list {
+        print!("{}", catalogue::list(&chosen));
+        println!("\n{} checks", chosen.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let columns = columns(&workspace::root().join("tests/profiles"), options)?;
+    let outputs = Outputs::create(options)?;
+
+    let setup = setup::ensure(common)?;
+    let mut artifacts = artifacts::build(&setup)?;
+    if columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(|profile| profile.program == HOST_IN_TCG)) {
+        artifacts.complete_for(Testbed::HostInTcg)?;
+    }
+    let interrupted = boots::interruption()?;
+    let Artifacts { image, disk, ringside, inner, .. } = artifacts;
+    let setting = Setting {
+        image,
+        disk,
+        ringside,
+        base: workspace::output()?,
+        kvm: common.kvm(),
+        tap: options.tap.clone(),
+        inner,
+    };
+    ui::say(&format!("{} checks on every testbed", chosen.len()));
+    let testbeds = run_all(&columns, &setting, &catalogue, &patterns, &interrupted);
+    let suite = Suite { catalogue: chosen.into_iter().cloned().collect(), testbeds };
+    outputs.write(&suite)?;
+    if interrupted.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    report(&suite);
+    Ok(if suite.succeeded() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The profiles that are asked for: those of `--profile`, and those of the folder that `--on` names, or all.
+fn columns(folder: &Path, options: &ConformOptions) -> Result<Vec<Column>> {
+    let told = |result: std::result::Result<Profile, profile::ProfileError>| result.map_err(|error| error.to_string());
+    let named = |stem: String, result: std::result::Result<Profile, _>| {
+        let result = told(result);
+        (result.as_ref().map_or(stem, |profile| profile.name.clone()), result)
+    };
+    let mut columns: Vec<Column> =
+        profile::read_folder(folder)?.into_iter().map(|(stem, result)| named(stem, result)).collect();
+    let mine = options.profile.iter().map(|path| named(profile::stem(path), Profile::read(path)));
+    let mine: Vec<Column> = mine.collect();
+    for name in &options.on {
+        let known = columns.iter().chain(&mine).any(|(column, _)| column == name);
+        let all: Vec<&str> = columns.iter().chain(&mine).map(|(column, _)| column.as_str()).collect();
+        ensure!(known, "--on: there is no testbed {name:?}; there are {}", all.join(", "));
+    }
+    if !options.on.is_empty() || !mine.is_empty() {
+        columns.retain(|(column, _)| options.on.contains(column));
+    }
+    columns.extend(mine);
+    let mut seen = BTreeSet::new();
+    for (name, _) in &columns {
+        ensure!(seen.insert(name), "two profiles are called {name}");
+    }
+    Ok(columns)
+}
+
+fn run_all(
+    columns: &[Column],
+    setting: &Setting,
+    catalogue: &[Entry],
+    patterns: &[Pattern],
+    interrupted: &AtomicBool,
+) -> Vec<TestbedResult> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((name, profile)) = columns.get(at) else { return };
+            let result = match profile {
+                Ok(profile) => run::run(profile, setting, catalogue, patterns, interrupted),
+                Err(why) => TestbedResult::absent(name, "", State::Broken(why.clone())),
+            };
+            let word = match &result.state {
+                State::Ran => format!("{} ({:.1} s)", text::cell(result.counts(None)), result.seconds),
+                State::Skipped(why) => format!("skipped, because {why}"),
+                State::Broken(why) => format!("BROKEN: {why}"),
+            };
+            println!("    {name}: {word}");
+            result.problems.iter().for_each(|problem| println!("    {name}: PROBLEM: {problem}"));
+            done.lock().unwrap_or_else(|poison| poison.into_inner()).push((at, result));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(work);
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(|poison| poison.into_inner());
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn report(suite: &Suite) {
+    println!();
+    if suite.ran().next().is_some() {
+        ui::table(&text::matrix(suite));
+        println!();
+    }
+    text::absences(suite).iter().for_each(|line| println!("  {line}"));
+    text::failures(suite).lines().for_each(|line| println!("  {line}"));
+    let count = suite.ran().count();
+    let word = match (count, suite.succeeded()) {
+        (0, _) => "nothing ran",
+        (_, true) => "nothing failed that is not listed as a known defect",
+        (_, false) => "FAILED",
+    };
+    println!("{count} of {} testbeds: {word}", suite.testbeds.len());
+}
+
+/// The files for the results, opened before anything takes time.
+struct Outputs {
+    html: Option<(PathBuf, File)>,
+    junit: Option<(PathBuf, File)>,
+    json: Option<(PathBuf, File)>,
+}
+
+impl Outputs {
+    fn create(options: &ConformOptions) -> Result<Self> {
+        let open = |path: &Option<PathBuf>| {
+            let Some(path) = path else { return Ok(None) };
+            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            anyhow::Ok(Some((path.clone(), file)))
+        };
+        Ok(Self { html: open(&options.html)?, junit: open(&options.junit)?, json: open(&options.json)? })
+    }
+
+    fn write(self, suite: &Suite) -> Result<()> {
+        let write = |output: Option<(PathBuf, File)>, text: &dyn Fn() -> Result<String>| {
+            let Some((path, mut file)) = output else { return Ok(()) };
+            file.write_all(text()?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write(self.html, &|| Ok(html::page(suite)))?;
+        write(self.junit, &|| Ok(junit::xml(suite)?))?;
+        write(self.json, &|| Ok(suite.json()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
+        folder
+    }
+
+    fn profile(name: &str) -> String {
+        format!("name='{name}'\ntitle='t'\nprogram='p'\nargs=['{{image}}','{{cmdline}}']\ntimeout_seconds=1\n")
+    }
+
+    fn names(columns: &[Column]) -> Vec<&str> {
+        columns.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_profile_of_ones_own_runs_alone_or_beside_those_that_are_named() {
+        let (theirs, ours) = (folder(&[("mine.toml", &profile("mine"))]), &[("a.toml", &*profile("a"))]);
+        let folder = folder(&[ours[0], ("b.toml", &profile("b")), ("bad.toml", "wrong = 1")]);
+        let mut options = ConformOptions::default();
+        let all = columns(folder.path(), &options).unwrap();
+        assert_eq!(names(&all), ["a", "b", "bad"]);
+        assert!(all[2].1.as_ref().unwrap_err().contains("unknown field `wrong`"), "{:?}", all[2].1);
+        options.profile = vec![theirs.path().join("mine.toml")];
+        assert_eq!(names(&columns(folder.path(), &options).unwrap()), ["mine"]);
+        options.on = vec!["b".into()];
+        assert_eq!(names(&columns(folder.path(), &options).unwrap()), ["b", "mine"]);
+        options.on = vec!["c".into()];
+        assert!(columns(folder.path(), &options).unwrap_err().to_string().contains("there are a, b, bad, mine"));
+        options.on = vec!["a".into()];
+        options.profile = vec![folder.path().join("a.toml")];
+        assert_eq!(columns(folder.path(), &options).unwrap_err().to_string(), "two profiles are called a");
+    }
+}
