@@ -5,9 +5,12 @@
 //! Each starts and ends with a reset, and waits with bounds, so that none takes later ones down.
 
 mod block;
+mod clock;
 mod device;
 mod disk;
+mod interrupts;
 mod kernel;
+mod kvm;
 mod mmio;
 mod pci;
 mod queue;
@@ -78,7 +81,6 @@ pub fn holds(holds: bool, what: &str, expected: impl Display, saw: impl Display)
 /// What the checks find: devices, and what CPUID told.
 pub struct Lab {
     pub targets: Vec<Target>,
-    #[expect(dead_code, reason = "for the groups to come")]
     pub found: Surroundings,
     /// The check that runs.
     pub name: &'static str,
@@ -117,6 +119,9 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::kernel::PVOPS, kernel::PVOPS),
     (checks::kernel::MM, kernel::MM),
     (checks::kernel::TIME, kernel::TIME),
+    (checks::clock::CLOCK, clock::ROWS),
+    (checks::clock::IRQ, interrupts::ROWS),
+    (checks::clock::KVM, kvm::ROWS),
 ];
 
 /// A row without code, or code without a row, does not build.

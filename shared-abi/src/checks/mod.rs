@@ -7,6 +7,7 @@
 mod transport;
 
 pub mod block;
+pub mod clock;
 pub mod kernel;
 pub mod mmio;
 pub mod pci;
@@ -46,8 +47,19 @@ const fn row(
 }
 
 /// All groups, in the order in which they run.
-pub const ALL: &[&[Check]] =
-    &[mmio::CHECKS, pci::CHECKS, queue::CHECKS, block::CHECKS, rng::CHECKS, kernel::PVOPS, kernel::MM, kernel::TIME];
+pub const ALL: &[&[Check]] = &[
+    mmio::CHECKS,
+    pci::CHECKS,
+    queue::CHECKS,
+    block::CHECKS,
+    rng::CHECKS,
+    kernel::PVOPS,
+    kernel::MM,
+    kernel::TIME,
+    clock::CLOCK,
+    clock::IRQ,
+    clock::KVM,
+];
 
 /// All checks, in the order in which they run.
 pub fn iter() -> impl Iterator<Item = &'static Check> {

@@ -83,8 +83,8 @@ impl Block {
             }
         };
         chain.write(memory, data_room, &[status.0]);
-        // A chain is shorter than 4 GiB. Also after an error: the status is at the end.
-        Ok(room as u32)
+        // A chain is shorter than 4 GiB. After an error only the status is certain to be written.
+        Ok(if status == RequestStatus::OK { room as u32 } else { 1 })
     }
 
     fn execute(

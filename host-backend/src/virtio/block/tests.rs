@@ -82,6 +82,15 @@ fn requests_past_the_disks_end_fail_and_change_nothing() {
 }
 
 #[test]
+fn a_read_that_fails_counts_its_status_byte_only() {
+    let (rig, _file) = rig(DiskAccess::ReadWrite);
+    put_header(&rig, RequestType::IN, u64::MAX);
+    let buffers = [(HEADER_AT, 16, READ), (DATA_AT, 512, WRITE), (STATUS_AT, 1, WRITE)];
+    assert_eq!(rig.request(0, &buffers).unwrap().len, 1);
+    assert_eq!(rig.get(STATUS_AT, 1), [RequestStatus::IOERR.0]);
+}
+
+#[test]
 fn requests_of_part_of_a_sector_fail() {
     let (rig, _file) = rig(DiskAccess::ReadWrite);
     assert_eq!(send(&rig, RequestType::IN, 0, 511, WRITE), RequestStatus::IOERR);

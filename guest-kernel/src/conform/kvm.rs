@@ -1,0 +1,175 @@
+//! KVM's paravirtual interface: CPUID leaves, the clock page, the wall clock.
+//!
+//! The kernel's own clock page is left registered behind each check; meanwhile it goes on by its last parameters.
+
+use super::raw::{Buf, wait_until};
+use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use core::arch::x86_64::__cpuid;
+use pvops::{cpu, time};
+use shared_abi::kvm::{
+    self, CLOCK_TSC_STABLE, CPUID_1_ECX_HYPERVISOR, CPUID_FEATURES, CPUID_FIRST, CPUID_SIGNATURE, Features,
+    MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ENABLE,
+};
+
+pub const ROWS: &[Row] = &[
+    ("kvm/hypervisor-bit-is-set", |lab| {
+        here(lab)?;
+        holds(__cpuid(1).ecx & CPUID_1_ECX_HYPERVISOR != 0, "bit 31 of ECX of leaf 1", 1, 0)
+    }),
+    ("kvm/base-leaf-covers-features", |lab| {
+        here(lab)?;
+        let highest = __cpuid(CPUID_FIRST).eax;
+        let fine = highest == 0 || highest > CPUID_FIRST;
+        holds(fine, "highest leaf", "0, or from 0x40000001 on", format_args!("{highest:#x}"))
+    }),
+    ("kvm/clock-is-offered", |lab| {
+        here(lab)?;
+        let features = __cpuid(CPUID_FIRST + CPUID_FEATURES).eax;
+        holds(features & Features::CLOCKSOURCE2.bits() != 0, "features", "bit 3", format_args!("{features:#x}"))
+    }),
+    ("kvm/clock-page-is-written", |lab| {
+        with_clock(lab, |page| {
+            let (version, mul) = (page.read32(0), page.read32(MUL));
+            holds(mul != 0, "multiplier", "not 0", mul)?;
+            holds(version != 0 && version % 2 == 0, "version", "even, not 0", version)
+        })
+    }),
+    ("kvm/clock-version-is-even", |lab| {
+        with_clock(lab, |page| (0..2000).try_for_each(|_| equal("lowest bit of the version", 0, page.read32(0) & 1)))
+    }),
+    ("kvm/clock-padding-is-zero", |lab| {
+        with_clock(lab, |page| {
+            equal("pad0", 0, page.read32(4))?;
+            equal("pad", 0, page.read16(30))
+        })
+    }),
+    ("kvm/clock-flags-are-known", |lab| {
+        let stable = lab.found.kvm.contains(Features::CLOCKSOURCE_STABLE);
+        with_clock(lab, |page| {
+            let flags = page.read8(29);
+            equal("flags without bits 0 and 1", 0, flags & !3)?;
+            holds(stable || flags & CLOCK_TSC_STABLE == 0, "flags without CLOCKSOURCE_STABLE", 0, flags)
+        })
+    }),
+    ("kvm/clock-stamp-is-not-ahead", |lab| {
+        with_clock(lab, |page| {
+            let (stamp, tsc) = (u64::from(page.read32(12)) << 32 | u64::from(page.read32(8)), time::tsc());
+            holds(stamp <= tsc, "tsc_timestamp", format_args!("{tsc} or less"), stamp)
+        })
+    }),
+    ("kvm/clock-stays-in-its-page", clock_stays_in_its_page),
+    ("kvm/clock-address-reads-back", clock_address_reads_back),
+    ("kvm/clock-disabled-is-not-written", clock_disabled_is_not_written),
+    ("kvm/two-pages-tell-the-same-time", two_pages_tell_the_same_time),
+    ("kvm/tsc-frequency-agrees", tsc_frequency_agrees),
+    ("kvm/wall-clock-is-written", |lab| {
+        let (version, seconds, nanoseconds) = wall_clock(lab)?;
+        holds(version % 2 == 0, "version", "even", version)?;
+        holds(seconds > 1_577_836_800, "seconds since 1970", "behind 2020", seconds)?;
+        holds(nanoseconds < 1_000_000_000, "nanoseconds", "below 1000000000", nanoseconds)
+    }),
+    ("kvm/wall-clock-is-stable", |lab| {
+        let time =
+            |(_, seconds, nanoseconds): (u32, u32, u32)| u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds);
+        let first = time(wall_clock(lab)?);
+        wait_until(20_000_000, || false);
+        let apart = first.abs_diff(time(wall_clock(lab)?));
+        holds(apart < 10_000_000, "nanoseconds between two answers", "fewer than 10000000", apart)
+    }),
+];
+
+/// Offset of the multiplier in the clock page.
+const MUL: usize = core::mem::offset_of!(kvm::ClockPage, tsc_to_system_mul);
+const SHIFT: usize = core::mem::offset_of!(kvm::ClockPage, tsc_shift);
+
+fn here(lab: &Lab) -> Verdict {
+    if lab.found.signature == CPUID_SIGNATURE { Ok(()) } else { Err(skip("the hypervisor is not KVM")) }
+}
+
+fn buffer() -> Result<Buf, End> {
+    Buf::allocate(4096).map(|(buf, _)| buf).ok_or_else(|| error("no memory for a page"))
+}
+
+/// Registers another clock page while `check` runs.
+fn registered<R>(lab: &Lab, address: u64, check: impl FnOnce() -> R) -> Result<R, End> {
+    here(lab)?;
+    if !lab.found.kvm.contains(Features::CLOCKSOURCE2) {
+        return Err(skip("KVM offers no clock"));
+    }
+    // SAFETY: the feature is there, and the address is that of a page of the caller's, who keeps it until KVM has
+    // the kernel's own page again.
+    unsafe {
+        let own = cpu::read_msr(MSR_SYSTEM_TIME);
+        cpu::write_msr(MSR_SYSTEM_TIME, address);
+        let result = check();
+        cpu::write_msr(MSR_SYSTEM_TIME, own);
+        Ok(result)
+    }
+}
+
+fn with_clock(lab: &Lab, check: impl FnOnce(&Buf) -> Verdict) -> Verdict {
+    let page = buffer()?;
+    registered(lab, page.address() | SYSTEM_TIME_ENABLE, || check(&page))?
+}
+
+fn clock_stays_in_its_page(lab: &Lab) -> Verdict {
+    let page = buffer()?;
+    page.fill(0xa5);
+    let middle = page.part(64, 32);
+    middle.fill(0);
+    registered(lab, middle.address() | SYSTEM_TIME_ENABLE, || wait_until(5_000_000, || false))?;
+    equal("first byte changed before it", None, page.part(0, 64).first_not(0xa5))?;
+    equal("first byte changed behind it", None, page.part(96, 160).first_not(0xa5))
+}
+
+fn clock_address_reads_back(lab: &Lab) -> Verdict {
+    let page = buffer()?;
+    let value = page.address() | SYSTEM_TIME_ENABLE;
+    // SAFETY: the MSR is there: `registered` has written it.
+    equal("MSR", value, registered(lab, value, || unsafe { cpu::read_msr(MSR_SYSTEM_TIME) })?)
+}
+
+fn clock_disabled_is_not_written(lab: &Lab) -> Verdict {
+    let page = buffer()?;
+    registered(lab, page.address(), || wait_until(10_000_000, || false))?;
+    equal("first byte that was written", None, page.part(0, 32).first_not(0))
+}
+
+fn nanoseconds(page: &Buf) -> u64 {
+    let long = |at: usize| u64::from(page.read32(at + 4)) << 32 | u64::from(page.read32(at));
+    let scale = time::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
+    long(16).wrapping_add(scale.apply(time::tsc().saturating_sub(long(8))))
+}
+
+fn two_pages_tell_the_same_time(lab: &Lab) -> Verdict {
+    let [first, second] = [0; 2].map(|_| {
+        let page = buffer()?;
+        registered(lab, page.address() | SYSTEM_TIME_ENABLE, || nanoseconds(&page))
+    });
+    let (first, second) = (first?, second?);
+    let fine = second >= first && second - first < 1_000_000_000;
+    holds(fine, "time by the second page", format_args!("{first} or little more"), second)
+}
+
+fn tsc_frequency_agrees(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let Some(khz) = lab.found.tsc_khz else { return Err(skip("the hypervisor does not tell it")) };
+    with_clock(lab, |page| {
+        let scale = time::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
+        let saw = scale.apply(u64::from(khz) * 1000);
+        let fine = saw.abs_diff(1_000_000_000) < 10_000_000;
+        holds(fine, "nanoseconds of a second of TSC ticks", "1000000000 within 1%", saw)
+    })
+}
+
+/// Version, seconds and nanoseconds of the time of boot.
+fn wall_clock(lab: &Lab) -> Result<(u32, u32, u32), End> {
+    here(lab)?;
+    if !lab.found.kvm.contains(Features::CLOCKSOURCE2) {
+        return Err(skip("KVM offers no clock"));
+    }
+    let page = buffer()?;
+    // SAFETY: the feature is there; KVM writes the page once, before the write returns.
+    unsafe { cpu::write_msr(MSR_WALL_CLOCK, page.address()) };
+    Ok((page.read32(0), page.read32(4), page.read32(8)))
+}
