@@ -313,6 +313,10 @@ fn every_profile_that_we_ship_is_good_and_called_like_its_file() {
         assert_eq!(profile.name, stem);
         let groups: Vec<_> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
         assert!(profile.offers.iter().all(|group| groups.contains(&group.as_str())), "{stem}");
+        for (pattern, _) in profile.defects().unwrap() {
+            let alive = shared_abi::checks::iter().any(|check| pattern.matches(check.name));
+            assert!(alive, "{stem}: no check matches the known defect {:?}", pattern.text());
+        }
     }
 }
 

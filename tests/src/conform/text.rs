@@ -39,14 +39,14 @@ pub fn absences(suite: &Suite) -> Vec<String> {
     absent.collect()
 }
 
-/// Everything that went wrong, testbed by testbed: problems, then checks with their rules.
+/// Everything that went wrong, testbed by testbed: problems, checks with their rules; then known defects, one line each.
 pub fn failures(suite: &Suite) -> String {
     let mut out = String::new();
     for testbed in suite.ran() {
         for problem in &testbed.problems {
             out.push_str(&format!("PROBLEM on {}: {problem}\n", testbed.name));
         }
-        let bad = testbed.checks.iter().filter(|check| check.outcome.is_bad());
+        let bad = testbed.checks.iter().filter(|check| check.is_news());
         let (told, unsaid): (Vec<_>, Vec<_>) = bad.partition(|check| check.reported);
         if !unsaid.is_empty() {
             let some: Vec<&str> = unsaid.iter().take(3).map(|check| check.name.as_str()).collect();
@@ -68,6 +68,12 @@ pub fn failures(suite: &Suite) -> String {
         }
     }
     for testbed in suite.ran() {
+        for check in testbed.checks.iter().filter(|check| check.outcome.is_bad() && !check.is_news()) {
+            let reason = check.known.as_deref().unwrap_or_default();
+            out.push_str(&format!("known {} on {}: {reason}\n", check.name, testbed.name));
+        }
+    }
+    for testbed in suite.ran() {
         for check in testbed.checks.iter().filter(|check| check.is_fixed()) {
             let reason = check.known.as_deref().unwrap_or_default();
             out.push_str(&format!(
@@ -80,10 +86,7 @@ pub fn failures(suite: &Suite) -> String {
 }
 
 fn describe(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entry: Option<&Entry>) {
-    let word = match &check.known {
-        Some(_) => "known".into(),
-        None => check.outcome.word().to_uppercase(),
-    };
+    let word = check.outcome.word().to_uppercase();
     out.push_str(&format!("{word} {} on {}\n", check.name, testbed.name));
     let mut line = |key: &str, value: &str| out.push_str(&format!("      {key:<9} {value}\n"));
     if let Some(entry) = entry {
@@ -93,9 +96,6 @@ fn describe(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entr
         line("expected", &entry.expectation);
     }
     check.evidence.iter().for_each(|(key, value)| line(key, value));
-    if let Some(reason) = &check.known {
-        line("known", reason);
-    }
 }
 
 fn block(out: &mut String, title: &str, lines: &[String]) {
