@@ -25,6 +25,8 @@ pub const LINES_MAX: usize = 50_000;
 pub const BYTES_MAX: usize = 16 << 20;
 /// From the guest's last line to the end of the process.
 const END_MAX: Duration = Duration::from_secs(20);
+/// From the end of the process to the last lines that it wrote.
+const LAST_LINES_MAX: Duration = Duration::from_secs(2);
 /// How often we look whether we are to stop.
 const TICK: Duration = Duration::from_millis(100);
 /// Console lines kept for the report of a failure.
@@ -149,7 +151,7 @@ impl<'a> Follower<'a> {
     fn follow(&mut self, running: &mut Running, interrupted: &AtomicBool) {
         let deadline = Instant::now() + self.profile.timeout();
         let (mut lines, mut bytes) = (0_usize, 0_usize);
-        let mut ended_at: Option<Instant> = None;
+        let (mut ended_at, mut gone_at) = (None::<Instant>, None::<Instant>);
         loop {
             match running.console.next(TICK) {
                 Event::Line(line) => {
@@ -167,8 +169,12 @@ impl<'a> Follower<'a> {
                     }
                 }
                 Event::Closed => break,
-                // Somebody else may hold the console open when the program itself is gone.
-                Event::Quiet if running.ended().is_some() => break,
+                // Somebody else may hold the console open when the program itself is gone; but the last lines come first.
+                Event::Quiet if running.ended().is_some() => {
+                    if gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
+                        break;
+                    }
+                }
                 Event::Quiet if self.through.is_some() && self.profile.ends == Ends::Stays => return,
                 Event::Quiet => {}
             }

@@ -146,7 +146,7 @@ fn report(suite: &Suite) {
         (_, true) => "nothing failed that is not listed as a known defect",
         (_, false) => "FAILED",
     };
-    println!("{count} of {} testbeds: {word}", suite.testbeds.len());
+    println!("{count} of {} testbeds ran: {word}", suite.testbeds.len());
 }
 
 /// The files for the results, opened before anything takes time.
