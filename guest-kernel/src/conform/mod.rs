@@ -8,10 +8,12 @@ mod block;
 mod clock;
 mod device;
 mod disk;
+mod inflate;
 mod interrupts;
 mod kernel;
 mod kvm;
 mod mmio;
+mod net;
 mod pci;
 mod queue;
 mod ranges;
@@ -116,6 +118,9 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::queue::CHECKS, queue::ROWS),
     (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
+    (checks::net::NET, net::NET),
+    (checks::net::CONSOLE, net::CONSOLE),
+    (checks::balloon::CHECKS, inflate::ROWS),
     (checks::kernel::PVOPS, kernel::PVOPS),
     (checks::kernel::MM, kernel::MM),
     (checks::kernel::TIME, kernel::TIME),

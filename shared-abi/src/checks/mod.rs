@@ -6,10 +6,12 @@
 #[macro_use]
 mod transport;
 
+pub mod balloon;
 pub mod block;
 pub mod clock;
 pub mod kernel;
 pub mod mmio;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
@@ -53,6 +55,9 @@ pub const ALL: &[&[Check]] = &[
     queue::CHECKS,
     block::CHECKS,
     rng::CHECKS,
+    net::NET,
+    net::CONSOLE,
+    balloon::CHECKS,
     kernel::PVOPS,
     kernel::MM,
     kernel::TIME,

@@ -1,0 +1,153 @@
+//! The memory balloon.
+
+use super::device::Dev;
+use super::raw::{Buf, Dir, Queue, link};
+use super::{End, Lab, Row, Verdict, equal, holds, skip};
+use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::balloon::{Features, PAGE_SIZE, queues};
+
+pub const ROWS: &[Row] = &[
+    ("balloon/target-is-readable", |lab| {
+        let balloon = Balloon::start(lab)?;
+        let target = balloon.dev.regs().config_read(0, 4);
+        holds(u64::from(target) < 1 << 34, "num_pages", "below 2^34", target)?;
+        equal("num_pages, read again", target, balloon.dev.regs().config_read(0, 4))
+    }),
+    ("balloon/actual-reads-back", |lab| {
+        let balloon = Balloon::start(lab)?;
+        [3, 0].into_iter().try_for_each(|value| {
+            balloon.dev.regs().config_write(4, 4, value);
+            equal("actual", value, balloon.dev.regs().config_read(4, 4))
+        })
+    }),
+    ("balloon/inflate-is-answered", |lab| Balloon::start(lab)?.give(1).map(drop)),
+    ("balloon/deflate-is-answered", |lab| round_trip(lab, 1)),
+    ("balloon/inflate-takes-256-pages", |lab| round_trip(lab, 256)),
+    ("balloon/buffers-in-flight-are-all-answered", in_flight),
+    ("balloon/returned-page-is-zero-or-old", |lab| returned(lab, zero_or_old)),
+    ("balloon/returned-page-is-usable", |lab| returned(lab, usable)),
+    ("balloon/neighbours-are-left-alone", neighbours),
+    ("balloon/reporting-is-answered", |lab| reported(lab, |_| Ok(()))),
+    ("balloon/reported-page-is-zero-or-old", |lab| reported(lab, zero_or_old)),
+    ("balloon/reported-page-is-usable", |lab| reported(lab, usable)),
+];
+
+const SEED: u8 = 0x3c;
+
+struct Balloon<'a> {
+    dev: Dev<'a>,
+    inflate: Queue,
+    deflate: Queue,
+    reporting: Option<Queue>,
+}
+
+impl<'a> Balloon<'a> {
+    fn start(lab: &'a Lab) -> Result<Self, End> {
+        let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING;
+        let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, wanted.bits())?;
+        let numbers = queues(Features::from_bits_truncate(dev.features));
+        let (inflate, deflate) = (dev.queue(numbers.inflate, 16)?, dev.queue(numbers.deflate, 16)?);
+        let reporting = numbers.reporting.map(|number| dev.queue(number, 16)).transpose()?;
+        dev.start();
+        Ok(Self { dev, inflate, deflate, reporting })
+    }
+
+    /// A buffer that names the pages of another.
+    fn names(&self, pages: &Buf) -> Result<Buf, End> {
+        let count = pages.len() / PAGE_SIZE;
+        let names = self.dev.buffer(4 * count)?;
+        let first = (pages.address() / PAGE_SIZE as u64) as u32;
+        (0..count).for_each(|n| names.write32(4 * n, first + n as u32));
+        Ok(names)
+    }
+
+    fn inflate(&mut self, pages: &Buf) -> Verdict {
+        let names = self.names(pages)?;
+        send(&mut self.inflate, &self.dev, &names)
+    }
+
+    fn deflate(&mut self, pages: &Buf) -> Verdict {
+        let names = self.names(pages)?;
+        send(&mut self.deflate, &self.dev, &names)
+    }
+
+    /// Gives fresh pages.
+    fn give(&mut self, count: usize) -> Result<Buf, End> {
+        let pages = self.dev.buffer(count * PAGE_SIZE)?;
+        self.inflate(&pages)?;
+        Ok(pages)
+    }
+}
+
+fn send(queue: &mut Queue, dev: &Dev<'_>, names: &Buf) -> Verdict {
+    let head = queue.chain(0, &[link(names, Dir::Out)]);
+    queue.send(dev, head);
+    equal("used length", 0, queue.wait()?.len)?;
+    dev.healthy()
+}
+
+fn round_trip(lab: &Lab, count: usize) -> Verdict {
+    let mut balloon = Balloon::start(lab)?;
+    let pages = balloon.give(count)?;
+    balloon.deflate(&pages)
+}
+
+fn in_flight(lab: &Lab) -> Verdict {
+    let mut balloon = Balloon::start(lab)?;
+    let pages = balloon.dev.buffer(8 * PAGE_SIZE)?;
+    let names = balloon.names(&pages)?;
+    for n in 0..8 {
+        let head = balloon.inflate.chain(n, &[link(&names.part(4 * usize::from(n), 4), Dir::Out)]);
+        balloon.inflate.offer(head);
+    }
+    balloon.inflate.publish();
+    balloon.inflate.notify(&balloon.dev);
+    balloon.inflate.skip(8)?;
+    equal("used index", 8, balloon.inflate.used_index())?;
+    balloon.deflate(&pages)
+}
+
+fn returned(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
+    let mut balloon = Balloon::start(lab)?;
+    let page = balloon.dev.buffer(PAGE_SIZE)?;
+    page.pattern(SEED);
+    balloon.inflate(&page)?;
+    balloon.deflate(&page)?;
+    check(&page)
+}
+
+fn neighbours(lab: &Lab) -> Verdict {
+    let mut balloon = Balloon::start(lab)?;
+    let pages = balloon.dev.buffer(3 * PAGE_SIZE)?;
+    pages.fill(SEED);
+    let middle = pages.part(PAGE_SIZE, PAGE_SIZE);
+    balloon.inflate(&middle)?;
+    balloon.deflate(&middle)?;
+    equal("first byte changed before it", None, pages.part(0, PAGE_SIZE).first_not(SEED))?;
+    equal("first byte changed behind it", None, pages.part(2 * PAGE_SIZE, PAGE_SIZE).first_not(SEED))
+}
+
+fn reported(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
+    let mut balloon = Balloon::start(lab)?;
+    let Some(queue) = &mut balloon.reporting else {
+        return Err(skip("the balloon does not offer reporting"));
+    };
+    let pages = balloon.dev.buffer(4 * PAGE_SIZE)?;
+    let page = pages.part(0, PAGE_SIZE);
+    page.pattern(SEED);
+    let head = queue.chain(0, &[link(&pages, Dir::In)]);
+    queue.send(&balloon.dev, head);
+    queue.wait()?;
+    balloon.dev.healthy()?;
+    check(&page)
+}
+
+fn zero_or_old(page: &Buf) -> Verdict {
+    let (zero, old) = (page.first_not(0).is_none(), page.differs(SEED).is_none());
+    holds(zero || old, "content of the page", "zero or what it was", "something else")
+}
+
+fn usable(page: &Buf) -> Verdict {
+    page.pattern(SEED ^ 0xff);
+    equal("first byte that is not as written", None, page.differs(SEED ^ 0xff))
+}

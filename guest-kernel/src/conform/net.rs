@@ -1,0 +1,268 @@
+//! The network card and the console. What is received is a DHCP server's answer: user networking has one.
+
+use super::device::Dev;
+use super::raw::{Buf, Dir, Queue, link, wait_until};
+use super::{End, Lab, Row, Verdict, equal, holds, skip};
+use alloc::vec;
+use alloc::vec::Vec;
+use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::console;
+use shared_abi::virtio::net::{
+    ETHERNET_HEADER, FRAME_MAX, Features, GSO_NONE, HDR_DATA_VALID, Header, RECEIVE_QUEUE, STATUS_LINK_UP,
+    TRANSMIT_QUEUE,
+};
+
+pub const NET: &[Row] = &[
+    ("net/mac-is-unicast", |lab| {
+        let mac = Card::start(lab, Features::MAC)?.mac();
+        holds(mac != [0; 6] && mac[0] & 1 == 0, "mac", "a unicast address", format_args!("{mac:02x?}"))
+    }),
+    ("net/link-is-up", |lab| {
+        let card = Card::start(lab, Features::STATUS)?;
+        let status = card.dev.regs().config_read(6, 2) as u16;
+        holds(status & STATUS_LINK_UP != 0, "status", "bit 0", status)
+    }),
+    ("net/mtu-is-valid", |lab| {
+        let card = Card::start(lab, Features::MTU)?;
+        let mtu = card.dev.regs().config_read(10, 2);
+        holds(mtu >= 68, "mtu", "68 or more", mtu)
+    }),
+    ("net/short-frame-is-taken", |lab| taken(lab, 60)),
+    ("net/full-frame-is-taken", |lab| taken(lab, FRAME_MAX)),
+    ("net/header-apart-is-taken", header_apart),
+    ("net/batch-is-taken", batch),
+    ("net/answer-arrives", |lab| answer(lab).map(drop)),
+    ("net/received-header-is-plain", |lab| {
+        let (buf, _) = answer(lab)?;
+        holds(buf.read8(0) & !HDR_DATA_VALID == 0, "flags", "0 or DATA_VALID", buf.read8(0))?;
+        equal("gso_type", GSO_NONE, buf.read8(1))?;
+        equal("num_buffers", 1, buf.read16(10))
+    }),
+    ("net/received-frame-has-its-length", |lab| {
+        let (buf, len) = answer(lab)?;
+        let packet = usize::from(u16::from_be(buf.read16(HEADER + ETHERNET_HEADER + 2)));
+        let least = HEADER + ETHERNET_HEADER + packet;
+        holds(len >= least, "used length", format_args!("{least} or more"), len)
+    }),
+    ("net/nothing-behind-the-used-length", |lab| {
+        let (buf, len) = answer(lab)?;
+        equal("first byte changed behind the used length", None, buf.part(len, BUFFER - len).first_not(FILL))
+    }),
+    ("net/receive-exhaustion-recovers", exhaustion),
+    ("net/mergeable-buffers-are-counted", mergeable),
+];
+
+pub const CONSOLE: &[Row] = &[
+    ("console/output-is-taken", |lab| output(lab, 1)),
+    ("console/output-in-parts-is-taken", |lab| output(lab, 3)),
+    ("console/size-is-readable", |lab| {
+        let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, console::Features::SIZE.bits())?;
+        if !dev.has(console::Features::SIZE.bits()) {
+            return Err(skip("the console does not offer SIZE"));
+        }
+        equal("cols and rows, read again", dev.regs().config_read(0, 4), dev.regs().config_read(0, 4))
+    }),
+];
+
+const HEADER: usize = size_of::<Header>();
+/// Bytes of a receive buffer, and what it is filled with.
+const BUFFER: usize = 2048;
+const FILL: u8 = 0xa5;
+const TRANSACTION: u32 = 0x5249_4e47;
+/// How long an answer is waited for, and how often the request is sent.
+const PATIENCE: u64 = 1_000_000_000;
+const ATTEMPTS: u32 = 3;
+
+struct Card<'a> {
+    dev: Dev<'a>,
+    receive: Queue,
+    transmit: Queue,
+}
+
+impl<'a> Card<'a> {
+    fn start(lab: &'a Lab, features: Features) -> Result<Self, End> {
+        let dev = Dev::with_features(lab.device(DeviceType::NET)?, (features | Features::MAC).bits())?;
+        if !dev.has(features.bits()) {
+            return Err(skip("the card does not offer it"));
+        }
+        let (receive, transmit) = (dev.queue(RECEIVE_QUEUE, 16)?, dev.queue(TRANSMIT_QUEUE, 16)?);
+        dev.start();
+        Ok(Self { dev, receive, transmit })
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        core::array::from_fn(|at| self.dev.regs().config_read(at, 1) as u8)
+    }
+
+    /// A broadcast frame of a protocol for experiments, behind its header.
+    fn frame(&self, len: usize) -> Result<Buf, End> {
+        let buf = self.dev.buffer(HEADER + len)?;
+        buf.part(HEADER, 6).fill(0xff);
+        buf.part(HEADER + 6, 6).put(&self.mac());
+        buf.part(HEADER + 12, 2).put(&[0x88, 0xb5]);
+        Ok(buf)
+    }
+
+    /// Sends what is in a buffer.
+    fn send(&mut self, buf: &Buf) -> Verdict {
+        let head = self.transmit.chain(0, &[link(buf, Dir::Out)]);
+        self.transmit.send(&self.dev, head);
+        equal("used length", 0, self.transmit.wait()?.len)?;
+        self.dev.healthy()
+    }
+
+    fn discover(&mut self) -> Verdict {
+        let frame = discover(self.mac());
+        let buf = self.dev.buffer(HEADER + frame.len())?;
+        buf.part(HEADER, frame.len()).put(&frame);
+        self.send(&buf)
+    }
+
+    /// Offers receive buffers, parts of one.
+    fn offer(&mut self, len: usize, count: u16) -> Result<Buf, End> {
+        let buf = self.dev.buffer(len * usize::from(count))?;
+        buf.fill(FILL);
+        for n in 0..count {
+            let head = self.receive.chain(n, &[link(&buf.part(usize::from(n) * len, len), Dir::In)]);
+            self.receive.offer(head);
+        }
+        self.receive.publish();
+        self.receive.notify(&self.dev);
+        Ok(buf)
+    }
+
+    /// Asks until the answer is there, taking other frames on the way; the buffer and its used length.
+    fn answer(&mut self) -> Result<(Buf, usize), End> {
+        for _ in 0..ATTEMPTS {
+            let buf = self.offer(BUFFER, 4)?;
+            self.discover()?;
+            while wait_until(PATIENCE, || self.receive.used_index() != self.receive.seen()) {
+                let used = self.receive.wait()?;
+                let len = used.len as usize;
+                holds(used.id < 4, "id of a used element", "below 4", used.id)?;
+                holds((HEADER..=BUFFER).contains(&len), "used length", "of a frame", len)?;
+                let part = buf.part(used.id as usize * BUFFER, BUFFER);
+                if is_reply(&part) {
+                    return Ok((part, len));
+                }
+            }
+        }
+        Err(skip("nobody answers DHCP"))
+    }
+}
+
+fn taken(lab: &Lab, len: usize) -> Verdict {
+    let mut card = Card::start(lab, Features::MAC)?;
+    let frame = card.frame(len)?;
+    card.send(&frame)
+}
+
+fn header_apart(lab: &Lab) -> Verdict {
+    let mut card = Card::start(lab, Features::MAC)?;
+    let frame = card.frame(60)?;
+    let parts = [link(&frame.part(0, HEADER), Dir::Out), link(&frame.part(HEADER, 60), Dir::Out)];
+    let head = card.transmit.chain(0, &parts);
+    card.transmit.send(&card.dev, head);
+    card.transmit.wait()?;
+    card.dev.healthy()
+}
+
+fn batch(lab: &Lab) -> Verdict {
+    let mut card = Card::start(lab, Features::MAC)?;
+    let frame = card.frame(60)?;
+    let count = card.transmit.size.min(16);
+    for n in 0..count {
+        let head = card.transmit.chain(n, &[link(&frame, Dir::Out)]);
+        card.transmit.offer(head);
+    }
+    card.transmit.publish();
+    card.transmit.notify(&card.dev);
+    let mut seen = 0u32;
+    for _ in 0..count {
+        let used = card.transmit.wait()?;
+        holds(used.id < 16 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
+        seen |= 1 << used.id;
+    }
+    Ok(())
+}
+
+fn answer(lab: &Lab) -> Result<(Buf, usize), End> {
+    Card::start(lab, Features::MAC)?.answer()
+}
+
+fn exhaustion(lab: &Lab) -> Verdict {
+    let mut card = Card::start(lab, Features::MAC)?;
+    (0..3).try_for_each(|_| card.discover())?;
+    wait_until(20_000_000, || false);
+    equal("used index of the receive queue", 0, card.receive.used_index())?;
+    card.answer()?;
+    card.dev.healthy()
+}
+
+fn mergeable(lab: &Lab) -> Verdict {
+    const SMALL: usize = 128;
+    let mut card = Card::start(lab, Features::MRG_RXBUF)?;
+    let size = card.receive.size;
+    let buf = card.offer(SMALL, size)?;
+    card.discover()?;
+    if !wait_until(PATIENCE, || card.receive.used_index() != 0) {
+        return Err(skip("nobody answers DHCP"));
+    }
+    let first = card.receive.wait()?;
+    holds(first.id < size.into(), "id of a used element", "one that is in flight", first.id)?;
+    let count = buf.read16(first.id as usize * SMALL + 10);
+    holds((1..=size).contains(&count), "num_buffers", format_args!("1 to {size}"), count)?;
+    let mut len = first.len;
+    for n in 1..count {
+        equal("used length of a buffer before the last", SMALL as u32, len)?;
+        len = card.receive.wait()?.len;
+        holds(n + 1 == count || len > 0, "used length", "1 or more", len)?;
+    }
+    holds(len as usize <= SMALL, "used length of the last buffer", "up to 128", len)
+}
+
+/// A DHCPDISCOVER (RFC 2131), broadcast.
+fn discover(mac: [u8; 6]) -> Vec<u8> {
+    const BOOTP: usize = 300;
+    let mut frame = vec![0; ETHERNET_HEADER + 28 + BOOTP];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    let (ip, rest) = frame[ETHERNET_HEADER..].split_at_mut(20);
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&(28 + BOOTP as u16).to_be_bytes());
+    ip[8..10].copy_from_slice(&[64, 17]);
+    ip[16..20].fill(0xff);
+    let sum: u32 = ip.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    rest[..6].copy_from_slice(&[0, 68, 0, 67, ((8 + BOOTP) >> 8) as u8, (8 + BOOTP) as u8]);
+    let bootp = &mut rest[8..];
+    bootp[..3].copy_from_slice(&[1, 1, 6]);
+    bootp[4..8].copy_from_slice(&TRANSACTION.to_be_bytes());
+    bootp[10] = 0x80;
+    bootp[28..34].copy_from_slice(&mac);
+    bootp[236..244].copy_from_slice(&[99, 130, 83, 99, 53, 1, 1, 255]);
+    frame
+}
+
+fn is_reply(buf: &Buf) -> bool {
+    const UDP: usize = HEADER + ETHERNET_HEADER + 20;
+    let bootp = buf.part(UDP + 8, 8).bytes();
+    buf.part(UDP, 4).bytes() == [0, 67, 0, 68] && bootp[0] == 2 && bootp[4..8] == TRANSACTION.to_be_bytes()
+}
+
+fn output(lab: &Lab, parts: usize) -> Verdict {
+    const LINE: &[u8] = b"conform\r\n";
+    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
+    let mut queue = dev.queue(console::TRANSMIT_QUEUE, 8)?;
+    dev.start();
+    let line = dev.buffer(LINE.len())?;
+    line.put(LINE);
+    let size = LINE.len() / parts;
+    let links: Vec<_> = (0..parts).map(|n| link(&line.part(n * size, size), Dir::Out)).collect();
+    let head = queue.chain(0, &links);
+    queue.send(&dev, head);
+    equal("used length", 0, queue.wait()?.len)?;
+    dev.healthy()
+}
