@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -45,7 +45,13 @@ fn serve() -> Result<ExitStatus> {
     network::relay().context("the network")?;
     let arguments = fs::read_to_string(Path::new("/").join(ARGUMENTS)).context("cannot read the arguments")?;
     let mut command = Command::new(Path::new("/").join(RINGSIDE));
-    command.args(arguments.lines()).status().context("cannot start ringside")
+    // Not the terminal itself: the host program leaves one alone that is not its own job's.
+    command.args(arguments.lines()).stdin(Stdio::piped());
+    let mut ringside = command.spawn().context("cannot start ringside")?;
+    if let Some(mut input) = ringside.stdin.take() {
+        thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut input));
+    }
+    ringside.wait().context("cannot wait for ringside")
 }
 
 fn load_modules(folder: &Path) -> Result<()> {
