@@ -38,6 +38,7 @@ pub const ROWS: &[Row] = &[
     ("block/reads-in-flight-do-not-mix", reads_in_flight_do_not_mix),
     ("block/flush-succeeds", flush_succeeds),
     ("block/flush-behind-writes-succeeds", flush_behind_writes_succeeds),
+    ("block/flushed-data-outlives-a-reset", flushed_data_outlives_a_reset),
     ("block/id-succeeds", id_succeeds),
     ("block/unknown-type-is-unsupported", |lab| {
         let mut disk = Disk::start(lab, 0, 8)?;
@@ -272,6 +273,20 @@ fn flush_behind_writes_succeeds(lab: &Lab) -> Verdict {
         data.fill(0);
         disk.read(first, &data)?;
         equal("first byte that is not as written", None, data.differs(0x55))
+    })
+}
+
+fn flushed_data_outlives_a_reset(lab: &Lab) -> Verdict {
+    scratch(lab, Features::FLUSH, 4, |disk, first| {
+        let data = disk.sectors(4)?;
+        data.pattern(0x77);
+        disk.write(first, &data)?;
+        equal("status of a flush", OK, disk.request(RequestType::FLUSH, 0, &[])?.status)?;
+        // Starting over resets the device.
+        let mut again = Disk::start(lab, 0, 8)?;
+        let data = again.sectors(4)?;
+        again.read(first, &data)?;
+        equal("first byte that is not as written", None, data.differs(0x77))
     })
 }
 

@@ -107,6 +107,13 @@ pub const CHECKS: &[Check] = &[
         "Status OK thrice, and the pattern",
     ),
     row(
+        "block/flushed-data-outlives-a-reset",
+        "A flush makes completed writes stable",
+        DEVICE,
+        "Write, flush, reset the device, start over, read",
+        "Status OK thrice, and the pattern",
+    ),
+    row(
         "block/id-succeeds",
         "GET_ID fills 20 bytes",
         OPERATION,
