@@ -103,6 +103,17 @@ fn build_host() -> Result<PathBuf> {
     Ok(workspace::target().join("release/ringside"))
 }
 
+/// Our host program with bugs that can be injected, for the proof that the conformance suite catches them.
+pub(crate) fn build_host_with_bugs() -> Result<PathBuf> {
+    ui::say("building the host with bugs to inject, for the proof that the suite catches them");
+    let target_dir = workspace::target().join("bugs");
+    let mut command = workspace::cargo();
+    command.env("CARGO_TARGET_DIR", &target_dir);
+    command.args(["build", "--release", "--package", "host-backend", "--bin", "ringside", "--features", "test-faults"]);
+    succeed(&mut command, "the host with bugs does not build")?;
+    Ok(target_dir.join("release/ringside"))
+}
+
 /// Runs a command that shows its own progress.
 pub(crate) fn succeed(command: &mut Command, otherwise: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;

@@ -34,6 +34,14 @@ struct Tally {
     skipped: usize,
 }
 
+/// What tests boot.
+#[derive(Clone, Copy)]
+struct Programs<'a> {
+    kernel: &'a Path,
+    /// Only where our host can run.
+    with_bugs: Option<&'a Path>,
+}
+
 /// How a boot went.
 enum Ended {
     Passed,
@@ -50,7 +58,12 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     }
     let interrupted = boots::interruption()?;
 
-    let (units, notes) = run_cargo_tests(&artifacts.kernel, common.kvm(), &interrupted)?;
+    let with_bugs = match Testbed::Host.available(common.kvm()) {
+        Ok(()) => Some(artifacts::build_host_with_bugs()?),
+        Err(_) => None,
+    };
+    let programs = Programs { kernel: &artifacts.kernel, with_bugs: with_bugs.as_deref() };
+    let (units, notes) = run_cargo_tests(programs, common.kvm(), &interrupted)?;
     let boots = run_boots(&artifacts, common.kvm(), &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
         bail!("interrupted");
@@ -61,12 +74,19 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
 }
 
 /// Unit tests and everything else that runs without a guest; the tally, and why tests skipped themselves.
-fn run_cargo_tests(kernel: &Path, kvm: KvmPolicy, interrupted: &AtomicBool) -> Result<(Tally, BTreeSet<String>)> {
+fn run_cargo_tests(
+    programs: Programs<'_>,
+    kvm: KvmPolicy,
+    interrupted: &AtomicBool,
+) -> Result<(Tally, BTreeSet<String>)> {
     let log_path = workspace::output()?.join("test.log");
     ui::say(&format!("running the unit and host-run tests (log: {})", log_path.display()));
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--exclude", "guest-kernel", "--no-fail-fast", "--", "--show-output"]);
-    command.env("RINGSIDE_KERNEL", kernel).stdin(Stdio::null()).stdout(Stdio::piped());
+    if let Some(with_bugs) = programs.with_bugs {
+        command.env("RINGSIDE_WITH_BUGS", with_bugs);
+    }
+    command.env("RINGSIDE_KERNEL", programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
         command.env("RINGSIDE_NO_KVM", "1");
     }
