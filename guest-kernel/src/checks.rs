@@ -26,19 +26,17 @@ const CHECKS: &[(&str, bool, Check)] = &[
     ("time/never-goes-back", false, time_never_goes_back),
 ];
 
-/// Runs all and reports each; returns how many failed. Unpatched kernels skip what is about patching.
+/// Runs all and reports each; returns how many failed.
 pub fn run() -> u32 {
-    let summary = crate::patches();
-    let patched = summary.count(None) == 0;
     let mut failed = 0;
-    for (name, needs_patching, check) in CHECKS {
-        if *needs_patching && !patched {
-            crate::console::report(Kind::Check, name, Outcome::Skip, |line| line.field("why", "pvops=unpatched"));
-            continue;
-        }
-        match check(summary) {
-            Ok(()) => crate::console::report(Kind::Check, name, Outcome::Success, |line| Ok(line)),
-            Err(why) => {
+    for check in CHECKS {
+        let (name, ..) = check;
+        match judge(check) {
+            None => {
+                crate::console::report(Kind::Check, name, Outcome::Skip, |line| line.field("why", "pvops=unpatched"))
+            }
+            Some(Ok(())) => crate::console::report(Kind::Check, name, Outcome::Success, |line| Ok(line)),
+            Some(Err(why)) => {
                 failed += 1;
                 crate::console::report(Kind::Check, name, Outcome::Failure, |line| line.field("why", &why));
             }
@@ -49,8 +47,12 @@ pub fn run() -> u32 {
 
 /// Runs one by its name: whether it applies, and what it saw.
 pub fn one(name: &str) -> Option<Result<(), String>> {
+    judge(CHECKS.iter().find(|(found, ..)| *found == name)?)
+}
+
+/// Runs one; `None` for what is about patching in a kernel that is not patched.
+fn judge(&(_, needs_patching, check): &(&str, bool, Check)) -> Option<Result<(), String>> {
     let summary = crate::patches();
-    let (_, needs_patching, check) = CHECKS.iter().find(|(found, ..)| *found == name)?;
     (!needs_patching || summary.count(None) == 0).then(|| check(summary))
 }
 
