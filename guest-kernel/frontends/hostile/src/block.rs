@@ -1,6 +1,6 @@
 //! The block driver and a disk that lies.
 
-use crate::{Ending, Liar, PAGES, Script, check, ending, offer, refused};
+use crate::{Ending, Liar, PAGES, Script, check, ending, offer, refused, settle};
 use frontends::block::{Block, Request, Settings, Unmap};
 use frontends::device::Driver;
 use frontends::fake::{Chain, FakeTransport, Memory};
@@ -51,10 +51,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     block.shut_down();
     ended += drain(&mut block, taken - ended);
     assert_eq!((ended, block.pending()), (taken, 0), "each request ends once");
-    assert!(block.broken().is_some());
-    let leaked = block.leaked_pages();
-    drop(block);
-    assert_eq!(memory.allocated_pages(), leaked, "each page is given back or counted");
+    let leaked = settle(block, memory);
     assert!((leaked == 0 || distrusted(&transport)) && leaked <= PAGES);
     ending
 }

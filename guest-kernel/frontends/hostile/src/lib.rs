@@ -126,6 +126,15 @@ fn check(driver: &impl Driver, liar: &mut Liar<'_>) {
     }
 }
 
+/// Ends a driver that was shut down; each of its pages is given back or counted as leaked. Returns how many leaked.
+fn settle(driver: impl Driver, memory: &Memory) -> usize {
+    assert!(driver.broken().is_some());
+    let leaked = driver.leaked_pages();
+    drop(driver);
+    assert_eq!(memory.allocated_pages(), leaked, "each page is given back or counted");
+    leaked
+}
+
 fn ending(liar: &Liar<'_>) -> Ending {
     if liar.reason.is_some() { Ending::Stopped } else { Ending::Worked { lied: liar.lied } }
 }
