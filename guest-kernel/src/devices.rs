@@ -191,7 +191,10 @@ impl Place {
                 let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
                 let interrupts = match irq::bind_line(name, slot.line, Trigger::Edge) {
                     Ok(event) => Interrupts::line(event),
-                    Err(irq::NoVector) => Interrupts::none(),
+                    Err(error) => {
+                        log::warn!("{name}: {error}; it is polled");
+                        Interrupts::none()
+                    }
                 };
                 Ok((Box::new(transport), interrupts))
             }

@@ -32,7 +32,7 @@ use alloc::vec::Vec;
 use boot::info::{BootInfo, Range};
 use cmdline::Cmdline;
 use devices::Devices;
-use pvops::detect::{self, Surroundings, World};
+use pvops::detect::{Console, Surroundings, World};
 use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
 use pvops::site::SITE_LEN;
@@ -70,13 +70,10 @@ pub struct System {
     pub started: u64,
 }
 
-/// From the boot code: 64-bit mode, boot tables, boot stack, interrupts off.
-extern "sysv64" fn kernel_main(start_info: u64) -> ! {
-    console::init();
-    // SAFETY: the boot code passes what the loader passed, once.
-    let info = unsafe { boot::info::read(start_info) };
+/// From the boot code: 64-bit mode, the kernel's stack, all memory below 4 GiB in the direct map, interrupts off.
+fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
+    console::init(found.console);
     let cmdline = Cmdline::new(info.image_cmdline, info.vmm_cmdline);
-    let found = detect::detect();
     enter_world(&found);
     trap::init(info.symbols);
     init_memory(&info);
@@ -124,23 +121,29 @@ fn init_memory(info: &BootInfo) {
         mm::frames::FRAMES.lock().init(&info.ram, &info.reserved, BOOT_MAPPED);
         mm::paging::init(&info.ram);
         mm::frames::FRAMES.lock().add_above(&info.ram, &info.reserved, BOOT_MAPPED);
+        info.boot_tables.iter().for_each(|&range| mm::paging::reclaim_tables(range));
     }
 }
 
-/// The chips of every PC-like machine, and the serial port's line.
+/// The interrupt controllers, and the console's line.
 fn init_interrupts(found: &Surroundings) {
-    let local = mm::paging::map_device(board::LOCAL_APIC_BASE, 4096).expect("the local APIC's address is fixed");
-    let io = mm::paging::map_device(board::IO_APIC_BASE, 4096).expect("the I/O APIC's address is fixed");
-    if found.board_slots.is_none() {
+    extern "sysv64" fn map(physical: u64, len: usize) -> usize {
+        mm::paging::map_device(physical, len as u64).unwrap_or(0)
+    }
+    if found.has_legacy_chips {
         platform::mask_pic();
     }
-    // SAFETY: both are mapped where PCs have them, and nothing else uses them.
-    if let Err(error) = unsafe { pvops::event::init_interrupt_chips(local, io) } {
+    // SAFETY: the handlers are set up, and nothing else uses the controllers.
+    if let Err(error) = unsafe { pvops::event::start(map) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
     }
-    match trap::irq::bind_line("serial", board::COM1_GSI, Trigger::Edge) {
+    let (name, line) = match found.console {
+        Console::Serial => ("serial", board::COM1_GSI),
+        Console::Hypervisor { line } => ("console", line),
+    };
+    match trap::irq::bind_line(name, line, Trigger::Edge) {
         Ok(event) => console::enable_input(event),
-        Err(trap::irq::NoVector) => log::warn!("serial: no vector left"),
+        Err(error) => log::warn!("{name}: no input: {error}"),
     }
 }
 

@@ -63,6 +63,10 @@ pub fn sources() -> Sources {
 
 /// Sets clock and timer up. The interrupt chips are ready.
 pub fn init(found: &Surroundings) -> Sources {
+    if let Some(scale) = kvm::scale_in_use() {
+        time::set_tsc_scale(scale);
+        return *SOURCES.call_once(|| Sources { clock: "xen", frequencies: "from the hypervisor" });
+    }
     let mut sources = Sources { clock: "tsc", frequencies: "from the hypervisor" };
     match (found.tsc_khz, found.apic_khz) {
         (Some(tsc), Some(apic)) => set(u64::from(tsc) * 1000, u64::from(apic) * 1000),

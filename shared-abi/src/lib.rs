@@ -13,6 +13,7 @@ pub mod pvh;
 pub mod report;
 pub mod tour;
 pub mod virtio;
+pub mod xen;
 
 /// Asserts at compile time that a layout has the size and the field offsets that its specification gives.
 #[macro_export]

@@ -1,8 +1,10 @@
 //! The local APIC and the I/O APIC of the native worlds (Intel SDM volume 3, chapter "APIC"; 82093AA data sheet).
 
+use crate::event::MapRegisters;
 use crate::native::Scale;
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use shared_abi::board;
 
 /// Vector of the timer.
 pub const TIMER_VECTOR: u8 = 0x20;
@@ -38,26 +40,19 @@ static TIMER_SHIFT: AtomicU8 = AtomicU8::new(0);
 /// The deadline in force, so that "none" is not programmed over and over.
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// There is no local APIC where one was expected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoLocalApic {
-    /// What stood in the version register.
-    pub version: u32,
-}
-
-/// Takes the interrupt chips over: all lines masked, the local APIC on. The timer works after [`set_timer_hz`].
-///
-/// # Errors
-/// [`NoLocalApic`] when nothing answers at `local`.
-///
-/// # Safety
-/// `local` and `io` are mapped, uncached register blocks of a local and an I/O APIC; nothing else uses them.
-pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLocalApic> {
+/// Takes the interrupt chips over, where PCs have them: all lines masked, the local APIC on. The timer works after
+/// [`set_timer_hz`]. Returns 0, or 1 plus what stood in the version register of a local APIC that does not answer.
+pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters) -> u64 {
+    const BLOCK: usize = 4096;
+    let (local, io) = (map(board::LOCAL_APIC_BASE, BLOCK), map(board::IO_APIC_BASE, BLOCK));
+    if local == 0 || io == 0 {
+        return 1;
+    }
     LOCAL.store(local, Relaxed);
     let version = read_local(lapic::VERSION);
     if version == u32::MAX || version & 0xff < 0x10 {
         LOCAL.store(0, Relaxed);
-        return Err(NoLocalApic { version });
+        return u64::from(version) + 1;
     }
     write_local(lapic::TASK_PRIORITY, 0);
     write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
@@ -71,7 +66,7 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
     for pin in 0..pins {
         write_io(REDIRECTION + 2 * pin, MASKED);
     }
-    Ok(())
+    0
 }
 
 /// Sets the frequency of the local APIC's timer.
@@ -98,18 +93,9 @@ pub fn stop_counting() {
     write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
 }
 
-/// What a device writes to interrupt by message (Intel SDM, "Message Signalled Interrupts").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MsiMessage {
-    /// Where.
-    pub address: u64,
-    /// What.
-    pub data: u32,
-}
-
-/// The message that raises a vector on this CPU, as an edge.
-pub fn msi_message(vector: u8) -> MsiMessage {
-    MsiMessage { address: shared_abi::board::LOCAL_APIC_BASE | u64::from(id()) << 12, data: vector.into() }
+/// The message that raises a vector on this CPU, as an edge, packed.
+pub(crate) unsafe extern "sysv64" fn bind_message(_device: u32, _entry: u32, vector: u32, _table: u64) -> u64 {
+    (board::LOCAL_APIC_BASE | u64::from(id()) << 12) << 32 | u64::from(vector)
 }
 
 fn id() -> u32 {
@@ -120,11 +106,13 @@ pub(crate) unsafe extern "sysv64" fn cpu() -> u32 {
     if LOCAL.load(Relaxed) == 0 { 0 } else { id() }
 }
 
-pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) {
-    if line < IO_PINS.load(Relaxed) {
+pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) -> u64 {
+    let exists = line < IO_PINS.load(Relaxed);
+    if exists {
         write_io(REDIRECTION + 2 * line, MASKED | vector | if level != 0 { LEVEL_LOW } else { 0 });
         write_io(REDIRECTION + 2 * line + 1, id() << 24);
     }
+    exists.into()
 }
 
 pub(crate) unsafe extern "sysv64" fn mask(line: u32) {
@@ -172,7 +160,7 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
 }
 
 fn read_local(register: usize) -> u32 {
-    // SAFETY: `init_interrupt_chips`'s contract: a mapped register block of 4 KiB.
+    // SAFETY: `start` mapped a register block of 4 KiB.
     unsafe { ((LOCAL.load(Relaxed) + register) as *const u32).read_volatile() }
 }
 
@@ -184,7 +172,7 @@ fn write_local(register: usize, value: u32) {
 /// The I/O APIC has an index register at 0 and a window at 0x10.
 fn select_io(register: u32) -> usize {
     let base = IO.load(Relaxed);
-    // SAFETY: `init_interrupt_chips`'s contract.
+    // SAFETY: as in `read_local`.
     unsafe { (base as *mut u32).write_volatile(register) };
     base + 0x10
 }

@@ -122,6 +122,15 @@ pub unsafe fn set_segment_base(segment: Segment, base: u64) {
     unsafe { calling!(cpu.set_segment_base, "edi" = segment as u32, "rsi" = base) };
 }
 
+/// Returns to what the exception frame on the stack says. For the end of entry code: jump here.
+///
+/// # Safety
+/// RSP points to a frame as the CPU pushes it, without error code, and all other registers are as they are to be.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn iret() {
+    crate::site::naked_call!(cpu.iret)
+}
+
 /// Ends the machine by a fault that cannot be delivered: what reset is where nothing else is known.
 pub fn triple_fault() -> ! {
     let none = TablePointer { limit: 0, base: 0 };

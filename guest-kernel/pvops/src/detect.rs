@@ -12,6 +12,9 @@ pub enum World {
     Native,
     /// Ring 0 under KVM, or under a hypervisor with KVM's interface.
     Kvm,
+    /// Ring 3 under Xen's paravirtual interface.
+    #[cfg(target_os = "none")]
+    Xen,
 }
 
 impl World {
@@ -20,11 +23,25 @@ impl World {
         match self {
             Self::Native => &crate::native::BACKEND,
             Self::Kvm => &crate::kvm::BACKEND,
+            #[cfg(target_os = "none")]
+            Self::Xen => &crate::xen::BACKEND,
         }
     }
 }
 
-/// What CPUID tells.
+/// Where a person reads and types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// The first serial port.
+    Serial,
+    /// The hypervisor's.
+    Hypervisor {
+        /// The line of its input.
+        line: u32,
+    },
+}
+
+/// What there is around the CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
     /// The world.
@@ -39,6 +56,10 @@ pub struct Surroundings {
     pub apic_khz: Option<u32>,
     /// Number of virtio-mmio slots, on our own board.
     pub board_slots: Option<u32>,
+    /// The console.
+    pub console: Console,
+    /// The machine has a PC's legacy chips, and they are the kernel's.
+    pub has_legacy_chips: bool,
 }
 
 impl Surroundings {
@@ -52,6 +73,21 @@ impl Surroundings {
     }
 }
 
+/// What a kernel knows that Xen entered: CPUID tells a paravirtual guest of the hardware.
+#[cfg(target_os = "none")]
+pub fn on_xen() -> Surroundings {
+    Surroundings {
+        world: World::Xen,
+        signature: *b"XenVMMXenVMM",
+        kvm: kvm::Features::empty(),
+        tsc_khz: None,
+        apic_khz: None,
+        board_slots: None,
+        console: Console::Hypervisor { line: crate::xen::event::CONSOLE_LINE },
+        has_legacy_chips: false,
+    }
+}
+
 /// Looks.
 pub fn detect() -> Surroundings {
     let mut found = Surroundings {
@@ -61,6 +97,8 @@ pub fn detect() -> Surroundings {
         tsc_khz: None,
         apic_khz: None,
         board_slots: None,
+        console: Console::Serial,
+        has_legacy_chips: true,
     };
     if __cpuid(1).ecx & kvm::CPUID_1_ECX_HYPERVISOR == 0 {
         return found;
@@ -87,6 +125,7 @@ pub fn detect() -> Surroundings {
             board::CPUID_SIGNATURE if max > base => {
                 let slots = __cpuid(base + board::CPUID_BOARD).ebx;
                 found.board_slots = Some(slots.min(board::VIRTIO_MMIO_SLOTS));
+                found.has_legacy_chips = false;
             }
             _ => {}
         }

@@ -11,15 +11,91 @@ pub enum Trigger {
     Level,
 }
 
+/// Maps device registers: physical address and length to an address; 0 when that cannot be done.
+pub type MapRegisters = extern "sysv64" fn(physical: u64, len: usize) -> usize;
+
+/// There is no local APIC where one was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoLocalApic {
+    /// What stood in the version register.
+    pub version: u32,
+}
+
+/// Takes the interrupt controllers over, with all lines masked.
+///
+/// # Errors
+/// [`NoLocalApic`].
+///
+/// # Safety
+/// Interrupts are off, their handlers are set up, and nothing else uses the controllers.
+pub unsafe fn start(map: MapRegisters) -> Result<(), NoLocalApic> {
+    let code: u64;
+    // SAFETY: per the contract.
+    unsafe { calling!(event.start, "rdi" = map => code) };
+    match code.checked_sub(1) {
+        None => Ok(()),
+        Some(version) => Err(NoLocalApic { version: version as u32 }),
+    }
+}
+
+/// The world cannot bring an interrupt here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoute;
+
 /// Connects a line to a vector and leaves it masked.
+///
+/// # Errors
+/// [`NoRoute`].
 ///
 /// # Safety
 /// The vector has a handler.
-pub unsafe fn bind(line: u32, vector: u8, trigger: Trigger) {
+pub unsafe fn bind(line: u32, vector: u8, trigger: Trigger) -> Result<(), NoRoute> {
+    let bound: u64;
     // SAFETY: per the contract.
     unsafe {
-        calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = u32::from(trigger == Trigger::Level))
+        calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = u32::from(trigger == Trigger::Level) => bound)
     };
+    if bound == 0 { Err(NoRoute) } else { Ok(()) }
+}
+
+/// What a device writes to interrupt by message (Intel SDM, "Message Signalled Interrupts").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsiMessage {
+    /// Where.
+    pub address: u64,
+    /// What.
+    pub data: u32,
+}
+
+/// An entry of an MSI-X table.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageEntry {
+    /// Bus, slot and function: bus times 256 plus slot times 8 plus function.
+    pub function: u16,
+    /// Number of the entry.
+    pub entry: u16,
+    /// Address of the BAR that the table is in.
+    pub table_bar: u64,
+}
+
+/// Connects a message of a PCI function to a vector. `Some` is to be written to the table; with `None` it has been.
+///
+/// # Errors
+/// [`NoRoute`].
+///
+/// # Safety
+/// The vector has a handler, and the function is the caller's.
+pub unsafe fn bind_message(at: MessageEntry, vector: u8) -> Result<Option<MsiMessage>, NoRoute> {
+    let message: u64;
+    // SAFETY: per the contract.
+    unsafe {
+        calling!(event.bind_message, "edi" = u32::from(at.function), "esi" = u32::from(at.entry), "edx" = u32::from(vector), "rcx" = at.table_bar => message)
+    };
+    match message {
+        0 => Ok(None),
+        u64::MAX => Err(NoRoute),
+        message => Ok(Some(MsiMessage { address: message >> 32, data: message as u32 })),
+    }
 }
 
 /// Keeps a line from interrupting.
@@ -41,4 +117,4 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
-pub use crate::apic::{MsiMessage, NoLocalApic, SPURIOUS_VECTOR, TIMER_VECTOR, init_interrupt_chips, msi_message};
+pub use crate::apic::{SPURIOUS_VECTOR, TIMER_VECTOR};

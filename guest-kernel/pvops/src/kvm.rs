@@ -46,7 +46,21 @@ fn read(page: *const ClockPage) -> ClockPage {
     }
 }
 
-unsafe extern "sysv64" fn now() -> u64 {
+/// Reads the time from a page of this layout that somebody else set up and keeps.
+pub(crate) fn use_clock(page: *const ClockPage) {
+    CLOCK.store(page.cast_mut(), Ordering::Release);
+}
+
+/// The ratio of TSC ticks to nanoseconds that the page in use gives; `None` before there is one.
+pub fn scale_in_use() -> Option<native::Scale> {
+    let page = CLOCK.load(Ordering::Acquire);
+    (!page.is_null()).then(|| {
+        let clock = read(page);
+        native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift }
+    })
+}
+
+pub(crate) unsafe extern "sysv64" fn now() -> u64 {
     let page = CLOCK.load(Ordering::Acquire);
     if page.is_null() {
         return 0;

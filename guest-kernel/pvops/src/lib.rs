@@ -1,8 +1,8 @@
 //! The paravirtual operations: everything that a kernel does differently in different worlds, behind one table.
 //!
 //! [`table`] is the table, [`site`] the call sites, [`patch`] the patcher that rewrites them at boot, and each world
-//! is a sibling file that fills the table ([`native`], [`kvm`]). The kernel calls the wrappers in [`irq`], [`cpu`],
-//! [`mmu`], [`event`], [`time`] and [`smp`], and never asks where it runs. Instructions that every world executes alike
+//! is a sibling file that fills the table ([`native`], [`kvm`], `xen`). The kernel calls the wrappers in [`irq`], [`cpu`],
+//! [`mmu`], [`event`], [`time`], [`smp`] and [`vmm`], and never asks where it runs. Instructions that every world executes alike
 //! are in [`port`] and [`cpu`]. This crate is the only place with privileged instructions.
 #![cfg_attr(not(test), no_std)]
 
@@ -21,6 +21,9 @@ pub mod smp;
 pub mod table;
 mod template;
 pub mod time;
+pub mod vmm;
+#[cfg(target_os = "none")]
+pub mod xen;
 
 pub use detect::World;
 pub use table::{Backend, Op, Ops};

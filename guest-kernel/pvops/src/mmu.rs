@@ -1,4 +1,6 @@
-//! Page tables. Addresses of tables are the world's own (machine addresses on Xen): [`encode`] and [`decode`] translate.
+//! Page tables. Addresses of tables are physical ones; entries hold what the world has there (machine addresses on Xen):
+//! [`encode`] and [`decode`] translate. Entries that are not cached map device registers and hold machine addresses
+//! everywhere.
 
 use crate::site::{calling, hot};
 
@@ -84,7 +86,8 @@ pub fn flush_one(address: usize) {
     unsafe { hot!(mmu.flush_one, "rdi" = address) };
 }
 
-/// Turns an entry with a guest physical address and flags into one that [`set_pte`] takes.
+/// Turns an entry with a guest physical address and flags into one that [`set_pte`] takes. A world may take [`WRITE`] from
+/// a mapping of a page table.
 #[inline(always)]
 pub fn encode(entry: u64) -> u64 {
     let value;
@@ -118,4 +121,46 @@ pub unsafe fn adopt_table(pfn: u64, level: u32) {
 pub unsafe fn release_table(pfn: u64, level: u32) {
     // SAFETY: per the contract.
     unsafe { calling!(mmu.release_table, "rdi" = pfn, "esi" = level) };
+}
+
+/// Whether entries of level 2 may map large pages.
+pub fn has_large_pages() -> bool {
+    let value: u64;
+    // SAFETY: a question.
+    unsafe { calling!(mmu.large_pages => value) };
+    value != 0
+}
+
+/// Makes a block of `2^order` frames contiguous for devices, and returns the address that they use; `None` if that cannot
+/// be done. What is in the frames may be lost.
+///
+/// # Safety
+/// The frames are free.
+pub unsafe fn machine_block(pfn: u64, order: u32) -> Option<u64> {
+    let address: u64;
+    // SAFETY: per the contract.
+    unsafe { calling!(mmu.machine_block, "rdi" = pfn, "esi" = order => address) };
+    (address != 0).then_some(address)
+}
+
+/// Gives frames back to the hypervisor; returns how many of them, from the first on, it took.
+///
+/// # Safety
+/// The frames are nobody's and mapped nowhere.
+pub unsafe fn give_back(pfns: &[u64]) -> usize {
+    let taken: usize;
+    // SAFETY: per the contract.
+    unsafe { calling!(mmu.give_back, "rdi" = pfns.as_ptr(), "rsi" = pfns.len() => taken) };
+    taken
+}
+
+/// Puts memory behind frames that [`give_back`] took; returns behind how many of them, from the first on.
+///
+/// # Safety
+/// The frames were given back.
+pub unsafe fn populate(pfns: &[u64]) -> usize {
+    let filled: usize;
+    // SAFETY: per the contract.
+    unsafe { calling!(mmu.populate, "rdi" = pfns.as_ptr(), "rsi" = pfns.len() => filled) };
+    filled
 }

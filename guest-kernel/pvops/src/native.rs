@@ -3,7 +3,7 @@
 //! Functions that hot sites call are naked, so that they change RAX and the flags only, as the sites promise.
 
 use crate::apic;
-use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, op};
+use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -32,6 +32,7 @@ pub(crate) const OPS: Ops = Ops {
         load_idt: Some(load_idt),
         load_tr: Some(load_tr),
         set_segment_base: Some(set_segment_base),
+        iret: Some(iret),
     },
     mmu: MmuOps {
         set_pte: Some(set_pte),
@@ -45,15 +46,22 @@ pub(crate) const OPS: Ops = Ops {
         decode: Some(same),
         adopt_table: Some(table_is_memory),
         release_table: Some(table_is_memory),
+        large_pages: Some(large_pages),
+        machine_block: Some(machine_block),
+        give_back: Some(no_frames),
+        populate: Some(no_frames),
     },
     event: EventOps {
+        start: Some(apic::start),
         bind: Some(apic::bind),
+        bind_message: Some(apic::bind_message),
         mask: Some(apic::mask),
         unmask: Some(apic::unmask),
         end: Some(apic::end),
     },
     time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
     smp: SmpOps { cpu: Some(apic::cpu), relax: Some(relax) },
+    vmm: VmmOps { shutdown: Some(no_shutdown), write: Some(no_write), read: Some(no_read) },
 };
 
 /// What stands at the sites.
@@ -71,6 +79,7 @@ pub(crate) const TEMPLATES: &[(Op, Template)] = &[
     (op::cpu::load_gdt, LOAD_GDT),
     (op::cpu::load_idt, LOAD_IDT),
     (op::cpu::load_tr, LOAD_TR),
+    (op::cpu::iret, IRET),
     (op::mmu::set_pte, SET_PTE),
     (op::mmu::lazy_begin, NOTHING),
     (op::mmu::lazy_end, NOTHING),
@@ -141,6 +150,18 @@ instructions! {
 }
 
 template!(
+    /// The frame is on top of the stack.
+    IRET,
+    "iretq",
+);
+
+/// Called, the frame is below the return address.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn iret() {
+    naked_asm!("add rsp, 8", "iretq")
+}
+
+template!(
     /// For operations that do nothing here.
     NOTHING,
 );
@@ -154,6 +175,29 @@ unsafe extern "sysv64" fn nothing() {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn table_is_memory(_pfn: u64, _level: u32) {
     naked_asm!("ret")
+}
+
+unsafe extern "sysv64" fn large_pages() -> u64 {
+    1
+}
+
+/// Frames are where they seem to be.
+unsafe extern "sysv64" fn machine_block(pfn: u64, _order: u32) -> u64 {
+    pfn << 12
+}
+
+unsafe extern "sysv64" fn no_frames(_pfns: *const u64, _count: usize) -> usize {
+    0
+}
+
+unsafe extern "sysv64" fn no_shutdown(_crashed: u32) {}
+
+unsafe extern "sysv64" fn no_write(_bytes: *const u8, _len: usize) -> usize {
+    0
+}
+
+unsafe extern "sysv64" fn no_read(_bytes: *mut u8, _len: usize) -> usize {
+    0
 }
 
 /// Turning CR4.PGE off and on flushes global entries too; a write of CR3 would not.

@@ -107,6 +107,29 @@ macro_rules! call {
     };
 }
 
+/// The body of a naked function that is nothing but a site: for operations that do not return to it.
+macro_rules! naked_call {
+    ($group:ident.$op:ident) => {
+        core::arch::naked_asm!(
+            "771: call qword ptr [rip + {table} + {slot}]",
+            ".skip {pad}, 0x90",
+            ".pushsection pvops_sites, \"aR\"",
+            ".balign 4",
+            ".long 771b - .",
+            ".short {op}",
+            ".byte {len}, {clobbers}",
+            ".popsection",
+            "ud2",
+            table = sym $crate::table::LIVE,
+            slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
+            op = const $crate::table::op::$group::$op.index(),
+            pad = const $crate::site::SITE_LEN - $crate::site::INDIRECT_CALL_LEN,
+            len = const $crate::site::SITE_LEN,
+            clobbers = const $crate::site::Clobbers::Rax as u8,
+        )
+    };
+}
+
 /// A site that changes RAX and the flags only.
 macro_rules! hot {
     ($group:ident.$op:ident $(, $reg:tt = $value:expr)*) => {
@@ -126,4 +149,4 @@ macro_rules! calling {
         $crate::site::call!($group.$op, $crate::site::Clobbers::Call, $(in($reg) $value,)* lateout("rax") $result, clobber_abi("sysv64"))
     };
 }
-pub(crate) use {call, calling, hot};
+pub(crate) use {call, calling, hot, naked_call};

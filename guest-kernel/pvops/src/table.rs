@@ -87,6 +87,8 @@ groups! {
         load_tr: fn(selector: u16);
         /// Sets a segment base: 0 FS, 1 user GS, 2 kernel GS.
         set_segment_base: fn(which: u32, base: u64);
+        /// Returns to what the exception frame below the return address says.
+        iret: fn();
     }
     /// Page tables.
     mmu: MmuOps {
@@ -96,9 +98,9 @@ groups! {
         lazy_begin: fn();
         /// Ends the batch: everything is written when it returns.
         lazy_end: fn();
-        /// Machine address of the live top-level table.
+        /// Physical address of the live top-level table.
         read_cr3: fn() -> u64;
-        /// Makes a top-level table live, and flushes.
+        /// Makes a top-level table live by its physical address, and flushes.
         write_cr3: fn(address: u64);
         /// Flushes the whole TLB of this CPU, global entries included.
         flush_all: fn();
@@ -112,11 +114,25 @@ groups! {
         adopt_table: fn(pfn: u64, level: u32);
         /// A frame is no page table any more.
         release_table: fn(pfn: u64, level: u32);
+        /// 1 where entries of level 2 may map large pages.
+        large_pages: fn() -> u64;
+        /// Makes a block of `2^order` free frames one that devices see as contiguous; returns the address that they use, 0
+        /// if that cannot be done.
+        machine_block: fn(pfn: u64, order: u32) -> u64;
+        /// Gives unmapped frames back to the hypervisor; returns how many it took.
+        give_back: fn(pfns: *const u64, count: usize) -> usize;
+        /// Puts memory behind frames that were given back; returns behind how many.
+        populate: fn(pfns: *const u64, count: usize) -> usize;
     }
     /// Interrupt lines.
     event: EventOps {
-        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked.
-        bind: fn(line: u32, vector: u32, level: u32);
+        /// Takes the interrupt controllers over, with all lines masked; 0 when that worked.
+        start: fn(map: crate::event::MapRegisters) -> u64;
+        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked. 1 when that worked.
+        bind: fn(line: u32, vector: u32, level: u32) -> u64;
+        /// Connects an entry of a PCI function's MSI-X table to a vector. Returns what is to be written there: address
+        /// times 2^32 plus data; 0 if the world has done so, all ones if it cannot.
+        bind_message: fn(device: u32, entry: u32, vector: u32, table: u64) -> u64;
         /// Keeps a line from interrupting.
         mask: fn(line: u32);
         /// Lets a line interrupt.
@@ -137,6 +153,15 @@ groups! {
         cpu: fn() -> u32;
         /// Tells the CPU that this is a spin loop.
         relax: fn();
+    }
+    /// Services of a hypervisor that is there to be asked.
+    vmm: VmmOps {
+        /// Ends the machine, in order or after a crash; returns where nobody can be asked.
+        shutdown: fn(crashed: u32);
+        /// Writes to the hypervisor's console; returns how much was taken.
+        write: fn(bytes: *const u8, len: usize) -> usize;
+        /// Reads from it.
+        read: fn(bytes: *mut u8, len: usize) -> usize;
     }
 }
 

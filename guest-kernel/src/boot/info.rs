@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 const CMDLINE_MAX: usize = 2048;
 /// Memory map entries that are looked at.
 const MEMMAP_MAX: usize = 64;
+const RESERVED_MAX: usize = 6;
 
 /// The slot that mkimage fills in.
 #[unsafe(link_section = ".ringside.bundle")]
@@ -37,8 +38,10 @@ impl Range {
 pub struct BootInfo {
     /// Usable memory, as given, at most 64 ranges.
     pub ram: heapless::Vec<Range, MEMMAP_MAX>,
-    /// What must not be handed out: kernel, bundle, initrd.
-    pub reserved: heapless::Vec<Range, 4>,
+    /// What must not be handed out: kernel, bundle, initrd, and what the boot code keeps.
+    pub reserved: heapless::Vec<Range, RESERVED_MAX>,
+    /// Tables of the boot code: free once the final ones are live.
+    pub boot_tables: heapless::Vec<Range, 2>,
     /// Command line of the image.
     pub image_cmdline: &'static str,
     /// Command line of the VMM.
@@ -88,17 +91,7 @@ unsafe fn physical(address: u64, len: u64) -> Option<&'static [u8]> {
 /// # Safety
 /// `start_info` is what the PVH loader passed, and the boot tables are live. Called once.
 pub unsafe fn read(start_info: u64) -> BootInfo {
-    let mut info = BootInfo {
-        ram: heapless::Vec::new(),
-        reserved: heapless::Vec::new(),
-        image_cmdline: "",
-        vmm_cmdline: "",
-        rsdp: 0,
-        initrd: &[],
-        symbols: Symbols::default(),
-    };
-    let kernel = Range { start: crate::mm::image::TEXT, end: crate::mm::image::end() };
-    let _ = info.reserved.push(kernel);
+    let mut info = BootInfo::new();
     // SAFETY: per the contract; the loader's data is not written before it is read here for the last time.
     unsafe {
         if let Some(start) =
@@ -112,6 +105,52 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
             if start.nr_modules > 0 {
                 initrd(&mut info, start.modlist_paddr);
             }
+        }
+        bundle(&mut info);
+    }
+    info
+}
+
+impl BootInfo {
+    /// Nothing but the kernel.
+    fn new() -> Self {
+        let mut info = Self {
+            ram: heapless::Vec::new(),
+            reserved: heapless::Vec::new(),
+            boot_tables: heapless::Vec::new(),
+            image_cmdline: "",
+            vmm_cmdline: "",
+            rsdp: 0,
+            initrd: &[],
+            symbols: Symbols::default(),
+        };
+        let kernel = Range { start: crate::mm::image::TEXT, end: crate::mm::image::end() };
+        let _ = info.reserved.push(kernel);
+        info
+    }
+}
+
+/// The same for a kernel that Xen started.
+///
+/// # Safety
+/// As [`read`], after `pvops::xen::enter`, which returned `boot`; `cmdline` is that of the start info.
+pub unsafe fn from_xen(boot: &pvops::xen::Boot, cmdline: &[u8]) -> BootInfo {
+    let mut info = BootInfo::new();
+    let range = |(start, end)| Range { start, end };
+    let _ = info.ram.push(range((0, boot.memory)));
+    let _ = info.reserved.push(range(boot.xen_data));
+    let _ = info.reserved.push(range(boot.tables));
+    let _ = info.boot_tables.push(range(boot.free_tables));
+    let len = cmdline.iter().position(|&byte| byte == 0).unwrap_or(0);
+    info.vmm_cmdline = str::from_utf8(&cmdline[..len]).map_or("", keep);
+    let (start, len) = boot.initrd;
+    // SAFETY: per the contract; the ranges are reserved and so stay as they are.
+    unsafe {
+        if len > 0
+            && let Some(initrd) = physical(start, len)
+        {
+            info.initrd = initrd;
+            let _ = info.reserved.push(Range { start, end: start + len });
         }
         bundle(&mut info);
     }

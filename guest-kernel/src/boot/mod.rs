@@ -1,4 +1,4 @@
-//! From the PVH entry to Rust.
+//! From the loader's entry to `kernel_main`. This file has PVH's, `xen` that of a paravirtual guest.
 //!
 //! The VMM enters `pvh_start` in 32-bit protected mode without paging, EBX pointing to the start info
 //! (`shared_abi::pvh`). This file switches to 64-bit mode on static page tables, whose permissions are already those that
@@ -12,6 +12,7 @@
 //! ```
 
 pub mod info;
+mod xen;
 
 use core::arch::{global_asm, naked_asm};
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
@@ -103,7 +104,7 @@ global_asm!(
 const _: () = assert!((DIRECT_MAP >> 39) & 511 == 273 && (KERNEL_VIRTUAL_BASE >> 39) & 511 == 511);
 
 global_asm!(
-    ".pushsection .note.pvh, \"a\", @note",
+    ".pushsection .note.boot, \"a\", @note",
     ".balign 4",
     ".long 4, 8, {kind}",
     ".asciz \"Xen\"",
@@ -182,8 +183,15 @@ unsafe extern "sysv64" fn high_half() {
         "ud2",
         stack = sym STACK,
         top = const 4096 + STACK_SIZE,
-        main = sym crate::kernel_main,
+        main = sym enter_kernel,
     )
+}
+
+/// On the kernel's stack, with the boot tables.
+extern "sysv64" fn enter_kernel(start_info: u64) -> ! {
+    // SAFETY: what the loader passed, read once.
+    let info = unsafe { info::read(start_info) };
+    crate::kernel_main(info, pvops::detect::detect())
 }
 
 /// Bottom of the stack's guard page.

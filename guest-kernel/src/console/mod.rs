@@ -1,22 +1,55 @@
-//! The console: the 16550, the `log` facade, and output while the kernel fails.
+//! The console: the 16550 or the hypervisor's, the `log` facade, and output while the kernel fails.
 
+mod hypervisor;
 mod uart;
 
 use crate::sync::Lock;
 use crate::task::Event;
 use core::fmt::{self, Write};
+use pvops::detect::Console;
 use shared_abi::report::{self, Kind, LineWriter, Outcome};
 use uart::Uart;
 
-/// The serial port.
-static SERIAL: Lock<Uart> = Lock::new(Uart::new(shared_abi::board::COM1_PORT));
+/// What prints and reads.
+enum Device {
+    Serial(Uart),
+    Hypervisor(hypervisor::Console),
+}
+
+impl Device {
+    fn of(console: Console) -> Self {
+        match console {
+            Console::Serial => Self::Serial(Uart::new(shared_abi::board::COM1_PORT)),
+            Console::Hypervisor { .. } => Self::Hypervisor(hypervisor::Console::new()),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Serial(uart) => uart.write(bytes),
+            Self::Hypervisor(_) => hypervisor::write(bytes),
+        }
+    }
+}
+
+impl Write for Device {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The console in use.
+static DEVICE: Lock<Device> = Lock::new(Device::Serial(Uart::new(shared_abi::board::COM1_PORT)));
+/// Which one it is, for those who cannot wait for the lock.
+static CHOICE: spin::Once<Console> = spin::Once::new();
 
 /// Collects a line, so that it goes out in few port accesses and is not torn by another task's.
 struct Line(heapless::Vec<u8, 256>);
 
 impl Line {
     fn flush(&mut self) {
-        SERIAL.lock().write(&self.0);
+        DEVICE.lock().write(&self.0);
         self.0.clear();
     }
 }
@@ -68,19 +101,24 @@ pub fn report(
 
 /// Prints although the lock may be held: for code that never returns.
 pub fn emergency(arguments: fmt::Arguments<'_>) {
-    match SERIAL.try_lock() {
-        Some(mut serial) => {
-            let _ = serial.write_fmt(arguments);
+    match DEVICE.try_lock() {
+        Some(mut device) => {
+            let _ = device.write_fmt(arguments);
         }
         None => {
-            let _ = Uart::new(shared_abi::board::COM1_PORT).write_fmt(arguments);
+            let _ = Device::of(CHOICE.get().copied().unwrap_or(Console::Serial)).write_fmt(arguments);
         }
     }
 }
 
-/// Sets the serial port up. Output works before, input after.
-pub fn init() {
-    SERIAL.lock().init();
+/// Sets the console up; input arrives after [`enable_input`].
+pub fn init(console: Console) {
+    CHOICE.call_once(|| console);
+    let mut device = Device::of(console);
+    if let Device::Serial(uart) = &mut device {
+        uart.init();
+    }
+    *DEVICE.lock() = device;
     // The only logger, set once.
     let _ = log::set_logger(&Logger);
     log::set_max_level(log::LevelFilter::Info);
@@ -88,16 +126,21 @@ pub fn init() {
 
 /// Takes an input byte.
 pub fn read() -> Option<u8> {
-    SERIAL.lock().read()
+    match &mut *DEVICE.lock() {
+        Device::Serial(uart) => uart.read(),
+        Device::Hypervisor(console) => console.read(),
+    }
 }
 
-/// The event of the serial port's interrupt, from the time it is bound.
+/// The event of the console's interrupt, from the time it is bound.
 pub static INPUT: spin::Once<&'static Event> = spin::Once::new();
 
-/// Lets the serial port interrupt when input arrives.
+/// Lets the console interrupt when input arrives.
 pub fn enable_input(event: &'static Event) {
     INPUT.call_once(|| event);
-    SERIAL.lock().enable_input();
+    if let Device::Serial(uart) = &mut *DEVICE.lock() {
+        uart.enable_input();
+    }
 }
 
 struct Logger;

@@ -1,27 +1,36 @@
-//! Memory that devices reach: blocks of frames, seen through the direct map.
+//! Memory that devices reach: blocks of frames, seen through the direct map. Devices see the world's addresses.
 
 use super::frames::FRAMES;
 use super::{PAGE_SIZE, direct, physical_of_direct};
 use core::ptr::NonNull;
 use frontends::memory::{DmaPages, RawPages};
+use pvops::mmu;
 
 /// The allocator for all drivers.
 pub static DMA: Dma = Dma;
 
-/// Takes from the frame allocator. Devices see physical addresses.
+/// Takes from the frame allocator.
 pub struct Dma;
 
 // SAFETY: the frame allocator hands out disjoint frames; the direct map makes them contiguous, readable and writable.
 unsafe impl DmaPages for Dma {
     fn allocate(&self, count: usize) -> Option<RawPages> {
-        let frame = FRAMES.lock().allocate(order(count)?)?;
-        let device_address = frame * PAGE_SIZE as u64;
-        Some(RawPages { address: NonNull::new(direct(device_address) as *mut u8)?, device_address, count })
+        let order = order(count)?;
+        let frame = FRAMES.lock().allocate(order)?;
+        // SAFETY: the frames are free.
+        let Some(device_address) = (unsafe { mmu::machine_block(frame, order as u32) }) else {
+            FRAMES.lock().free(frame, order);
+            log::warn!("no {count} contiguous pages for a device");
+            return None;
+        };
+        let address = direct(frame * PAGE_SIZE as u64) as *mut u8;
+        Some(RawPages { address: NonNull::new(address)?, device_address, count })
     }
 
     unsafe fn free(&self, pages: RawPages) {
         if let Some(order) = order(pages.count) {
-            FRAMES.lock().free(pages.device_address / PAGE_SIZE as u64, order);
+            let physical = physical_of_direct(pages.address.addr().get());
+            FRAMES.lock().free(physical / PAGE_SIZE as u64, order);
         }
     }
 }

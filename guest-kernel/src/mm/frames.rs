@@ -95,7 +95,11 @@ impl Frames {
         }
     }
 
-    unsafe fn add(&mut self, range: Range) {
+    /// Adds a range of whole frames.
+    ///
+    /// # Safety
+    /// It is RAM that nobody uses, below the end of what [`init`](Self::init) was told of, and mapped.
+    pub unsafe fn add(&mut self, range: Range) {
         let (mut frame, end) = (range.start / PAGE_SIZE as u64, range.end / PAGE_SIZE as u64);
         self.counts.total += end.saturating_sub(frame);
         while frame < end {

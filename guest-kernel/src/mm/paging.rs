@@ -1,6 +1,8 @@
 //! Page tables: the final address space (drawn in `mm`), device mappings, and the write protection of what was patched.
 //!
-//! All changes go through `pvops::mmu`, in batches. Table frames are reached by the direct map.
+//! All changes go through `pvops::mmu`. Tables are made first, one by one, then the entries that map something are written
+//! in a batch: what a batch has not written yet cannot be read, and a world may refuse a writable mapping of a table, so
+//! it must know the tables before. Table frames are reached by the direct map.
 
 use super::frames::FRAMES;
 use super::{PAGE_SIZE, direct, image};
@@ -15,7 +17,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const DEVICE_MAP: usize = 0xffff_c900_0000_0000;
 
 /// The kernel's address space.
-static SPACE: Lock<Space> = Lock::new(Space { root: 0, next_device: DEVICE_MAP });
+static SPACE: Lock<Space> = Lock::new(Space { root: 0, next_device: DEVICE_MAP, large_pages: false });
 
 /// Access rights of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,16 @@ struct Space {
     /// Physical address of the top-level table.
     root: u64,
     next_device: usize,
+    large_pages: bool,
+}
+
+/// Whole pages, where they are mapped, and how.
+#[derive(Clone, Copy)]
+struct Mapping {
+    address: usize,
+    physical: u64,
+    len: u64,
+    access: Access,
 }
 
 /// Builds the final tables and makes them live. The text is still writable through the direct map: the patcher needs it.
@@ -54,21 +66,28 @@ struct Space {
 /// Called once, on the boot tables, with the frame allocator ready.
 pub unsafe fn init(ram: &[Range]) {
     let mut space = SPACE.lock();
-    let batch = mmu::batch();
+    space.large_pages = mmu::has_large_pages();
     space.root = new_table(4);
-    for range in ram {
-        let start = range.start / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-        space.map(direct(start), start, range.end.next_multiple_of(PAGE_SIZE as u64) - start, Access::ReadWrite);
-    }
-    for (start, end, access) in [
+    let direct_map = ram.iter().map(|range| {
+        let physical = range.start / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let len = range.end.next_multiple_of(PAGE_SIZE as u64) - physical;
+        Mapping { address: direct(physical), physical, len, access: Access::ReadWrite }
+    });
+    let image = [
         (image::text_start(), image::text_end(), Access::ReadExecute),
         (image::rodata_start(), image::rodata_end(), Access::ReadOnly),
         (image::data_start(), stack_guard(), Access::ReadWrite),
         (stack_guard() + PAGE_SIZE, image::data_end(), Access::ReadWrite),
-    ] {
-        space.map(start, image::physical(start), (end - start) as u64, access);
-    }
-    drop(batch);
+    ]
+    .map(|(start, end, access)| Mapping {
+        address: start,
+        physical: image::physical(start),
+        len: (end - start) as u64,
+        access,
+    });
+    let all = direct_map.chain(image);
+    all.clone().for_each(|mapping| space.make_tables(mapping));
+    all.for_each(|mapping| space.map(mapping));
     // SAFETY: the new tables map the image and all RAM where the boot tables did, the stack included.
     unsafe { mmu::write_cr3(space.root) };
 }
@@ -76,19 +95,32 @@ pub unsafe fn init(ram: &[Range]) {
 /// Takes away every way to write to text, constants and the data that is read-only after boot.
 pub fn protect_image() {
     let mut space = SPACE.lock();
-    let batch = mmu::batch();
+    let mut protect = |address: usize, start: usize, end: usize| {
+        let (physical, len) = (image::physical(start), (end - start) as u64);
+        space.map(Mapping { address, physical, len, access: Access::ReadOnly });
+    };
     for (start, end) in [
         (image::text_start(), image::text_end()),
         (image::rodata_start(), image::rodata_end()),
         (image::data_start(), image::ro_after_init_end()),
     ] {
-        let physical = image::physical(start);
-        space.map(direct(physical), physical, (end - start) as u64, Access::ReadOnly);
+        protect(direct(image::physical(start)), start, end);
     }
-    let (start, end) = (image::data_start(), image::ro_after_init_end());
-    space.map(start, image::physical(start), (end - start) as u64, Access::ReadOnly);
-    drop(batch);
+    protect(image::data_start(), image::data_start(), image::ro_after_init_end());
     mmu::flush_all();
+}
+
+/// Gives the frames of the boot code's tables to the frame allocator.
+///
+/// # Safety
+/// The final tables are live, and the boot code's were page tables in this range and nowhere else in use.
+pub unsafe fn reclaim_tables(range: Range) {
+    for frame in range.start / PAGE_SIZE as u64..range.end / PAGE_SIZE as u64 {
+        // SAFETY: per the contract; no live table points to them.
+        unsafe { mmu::release_table(frame, 1) };
+    }
+    // SAFETY: they are ordinary memory now, and mapped.
+    unsafe { FRAMES.lock().add(range) };
 }
 
 /// Maps device registers; they stay mapped. `None` when the range is none.
@@ -101,9 +133,7 @@ pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     let mut space = SPACE.lock();
     let address = space.next_device;
     space.next_device += (end - start) as usize;
-    let batch = mmu::batch();
-    space.map(address, start, end - start, Access::Device);
-    drop(batch);
+    space.map(Mapping { address, physical: start, len: end - start, access: Access::Device });
     Some(address + (physical - start) as usize)
 }
 
@@ -128,30 +158,45 @@ pub fn lookup(address: usize) -> Option<(u64, u64)> {
 }
 
 impl Space {
-    /// Maps a range of whole pages, with large pages where they fit and the image's rights need no small ones.
-    fn map(&mut self, mut address: usize, mut physical: u64, len: u64, access: Access) {
-        let end = physical + len;
-        while physical < end {
-            let aligned = (address as u64 | physical).is_multiple_of(LARGE_PAGE);
-            if aligned && end - physical >= LARGE_PAGE && !holds_image(physical) {
-                let slot = self.slot(address, 2);
+    /// Cuts a mapping into large pages, where they fit and the image's rights need no small ones, and runs of small pages
+    /// in one table.
+    fn pieces(&self, mapping: Mapping) -> impl Iterator<Item = (Mapping, u32)> + use<> {
+        let large_pages = self.large_pages;
+        let mut done = 0;
+        core::iter::from_fn(move || {
+            let (address, physical) = (mapping.address + done as usize, mapping.physical + done);
+            let left = mapping.len - done;
+            let aligned = large_pages && (address as u64 | physical).is_multiple_of(LARGE_PAGE);
+            let large = aligned && left >= LARGE_PAGE && !holds_image(physical);
+            let len = left.min(LARGE_PAGE - address as u64 % LARGE_PAGE);
+            done += len;
+            (len > 0).then_some((Mapping { address, physical, len, ..mapping }, if large { 2 } else { 1 }))
+        })
+    }
+
+    /// Makes the tables that a mapping takes.
+    fn make_tables(&mut self, mapping: Mapping) {
+        for (piece, level) in self.pieces(mapping) {
+            self.slot(piece.address, level);
+        }
+    }
+
+    /// Maps.
+    fn map(&mut self, mapping: Mapping) {
+        self.make_tables(mapping);
+        let flags = mapping.access.flags();
+        let _batch = mmu::batch();
+        for (piece, level) in self.pieces(mapping) {
+            let slot = self.slot(piece.address, level);
+            if level == 2 {
                 // SAFETY: the tables are ours, and the caller wants this mapping.
-                unsafe { mmu::set_pte(slot, mmu::encode(physical | access.flags() | LARGE)) };
-                address += LARGE_PAGE as usize;
-                physical += LARGE_PAGE;
+                unsafe { mmu::set_pte(slot, mmu::encode(piece.physical | flags | LARGE)) };
                 continue;
             }
-            // One walk for all small pages of the same table.
-            let mut slot = self.slot(address, 1);
-            loop {
-                // SAFETY: as above; `slot` stays in its table because the loop ends at the table's last page.
-                unsafe { mmu::set_pte(slot, mmu::encode(physical | access.flags())) };
-                slot = slot.wrapping_add(1);
-                address += PAGE_SIZE;
-                physical += PAGE_SIZE as u64;
-                if physical >= end || (address as u64).is_multiple_of(LARGE_PAGE) {
-                    break;
-                }
+            for page in 0..piece.len / PAGE_SIZE as u64 {
+                let physical = piece.physical + page * PAGE_SIZE as u64;
+                // SAFETY: as above; a piece does not leave its table.
+                unsafe { mmu::set_pte(slot.wrapping_add(page as usize), mmu::encode(physical | flags)) };
             }
         }
     }
@@ -166,7 +211,8 @@ impl Space {
             table = if entry & PRESENT == 0 {
                 let new = new_table(upper - 1);
                 // SAFETY: the new table is empty, so nothing becomes reachable yet.
-                unsafe { mmu::set_pte(slot, mmu::encode(new | PRESENT | WRITE | ACCESSED)) };
+                // A world may take WRITE from a mapping of a table; here it is about what lies below.
+                unsafe { mmu::set_pte(slot, mmu::encode(new | PRESENT | ACCESSED) | WRITE) };
                 new
             } else {
                 entry & ADDRESS

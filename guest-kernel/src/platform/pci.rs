@@ -11,6 +11,7 @@ use frontends::transport::pci::{Vectors, Windows};
 use frontends::transport::{PciTransport, Registers, TransportError};
 use pci_types::capability::{MsixCapability, PciCapability, PciCapabilityAddress};
 use pci_types::{Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
+use pvops::event::MessageEntry;
 use pvops::port;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::pci::{MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID, cfg_type};
@@ -196,7 +197,10 @@ impl Function {
             }
         }
         let interrupts = match msix {
-            Some(msix) => self.bind(msix, window),
+            Some(msix) => {
+                let bar = bars.get(usize::from(msix.table_bar())).copied().flatten().map_or(0, |(address, _)| address);
+                self.bind(msix, bar, window)
+            }
             None => Interrupts::none(),
         };
         let (notify, notify_multiplier) = notify.ok_or(PciError::Missing("notification"))?;
@@ -224,7 +228,12 @@ impl Function {
     }
 
     /// Two messages: entry 0 for configuration changes, entry 1 for all queues.
-    fn bind(&self, mut msix: MsixCapability, window: impl Fn(u8, u64, u64) -> Option<Window>) -> Interrupts {
+    fn bind(
+        &self,
+        mut msix: MsixCapability,
+        table_bar: u64,
+        window: impl Fn(u8, u64, u64) -> Option<Window>,
+    ) -> Interrupts {
         const ENTRIES: u64 = 2;
         let name = self.device_type.name();
         if u64::from(msix.table_size()) < ENTRIES {
@@ -233,13 +242,19 @@ impl Function {
         let Some(table) = window(msix.table_bar(), msix.table_offset().into(), ENTRIES * MSIX_ENTRY) else {
             return Interrupts::none();
         };
-        let (Ok((config, config_message)), Ok((queue, queue_message))) =
-            (irq::bind_message(name), irq::bind_message(name))
-        else {
-            log::warn!("{name}: no interrupt vector left");
-            return Interrupts::none();
+        let function = u16::from(self.address.bus()) << 8
+            | u16::from(self.address.device()) << 3
+            | u16::from(self.address.function());
+        let bind = |entry| irq::bind_message(name, MessageEntry { function, entry, table_bar });
+        let (config, queue) = match (bind(0), bind(1)) {
+            (Ok(config), Ok(queue)) => (config, queue),
+            (Err(error), _) | (_, Err(error)) => {
+                log::warn!("{name}: {error}; it is polled");
+                return Interrupts::none();
+            }
         };
-        for (entry, message) in [config_message, queue_message].into_iter().enumerate() {
+        for (entry, message) in [config.1, queue.1].into_iter().enumerate() {
+            let Some(message) = message else { continue };
             let at = entry * MSIX_ENTRY as usize;
             table.write32(at, message.address as u32);
             table.write32(at + 4, (message.address >> 32) as u32);
@@ -248,6 +263,6 @@ impl Function {
         }
         msix.set_function_mask(false, self.ports);
         msix.set_enabled(true, self.ports);
-        Interrupts::messages(queue, config)
+        Interrupts::messages(queue.0, config.0)
     }
 }

@@ -1,4 +1,4 @@
-//! Switching the machine off: the board's exit port, else ACPI's soft-off state, else a reset.
+//! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state, else a reset.
 
 use acpi::fadt::Fadt;
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
@@ -28,6 +28,7 @@ pub fn init(on_board: bool, rsdp: u64) {
 /// Ends the machine.
 pub fn end(ending: Ending) -> ! {
     pvops::irq::disable();
+    pvops::vmm::shutdown(ending == Ending::Panic);
     if ON_BOARD.load(Relaxed) {
         let code = if ending == Ending::Off { EXIT_OK } else { EXIT_PANIC };
         // SAFETY: the board's exit port ends the VM.

@@ -88,7 +88,8 @@ unsafe extern "sysv64" fn common() {
         "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
         "pop rdi", "pop rsi", "pop rbp", "pop rbx", "pop rdx", "pop rcx", "pop rax",
         "add rsp, 16",
-        "iretq",
+        "jmp {iret}",
         dispatch = sym super::dispatch,
+        iret = sym pvops::cpu::iret,
     )
 }

@@ -4,7 +4,7 @@
 use crate::task::Event;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use heapless::Vec;
-use pvops::event::{self, MsiMessage, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
+use pvops::event::{self, MessageEntry, MsiMessage, NoRoute, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
 
 use crate::sync::Lock;
 
@@ -59,13 +59,33 @@ pub(super) fn dispatch(vector: u8) {
     event::end();
 }
 
-/// There is no vector left.
+/// Why an interrupt cannot be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoVector;
+pub enum BindError {
+    /// There is no vector left.
+    NoVector,
+    /// The world cannot bring it here.
+    NoRoute,
+}
 
-fn allocate(owner: Owner) -> Result<u8, NoVector> {
+impl core::fmt::Display for BindError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::NoVector => "no interrupt vector left",
+            Self::NoRoute => "its interrupt cannot be routed",
+        })
+    }
+}
+
+impl From<NoRoute> for BindError {
+    fn from(_: NoRoute) -> Self {
+        Self::NoRoute
+    }
+}
+
+fn allocate(owner: Owner) -> Result<u8, BindError> {
     let mut owners = OWNERS.lock();
-    owners.push(owner).map_err(|_| NoVector)?;
+    owners.push(owner).map_err(|_| BindError::NoVector)?;
     Ok(FIRST_VECTOR + owners.len() as u8 - 1)
 }
 
@@ -76,22 +96,25 @@ fn event_of(vector: u8) -> &'static Event {
 /// Binds a line to a new vector and lets it interrupt.
 ///
 /// # Errors
-/// [`NoVector`].
-pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'static Event, NoVector> {
+/// [`BindError`].
+pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'static Event, BindError> {
     let vector = allocate(Owner { name, line: Some(line) })?;
     // SAFETY: the vector's stub dispatches to its event.
-    unsafe { event::bind(line, vector, trigger) };
+    unsafe { event::bind(line, vector, trigger)? };
     event::unmask(line);
     Ok(event_of(vector))
 }
 
-/// Makes a vector that a device raises by message.
+/// Makes a vector that a device raises by message, and returns what is to be written to its table; nothing where the world
+/// has written it.
 ///
 /// # Errors
-/// [`NoVector`].
-pub fn bind_message(name: &'static str) -> Result<(&'static Event, MsiMessage), NoVector> {
+/// [`BindError`].
+pub fn bind_message(name: &'static str, at: MessageEntry) -> Result<(&'static Event, Option<MsiMessage>), BindError> {
     let vector = allocate(Owner { name, line: None })?;
-    Ok((event_of(vector), event::msi_message(vector)))
+    // SAFETY: the vector's stub dispatches to its event; the function is driven by its one driver.
+    let message = unsafe { event::bind_message(at, vector)? };
+    Ok((event_of(vector), message))
 }
 
 /// Timer interrupts so far.

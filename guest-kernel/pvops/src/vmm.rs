@@ -1,0 +1,25 @@
+//! Services of a hypervisor that is there to be asked. Where none is, the machine's own devices do.
+
+use crate::site::calling;
+
+/// Asks for the end of the machine; returns where nobody can be asked.
+pub fn shutdown(crashed: bool) {
+    // SAFETY: the machine ends, or nothing happens.
+    unsafe { calling!(vmm.shutdown, "edi" = u32::from(crashed)) };
+}
+
+/// Writes to the hypervisor's console; returns how many bytes it took.
+pub fn write(bytes: &[u8]) -> usize {
+    let taken: usize;
+    // SAFETY: the bytes are readable.
+    unsafe { calling!(vmm.write, "rdi" = bytes.as_ptr(), "rsi" = bytes.len() => taken) };
+    taken
+}
+
+/// Reads from the hypervisor's console what is there; returns how many bytes that were.
+pub fn read(buffer: &mut [u8]) -> usize {
+    let read: usize;
+    // SAFETY: the buffer is writable.
+    unsafe { calling!(vmm.read, "rdi" = buffer.as_mut_ptr(), "rsi" = buffer.len() => read) };
+    read.min(buffer.len())
+}

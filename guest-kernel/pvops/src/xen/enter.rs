@@ -1,0 +1,249 @@
+//! From Xen's entry to what the kernel expects of boot code: the table of this world, the shared page, and all memory in
+//! the direct map.
+//!
+//! Xen maps the kernel, its own data and at least 512 KiB behind them, up to a multiple of 4 MiB; the tables of the direct
+//! map are built in frames behind that, through one scratch page.
+
+use super::hypercall::{self, Refused, update_va_mapping};
+use super::memory::{self, Places};
+use super::{event, shared_info};
+use crate::mmu::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, WRITE};
+use core::cell::UnsafeCell;
+use core::fmt;
+use shared_abi::xen::{MmuUpdate, OLDEST_VERSION, SharedInfo, StartInfo, hypercall as number, physdev, uvmf};
+
+const PAGE: u64 = 4096;
+const ENTRIES: u64 = 512;
+/// What Xen promises to map behind its own data, and the multiple that it maps up to.
+const SLACK: u64 = 512 << 10;
+const MAPPED_TO: u64 = 4 << 20;
+/// The direct map covers at most this much before the final tables do.
+const MOST: u64 = 4 << 30;
+
+/// Memory for one user on one CPU.
+pub(super) struct Scratch<T>(UnsafeCell<T>);
+// SAFETY: each has one user, on one CPU, never in an interrupt handler.
+unsafe impl<T> Sync for Scratch<T> {}
+impl<T> Scratch<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+    pub(super) const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
+/// What the kernel has to know of how it came here.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    /// Bytes of memory, from physical address 0 on.
+    pub memory: u64,
+    /// Physical range of Xen's data: list, start info, page tables. Not to be handed out.
+    pub xen_data: (u64, u64),
+    /// Physical range of the direct map's tables and of what is known of frames. Not to be handed out.
+    pub tables: (u64, u64),
+    /// The part of it that is tables.
+    pub free_tables: (u64, u64),
+    /// Address and bytes of the initrd.
+    pub initrd: (u64, u64),
+    /// Version of Xen.
+    pub version: (u16, u16),
+}
+
+/// Why the kernel cannot run here.
+#[derive(Clone, Copy, Debug)]
+pub enum EnterError {
+    /// Not Xen's start info.
+    NoStartInfo,
+    /// An old Xen.
+    Old(u16, u16),
+    /// Bytes of memory, and how many it takes.
+    TooLittle(u64, u64),
+    /// A hypercall was refused.
+    Refused(Refused),
+}
+
+impl From<Refused> for EnterError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl fmt::Display for EnterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStartInfo => write!(f, "the loader passed no start info of Xen"),
+            Self::Old(major, minor) => {
+                write!(f, "Xen {major}.{minor} is too old: it takes {}.{}", OLDEST_VERSION.0, OLDEST_VERSION.1)
+            }
+            Self::TooLittle(has, needs) => {
+                write!(f, "{} MiB of memory are too little: it takes {}", has >> 20, needs.div_ceil(1 << 20))
+            }
+            Self::Refused(refused) => refused.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for EnterError {}
+
+/// Writes to Xen's console before the kernel has one.
+pub fn log(arguments: fmt::Arguments<'_>) {
+    struct Console;
+    impl fmt::Write for Console {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            // SAFETY: the text is readable.
+            unsafe { super::write_console(text.as_ptr(), text.len()) };
+            Ok(())
+        }
+    }
+    let _ = fmt::Write::write_fmt(&mut Console, arguments);
+}
+
+/// Least memory, beyond what the loader has filled: tables, heap and buffers.
+const LEAST_FREE: u64 = 8 << 20;
+
+/// Makes this world's table the live one, maps the shared page and all memory.
+///
+/// # Errors
+/// [`EnterError`].
+///
+/// # Safety
+/// Called first, on Xen's entry, with its start info; `virtual_base` is where physical address 0 is mapped, and nothing is
+/// mapped at `direct_map` yet.
+pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: usize) -> Result<Boot, EnterError> {
+    // SAFETY: the world is the one whose entry was used; one CPU.
+    unsafe { crate::table::install(&super::BACKEND) };
+    // SAFETY: per the contract.
+    let info = unsafe { &*start };
+    if !info.magic.starts_with(StartInfo::MAGIC) {
+        return Err(EnterError::NoStartInfo);
+    }
+    // SAFETY: command 0 returns the version.
+    let version = unsafe { hypercall::call2(number::XEN_VERSION, 0, 0) } as u32;
+    let version = ((version >> 16) as u16, version as u16);
+    if version < OLDEST_VERSION {
+        return Err(EnterError::Old(version.0, version.1));
+    }
+    let pfn_of = |address: u64| (address - virtual_base as u64) / PAGE;
+    let frames = info.nr_pages.min(MOST / PAGE);
+    let xen_end = pfn_of(info.pt_base) + info.nr_pt_frames;
+    // The page behind is the stack that Xen gave us, which is in use no more: its address is the scratch page's.
+    let scratch = virtual_base + (xen_end * PAGE) as usize;
+    let leaf_tables = frames.div_ceil(ENTRIES);
+    let directories = leaf_tables.div_ceil(ENTRIES);
+    let bitmap = frames.div_ceil(8).div_ceil(PAGE);
+    let pool = (xen_end * PAGE + PAGE + SLACK).next_multiple_of(MAPPED_TO) / PAGE;
+    let pool_end = pool + bitmap + leaf_tables + directories + 1;
+    if pool_end * PAGE + LEAST_FREE > info.nr_pages * PAGE {
+        return Err(EnterError::TooLittle(info.nr_pages * PAGE, pool_end * PAGE + LEAST_FREE));
+    }
+    share_page(info, virtual_base)?;
+    let build = Build { scratch, list: info.mfn_list as *const u64 };
+    let first_table = pool + bitmap;
+    let read_only = |pfn: u64| (first_table..pool_end).contains(&pfn) || (pfn_of(info.pt_base)..xen_end).contains(&pfn);
+    let data = PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
+    for table in 0..leaf_tables {
+        build.table(first_table + table, |index| {
+            let pfn = table * ENTRIES + index;
+            let flags = if read_only(pfn) { data & !(WRITE | DIRTY) } else { data };
+            if pfn < frames { build.machine(pfn) * PAGE | flags } else { 0 }
+        })?;
+    }
+    let above = PRESENT | WRITE | ACCESSED;
+    let first_directory = first_table + leaf_tables;
+    for directory in 0..directories {
+        build.table(first_directory + directory, |index| {
+            let table = directory * ENTRIES + index;
+            if table < leaf_tables { build.machine(first_table + table) * PAGE | above } else { 0 }
+        })?;
+    }
+    let top = first_directory + directories;
+    let first = direct_map as u64 >> 30 & (ENTRIES - 1);
+    build.table(top, |index| match index.checked_sub(first) {
+        Some(directory) if directory < directories => build.machine(first_directory + directory) * PAGE | above,
+        _ => 0,
+    })?;
+    // SAFETY: the page is the scratch page no more; nothing else is there.
+    unsafe { update_va_mapping(scratch, 0, uvmf::INVLPG_LOCAL)? };
+    let root = build.machine(pfn_of(info.pt_base)) * PAGE;
+    let slot = (direct_map as u64 >> 39 & (ENTRIES - 1)) * 8;
+    // SAFETY: nothing is mapped there yet.
+    unsafe { hypercall::mmu_update(&[MmuUpdate { address: root + slot, value: build.machine(top) * PAGE | above }])? };
+
+    let direct = |pfn: u64| direct_map + (pfn * PAGE) as usize;
+    // SAFETY: the frames are free, and mapped now.
+    unsafe { core::ptr::write_bytes(direct(pool) as *mut u8, 0, (bitmap * PAGE) as usize) };
+    memory::init(&Places {
+        list: direct(pfn_of(info.mfn_list)),
+        frames,
+        direct: direct_map,
+        tables: direct(pool),
+        root: pfn_of(info.pt_base) * PAGE,
+        second: (virtual_base, pool),
+    });
+    (0..frames).filter(|&pfn| read_only(pfn)).for_each(|pfn| memory::set_table(pfn, true));
+    let mut privilege = 1_u32;
+    // SAFETY: the structure of that command. Only the initial domain gets it, and only that one has ports to use.
+    let _ = unsafe { hypercall::command(number::PHYSDEV_OP, physdev::SET_IOPL, "set_iopl", &mut privilege) };
+    Ok(Boot {
+        memory: frames * PAGE,
+        xen_data: (pfn_of(info.mfn_list) * PAGE, (xen_end + 1) * PAGE),
+        tables: (pool * PAGE, pool_end * PAGE),
+        free_tables: (first_table * PAGE, pool_end * PAGE),
+        initrd: (if info.mod_len > 0 { info.mod_start - virtual_base as u64 } else { 0 }, info.mod_len),
+        version,
+    })
+}
+
+/// Puts the shared page where inline code expects it, with all events masked.
+fn share_page(info: &StartInfo, virtual_base: usize) -> Result<(), EnterError> {
+    let page = shared_info().addr();
+    let pfn = (page - virtual_base) as u64 / PAGE;
+    // SAFETY: the kernel keeps the page for this.
+    unsafe {
+        update_va_mapping(
+            page,
+            info.shared_info | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE,
+            uvmf::INVLPG_LOCAL,
+        )?;
+        // From now on the list says so, too: tables that are built later map Xen's frame.
+        (info.mfn_list as *mut u64).add(pfn as usize).write_volatile(info.shared_info / PAGE);
+    }
+    memory::note_shared_frame(pfn);
+    event::mask_all();
+    crate::kvm::use_clock(clock());
+    Ok(())
+}
+
+/// The clock of CPU 0 in the shared page.
+fn clock() -> *const shared_abi::kvm::ClockPage {
+    let info: *const SharedInfo = shared_info();
+    // SAFETY: a place inside the page.
+    unsafe { &raw const (*info).vcpus[0].time }
+}
+
+/// Builds tables in frames that are not mapped.
+struct Build {
+    scratch: usize,
+    list: *const u64,
+}
+
+impl Build {
+    fn machine(&self, pfn: u64) -> u64 {
+        // SAFETY: the list has an entry for every frame of the domain.
+        unsafe { self.list.add(pfn as usize).read_volatile() }
+    }
+
+    /// Fills a frame with entries.
+    fn table(&self, pfn: u64, entry: impl Fn(u64) -> u64) -> Result<(), Refused> {
+        let mapping = self.machine(pfn) * PAGE | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
+        // SAFETY: the scratch page is nobody else's, and the frame is free.
+        unsafe {
+            update_va_mapping(self.scratch, mapping, uvmf::INVLPG_LOCAL)?;
+            for index in 0..ENTRIES {
+                (self.scratch as *mut u64).add(index as usize).write_volatile(entry(index));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The world `xen`: ring 3 under Xen's paravirtual interface. Operations are hypercalls, or stores to the page that the
+//! domain shares with Xen.
+//!
+//! [`enter`] prepares everything that the kernel expects of boot code; from then on the table works. [`hypercall`] has the
+//! calls and their counts, [`entry`] what Xen enters and returns through, [`memory`] page tables and frames, [`event`]
+//! channels. Numbers and layouts are in `shared_abi::xen`.
+
+mod enter;
+mod entry;
+pub mod event;
+pub mod hypercall;
+pub mod memory;
+
+pub use enter::{Boot, EnterError, enter, log};
+
+use crate::native;
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
+use crate::template::{Template, template};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use hypercall::Refused;
+use shared_abi::xen::{SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
+
+/// The page that the domain shares with Xen. Xen's own frame is behind it from [`enter`] on.
+///
+/// A symbol of its own, because inline code names it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.xen_shared_info")]
+static mut XEN_SHARED_INFO: SharedPage = SharedPage { bytes: [0; size_of::<SharedInfo>()] };
+
+/// Page-sized and page-aligned; all zeroes until Xen's frame is behind it.
+#[repr(C, align(4096))]
+union SharedPage {
+    bytes: [u8; size_of::<SharedInfo>()],
+    info: core::mem::ManuallyDrop<SharedInfo>,
+}
+
+/// Where the shared page is. Xen changes it at any time: volatile or atomic accesses only.
+pub fn shared_info() -> *mut SharedInfo {
+    (&raw mut XEN_SHARED_INFO).cast()
+}
+
+/// The backend of this world.
+pub static BACKEND: Backend = Backend { name: "xen", ops: OPS, templates: TEMPLATES };
+
+const OPS: Ops = Ops {
+    irq: IrqOps {
+        save: Some(entry::irq_save),
+        restore: Some(entry::irq_restore),
+        disable: Some(entry::irq_disable),
+        enable: Some(entry::irq_enable),
+        halt: Some(entry::irq_halt),
+    },
+    cpu: CpuOps {
+        read_cr2: Some(entry::read_cr2),
+        load_gdt: Some(keep_segments),
+        load_idt: Some(entry::load_idt),
+        load_tr: Some(no_task_register),
+        set_segment_base: Some(set_segment_base),
+        iret: Some(entry::iret),
+        // Xen emulates the rest, and allows of it what a guest may do.
+        ..native::OPS.cpu
+    },
+    mmu: MmuOps {
+        set_pte: Some(memory::set_pte),
+        lazy_begin: Some(memory::lazy_begin),
+        lazy_end: Some(memory::lazy_end),
+        read_cr3: Some(memory::read_cr3),
+        write_cr3: Some(memory::write_cr3),
+        flush_all: Some(memory::flush_all),
+        flush_one: Some(memory::flush_one),
+        encode: Some(memory::encode),
+        decode: Some(memory::decode),
+        adopt_table: Some(memory::adopt_table),
+        release_table: Some(memory::release_table),
+        large_pages: Some(memory::large_pages),
+        machine_block: Some(memory::machine_block),
+        give_back: Some(memory::give_back),
+        populate: Some(memory::populate),
+    },
+    event: EventOps {
+        start: Some(event::start),
+        bind: Some(event::bind),
+        bind_message: Some(event::bind_message),
+        mask: Some(event::mask),
+        unmask: Some(event::unmask),
+        end: Some(entry::end),
+    },
+    time: TimeOps { now: Some(crate::kvm::now), set_timer: Some(set_timer) },
+    smp: SmpOps { cpu: Some(only_cpu), ..native::OPS.smp },
+    vmm: VmmOps { shutdown: Some(shutdown), write: Some(write_console), read: Some(read_console) },
+};
+
+const TEMPLATES: &[(Op, Template)] = &[(op::irq::disable, DISABLE), (op::smp::relax, native::RELAX)];
+
+template!(
+    /// The upcall mask of CPU 0.
+    DISABLE,
+    "mov byte ptr [XEN_SHARED_INFO + 1], 1",
+);
+
+/// Xen's flat segments are as good as ours.
+unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}
+
+/// Xen has the task state segment; exceptions arrive on the stack in use.
+unsafe extern "sysv64" fn no_task_register(_selector: u16) {}
+
+unsafe extern "sysv64" fn only_cpu() -> u32 {
+    0
+}
+
+unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
+    // SAFETY: bases are addresses that the caller wants.
+    let result = unsafe { hypercall::call2(number::SET_SEGMENT_BASE, which.into(), base) };
+    Refused::check("set_segment_base", result).unwrap_or_else(|refused| refused.end());
+}
+
+/// The deadline in force, so that "none" is not asked for over and over.
+static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+
+unsafe extern "sysv64" fn set_timer(deadline: u64) {
+    if DEADLINE.swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
+        return;
+    }
+    let timer = SingleShot { deadline, flags: 0, pad: 0 };
+    let (command, argument) = match deadline {
+        u64::MAX => (vcpu::STOP_SINGLESHOT_TIMER, 0),
+        _ => (vcpu::SET_SINGLESHOT_TIMER, (&raw const timer).addr() as u64),
+    };
+    // SAFETY: the argument lives across the call.
+    let result = unsafe { hypercall::call3(number::VCPU_OP, command.into(), 0, argument) };
+    Refused::check("set_singleshot_timer", result).unwrap_or_else(|refused| refused.end());
+}
+
+unsafe extern "sysv64" fn shutdown(crashed: u32) {
+    let reason = if crashed == 0 { sched::REASON_POWEROFF } else { sched::REASON_CRASH };
+    loop {
+        // SAFETY: the domain ends here.
+        unsafe { hypercall::call2(number::SCHED_OP, sched::SHUTDOWN.into(), (&raw const reason).addr() as u64) };
+    }
+}
+
+unsafe extern "sysv64" fn write_console(bytes: *const u8, len: usize) -> usize {
+    // SAFETY: the caller's bytes are readable; Xen copies them.
+    unsafe { hypercall::call3(number::CONSOLE_IO, console::WRITE.into(), len as u64, bytes.addr() as u64) };
+    len
+}
+
+unsafe extern "sysv64" fn read_console(bytes: *mut u8, len: usize) -> usize {
+    // SAFETY: the caller's buffer has room for so many.
+    let read = unsafe { hypercall::call3(number::CONSOLE_IO, console::READ.into(), len as u64, bytes.addr() as u64) };
+    usize::try_from(read).map_or(0, |read| read.min(len))
+}
