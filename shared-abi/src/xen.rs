@@ -191,6 +191,8 @@ pub mod physdev {
     pub const MAP_PIRQ: u32 = 13;
     /// Takes a [`SetupGsi`](super::SetupGsi).
     pub const SETUP_GSI: u32 = 21;
+    /// Makes a function known to Xen; takes a [`AddDevice`](super::AddDevice).
+    pub const PCI_DEVICE_ADD: u32 = 25;
     /// [`MapPirq::kind`](super::MapPirq::kind): a message of a PCI function.
     pub const MAP_MSI: i32 = 0;
     /// [`MapPirq::kind`](super::MapPirq::kind): an input of the I/O APICs.
@@ -491,6 +493,25 @@ pub struct SetupGsi {
     /// Zero.
     pub pad: u16,
 }
+
+/// `physdev_pci_device_add`, without optional fields.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct AddDevice {
+    /// PCI segment.
+    pub segment: u16,
+    /// Bus.
+    pub bus: u8,
+    /// Slot times 8 plus function.
+    pub devfn: u8,
+    /// Zero: an ordinary function.
+    pub flags: u32,
+    /// The physical function of a virtual one: bus and devfn.
+    pub physical: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+assert_layout!(AddDevice, size 12, flags at 4, physical at 8);
 
 /// `physdev_irq_status_query`.
 #[derive(Clone, Copy, Debug)]

@@ -65,6 +65,24 @@ impl ConfigRegionAccess for ConfigPorts {
     }
 }
 
+/// Writes the message control word of a capability, the upper half of its first 32 bits, as 16 bits: a hypervisor that
+/// watches it (Xen does) looks at accesses of that size only.
+#[derive(Clone, Copy)]
+struct ControlWord;
+
+impl ConfigRegionAccess for ControlWord {
+    unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
+        // SAFETY: per the trait's contract.
+        unsafe { ConfigPorts(()).read(address, offset) }
+    }
+
+    unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
+        ConfigPorts::select(address, offset);
+        // SAFETY: per the trait's contract.
+        unsafe { port::write_u16(DATA_PORT + 2, (value >> 16) as u16) };
+    }
+}
+
 /// A virtio function.
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
@@ -261,8 +279,8 @@ impl Function {
             table.write32(at + 8, message.data);
             table.write32(at + 12, 0);
         }
-        msix.set_function_mask(false, self.ports);
-        msix.set_enabled(true, self.ports);
+        msix.set_function_mask(false, ControlWord);
+        msix.set_enabled(true, ControlWord);
         Interrupts::messages(queue.0, config.0)
     }
 }

@@ -8,7 +8,7 @@ use super::{entry, shared_info};
 use crate::apic::TIMER_VECTOR;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::xen::{
-    BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number, physdev, vcpu,
+    AddDevice, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number, physdev, vcpu,
 };
 
 /// In a line's number: the rest is the number of a virtual interrupt.
@@ -190,6 +190,10 @@ pub(super) unsafe extern "sysv64" fn bind_message(device: u32, entry: u32, vecto
         table,
         ..MapPirq::default()
     };
+    // Without an IOMMU Xen does not look for functions itself.
+    let mut add = AddDevice { bus: (device >> 8) as u8, devfn: device as u8, ..AddDevice::default() };
+    // SAFETY: the structure of that command. If the function is not there, mapping its interrupt says so.
+    unsafe { hypercall::command(number::PHYSDEV_OP, physdev::PCI_DEVICE_ADD, "pci_device_add", &mut add) }.ok();
     match bind_interrupt(map) {
         Ok((channel, end)) => {
             settle(channel, vector, end);
