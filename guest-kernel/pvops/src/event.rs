@@ -41,4 +41,6 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
-pub use crate::apic::{MsiMessage, NoLocalApic, SPURIOUS_VECTOR, TIMER_VECTOR, init_interrupt_chips, msi_message};
+pub use crate::apic::{
+    MsiMessage, NoLocalApic, SPURIOUS_VECTOR, TIMER_VECTOR, init_interrupt_chips, msi_message, open_this_cpu,
+};

@@ -18,6 +18,7 @@ pub mod patch;
 pub mod port;
 pub mod site;
 pub mod smp;
+mod startup;
 pub mod table;
 mod template;
 pub mod time;

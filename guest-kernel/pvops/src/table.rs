@@ -137,6 +137,10 @@ groups! {
         cpu: fn() -> u32;
         /// Tells the CPU that this is a spin loop.
         relax: fn();
+        /// Starts another CPU at a [`Start`](crate::smp::Start); returns 0 when that was asked for, whatever comes of it.
+        start_cpu: fn(cpu: u32, start: *const crate::smp::Start) -> u64;
+        /// Raises a vector on another CPU.
+        send_ipi: fn(cpu: u32, vector: u32);
     }
 }
 
