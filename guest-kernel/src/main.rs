@@ -11,6 +11,7 @@ mod checks;
 mod cmdline;
 mod conform;
 mod console;
+mod cpus;
 mod devices;
 mod disk;
 mod fs;
@@ -84,6 +85,7 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     mm::paging::protect_image();
     platform::power::init(found.board_slots.is_some(), info.rsdp);
     init_interrupts(&found);
+    cpus::init(info.trampoline, info.rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {

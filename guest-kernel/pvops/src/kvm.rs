@@ -46,14 +46,23 @@ fn read(page: *const ClockPage) -> ClockPage {
     }
 }
 
+/// The time by a clock page, as its host means it.
+///
+/// # Safety
+/// The page is mapped, and KVM writes it for this CPU.
+pub unsafe fn time_of(page: *const ClockPage) -> u64 {
+    let clock = read(page);
+    let scale = native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift };
+    clock.system_time.wrapping_add(scale.apply(crate::time::tsc().saturating_sub(clock.tsc_timestamp)))
+}
+
 unsafe extern "sysv64" fn now() -> u64 {
     let page = CLOCK.load(Ordering::Acquire);
     if page.is_null() {
         return 0;
     }
-    let clock = read(page);
-    let scale = native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift };
-    let time = clock.system_time.wrapping_add(scale.apply(crate::time::tsc().saturating_sub(clock.tsc_timestamp)));
+    // SAFETY: `start_clock`'s page lives for ever.
+    let time = unsafe { time_of(page) };
     // A host that moves the parameters may set the clock back by a tick; readers must not see it.
     LAST.fetch_max(time, Ordering::Relaxed).max(time)
 }
