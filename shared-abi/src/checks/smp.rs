@@ -62,7 +62,7 @@ pub const CHECKS: &[Check] = &[
         "smp/tsc-never-goes-back-across-cpus",
         "The TSCs of all CPUs tell one time",
         TSC,
-        "The CPUs pass a word to and fro; who has it reads its TSC behind a fence: 20000 times, 2 s at most",
+        "The CPUs pass a word to and fro; who has it reads its TSC behind a fence: for 2 s, 20000 times at most",
         "Each reading is at least the other CPU's before",
     ),
     row(
