@@ -19,7 +19,7 @@ use pvops::{irq, mmu, time};
 use spin::Once;
 
 /// CPUs beside the first that are started at most.
-const OTHERS_MAX: usize = 7;
+const OTHERS_MAX: usize = pvops::percpu::CPUS - 1;
 /// Frames of a CPU's stack: 2^3, 32 KiB.
 const STACK_ORDER: usize = 3;
 /// Nanoseconds that a CPU may take to start.
@@ -42,6 +42,7 @@ pub struct Others {
 pub struct Cpu {
     /// Its number: the local APIC id.
     pub id: u32,
+    slot: usize,
     online: AtomicBool,
     job: AtomicPtr<()>,
     done: AtomicU64,
@@ -90,7 +91,7 @@ fn start_all() -> Others {
     };
     others.wake = Some(message.data as u8);
     for &id in ids.iter().take(OTHERS_MAX) {
-        match start(id) {
+        match start(id, others.started.len() + 1) {
             Ok(cpu) => others.started.push(cpu),
             // It may still come: the next one would find its orders in the mailbox.
             Err(why) => {
@@ -135,12 +136,13 @@ fn counted() -> u32 {
     if leaf.edx & MULTITHREADING == 0 { 1 } else { leaf.ebx >> 16 & 0xff }
 }
 
-fn start(id: u32) -> Result<&'static Cpu, String> {
+fn start(id: u32, slot: usize) -> Result<&'static Cpu, String> {
     let Some(stack) = FRAMES.lock().allocate(STACK_ORDER) else { return Err("there is no memory for a stack".into()) };
     // SAFETY: the tables of this CPU are loaded, and nobody changes them any more.
     let tables = Box::leak(Box::new(unsafe { Tables::new() }));
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
         id,
+        slot,
         online: AtomicBool::new(false),
         job: AtomicPtr::new(core::ptr::null_mut()),
         done: AtomicU64::new(0),
@@ -168,7 +170,7 @@ extern "sysv64" fn enter(cpu: usize) -> ! {
     let cpu = unsafe { &*(cpu as *const Cpu) };
     // SAFETY: taken once, by the CPU that they are for; from `Box::leak`.
     unsafe { (*cpu.tables.swap(core::ptr::null_mut(), Ordering::AcqRel)).load() };
-    pvops::event::open_this_cpu();
+    pvops::event::open_this_cpu(cpu.slot);
     cpu.online.store(true, Ordering::Release);
     loop {
         irq::disable();

@@ -38,6 +38,7 @@ use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
 use pvops::site::SITE_LEN;
 use shared_abi::board;
+use shared_abi::kvm::Features;
 use shared_abi::report::{Kind, Outcome};
 use spin::Once;
 use task::Executor;
@@ -139,6 +140,10 @@ fn init_interrupts(found: &Surroundings) {
     // SAFETY: both are mapped where PCs have them, and nothing else uses them.
     if let Err(error) = unsafe { pvops::event::init_interrupt_chips(local, io) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
+    }
+    if found.kvm.contains(Features::PV_EOI) {
+        // SAFETY: the feature is there, and pvops is part of the image.
+        unsafe { pvops::kvm::start_eoi(mm::image::physical) };
     }
     match trap::irq::bind_line("serial", board::COM1_GSI, Trigger::Edge) {
         Ok(event) => console::enable_input(event),

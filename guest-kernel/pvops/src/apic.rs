@@ -65,7 +65,7 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
         LOCAL.store(0, Relaxed);
         return Err(NoLocalApic { version });
     }
-    open_this_cpu();
+    open_this_cpu(0);
     write_local(lapic::DIVIDE, DIVIDE_BY_1);
     write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
     IO.store(io, Relaxed);
@@ -77,11 +77,13 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
     Ok(())
 }
 
-/// Lets the local APIC of this CPU deliver interrupts; its timer stays off. Does nothing in a world without one.
-pub fn open_this_cpu() {
+/// Lets the local APIC of this CPU deliver interrupts; its timer stays off. Does nothing in a world without one. The first
+/// CPU has slot 0, each other a slot of its own below [`CPUS`](crate::percpu::CPUS).
+pub fn open_this_cpu(slot: usize) {
     if LOCAL.load(Relaxed) == 0 {
         return;
     }
+    crate::percpu::enter(slot);
     write_local(lapic::TASK_PRIORITY, 0);
     write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
     // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.

@@ -15,6 +15,7 @@ pub mod kvm;
 pub mod mmu;
 pub mod native;
 pub mod patch;
+pub mod percpu;
 pub mod port;
 pub mod site;
 pub mod smp;

@@ -8,6 +8,7 @@ mod block;
 mod clock;
 mod device;
 mod disk;
+mod eoi;
 mod inflate;
 mod interrupts;
 mod kernel;
@@ -21,6 +22,7 @@ mod raw;
 mod registers;
 mod rng;
 mod smp;
+mod steal;
 mod suppress;
 mod transport;
 

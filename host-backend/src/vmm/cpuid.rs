@@ -7,7 +7,8 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use shared_abi::{board, kvm};
 
 /// What the guest may use of what KVM offers.
-const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE2
+const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE
+    .union(kvm::Features::CLOCKSOURCE2)
     .union(kvm::Features::CLOCKSOURCE_STABLE)
     .union(kvm::Features::STEAL_TIME)
     .union(kvm::Features::PV_EOI);
