@@ -33,7 +33,8 @@ const PENDING: u32 = 1 << 12;
 const COMMAND_PATIENCE: u32 = 100_000;
 const DIVIDE_BY_1: u32 = 0b1011;
 /// Redirection entry: level triggered, active low.
-const LEVEL_LOW: u32 = 1 << 15 | 1 << 13;
+const LEVEL: u32 = 1 << 15;
+const ACTIVE_LOW: u32 = 1 << 13;
 const REDIRECTION: u32 = 0x10;
 
 static LOCAL: AtomicUsize = AtomicUsize::new(0);
@@ -138,7 +139,12 @@ pub(crate) unsafe extern "sysv64" fn cpu() -> u32 {
 
 pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) {
     if line < IO_PINS.load(Relaxed) {
-        write_io(REDIRECTION + 2 * line, MASKED | vector | if level != 0 { LEVEL_LOW } else { 0 });
+        let mode = match level {
+            0 => 0,
+            1 => LEVEL | ACTIVE_LOW,
+            _ => LEVEL,
+        };
+        write_io(REDIRECTION + 2 * line, MASKED | vector | mode);
         write_io(REDIRECTION + 2 * line + 1, id() << 24);
     }
 }

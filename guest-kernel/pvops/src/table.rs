@@ -115,7 +115,8 @@ groups! {
     }
     /// Interrupt lines.
     event: EventOps {
-        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked.
+        /// Connects a line to a vector; `level` 0 for edges, 1 for a low level, 2 for a high one. Leaves it
+        /// masked.
         bind: fn(line: u32, vector: u32, level: u32);
         /// Keeps a line from interrupting.
         mask: fn(line: u32);

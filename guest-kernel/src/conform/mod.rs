@@ -13,6 +13,7 @@ mod inflate;
 mod interrupts;
 mod kernel;
 mod kvm;
+mod lines;
 mod mmio;
 mod net;
 mod pci;
