@@ -2,8 +2,10 @@
 
 use crate::devices::{AnyTransport, Interrupts};
 use crate::mm::frames::{FRAMES, MAX_ORDER};
+use crate::mm::reserve::Reserve;
+use crate::task::Event;
 use alloc::rc::Rc;
-use balloon::{Balloon, Counters, FreeBlock, PageSource, Pfn, Report, State, Statistics};
+use balloon::{Balloon, Counters, FreeBlock, PageSource, Pfn, Report, Reservation, State, Statistics};
 use core::cell::{Cell, RefCell};
 use frontends::Driver;
 
@@ -21,8 +23,27 @@ const OOM_PATIENCE: u64 = 100_000_000;
 
 /// The balloon.
 pub struct KernelBalloon {
-    driver: RefCell<Balloon<AnyTransport>>,
-    interrupts: Interrupts,
+    driver: RefCell<Kind>,
+    /// Raised by a new target of our own.
+    wanted: Event,
+}
+
+/// Who takes the pages.
+enum Kind {
+    /// A virtio device, which has the target, too.
+    Device(Balloon<AnyTransport>, Interrupts),
+    /// The hypervisor itself; the target is the kernel's.
+    Reservation(Reservation),
+}
+
+/// The same call of either kind.
+macro_rules! either {
+    ($self:ident.$method:ident()) => {
+        match &*$self.driver.borrow() {
+            Kind::Device(balloon, _) => balloon.$method(),
+            Kind::Reservation(balloon) => balloon.$method(),
+        }
+    };
 }
 
 /// The frame allocator, seen by the balloon.
@@ -96,27 +117,41 @@ impl PageSource for Source {
 impl KernelBalloon {
     /// Takes a driver that is up.
     pub fn new(driver: Balloon<AnyTransport>, interrupts: Interrupts) -> Self {
-        Self { driver: RefCell::new(driver), interrupts }
+        Self { driver: RefCell::new(Kind::Device(driver, interrupts)), wanted: Event::new() }
+    }
+
+    /// The balloon of the hypervisor, where it has one.
+    pub fn of_hypervisor() -> Option<Self> {
+        let kind = Kind::Reservation(Reservation::new());
+        pvops::mmu::reservation().map(|_| Self { driver: RefCell::new(kind), wanted: Event::new() })
+    }
+
+    /// Sets how many pages the balloon is to have; false where that is for the host to say.
+    pub fn set_target(&self, pages: u32) -> bool {
+        let Kind::Reservation(balloon) = &mut *self.driver.borrow_mut() else { return false };
+        balloon.set_target(pages);
+        self.wanted.raise();
+        true
     }
 
     /// Pages that the host wants.
     pub fn target(&self) -> u32 {
-        self.driver.borrow().target()
+        either!(self.target())
     }
 
     /// Pages that the balloon has.
     pub fn actual(&self) -> u32 {
-        self.driver.borrow().actual()
+        either!(self.actual())
     }
 
     /// Where it stands.
     pub fn state(&self) -> State {
-        self.driver.borrow().state()
+        either!(self.state())
     }
 
     /// What happened so far.
     pub fn counters(&self) -> Counters {
-        self.driver.borrow().counters()
+        either!(self.counters())
     }
 
     /// Serves the host for ever.
@@ -124,28 +159,40 @@ impl KernelBalloon {
         RELIEF.0.set(Some(Rc::as_ptr(&self)));
         loop {
             let state = self.poll();
-            if matches!(state, State::Broken(_)) {
-                log::error!("balloon: stopped");
-                return;
-            }
             let retry = pvops::time::now() + RETRY;
-            self.interrupts
-                .until_deadline(retry, || {
-                    let mut driver = self.driver.borrow_mut();
-                    let any = self
-                        .interrupts
-                        .take()
-                        .map(|source| driver.interrupt(source))
-                        .fold(false, |any, what| any | !what.is_empty());
-                    (driver.enable_interrupts() || any).then_some(())
-                })
-                .await;
+            let interrupts = match &*self.driver.borrow() {
+                Kind::Device(_, interrupts) => Some(*interrupts),
+                Kind::Reservation(_) => None,
+            };
+            match (state, interrupts) {
+                (State::Broken(_), _) => {
+                    log::error!("balloon: stopped");
+                    return;
+                }
+                (_, Some(interrupts)) => {
+                    interrupts.until_deadline(retry, || self.interrupted().then_some(())).await.unwrap_or(())
+                }
+                // Nothing is under way: on with the next batch, after the other tasks.
+                (State::Inflating | State::Deflating, None) => crate::task::yield_now().await,
+                (_, None) => self.wanted.wait_until(retry).await,
+            }
         }
+    }
+
+    /// Takes what the device has to say; whether there is something to do.
+    fn interrupted(&self) -> bool {
+        let Kind::Device(driver, interrupts) = &mut *self.driver.borrow_mut() else { return false };
+        let any =
+            interrupts.take().map(|source| driver.interrupt(source)).fold(false, |any, what| any | !what.is_empty());
+        driver.enable_interrupts() || any
     }
 
     fn poll(&self) -> State {
         let before = self.state();
-        let state = self.driver.borrow_mut().poll(&mut Source);
+        let state = match &mut *self.driver.borrow_mut() {
+            Kind::Device(balloon, _) => balloon.poll(&mut Source),
+            Kind::Reservation(balloon) => balloon.poll(&mut Source, &mut Reserve),
+        };
         if let State::Shortfall { wanted, got } = state
             && before != state
         {
@@ -172,10 +219,22 @@ pub fn relieve() -> bool {
     let before = free();
     let deadline = pvops::time::now() + OOM_PATIENCE;
     // Pages go back one request at a time: the one before may still be on its way.
-    while driver.actual() > 0 && pvops::time::now() < deadline {
-        driver.release_on_oom(&mut Source, OOM_PAGES);
+    while pvops::time::now() < deadline {
+        let left = match &mut *driver {
+            Kind::Device(balloon, _) => {
+                balloon.release_on_oom(&mut Source, OOM_PAGES);
+                balloon.actual()
+            }
+            Kind::Reservation(balloon) => {
+                balloon.release_on_oom(&mut Source, &mut Reserve, OOM_PAGES);
+                balloon.actual()
+            }
+        };
         if free() > before {
             return true;
+        }
+        if left == 0 {
+            break;
         }
         pvops::smp::relax();
     }

@@ -262,6 +262,9 @@ impl Devices {
         for (device_type, place) in places.modern {
             devices.add(device_type, place, choice);
         }
+        if let Some(balloon) = KernelBalloon::of_hypervisor() {
+            devices.balloon = Some(Rc::new(balloon));
+        }
         devices
     }
 

@@ -11,6 +11,7 @@ mod checks;
 mod cmdline;
 mod conform;
 mod console;
+mod cpus;
 mod devices;
 mod disk;
 mod fs;
@@ -37,6 +38,7 @@ use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
 use pvops::site::SITE_LEN;
 use shared_abi::board;
+use shared_abi::kvm::Features;
 use shared_abi::report::{Kind, Outcome};
 use spin::Once;
 use task::Executor;
@@ -81,6 +83,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     mm::paging::protect_image();
     platform::power::init(found.board_slots.is_some(), info.rsdp);
     init_interrupts(&found);
+    cpus::init(info.trampoline, info.rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
@@ -137,6 +140,10 @@ fn init_interrupts(found: &Surroundings) {
     if let Err(error) = unsafe { pvops::event::start(map) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
     }
+    if found.kvm.contains(Features::PV_EOI) {
+        // SAFETY: the feature is there, and pvops is part of the image.
+        unsafe { pvops::kvm::start_eoi(mm::image::physical) };
+    }
     let (name, line) = match found.console {
         Console::Serial => ("serial", board::COM1_GSI),
         Console::Hypervisor { line } => ("console", line),
@@ -172,6 +179,13 @@ fn report_ready() {
     let entry = unsafe { (&raw const boot::ENTRY_TSC).read() };
     let ticks = pvops::time::tsc() - entry - task::idle_time().ticks;
     let sites = patches().sites();
+    let mut calls = alloc::string::String::new();
+    for (_, name, count) in pvops::vmm::hypercalls() {
+        let _ = core::fmt::Write::write_fmt(&mut calls, format_args!(" {name} {count}"));
+    }
+    if !calls.is_empty() {
+        println!("hypercalls:{calls}");
+    }
     console::report(Kind::Boot, "ready", Outcome::Success, |line| line.field("ticks", ticks)?.field("sites", sites));
 }
 

@@ -105,6 +105,18 @@ pub fn sleep(nanoseconds: u64) -> impl Future<Output = ()> + Unpin {
     })
 }
 
+/// Lets the other tasks run.
+pub fn yield_now() -> impl Future<Output = ()> + Unpin {
+    let mut yielded = false;
+    core::future::poll_fn(move |_| {
+        if core::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        wake_at(time::now());
+        Poll::Pending
+    })
+}
+
 /// The tasks.
 #[derive(Default)]
 pub struct Executor {

@@ -170,7 +170,12 @@ async fn web(system: &System) -> Result<(), Ended> {
 
 async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
     let balloon = system.devices.balloon.as_ref().ok_or_else(|| Ended::Skip("there is no balloon".to_string()))?;
-    console::report(Kind::Tour, name, Outcome::Waiting, |line| line.field("pages", pages));
+    // Where the host has the target, somebody has to set it.
+    if !balloon.set_target(pages) {
+        console::report(Kind::Tour, name, Outcome::Waiting, |line| line.field("pages", pages));
+    }
+    let before = pvops::mmu::reservation();
+    let held = balloon.actual();
     let reached = patiently(|| match balloon.state() {
         State::Broken(why) => Some(Err(why.to_string())),
         _ if balloon.target() == pages && balloon.actual() == pages => Some(Ok(())),
@@ -183,6 +188,12 @@ async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
             let (target, actual) = (balloon.target(), balloon.actual());
             return Err(Ended::Failure(format!("target {target}, actual {actual} pages, wanted {pages}")));
         }
+    }
+    if let (Some(before), Some(after)) = (before, pvops::mmu::reservation())
+        && before + u64::from(held) != after + u64::from(balloon.actual())
+    {
+        let moved = i64::from(balloon.actual()) - i64::from(held);
+        return Err(Ended::Failure(format!("{moved} pages moved, but the hypervisor counted {before}, then {after}")));
     }
     let free = crate::mm::frames::FRAMES.lock().counts().free;
     console::report(Kind::Tour, name, Outcome::Success, |line| {

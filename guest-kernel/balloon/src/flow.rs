@@ -4,6 +4,7 @@
 //! requests never matters.
 
 use crate::pages::PageSource;
+use crate::policy::Step;
 use crate::{Balloon, State};
 use frontends::error::Violation;
 use frontends::transport::Transport;
@@ -59,22 +60,15 @@ impl<T: Transport> Balloon<T> {
         if self.deflating.is_in_flight() || self.releasing.is_in_flight() {
             return State::Deflating;
         }
-        let held = self.held.len() as u32;
-        if self.target > held {
-            self.inflate_towards(self.target - held, pages)
-        } else if self.target < held {
-            self.deflate_towards(held - self.target)
-        } else {
-            State::Steady
+        match self.policy.step(self.held.len(), self.inflating.capacity(), pages) {
+            Step::Rest => State::Steady,
+            Step::Inflate(count) => self.inflate(count, pages),
+            Step::Deflate(count) => self.deflate(count),
         }
     }
 
-    fn inflate_towards<P: PageSource>(&mut self, missing: u32, pages: &mut P) -> State {
-        let spare = pages.spare_pages();
-        let count = self.inflating.capacity().min(missing.min(spare) as usize);
-        let may_grow = spare >= self.grow_at && count > 0;
-        if may_grow && self.held.reserve(count).is_ok() {
-            self.grow_at = 0;
+    fn inflate<P: PageSource>(&mut self, count: usize, pages: &mut P) -> State {
+        if self.held.reserve(count).is_ok() {
             self.inflating.pages.extend(core::iter::from_fn(|| pages.take_page()).take(count));
         }
         if self.inflating.pages.is_empty() {
@@ -87,8 +81,7 @@ impl<T: Transport> Balloon<T> {
         State::Inflating
     }
 
-    fn deflate_towards(&mut self, surplus: u32) -> State {
-        let count = self.deflating.capacity().min(surplus as usize);
+    fn deflate(&mut self, count: usize) -> State {
         self.deflating.pages.extend(core::iter::from_fn(|| self.held.pop()).take(count));
         self.held.trim();
         if !self.deflating.send(&mut self.deflate) {
@@ -98,7 +91,7 @@ impl<T: Transport> Balloon<T> {
     }
 
     fn shortfall(&mut self) -> State {
-        let state = State::Shortfall { wanted: self.target, got: self.held.len() as u32 };
+        let state = State::Shortfall { wanted: self.policy.target(), got: self.held.len() as u32 };
         if state != self.state {
             self.counters.shortfalls += 1;
         }

@@ -13,10 +13,13 @@ mod batch;
 mod flow;
 mod list;
 mod pages;
+mod policy;
 mod report;
+mod reservation;
 mod statistics;
 
 pub use pages::{FreeBlock, PageSource, Pfn, Report, Statistics};
+pub use reservation::{Hypervisor, Reservation};
 
 use batch::Batch;
 use core::mem::offset_of;
@@ -26,6 +29,7 @@ use frontends::memory::DmaPages;
 use frontends::ring::Ring;
 use frontends::transport::Transport;
 use list::PageList;
+use policy::Policy;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::balloon::{Config, Features, queues};
 
@@ -101,9 +105,7 @@ pub struct Balloon<T: Transport> {
     deflating: Batch,
     releasing: Batch,
     held: PageList,
-    target: u32,
-    /// After pages went back for want of memory: spare pages that the kernel must have before the balloon grows.
-    grow_at: u32,
+    policy: Policy,
     state: State,
     counters: Counters,
     /// After an unconfirmed reset the host may still drop pages: they are lost.
@@ -146,8 +148,7 @@ impl<T: Transport> Balloon<T> {
             deflating,
             releasing,
             held: PageList::default(),
-            target: 0,
-            grow_at: 0,
+            policy: Policy::default(),
             state: State::Steady,
             counters: Counters::default(),
             lost: 0,
@@ -205,7 +206,7 @@ impl<T: Transport> Balloon<T> {
             return 0;
         }
         self.counters.released_on_oom += u64::from(released);
-        self.grow_at = self.grow_at.saturating_add(released);
+        self.policy.released(released);
         let back = if self.features.contains(Features::MUST_TELL_HOST) { 0 } else { self.give_back_released(pages) };
         self.kick();
         back
@@ -218,7 +219,7 @@ impl<T: Transport> Balloon<T> {
 
     /// Pages that the host wants.
     pub fn target(&self) -> u32 {
-        self.target
+        self.policy.target()
     }
 
     /// Pages that the balloon has: those that the host knows it has, and did not get wind of losing.
@@ -243,12 +244,7 @@ impl<T: Transport> Balloon<T> {
 
     fn read_target(&mut self) {
         match self.device.config(|fields| fields.u32(offset_of!(Config, num_pages))) {
-            Ok(target) if target != self.target => {
-                // A new wish of the host is a reason to try again.
-                self.grow_at = 0;
-                self.target = target;
-            }
-            Ok(_) => {}
+            Ok(target) => self.policy.set_target(target),
             Err(error) => log::warn!("balloon: target stays: {error}"),
         }
     }

@@ -4,11 +4,14 @@ use crate::site::{calling, hot};
 
 /// How a line signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Trigger {
     /// By an edge, active high.
     Edge,
     /// By a level, active low.
     Level,
+    /// By a level, active high.
+    LevelHigh,
 }
 
 /// Maps device registers: physical address and length to an address; 0 when that cannot be done.
@@ -52,9 +55,7 @@ pub struct NoRoute;
 pub unsafe fn bind(line: u32, vector: u8, trigger: Trigger) -> Result<(), NoRoute> {
     let bound: u64;
     // SAFETY: per the contract.
-    unsafe {
-        calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = u32::from(trigger == Trigger::Level) => bound)
-    };
+    unsafe { calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = trigger as u32 => bound) };
     if bound == 0 { Err(NoRoute) } else { Ok(()) }
 }
 
@@ -117,4 +118,4 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
-pub use crate::apic::{SPURIOUS_VECTOR, TIMER_VECTOR};
+pub use crate::apic::{SPURIOUS_VECTOR, TIMER_VECTOR, open_this_cpu};

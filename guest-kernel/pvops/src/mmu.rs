@@ -143,6 +143,14 @@ pub unsafe fn machine_block(pfn: u64, order: u32) -> Option<u64> {
     (address != 0).then_some(address)
 }
 
+/// Pages that the hypervisor counts as this machine's; `None` where it does not take and give them itself.
+pub fn reservation() -> Option<u64> {
+    let pages: u64;
+    // SAFETY: a question.
+    unsafe { calling!(mmu.reservation => pages) };
+    (pages != 0).then_some(pages)
+}
+
 /// Gives frames back to the hypervisor; returns how many of them, from the first on, it took.
 ///
 /// # Safety

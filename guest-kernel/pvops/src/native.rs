@@ -2,9 +2,9 @@
 //!
 //! Functions that hot sites call are naked, so that they change RAX and the flags only, as the sites promise.
 
-use crate::apic;
 use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
+use crate::{apic, startup};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -48,6 +48,7 @@ pub(crate) const OPS: Ops = Ops {
         release_table: Some(table_is_memory),
         large_pages: Some(large_pages),
         machine_block: Some(machine_block),
+        reservation: Some(no_reservation),
         give_back: Some(no_frames),
         populate: Some(no_frames),
     },
@@ -60,7 +61,12 @@ pub(crate) const OPS: Ops = Ops {
         end: Some(apic::end),
     },
     time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
-    smp: SmpOps { cpu: Some(apic::cpu), relax: Some(relax) },
+    smp: SmpOps {
+        cpu: Some(apic::cpu),
+        relax: Some(relax),
+        start_cpu: Some(startup::start_cpu),
+        send_ipi: Some(startup::send_ipi),
+    },
     vmm: VmmOps { shutdown: Some(no_shutdown), write: Some(no_write), read: Some(no_read) },
 };
 
@@ -184,6 +190,10 @@ unsafe extern "sysv64" fn large_pages() -> u64 {
 /// Frames are where they seem to be.
 unsafe extern "sysv64" fn machine_block(pfn: u64, _order: u32) -> u64 {
     pfn << 12
+}
+
+unsafe extern "sysv64" fn no_reservation() -> u64 {
+    0
 }
 
 unsafe extern "sysv64" fn no_frames(_pfns: *const u64, _count: usize) -> usize {

@@ -119,6 +119,8 @@ groups! {
         /// Makes a block of `2^order` free frames one that devices see as contiguous; returns the address that they use, 0
         /// if that cannot be done.
         machine_block: fn(pfn: u64, order: u32) -> u64;
+        /// Pages that the hypervisor counts as this machine's; 0 where it does not take and give them itself.
+        reservation: fn() -> u64;
         /// Gives unmapped frames back to the hypervisor; returns how many it took.
         give_back: fn(pfns: *const u64, count: usize) -> usize;
         /// Puts memory behind frames that were given back; returns behind how many.
@@ -128,7 +130,8 @@ groups! {
     event: EventOps {
         /// Takes the interrupt controllers over, with all lines masked; 0 when that worked.
         start: fn(map: crate::event::MapRegisters) -> u64;
-        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked. 1 when that worked.
+        /// Connects a line to a vector; `level` 0 for edges, 1 for a low level, 2 for a high one. Leaves it
+        /// masked. 1 when that worked.
         bind: fn(line: u32, vector: u32, level: u32) -> u64;
         /// Connects an entry of a PCI function's MSI-X table to a vector. Returns what is to be written there: address
         /// times 2^32 plus data; 0 if the world has done so, all ones if it cannot.
@@ -153,6 +156,10 @@ groups! {
         cpu: fn() -> u32;
         /// Tells the CPU that this is a spin loop.
         relax: fn();
+        /// Starts another CPU at a [`Start`](crate::smp::Start); returns 0 when that was asked for, whatever comes of it.
+        start_cpu: fn(cpu: u32, start: *const crate::smp::Start) -> u64;
+        /// Raises a vector on another CPU.
+        send_ipi: fn(cpu: u32, vector: u32);
     }
     /// Services of a hypervisor that is there to be asked.
     vmm: VmmOps {

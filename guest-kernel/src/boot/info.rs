@@ -38,10 +38,12 @@ impl Range {
 pub struct BootInfo {
     /// Usable memory, as given, at most 64 ranges.
     pub ram: heapless::Vec<Range, MEMMAP_MAX>,
-    /// What must not be handed out: kernel, bundle, initrd, and what the boot code keeps.
+    /// What must not be handed out: kernel, bundle, initrd, trampoline, and what the boot code keeps.
     pub reserved: heapless::Vec<Range, RESERVED_MAX>,
     /// Tables of the boot code: free once the final ones are live.
     pub boot_tables: heapless::Vec<Range, 2>,
+    /// The page where other CPUs start, if there is RAM for it.
+    pub trampoline: Option<u64>,
     /// Command line of the image.
     pub image_cmdline: &'static str,
     /// Command line of the VMM.
@@ -108,6 +110,10 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
         }
         bundle(&mut info);
     }
+    info.trampoline = super::trampoline::place(&info.ram, &info.reserved);
+    if let Some(start) = info.trampoline {
+        let _ = info.reserved.push(Range { start, end: start + super::trampoline::SIZE });
+    }
     info
 }
 
@@ -118,6 +124,7 @@ impl BootInfo {
             ram: heapless::Vec::new(),
             reserved: heapless::Vec::new(),
             boot_tables: heapless::Vec::new(),
+            trampoline: None,
             image_cmdline: "",
             vmm_cmdline: "",
             rsdp: 0,

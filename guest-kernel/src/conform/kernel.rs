@@ -10,7 +10,7 @@ use pvops::{mmu, smp, time};
 
 pub const PVOPS: &[Row] = &[
     ("pvops/no-indirect-site-is-left", own),
-    ("pvops/irq-disable-is-cli-and-nops", own),
+    ("pvops/irq-disable-is-inline", own),
     ("pvops/every-site-is-as-planned", own),
     ("pvops/irq-flag-follows", own),
     ("pvops/irq-save-tells-the-flag", irq_save_tells_the_flag),

@@ -8,10 +8,12 @@ mod block;
 mod clock;
 mod device;
 mod disk;
+mod eoi;
 mod inflate;
 mod interrupts;
 mod kernel;
 mod kvm;
+mod lines;
 mod mmio;
 mod net;
 mod pci;
@@ -20,6 +22,8 @@ mod ranges;
 mod raw;
 mod registers;
 mod rng;
+mod smp;
+mod steal;
 mod suppress;
 mod transport;
 
@@ -31,6 +35,7 @@ use crate::task::Executor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::Surroundings;
@@ -86,6 +91,8 @@ pub struct Lab {
     pub found: Surroundings,
     /// The check that runs.
     pub name: &'static str,
+    /// What it says of how it was done, for the evidence.
+    did: RefCell<Option<String>>,
 }
 
 impl Lab {
@@ -98,7 +105,12 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, name: "" }
+        Self { targets, found, name: "", did: RefCell::new(None) }
+    }
+
+    /// Says how much was done, where that depends on the machine.
+    pub fn did(&self, what: impl Display) {
+        self.did.replace(Some(what.to_string()));
     }
 
     /// The first device of a type.
@@ -127,6 +139,7 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::clock::CLOCK, clock::ROWS),
     (checks::clock::IRQ, interrupts::ROWS),
     (checks::clock::KVM, kvm::ROWS),
+    (checks::smp::CHECKS, smp::ROWS),
 ];
 
 /// A row without code, or code without a row, does not build.
@@ -219,8 +232,9 @@ fn run(mut lab: Lab, filter: Filter) {
             Outcome::Failure => counts.failed += 1,
             Outcome::Success | Outcome::Waiting => {}
         }
+        let did = lab.did.take();
         console::report(Kind::Check, name, outcome, |mut line| {
-            for (key, value) in [("why", what), ("expected", expected), ("saw", saw)] {
+            for (key, value) in [("why", what), ("expected", expected), ("saw", saw), ("did", did)] {
                 if let Some(value) = value {
                     line = line.field(key, value)?;
                 }

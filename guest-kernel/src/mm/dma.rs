@@ -65,16 +65,26 @@ unsafe impl virtio_drivers::Hal for ReferenceHal {
 
     unsafe fn share(buffer: NonNull<[u8]>, _: virtio_drivers::BufferDirection) -> u64 {
         let address = buffer.cast::<u8>().addr().get();
-        match super::paging::lookup(address) {
-            // Heap and frames: contiguous.
+        let physical = match super::paging::lookup(address) {
+            // Heap and frames.
             _ if address >= direct(0) && address < DEVICE_LIMIT => physical_of_direct(address),
-            // The stack and statics: contiguous as the image is.
+            // The stack and statics.
             Some((physical, _)) => physical,
-            None => 0,
-        }
+            None => return 0,
+        };
+        device_address(physical, buffer.len()).expect("a buffer of a device is not contiguous for it")
     }
 
     unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: virtio_drivers::BufferDirection) {}
+}
+
+/// The address that devices use for a buffer; `None` if its pages do not follow each other there.
+fn device_address(physical: u64, len: usize) -> Option<u64> {
+    const PAGE: u64 = PAGE_SIZE as u64;
+    let machine = |page: u64| mmu::encode(page | mmu::PRESENT) & !(PAGE - 1);
+    let (first, last) = (physical / PAGE * PAGE, (physical + (len as u64).max(1) - 1) / PAGE * PAGE);
+    let follows = (first..=last).step_by(PAGE_SIZE).all(|page| machine(page) - machine(first) == page - first);
+    follows.then_some(machine(first) + physical % PAGE)
 }
 
 /// End of what the direct map can hold.

@@ -62,6 +62,9 @@ fn grow(heap: &mut Heap<ORDERS>, layout: Layout) -> bool {
             None => return false,
         }
     };
+    // Drivers lend buffers on the heap to devices. Where that fails, such a driver says so.
+    // SAFETY: the frames are free.
+    let _ = unsafe { pvops::mmu::machine_block(frame, order as u32) };
     let start = direct(frame * PAGE_SIZE as u64);
     // SAFETY: the frames are ours for ever, and mapped.
     unsafe { heap.add_to_heap(start, start + (PAGE_SIZE << order)) };

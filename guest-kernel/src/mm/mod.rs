@@ -12,6 +12,7 @@ pub mod frames;
 pub mod heap;
 pub mod image;
 pub mod paging;
+pub mod reserve;
 
 use crate::boot::DIRECT_MAP;
 

@@ -137,6 +137,36 @@ pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     Some(address + (physical - start) as usize)
 }
 
+/// Takes frames out of the direct map.
+///
+/// # Safety
+/// Nobody uses them. The direct map has no large pages.
+pub unsafe fn unmap_frames(frames: &[u64]) {
+    // SAFETY: per the contract.
+    unsafe { set_frames(frames, |_| 0) };
+    mmu::flush_all();
+}
+
+/// Puts frames back into the direct map.
+///
+/// # Safety
+/// They have memory behind them. The direct map has no large pages.
+pub unsafe fn map_frames(frames: &[u64]) {
+    let flags = Access::ReadWrite.flags();
+    // SAFETY: per the contract.
+    unsafe { set_frames(frames, |frame| mmu::encode(frame * PAGE_SIZE as u64 | flags)) };
+}
+
+unsafe fn set_frames(frames: &[u64], entry: impl Fn(u64) -> u64) {
+    let mut space = SPACE.lock();
+    let _batch = mmu::batch();
+    for &frame in frames {
+        let slot = space.slot(direct(frame * PAGE_SIZE as u64), 1);
+        // SAFETY: per the callers' contracts; the tables of the direct map are there.
+        unsafe { mmu::set_pte(slot, entry(frame)) };
+    }
+}
+
 /// Rights and physical address of a mapped address, as the tables have it; for checks and the shell.
 pub fn lookup(address: usize) -> Option<(u64, u64)> {
     let space = SPACE.lock();

@@ -1,5 +1,6 @@
 //! The shell's commands. Each writes to a string; an error is one line.
 
+use crate::balloon::KernelBalloon;
 use crate::mm::frames::FRAMES;
 use crate::mm::heap;
 use crate::platform::power::{self, Ending};
@@ -13,7 +14,8 @@ use pvops::{site, time};
 
 const HELP: &str = "\
 help               this list
-pvops [OP]         every operation: sites, how they were patched, bytes before and after; with OP every site of it
+pvops [OP]         every operation: sites, how they were patched, bytes before and after; with OP every site of it;
+                   how often each hypercall was made
 mem                frames, heap, memory map
 mem hog MIB        takes so much memory, as far as it goes, and gives it back
 irq                interrupts by vector
@@ -23,6 +25,7 @@ blk read SECTOR [N]                 shows a sector of disk N, or of disk 0
 blk zero|discard SECTOR COUNT [N]   clears sectors, or gives them up
 net                network card, address, counters
 balloon            target, size and counters of the balloon
+balloon PAGES      sets the target, where no host does
 ls [PATH]          a directory of the first disk
 cat PATH           a file of the first disk
 sum PATH           size and CRC-32 of a file
@@ -77,7 +80,7 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         }
         ("blk", which) => blk(system, which, out).await,
         ("net", _) => net(system, out).map_err(formatting),
-        ("balloon", _) => balloon(system, out).map_err(formatting),
+        ("balloon", pages) => balloon(system, pages, out),
         ("ls", path) => ls(system, path.unwrap_or("/"), out),
         ("cat", Some(path)) => {
             out.push_str(&String::from_utf8_lossy(&fs::read(first_disk(system)?, path)?));
@@ -136,6 +139,9 @@ fn pvops(op: Option<&str>, out: &mut String) -> Result<(), Failed> {
                         Bytes(&summary.before),
                         Bytes(&summary.after)
                     )?;
+                }
+                for (number, name, count) in pvops::vmm::hypercalls() {
+                    writeln!(out, "hypercall {number:>2} {name:18} {count:>9}")?;
                 }
             }
             Some(name) => {
@@ -283,8 +289,18 @@ impl fmt::Display for Mac {
     }
 }
 
-fn balloon(system: &System, out: &mut String) -> fmt::Result {
-    let Some(balloon) = &system.devices.balloon else { return writeln!(out, "there is no balloon") };
+fn balloon(system: &System, pages: Option<&str>, out: &mut String) -> Result<(), Failed> {
+    let balloon = system.devices.balloon.as_ref().ok_or_else(|| "there is no balloon".to_string())?;
+    if pages.is_some() {
+        let target = u32::try_from(number(pages, "number of pages")?).map_err(|_| "too many pages".to_string())?;
+        if !balloon.set_target(target) {
+            return Err("the host sets the target here".into());
+        }
+    }
+    balloon_state(balloon, out).map_err(formatting)
+}
+
+fn balloon_state(balloon: &KernelBalloon, out: &mut String) -> fmt::Result {
     writeln!(out, "target {} pages, actual {} pages, {:?}", balloon.target(), balloon.actual(), balloon.state())?;
     let counters = balloon.counters();
     writeln!(
@@ -296,7 +312,11 @@ fn balloon(system: &System, out: &mut String) -> fmt::Result {
         counters.reported,
         counters.statistics_sent,
         counters.shortfalls
-    )
+    )?;
+    match pvops::mmu::reservation() {
+        Some(pages) => writeln!(out, "the hypervisor counts {pages} pages"),
+        None => Ok(()),
+    }
 }
 
 fn ls(system: &System, path: &str, out: &mut String) -> Result<(), Failed> {

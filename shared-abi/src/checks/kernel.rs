@@ -21,11 +21,11 @@ pub const PVOPS: &[Check] = &[
         "None is the indirect call",
     ),
     row(
-        "pvops/irq-disable-is-cli-and-nops",
+        "pvops/irq-disable-is-inline",
         "A template is inlined",
         PATCHING,
         "Look at the sites of irq.disable",
-        "cli and nops",
+        "The world's own instructions, and nops",
     ),
     row(
         "pvops/every-site-is-as-planned",

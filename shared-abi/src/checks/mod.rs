@@ -15,6 +15,7 @@ pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod smp;
 
 /// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub const ALL: &[&[Check]] = &[
     clock::CLOCK,
     clock::IRQ,
     clock::KVM,
+    smp::CHECKS,
 ];
 
 /// All checks, in the order in which they run.

@@ -395,8 +395,8 @@ fn move_frames(pfns: &[u64], command: u32, what: &'static str, extent: impl Fn(u
     moved
 }
 
-/// Pages that Xen says the domain has.
-pub fn current_reservation() -> u64 {
+/// Pages that Xen says the domain has; the shared page is not one of them.
+pub(super) unsafe extern "sysv64" fn reservation() -> u64 {
     let mut domain = DOMID_SELF;
     // SAFETY: the command takes a domain id.
     unsafe { hypercall::command(number::MEMORY_OP, memory::CURRENT_RESERVATION, "current_reservation", &mut domain) }

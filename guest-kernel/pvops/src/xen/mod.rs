@@ -74,6 +74,7 @@ const OPS: Ops = Ops {
         release_table: Some(memory::release_table),
         large_pages: Some(memory::large_pages),
         machine_block: Some(memory::machine_block),
+        reservation: Some(memory::reservation),
         give_back: Some(memory::give_back),
         populate: Some(memory::populate),
     },
@@ -86,7 +87,7 @@ const OPS: Ops = Ops {
         end: Some(entry::end),
     },
     time: TimeOps { now: Some(crate::kvm::now), set_timer: Some(set_timer) },
-    smp: SmpOps { cpu: Some(only_cpu), ..native::OPS.smp },
+    smp: SmpOps { cpu: Some(only_cpu), start_cpu: Some(no_start), send_ipi: Some(no_ipi), ..native::OPS.smp },
     vmm: VmmOps { shutdown: Some(shutdown), write: Some(write_console), read: Some(read_console) },
 };
 
@@ -107,6 +108,13 @@ unsafe extern "sysv64" fn no_task_register(_selector: u16) {}
 unsafe extern "sysv64" fn only_cpu() -> u32 {
     0
 }
+
+/// The kernel uses one virtual CPU here.
+unsafe extern "sysv64" fn no_start(_cpu: u32, _start: *const crate::smp::Start) -> u64 {
+    3
+}
+
+unsafe extern "sysv64" fn no_ipi(_cpu: u32, _vector: u32) {}
 
 unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
     // SAFETY: bases are addresses that the caller wants.
