@@ -81,9 +81,10 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     init_memory(&info);
     patch_kernel(cmdline);
     mm::paging::protect_image();
-    platform::power::init(found.board_slots.is_some(), info.rsdp);
+    let rsdp = if found.has_bios { platform::acpi::search_bios() } else { info.rsdp };
+    platform::power::init(found.board_slots.is_some(), rsdp);
     init_interrupts(&found);
-    cpus::init(info.trampoline, info.rsdp);
+    cpus::init(info.trampoline, rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {

@@ -65,6 +65,8 @@ pub mod hypercall {
         MMU_UPDATE = 1 "mmu_update";
         /// Stack segment and pointer of the kernel, for entries from user mode.
         STACK_SWITCH = 3 "stack_switch";
+        /// Takes a [`PlatformOp`](super::PlatformOp).
+        PLATFORM_OP = 7 "platform_op";
         /// See `memory.h`.
         MEMORY_OP = 12 "memory_op";
         /// A list of [`Call`](super::Call), its length.
@@ -521,6 +523,32 @@ pub struct IrqStatus {
     pub irq: u32,
     /// Filled in: [`physdev::NEEDS_EOI`].
     pub flags: u32,
+}
+
+/// `xen_platform_op` with `XENPF_enter_acpi_sleep`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PlatformOp {
+    /// `XENPF_enter_acpi_sleep`.
+    command: u32,
+    /// `XENPF_INTERFACE_VERSION`.
+    version: u32,
+    /// Values for the PM1a and PM1b control ports.
+    values: [u16; 2],
+    /// Sleep state.
+    state: u32,
+    /// Zero.
+    flags: u32,
+    /// Room for other commands.
+    rest: [u8; 116],
+}
+assert_layout!(PlatformOp, size 136, values at 8, state at 12);
+
+impl PlatformOp {
+    /// Enters state S5, soft off.
+    pub const fn enter_acpi_sleep(pm1a: u16) -> Self {
+        Self { command: 51, version: 0x0300_0001, values: [pm1a, 0], state: 5, flags: 0, rest: [0; 116] }
+    }
 }
 
 /// `callback_register`.

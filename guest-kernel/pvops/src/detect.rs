@@ -60,6 +60,8 @@ pub struct Surroundings {
     pub console: Console,
     /// The machine has a PC's legacy chips, and they are the kernel's.
     pub has_legacy_chips: bool,
+    /// A PC's BIOS left its tables below 1 MiB, and no loader says where.
+    pub has_bios: bool,
 }
 
 impl Surroundings {
@@ -85,6 +87,7 @@ pub fn on_xen() -> Surroundings {
         board_slots: None,
         console: Console::Hypervisor { line: crate::xen::event::CONSOLE_LINE },
         has_legacy_chips: false,
+        has_bios: true,
     }
 }
 
@@ -99,6 +102,7 @@ pub fn detect() -> Surroundings {
         board_slots: None,
         console: Console::Serial,
         has_legacy_chips: true,
+        has_bios: false,
     };
     if __cpuid(1).ecx & kvm::CPUID_1_ECX_HYPERVISOR == 0 {
         return found;

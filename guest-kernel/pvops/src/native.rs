@@ -67,7 +67,7 @@ pub(crate) const OPS: Ops = Ops {
         start_cpu: Some(startup::start_cpu),
         send_ipi: Some(startup::send_ipi),
     },
-    vmm: VmmOps { shutdown: Some(no_shutdown), write: Some(no_write), read: Some(no_read) },
+    vmm: VmmOps { crash: Some(nothing), power_off: Some(no_power_off), write: Some(no_write), read: Some(no_read) },
 };
 
 /// What stands at the sites.
@@ -200,7 +200,7 @@ unsafe extern "sysv64" fn no_frames(_pfns: *const u64, _count: usize) -> usize {
     0
 }
 
-unsafe extern "sysv64" fn no_shutdown(_crashed: u32) {}
+unsafe extern "sysv64" fn no_power_off(_sleep: u32) {}
 
 unsafe extern "sysv64" fn no_write(_bytes: *const u8, _len: usize) -> usize {
     0

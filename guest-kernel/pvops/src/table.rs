@@ -163,8 +163,11 @@ groups! {
     }
     /// Services of a hypervisor that is there to be asked.
     vmm: VmmOps {
-        /// Ends the machine, in order or after a crash; returns where nobody can be asked.
-        shutdown: fn(crashed: u32);
+        /// Says that the kernel has crashed; returns where nobody can be told.
+        crash: fn();
+        /// Ends the machine; returns where nobody can be asked. `sleep` is what ACPI has for the PM1a control port, all
+        /// ones if that is not known.
+        power_off: fn(sleep: u32);
         /// Writes to the hypervisor's console; returns how much was taken.
         write: fn(bytes: *const u8, len: usize) -> usize;
         /// Reads from it.

@@ -2,10 +2,17 @@
 
 use crate::site::calling;
 
-/// Asks for the end of the machine; returns where nobody can be asked.
-pub fn shutdown(crashed: bool) {
+/// Says that the kernel has crashed; returns where nobody can be told.
+pub fn crash() {
     // SAFETY: the machine ends, or nothing happens.
-    unsafe { calling!(vmm.shutdown, "edi" = u32::from(crashed)) };
+    unsafe { calling!(vmm.crash) };
+}
+
+/// Asks for the end of the machine; returns where nobody can be asked. `sleep` is what ACPI says to write to the PM1a
+/// control port for state S5.
+pub fn power_off(sleep: Option<u16>) {
+    // SAFETY: as for `crash`.
+    unsafe { calling!(vmm.power_off, "edi" = sleep.map_or(u32::MAX, u32::from)) };
 }
 
 /// Writes to the hypervisor's console; returns how many bytes it took.

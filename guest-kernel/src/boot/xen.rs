@@ -71,7 +71,7 @@ extern "sysv64" fn enter_kernel(start: *const StartInfo) -> ! {
         Ok(boot) => boot,
         Err(error) => {
             pvops::xen::log(format_args!("ringside: cannot run on this Xen: {error}\n"));
-            pvops::vmm::shutdown(false);
+            pvops::vmm::power_off(None);
             pvops::cpu::park()
         }
     };

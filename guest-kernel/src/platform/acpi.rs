@@ -11,6 +11,20 @@ pub fn tables(rsdp: u64) -> Option<AcpiTables<Handler>> {
     unsafe { AcpiTables::from_rsdp(Handler, rsdp) }.ok()
 }
 
+/// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.
+///
+/// The crate's own search maps a page of what is behind the BIOS, too, which a hypervisor may refuse.
+pub fn search_bios() -> u64 {
+    const BIOS: core::ops::Range<u64> = 0xe_0000..0x10_0000;
+    const ALIGNMENT: usize = 16;
+    let len = (BIOS.end - BIOS.start) as usize;
+    let Some(address) = crate::mm::paging::map_device(BIOS.start, len as u64) else { return 0 };
+    // SAFETY: just mapped, and nobody writes it.
+    let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, len) };
+    let found = bytes.chunks_exact(ALIGNMENT).position(|chunk| chunk.starts_with(b"RSD PTR "));
+    found.map_or(0, |index| BIOS.start + (index * ALIGNMENT) as u64)
+}
+
 /// Reads tables by mapping them.
 #[derive(Clone)]
 pub struct Handler;

@@ -27,13 +27,19 @@ pub fn init(on_board: bool, rsdp: u64) {
 /// Ends the machine.
 pub fn end(ending: Ending) -> ! {
     pvops::irq::disable();
-    pvops::vmm::shutdown(ending == Ending::Panic);
+    if ending == Ending::Panic {
+        pvops::vmm::crash();
+    }
     if ON_BOARD.load(Relaxed) {
         let code = if ending == Ending::Off { EXIT_OK } else { EXIT_PANIC };
         // SAFETY: the board's exit port ends the VM.
         unsafe { port::write_u32(EXIT_PORT, code) };
     }
-    if let Some((control, value)) = soft_off() {
+    let soft_off = soft_off();
+    if ending == Ending::Off {
+        pvops::vmm::power_off(soft_off.map(|(_, value)| value));
+    }
+    if let Some((control, value)) = soft_off {
         // SAFETY: ACPI says that this is how to switch off.
         unsafe { port::write_u16(control, value) };
     }

@@ -18,7 +18,7 @@ use crate::table::{Backend, CpuOps, EventOps, IrqOps, MmuOps, Op, Ops, SmpOps, T
 use crate::template::{Template, template};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypercall::Refused;
-use shared_abi::xen::{SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
+use shared_abi::xen::{PlatformOp, SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
 
 /// The page that the domain shares with Xen. Xen's own frame is behind it from [`enter`] on.
 ///
@@ -88,7 +88,12 @@ const OPS: Ops = Ops {
     },
     time: TimeOps { now: Some(crate::kvm::now), set_timer: Some(set_timer) },
     smp: SmpOps { cpu: Some(only_cpu), start_cpu: Some(no_start), send_ipi: Some(no_ipi), ..native::OPS.smp },
-    vmm: VmmOps { shutdown: Some(shutdown), write: Some(write_console), read: Some(read_console) },
+    vmm: VmmOps {
+        crash: Some(crash),
+        power_off: Some(power_off),
+        write: Some(write_console),
+        read: Some(read_console),
+    },
 };
 
 const TEMPLATES: &[(Op, Template)] = &[(op::irq::disable, DISABLE), (op::smp::relax, native::RELAX)];
@@ -139,8 +144,21 @@ unsafe extern "sysv64" fn set_timer(deadline: u64) {
     Refused::check("set_singleshot_timer", result).unwrap_or_else(|refused| refused.end());
 }
 
-unsafe extern "sysv64" fn shutdown(crashed: u32) {
-    let reason = if crashed == 0 { sched::REASON_POWEROFF } else { sched::REASON_CRASH };
+unsafe extern "sysv64" fn crash() {
+    shutdown(sched::REASON_CRASH)
+}
+
+/// The initial domain switches the hardware off, which Xen does for it; another domain only ends.
+unsafe extern "sysv64" fn power_off(sleep: u32) {
+    if let Ok(value) = u16::try_from(sleep) {
+        let mut operation = PlatformOp::enter_acpi_sleep(value);
+        // SAFETY: the argument is the structure of the hypercall.
+        unsafe { hypercall::call2(number::PLATFORM_OP, (&raw mut operation).addr() as u64, 0) };
+    }
+    shutdown(sched::REASON_POWEROFF)
+}
+
+fn shutdown(reason: u32) -> ! {
     loop {
         // SAFETY: the domain ends here.
         unsafe { hypercall::call2(number::SCHED_OP, sched::SHUTDOWN.into(), (&raw const reason).addr() as u64) };
