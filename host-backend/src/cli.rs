@@ -54,13 +54,14 @@ struct Run {
     /// Give the guest an entropy device
     #[arg(long)]
     rng: bool,
-    /// Listen on this Unix socket for JSON lines: status, stats, balloon, stop
+    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// Serial port: stdio, or file=PATH (output only)
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
-    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), or file=PATH
+    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH, or control
+    /// (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
     /// Print exits by cause and the devices' counters to standard error when the VM ends
