@@ -6,6 +6,7 @@
 
 mod block;
 mod clock;
+mod console;
 mod device;
 mod disk;
 mod inflate;
@@ -14,6 +15,7 @@ mod kernel;
 mod kvm;
 mod mmio;
 mod net;
+mod outside;
 mod pci;
 mod queue;
 mod ranges;
@@ -24,7 +26,7 @@ mod suppress;
 mod transport;
 
 use crate::cmdline::Cmdline;
-use crate::console;
+use crate::console::report;
 use crate::devices::Places;
 use crate::platform::power::{self, Ending};
 use crate::task::Executor;
@@ -35,6 +37,7 @@ use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::Surroundings;
 use shared_abi::checks::{self, Check};
+use shared_abi::outside::{WORD, Wish};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
 
@@ -84,6 +87,8 @@ pub fn holds(holds: bool, what: &str, expected: impl Display, saw: impl Display)
 pub struct Lab {
     pub targets: Vec<Target>,
     pub found: Surroundings,
+    /// What somebody outside can do, as the command line says.
+    wishes: &'static str,
     /// The check that runs.
     pub name: &'static str,
 }
@@ -98,7 +103,7 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, name: "" }
+        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "" }
     }
 
     /// The first device of a type.
@@ -111,6 +116,32 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Whether a wish would be heard.
+    ///
+    /// # Errors
+    /// Not applicable when it would not.
+    pub fn may_wish(&self, wish: Wish) -> Verdict {
+        if self.wishes.split(',').any(|word| word == wish.word()) {
+            return Ok(());
+        }
+        Err(skip(format!("nobody outside: outside= has no {:?}", wish.word())))
+    }
+
+    /// Asks somebody outside for something.
+    ///
+    /// # Errors
+    /// Not applicable when nobody is there.
+    pub fn wish(&self, wish: Wish, field: Option<(&str, &dyn Display)>) -> Verdict {
+        self.may_wish(wish)?;
+        report(Kind::Want, wish.word(), Outcome::Waiting, |line| match field {
+            Some((key, value)) => line.field(key, value),
+            None => Ok(line),
+        });
+        Ok(())
+    }
+}
+
 /// The groups: the catalogue's rows and the code for them, in the same order.
 const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::mmio::CHECKS, mmio::ROWS),
@@ -119,8 +150,9 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
     (checks::net::NET, net::NET),
-    (checks::net::CONSOLE, net::CONSOLE),
+    (checks::console::CHECKS, console::ROWS),
     (checks::balloon::CHECKS, inflate::ROWS),
+    (checks::outside::CHECKS, outside::ROWS),
     (checks::kernel::PVOPS, kernel::PVOPS),
     (checks::kernel::MM, kernel::MM),
     (checks::kernel::TIME, kernel::TIME),
@@ -219,7 +251,7 @@ fn run(mut lab: Lab, filter: Filter) {
             Outcome::Failure => counts.failed += 1,
             Outcome::Success | Outcome::Waiting => {}
         }
-        console::report(Kind::Check, name, outcome, |mut line| {
+        report(Kind::Check, name, outcome, |mut line| {
             for (key, value) in [("why", what), ("expected", expected), ("saw", saw)] {
                 if let Some(value) = value {
                     line = line.field(key, value)?;
@@ -229,7 +261,7 @@ fn run(mut lab: Lab, filter: Filter) {
         });
     }
     let Counts { ran, failed, skipped, errors } = counts;
-    console::report(Kind::Boot, "conform", Outcome::Success, |line| {
+    report(Kind::Boot, "conform", Outcome::Success, |line| {
         line.field("ran", ran)?.field("failed", failed)?.field("skipped", skipped)?.field("errors", errors)
     });
 }

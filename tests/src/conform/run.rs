@@ -4,6 +4,7 @@
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::outcome::{CheckResult, Outcome, State, TestbedResult};
+use crate::conform::outside::{self, Granter};
 use crate::conform::profile::{Ends, Profile};
 use crate::conform::start::{self, Prepared, Setting, shown};
 use crate::console::{Console, Event};
@@ -70,7 +71,12 @@ fn boot(
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
-    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &word(only))?;
+    let mut words = word(only);
+    if let Some(outside) = &profile.outside {
+        words = format!("{words} {}", outside::word(outside));
+        follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
+    }
+    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &words)?;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
@@ -129,11 +135,22 @@ struct Follower<'a> {
     bad_end: Option<String>,
     /// The guest's count of checks in its last line, once it is there.
     through: Option<u64>,
+    /// Who grants wishes, if anybody.
+    granter: Option<Granter>,
 }
 
 impl<'a> Follower<'a> {
     fn new(profile: &'a Profile, catalogue: &'a [Entry], result: TestbedResult) -> Self {
-        Self { profile, catalogue, result, tail: VecDeque::new(), more_problems: 0, bad_end: None, through: None }
+        Self {
+            profile,
+            catalogue,
+            result,
+            tail: VecDeque::new(),
+            more_problems: 0,
+            bad_end: None,
+            through: None,
+            granter: None,
+        }
     }
 
     fn problem(&mut self, text: String) {
@@ -222,7 +239,16 @@ impl<'a> Follower<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(shown(line));
+        if let Some(granter) = &mut self.granter {
+            granter.listen();
+        }
         match report::parse(line) {
+            Ok(Some(report)) if report.kind == Kind::Want => {
+                let granted = self.granter.as_mut().map(|granter| granter.grant(&report));
+                if let Some(Err(error)) = granted {
+                    self.problem(format!("outside: {}: {error:#}", report.name));
+                }
+            }
             Ok(Some(report)) if report.kind == Kind::Check => self.check(&report),
             Ok(Some(report)) if report.kind == Kind::Boot && report.name == WORD => {
                 self.through = Some(report.field("ran").and_then(|ran| ran.number()).unwrap_or(0));
