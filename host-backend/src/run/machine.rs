@@ -64,7 +64,7 @@ pub struct Ready {
     control: Option<ControlSocket>,
     passt: Option<Prepared>,
     /// Keeps the VM and its memory while vCPUs use them.
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestRam,
 }
 
@@ -75,7 +75,7 @@ pub struct Started {
     workers: Vec<Worker>,
     control: Option<ControlSocket>,
     passt: Option<Passt>,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _memory: GuestRam,
 }
 
@@ -119,7 +119,15 @@ impl Machine {
         };
         let (config, stop) = (config.clone(), stop.clone());
         let machine = Self { devices: slots, output, balloon, input, console, exits, started, config, stop };
-        Ok(Ready { machine: Arc::new(machine), vcpus, shared: Arc::new(shared), control, passt, vm, memory })
+        Ok(Ready {
+            machine: Arc::new(machine),
+            vcpus,
+            shared: Arc::new(shared),
+            control,
+            passt,
+            vm: Arc::new(vm),
+            memory,
+        })
     }
 }
 
@@ -175,6 +183,7 @@ impl Ready {
             vcpus.push(vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?);
         }
         let stop = self.machine.stop.clone();
+        super::clock_bug::start(&self.vm, &stop).map_err(Error::system("start a thread"))?;
         let mut started = Started {
             machine: self.machine,
             vcpus,

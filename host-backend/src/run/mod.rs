@@ -3,6 +3,7 @@
 //! Everything that the description names is opened and checked before anything is started, so that bad input harms
 //! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
 
+mod clock_bug;
 mod events;
 mod machine;
 mod stats;
