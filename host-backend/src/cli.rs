@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use host_backend::config::{self, Config, Console, Disk, Net, Publish, StatsFormat};
-use host_backend::status;
+use host_backend::{control, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run one VM until it ends
-    #[command(after_help = status::HELP)]
+    #[command(after_help = format!("{}\n\n{}", control::HELP, status::HELP))]
     Run(Box<Run>),
 }
 

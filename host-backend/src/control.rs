@@ -37,6 +37,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
+/// The requests for `--help`.
+pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":
+  {"command":"status"}                          state, size, devices
+  {"command":"stats"}                           exits by cause, the devices' counters
+  {"command":"balloon"}                         target and content of the balloon, the guest's statistics
+  {"command":"balloon","target_mib":N}          set the target (or "target_pages":N)
+  {"command":"disk","disk":N,"bytes":N}         resize disk N, the first is 0; what a smaller size hides stays in the image
+  {"command":"link","state":"down"}             pull the network cable; "up" plugs it in
+  {"command":"console"}                         "output": what --virtio-console control printed since last asked
+  {"command":"console","input":"text"}          the same, and type; "taken" bytes of it were
+  {"command":"stop"}                            end the VM, with its disks flushed"#;
 /// Bytes of a request, at most.
 pub const LINE_MAX: usize = 4096;
 /// Clients at once, at most.

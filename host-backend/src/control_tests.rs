@@ -93,6 +93,20 @@ fn requests_get_one_line_each() {
 }
 
 #[test]
+fn every_request_that_the_help_shows_is_understood() {
+    let requests =
+        HELP.lines().filter_map(|line| line.trim().split_once("  ").filter(|(request, _)| request.starts_with('{')));
+    let mut count = 0;
+    for (request, _) in requests {
+        let request = request.replace(":N", ":1");
+        let parsed: Result<Request, _> = serde_json::from_str(&request);
+        assert!(parsed.is_ok(), "{request}: {:?}", parsed.err());
+        count += 1;
+    }
+    assert_eq!(count, 9);
+}
+
+#[test]
 fn stop_ends_the_vm() {
     let mut server = server(None);
     assert_eq!(server.ask_once(r#"{"command":"stop"}"#), json!({"ok": true}));
