@@ -9,7 +9,7 @@ use crate::conform::profile::{Ends, Profile};
 use crate::conform::start::{self, Prepared, Setting, shown};
 use crate::console::{Console, Event};
 use crate::machine::{Running, run_folder};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use shared_abi::report::{self, Kind, Report};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -137,6 +137,8 @@ struct Follower<'a> {
     through: Option<u64>,
     /// Who grants wishes, if anybody.
     granter: Option<Granter>,
+    /// Why a wish of the check that runs could not be granted.
+    ungranted: Option<String>,
 }
 
 impl<'a> Follower<'a> {
@@ -150,6 +152,7 @@ impl<'a> Follower<'a> {
             bad_end: None,
             through: None,
             granter: None,
+            ungranted: None,
         }
     }
 
@@ -244,9 +247,14 @@ impl<'a> Follower<'a> {
         }
         match report::parse(line) {
             Ok(Some(report)) if report.kind == Kind::Want => {
-                let granted = self.granter.as_mut().map(|granter| granter.grant(&report));
-                if let Some(Err(error)) = granted {
-                    self.problem(format!("outside: {}: {error:#}", report.name));
+                let granted = match &mut self.granter {
+                    Some(granter) => granter.grant(&report),
+                    None => Err(anyhow!("the profile has no [outside]")),
+                };
+                if let Err(error) = granted {
+                    let why = format!("outside: {}: {error:#}", report.name);
+                    self.problem(why.clone());
+                    self.ungranted.get_or_insert(why);
                 }
             }
             Ok(Some(report)) if report.kind == Kind::Check => self.check(&report),
@@ -265,7 +273,10 @@ impl<'a> Follower<'a> {
     }
 
     fn check(&mut self, report: &Report<'_>) {
+        let ungranted = self.ungranted.take();
         let outcome = match report.outcome {
+            // It says nothing about the machine.
+            report::Outcome::Failure if ungranted.is_some() => Outcome::Error,
             report::Outcome::Success => Outcome::Pass,
             report::Outcome::Skip => Outcome::Skip,
             report::Outcome::Failure => Outcome::Fail,
@@ -280,7 +291,8 @@ impl<'a> Follower<'a> {
             return self.problem(format!("{} was reported twice", report.name));
         }
         let cut = |value: report::Value<'_>| value.to_string().chars().take(VALUE_MAX).collect();
-        let evidence = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
+        let mut evidence: Vec<_> = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
+        evidence.extend(ungranted.map(|why| ("not granted".into(), shown(&why))));
         let name = report.name.to_owned();
         self.result.checks.push(CheckResult { name, outcome, evidence, reported: true, known: None });
     }
