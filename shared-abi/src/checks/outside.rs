@@ -91,7 +91,7 @@ pub const CHECKS: &[Check] = &[
     ),
     row(
         "outside/statistics-wait-for-a-request",
-        "The driver keeps the statistics buffer with the device until it is asked",
+        "A used statistics buffer is a request for new ones, so without a request it stays",
         STATISTICS,
         "Give statistics without a request, wait 50 ms",
         "The buffer is not used",
