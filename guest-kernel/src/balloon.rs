@@ -47,7 +47,7 @@ macro_rules! either {
 }
 
 /// The frame allocator, seen by the balloon.
-struct Source;
+pub struct Source;
 
 impl Source {
     fn reserve() -> u64 {
