@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod balloon;
+mod bench;
 mod boot;
 mod checks;
 mod cmdline;
@@ -87,6 +88,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     cpus::init(info.trampoline, rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
+    bench::run(cmdline);
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
         conform::start(found, cmdline, filter);
     }
