@@ -86,6 +86,9 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     init_interrupts(&found);
     let clock = time::init(&found);
     println!("time: {clock}");
+    if let Some(order) = conform::hostile::Order::from_cmdline(cmdline) {
+        conform::hostile::start(found, cmdline, order);
+    }
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
         conform::start(found, cmdline, filter);
     }

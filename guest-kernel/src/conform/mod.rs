@@ -9,6 +9,7 @@ mod clock;
 mod console;
 mod device;
 mod disk;
+pub mod hostile;
 mod inflate;
 mod interrupts;
 mod kernel;

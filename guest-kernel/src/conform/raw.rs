@@ -277,6 +277,11 @@ impl Queue {
         })
     }
 
+    /// Counts everything that was returned as taken.
+    pub fn catch_up(&mut self) {
+        self.seen = self.used_index();
+    }
+
     pub fn notify(&self, dev: &Dev<'_>) {
         dev.regs().notify(self.notify_at, self.index.into());
     }

@@ -10,6 +10,7 @@ pub mod balloon;
 pub mod block;
 pub mod clock;
 pub mod console;
+pub mod hostile;
 pub mod kernel;
 pub mod mmio;
 pub mod net;
@@ -50,7 +51,7 @@ const fn row(
     Check { name, rule, clause, method, expectation }
 }
 
-/// All groups, in the order in which they run.
+/// The groups that run one after the other in one virtual machine, in the order in which they run.
 pub const ALL: &[&[Check]] = &[
     mmio::CHECKS,
     pci::CHECKS,
@@ -69,9 +70,9 @@ pub const ALL: &[&[Check]] = &[
     clock::KVM,
 ];
 
-/// All checks, in the order in which they run.
+/// All checks, in the order in which they run; those of [`hostile`] last, each in a virtual machine of its own.
 pub fn iter() -> impl Iterator<Item = &'static Check> {
-    ALL.iter().copied().flatten()
+    ALL.iter().copied().flatten().chain(hostile::CHECKS)
 }
 
 /// The check of a name.
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn each_group_has_one_prefix_of_its_own() {
         let mut groups = HashSet::new();
-        for rows in ALL {
+        for rows in ALL.iter().chain(&[hostile::CHECKS]) {
             assert!(groups.insert(rows[0].group()), "{} is there twice", rows[0].group());
             assert!(rows.iter().all(|check| check.group() == rows[0].group()), "{}", rows[0].group());
         }
