@@ -7,7 +7,7 @@ use crate::control::{Control, Protocol};
 use crate::inner::Inner;
 use crate::testbed::{QEMU, Testbed};
 use anyhow::{Context, Result, anyhow};
-use inner_init::{CONTROL, DISK, IMAGE, NETWORK};
+use inner_init::{CONTROL, DISK, IMAGE, NETWORK, peak_memory};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -227,8 +227,16 @@ impl Machine {
     /// # Errors
     /// When they cannot be written.
     pub fn prepare(&self) -> Result<()> {
+        self.prepare_runs(&[])
+    }
+
+    /// The same; on [`Testbed::HostInTcg`] the host program runs once for each of these command lines, if there are any.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_runs(&self, runs: &[String]) -> Result<()> {
         match (self.testbed, &self.inner) {
-            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), &self.initrd()),
+            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), runs, &self.initrd()),
             (Testbed::HostInTcg, None) => Err(anyhow!("there is no inner Linux to boot")),
             _ => Ok(()),
         }
@@ -273,6 +281,7 @@ pub struct Running {
     child: Child,
     stderr: Option<Receiver<String>>,
     stopped: bool,
+    peak_memory: Option<u64>,
     /// The guest's console.
     pub console: Console,
 }
@@ -301,7 +310,7 @@ impl Running {
             // The process must not wait for us to read on.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
         });
-        Ok(Self { child, stderr: Some(receiver), stopped: false, console: Console::new(stdout) })
+        Ok(Self { child, stderr: Some(receiver), stopped: false, peak_memory: None, console: Console::new(stdout) })
     }
 
     /// Types a line on the guest's console.
@@ -333,7 +342,7 @@ impl Running {
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for the process")? {
+            if let Some(status) = self.try_wait().context("cannot wait for the process")? {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
@@ -346,7 +355,17 @@ impl Running {
 
     /// Its status, once it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.try_wait().ok().flatten()
+    }
+
+    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.peak_memory = self.peak_memory.or_else(|| peak_memory(&self.child));
+        self.child.try_wait()
+    }
+
+    /// The most memory in bytes that it, or a process that it started, had at a time: known once it has ended by itself.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.peak_memory
     }
 
     /// What it wrote to its error output. Ends it if it still runs.

@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 const FRAME_MAX: usize = 65_536;
@@ -16,29 +17,42 @@ const ALL_PROTOCOLS: u16 = (libc::ETH_P_ALL as u16).to_be();
 pub(crate) fn relay() -> Result<()> {
     let card = open_card().with_context(|| format!("cannot open {CARD}"))?;
     let listener = UnixListener::bind(NETWORK).with_context(|| format!("cannot listen on {NETWORK}"))?;
+    // The host program may run many times, one after the other; each has a link of its own.
+    let link = Arc::new(Mutex::new(None::<UnixStream>));
+    let (from_card, to_link) = (card.try_clone()?, link.clone());
     thread::spawn(move || -> io::Result<()> {
-        let (mut link, _) = listener.accept()?;
-        let (from_card, mut to_link) = (card.try_clone()?, link.try_clone()?);
-        thread::spawn(move || -> io::Result<()> {
-            let mut frame = vec![0; size_of::<u32>() + FRAME_MAX];
-            loop {
-                let len = (&from_card).read(&mut frame[4..])?;
-                frame[..4].copy_from_slice(&(len as u32).to_be_bytes());
-                to_link.write_all(&frame[..4 + len])?;
-            }
-        });
-        let mut frame = vec![0; FRAME_MAX];
+        let mut frame = vec![0; size_of::<u32>() + FRAME_MAX];
         loop {
-            let mut len = [0; 4];
-            link.read_exact(&mut len)?;
-            let len = u32::from_be_bytes(len) as usize;
-            let frame = frame.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?;
-            link.read_exact(frame)?;
-            // A frame that the card does not take is lost, as on a wire.
-            let _ = (&card).write(frame);
+            let len = (&from_card).read(&mut frame[4..])?;
+            frame[..4].copy_from_slice(&(len as u32).to_be_bytes());
+            if let Some(link) = to_link.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                // A link that is gone takes its frames with it.
+                let _ = link.write_all(&frame[..4 + len]);
+            }
+        }
+    });
+    thread::spawn(move || -> io::Result<()> {
+        loop {
+            let (from_link, _) = listener.accept()?;
+            *link.lock().unwrap_or_else(PoisonError::into_inner) = Some(from_link.try_clone()?);
+            // It ends with its host program.
+            let _ = from_link_to_card(from_link, &card);
         }
     });
     Ok(())
+}
+
+fn from_link_to_card(mut link: UnixStream, mut card: &File) -> io::Result<()> {
+    let mut frame = vec![0; FRAME_MAX];
+    loop {
+        let mut len = [0; 4];
+        link.read_exact(&mut len)?;
+        let len = u32::from_be_bytes(len) as usize;
+        let frame = frame.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?;
+        link.read_exact(frame)?;
+        // A frame that the card does not take is lost, as on a wire.
+        let _ = card.write(frame);
+    }
 }
 
 /// A packet socket on the card, which is up and takes frames for any address.

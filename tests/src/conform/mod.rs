@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod fill;
+pub mod hostile;
 pub mod html;
 pub mod junit;
 pub mod outcome;

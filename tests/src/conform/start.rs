@@ -114,7 +114,7 @@ pub struct Prepared {
 /// When a file cannot be written, or a placeholder has no value.
 pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Path, cmdline: &str) -> Result<Prepared> {
     if profile.program == HOST_IN_TCG {
-        return prepare_inner(profile, setting, folder, cmdline);
+        return prepare_inner(profile, setting, folder, cmdline, &[]);
     }
     let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{path:?} is no UTF-8"));
     let (disk, serial) = (folder.join("disk.img"), folder.join("serial"));
@@ -157,8 +157,22 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
     Ok(Prepared { command, pipe })
 }
 
+/// For a profile whose host runs inside a stock Linux: one start of the Linux, in which the host runs for each command line.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_many(profile: &Profile, setting: &Setting, folder: &Path, cmdlines: &[String]) -> Result<Prepared> {
+    prepare_inner(profile, setting, folder, "", cmdlines)
+}
+
 /// The same for our host inside a stock Linux.
-fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &str) -> Result<Prepared> {
+fn prepare_inner(
+    profile: &Profile,
+    setting: &Setting,
+    folder: &Path,
+    cmdline: &str,
+    runs: &[String],
+) -> Result<Prepared> {
     let disk = folder.join("disk.img");
     fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
     let machine = Machine {
@@ -174,6 +188,6 @@ fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &
         inner: Some(setting.inner.clone().map_err(|why| anyhow!(why))?),
         folder: folder.into(),
     };
-    machine.prepare()?;
+    machine.prepare_runs(runs)?;
     Ok(Prepared { command: machine.command(SerialLine::Captured), pipe: None })
 }
