@@ -1,6 +1,7 @@
 //! Hostile guests on our host, in real virtual machines: every named check while another machine runs beside them and must
 //! notice nothing, and scripts. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`, and in `RINGSIDE_WITH_BUGS` a host
-//! program, which is given no bug here. The device models alone meet ten thousand scripts in `host-backend/hostile`.
+//! program, which is given bugs only to prove that they are found. The device models alone meet ten thousand scripts in
+//! `host-backend/hostile`.
 
 use ringside_tests::conform::catalogue;
 use ringside_tests::conform::hostile;
@@ -114,6 +115,20 @@ fn a_neighbour_keeps_answering_while_every_hostile_check_runs_beside_it() {
     }
     let peaks: Vec<u64> = results.iter().filter_map(|result| result.field("peak_mib")?.parse().ok()).collect();
     assert!(peaks.len() * 10 > results.len() * 9, "memory was looked at: {peaks:?}");
+}
+
+#[test]
+fn a_host_that_does_not_survive_hostile_guests_is_found_out() {
+    let Some(bench) = bench("bugs that hostile guests find") else { return };
+    let catalogue = catalogue::all();
+    let entries: Vec<_> = catalogue.iter().filter(|entry| entry.name == "hostile/chain-loops-to-itself").collect();
+    for (bug, verdict) in [("fault-outlives-reset", Handling::Wedged), ("fault-ends-host", Handling::Crashed)] {
+        let mut profile = bench.profile.clone();
+        profile.args.extend(["--fault".into(), bug.into()]);
+        let results = hostile::run_all(&profile, &bench.setting, &bench.program, &entries, &AtomicBool::new(false));
+        let told: Vec<_> = results.iter().map(|result| (result.outcome, result.field(Handling::FIELD))).collect();
+        assert_eq!(told, [(Outcome::Fail, Some(verdict.word()))], "{bug}: {results:?}");
+    }
 }
 
 #[test]

@@ -137,6 +137,9 @@ impl MmioTransport {
     fn write_status(&self, mut inner: MutexGuard<'_, State>, value: u32) {
         if value == 0 {
             inner.reset();
+            if is_injected(Bug::FaultOutlivesReset) && self.fault.get().is_some() {
+                inner.status = Status::DEVICE_NEEDS_RESET;
+            }
             self.publish(&inner);
             self.signal.acknowledge(u32::MAX);
             drop(inner);
@@ -214,6 +217,9 @@ impl MmioTransport {
 
     /// The device cannot go on with what the guest gave it.
     fn needs_reset(&self, inner: &mut State, fault: &Fault) {
+        if is_injected(Bug::FaultEndsHost) {
+            std::process::abort();
+        }
         self.signal.counters.faults.add(1);
         self.fault.get_or_init(|| fault.to_string());
         inner.status |= Status::DEVICE_NEEDS_RESET;
