@@ -44,6 +44,18 @@ pub fn run(
     only: &[Pattern],
     interrupted: &AtomicBool,
 ) -> TestbedResult {
+    run_with(profile, setting, catalogue, only, "", interrupted)
+}
+
+/// The same with more words for the kernel.
+pub fn run_with(
+    profile: &Profile,
+    setting: &Setting,
+    catalogue: &[Entry],
+    only: &[Pattern],
+    more: &str,
+    interrupted: &AtomicBool,
+) -> TestbedResult {
     let started = Instant::now();
     let mut result = TestbedResult::absent(&profile.name, &profile.title, State::Ran);
     result.untested.clone_from(&profile.untested);
@@ -51,7 +63,9 @@ pub fn run(
         Err(why) => result.state = State::Skipped(shown(&format!("{why:#}"))),
         Ok(program) => {
             let mut follower = Follower::new(profile, catalogue, result);
-            if let Err(error) = boot(profile, setting, &program, only, &mut follower, interrupted) {
+            if let Err(error) =
+                boot(profile, setting, &program, &format!("{} {more}", word(only)), &mut follower, interrupted)
+            {
                 follower.ended_badly(format!("cannot be started: {error:#}"));
             }
             result = follower.conclude(only);
@@ -65,12 +79,12 @@ fn boot(
     profile: &Profile,
     setting: &Setting,
     program: &Path,
-    only: &[Pattern],
+    cmdline: &str,
     follower: &mut Follower<'_>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
-    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &word(only))?;
+    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), cmdline.trim_end())?;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
