@@ -26,7 +26,7 @@ pub struct KernelBalloon {
 }
 
 /// The frame allocator, seen by the balloon.
-struct Source;
+pub struct Source;
 
 impl Source {
     fn reserve() -> u64 {

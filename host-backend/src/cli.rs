@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use host_backend::config::{self, Config, Console, Disk, Net, Publish, StatsFormat};
-use host_backend::status;
+use host_backend::{control, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run one VM until it ends
-    #[command(after_help = status::HELP)]
+    #[command(after_help = format!("{}\n\n{}", control::HELP, status::HELP))]
     Run(Box<Run>),
 }
 
@@ -54,13 +54,14 @@ struct Run {
     /// Give the guest an entropy device
     #[arg(long)]
     rng: bool,
-    /// Listen on this Unix socket for JSON lines: status, stats, balloon, stop
+    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// Serial port: stdio, or file=PATH (output only)
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
-    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), or file=PATH
+    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH, or control
+    /// (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
     /// Print exits by cause and the devices' counters to standard error when the VM ends

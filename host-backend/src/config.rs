@@ -50,6 +50,8 @@ pub enum Console {
     Stdio,
     /// Output to a file, no input.
     File(PathBuf),
+    /// Both by the control socket.
+    Control,
 }
 
 /// A disk image.
@@ -230,8 +232,9 @@ impl FromStr for Console {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match text.split_once('=') {
             None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "control" => Ok(Self::Control),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => bad("it is neither stdio nor file=PATH"),
+            _ => bad("it is none of stdio, control, file=PATH"),
         }
     }
 }

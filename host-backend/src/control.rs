@@ -6,15 +6,25 @@
 //! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
+//! | `{"command":"disk","disk":N,"bytes":N}` | nothing more; disk N (the first is 0) has that size now, and the guest is told |
+//! | `{"command":"link","state":"down"}` (or `"up"`) | nothing more; the network cable is pulled or plugged in, and the guest is told |
+//! | `{"command":"console"}` | `output`: what the virtio console has printed since it was last asked |
+//! | `{"command":"console","input":"text"}` | the same, and `taken`: how many bytes of the input were typed |
 //! | `{"command":"stop"}` | nothing more; the VM ends and its disks are flushed |
 //!
 //! Every answer has `"ok":true`, or `"ok":false` and `"error"` with one line of text. A page is 4096 bytes;
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
-//! bytes. Asking for the balloon waits a little for the guest to give new ones. A line has at most [`LINE_MAX`] bytes,
+//! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
+//! shows it again when it grows; a file grows, a block device shows at most what it has. The console is that of
+//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes,
 //! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away.
 
+use crate::devices::InputSink;
+use crate::devices::output::Output;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::BalloonHandle;
+use crate::virtio::console::ConsoleInput;
+use crate::virtio::{Cable, Change};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,6 +37,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
+/// The requests for `--help`.
+pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":
+  {"command":"status"}                          state, size, devices
+  {"command":"stats"}                           exits by cause, the devices' counters
+  {"command":"balloon"}                         target and content of the balloon, the guest's statistics
+  {"command":"balloon","target_mib":N}          set the target (or "target_pages":N)
+  {"command":"disk","disk":N,"bytes":N}         resize disk N, the first is 0; what a smaller size hides stays in the image
+  {"command":"link","state":"down"}             pull the network cable; "up" plugs it in
+  {"command":"console"}                         "output": what --virtio-console control printed since last asked
+  {"command":"console","input":"text"}          the same, and type; "taken" bytes of it were
+  {"command":"stop"}                            end the VM, with its disks flushed"#;
 /// Bytes of a request, at most.
 pub const LINE_MAX: usize = 4096;
 /// Clients at once, at most.
@@ -57,6 +78,21 @@ pub trait Controlled {
     fn stats(&self) -> Value;
     /// The balloon, if there is one.
     fn balloon(&self) -> Option<&BalloonHandle>;
+    /// The console that is read and typed to here, if there is one.
+    fn console(&self) -> Option<&ControlConsole>;
+    /// Changes the device of that name.
+    ///
+    /// # Errors
+    /// One line that says why nothing changed.
+    fn change(&self, device: &str, change: Change) -> Result<(), String>;
+}
+
+/// A console whose other end is the control socket.
+pub struct ControlConsole {
+    /// What it printed.
+    pub output: Arc<Output>,
+    /// Where it is typed to.
+    pub input: Arc<ConsoleInput>,
 }
 
 /// A bound control socket. Its file goes when it goes.
@@ -110,12 +146,17 @@ enum Verdict {
     Leaves,
 }
 
+/// What is asked: each command with its own words, others are refused.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    command: String,
-    target_mib: Option<u64>,
-    target_pages: Option<u64>,
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+enum Request {
+    Status {},
+    Stats {},
+    Balloon { target_mib: Option<u64>, target_pages: Option<u64> },
+    Disk { disk: usize, bytes: u64 },
+    Link { state: Cable },
+    Console { input: Option<String> },
+    Stop {},
 }
 
 impl ControlServer {
@@ -127,30 +168,33 @@ impl ControlServer {
     /// Answers one line.
     fn answer(&self, line: &[u8]) -> Value {
         match serde_json::from_slice(line).map_err(|error| format!("not a request: {error}")) {
-            Ok(request) => self.execute(&request),
+            Ok(request) => self.execute(request),
             Err(error) => Err(error),
         }
         .map_or_else(|error| json!({"ok": false, "error": error}), ok)
     }
 
-    fn execute(&self, request: &Request) -> Result<Value, String> {
-        let has_target = request.target_mib.is_some() || request.target_pages.is_some();
-        match request.command.as_str() {
-            "balloon" => self.balloon(request),
-            _ if has_target => Err("only the balloon has a target".into()),
-            "status" => Ok(self.controlled.status()),
-            "stats" => Ok(self.controlled.stats()),
-            "stop" => {
+    fn execute(&self, request: Request) -> Result<Value, String> {
+        let done = |()| json!({});
+        match request {
+            Request::Status {} => Ok(self.controlled.status()),
+            Request::Stats {} => Ok(self.controlled.stats()),
+            Request::Balloon { target_mib, target_pages } => self.balloon(target_mib, target_pages),
+            Request::Disk { disk, bytes } => {
+                self.controlled.change(&format!("block{disk}"), Change::Size(bytes)).map(done)
+            }
+            Request::Link { state } => self.controlled.change("net", Change::Cable(state)).map(done),
+            Request::Console { input } => self.console(input.as_deref()),
+            Request::Stop {} => {
                 self.stop.request(Outcome::Stopped);
                 Ok(json!({}))
             }
-            other => Err(format!("unknown command \"{other}\": there are status, stats, balloon, stop")),
         }
     }
 
-    fn balloon(&self, request: &Request) -> Result<Value, String> {
+    fn balloon(&self, mib: Option<u64>, pages: Option<u64>) -> Result<Value, String> {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
-        let pages = match (request.target_mib, request.target_pages) {
+        let pages = match (mib, pages) {
             (None, None) => return Ok(json!(balloon.fresh_numbers(STATS_PATIENCE))),
             (Some(_), Some(_)) => return Err("give target_mib or target_pages, not both".into()),
             (Some(mib), None) => mib.saturating_mul(PAGES_PER_MIB),
@@ -160,6 +204,16 @@ impl ControlServer {
             Ok(pages) if balloon.set_target(pages) => Ok(json!(balloon.numbers())),
             _ => Err(format!("a target of {pages} pages is more than the guest's {} pages", balloon.pages())),
         }
+    }
+
+    fn console(&self, input: Option<&str>) -> Result<Value, String> {
+        let console = self.controlled.console();
+        let console = console.ok_or("the VM has no such console; start it with --virtio-console control")?;
+        let mut answer = json!({"output": String::from_utf8_lossy(&console.output.take())});
+        if let Some(input) = input {
+            answer["taken"] = console.input.input(input.as_bytes()).into();
+        }
+        Ok(answer)
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {

@@ -7,7 +7,7 @@ use event_manager::{EventManager, SubscriberOps};
 use std::io::{BufRead, BufReader};
 use vm_memory::GuestAddress;
 
-struct Fake(Option<BalloonHandle>);
+struct Fake(Option<BalloonHandle>, Option<ControlConsole>);
 
 impl Controlled for Fake {
     fn status(&self) -> Value {
@@ -19,6 +19,12 @@ impl Controlled for Fake {
     fn balloon(&self) -> Option<&BalloonHandle> {
         self.0.as_ref()
     }
+    fn console(&self) -> Option<&ControlConsole> {
+        self.1.as_ref()
+    }
+    fn change(&self, device: &str, change: Change) -> Result<(), String> {
+        Err(format!("{device}: {change:?}"))
+    }
 }
 
 struct Server {
@@ -29,12 +35,16 @@ struct Server {
 }
 
 fn server(balloon: Option<BalloonHandle>) -> Server {
+    server_with(balloon, None)
+}
+
+fn server_with(balloon: Option<BalloonHandle>, console: Option<ControlConsole>) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
     let stop = Arc::new(Stop::new().unwrap());
     let socket = ControlSocket::bind(&path).unwrap();
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-    manager.add_subscriber(Box::new(ControlServer::new(socket, Arc::new(Fake(balloon)), stop.clone())));
+    manager.add_subscriber(Box::new(ControlServer::new(socket, Arc::new(Fake(balloon, console)), stop.clone())));
     Server { manager, path, stop, _folder: folder }
 }
 
@@ -79,7 +89,21 @@ fn requests_get_one_line_each() {
     assert_eq!(server.ask(&mut client, two)["ok"], true);
     let mut second = String::new();
     client.read_line(&mut second).unwrap();
-    assert!(second.contains("unknown command"));
+    assert!(second.contains("unknown variant `none`") && second.contains("`balloon`"), "{second}");
+}
+
+#[test]
+fn every_request_that_the_help_shows_is_understood() {
+    let requests =
+        HELP.lines().filter_map(|line| line.trim().split_once("  ").filter(|(request, _)| request.starts_with('{')));
+    let mut count = 0;
+    for (request, _) in requests {
+        let request = request.replace(":N", ":1");
+        let parsed: Result<Request, _> = serde_json::from_str(&request);
+        assert!(parsed.is_ok(), "{request}: {:?}", parsed.err());
+        count += 1;
+    }
+    assert_eq!(count, 9);
 }
 
 #[test]
@@ -99,6 +123,27 @@ fn the_balloon_is_set_and_read() {
 }
 
 #[test]
+fn disks_and_the_cable_are_changed_by_their_devices() {
+    let mut server = server(None);
+    let told = |answer: Value| answer["error"].as_str().unwrap().to_owned();
+    assert_eq!(told(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
+    assert_eq!(told(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
+}
+
+#[test]
+fn the_console_is_read_and_typed_to() {
+    let output = Arc::new(Output::kept());
+    let device = crate::virtio::console::Console::new(output.clone()).unwrap();
+    let mut with = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
+    output.write(b"login: ");
+    let answer = with.ask_once(r#"{"command":"console","input":"root\n"}"#);
+    assert_eq!((&answer["output"], &answer["taken"]), (&json!("login: "), &json!(5)));
+    assert_eq!(with.ask_once(r#"{"command":"console"}"#), json!({"ok": true, "output": ""}));
+    let none = server(None).ask_once(r#"{"command":"console"}"#);
+    assert!(none["error"].as_str().unwrap().contains("--virtio-console control"));
+}
+
+#[test]
 fn bad_requests_get_an_error() {
     let mut with = server(Some(balloon()));
     for bad in [
@@ -108,6 +153,8 @@ fn bad_requests_get_an_error() {
         r#"{"command":"balloon","target_mib":-1}"#,
         r#"{"command":"status","target_mib":1}"#,
         r#"{"command":"status","x":1}"#,
+        r#"{"command":"disk","bytes":1}"#,
+        r#"{"command":"link","state":"sideways"}"#,
         r#"{"command":7}"#,
         "[]",
         "hello",

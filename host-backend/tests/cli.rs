@@ -34,12 +34,14 @@ fn place() -> (Place, Command) {
 }
 
 #[test]
-fn help_lists_the_exit_statuses() {
+fn help_lists_the_exit_statuses_and_the_requests_of_the_control_socket() {
     for arguments in [&["--help"][..], &["run", "--help"]] {
         let output = finish(Command::new(env!("CARGO_BIN_EXE_ringside")).args(arguments));
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Exit status:"));
     }
+    let output = finish(Command::new(env!("CARGO_BIN_EXE_ringside")).args(["run", "--help"]));
+    assert!(text(&output.stdout).contains(r#"{"command":"disk","disk":N,"bytes":N}"#));
 }
 
 #[test]
@@ -192,6 +194,16 @@ fn more_devices_than_the_board_has_slots_are_told() {
         command.arg("--disk").arg(place.file(&format!("disk{index}"), &[0; 512]));
     }
     refused(&mut command, BAD_INPUT, &["17 devices", "16 slots"]);
+}
+
+#[test]
+fn consoles_that_nobody_could_reach_are_told() {
+    let (_place, mut command) = place();
+    refused(command.args(["--console", "control"]), BAD_INPUT, &["serial port", "virtio console"]);
+    let (_place, mut command) = place();
+    refused(command.args(["--virtio-console", "control"]), BAD_INPUT, &["--virtio-console control needs --control"]);
+    let (_place, mut command) = place();
+    refused(command.args(["--virtio-console", "contrl"]), BAD_INPUT, &["stdio, control, file=PATH"]);
 }
 
 #[test]

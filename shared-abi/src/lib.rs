@@ -9,6 +9,7 @@ pub mod board;
 pub mod bundle;
 pub mod checks;
 pub mod kvm;
+pub mod outside;
 pub mod pvh;
 pub mod report;
 pub mod tour;

@@ -30,6 +30,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words! {
     /// What a line is about.
     Kind {
@@ -41,6 +43,8 @@ words! {
         Check = "@check",
         /// A measurement.
         Bench = "@bench",
+        /// A wish to somebody outside of the machine; see [`outside`](crate::outside).
+        Want = "@want",
     }
 }
 

@@ -91,6 +91,64 @@ impl Control {
         self.ask(&request).map(drop)
     }
 
+    /// Sets the size of the first disk, in bytes.
+    ///
+    /// # Errors
+    /// What the other side says against it.
+    pub fn set_disk(&mut self, bytes: u64) -> Result<()> {
+        let request = match self.protocol {
+            Protocol::Ringside => json!({"command": "disk", "disk": 0, "bytes": bytes}),
+            Protocol::Qmp { .. } => {
+                json!({"execute": "block_resize", "arguments": {"device": "d0", "size": bytes}})
+            }
+        };
+        self.ask(&request).map(drop)
+    }
+
+    /// Pulls the cable of the network card, or plugs it in: `down`, `up`.
+    ///
+    /// # Errors
+    /// What the other side says against it.
+    pub fn set_link(&mut self, state: &str) -> Result<()> {
+        let request = match self.protocol {
+            Protocol::Ringside => json!({"command": "link", "state": state}),
+            Protocol::Qmp { .. } => {
+                json!({"execute": "set_link", "arguments": {"name": "n0", "up": state == "up"}})
+            }
+        };
+        self.ask(&request).map(drop)
+    }
+
+    /// Asks the guest for statistics of its balloon. Who asks from time to time does so for `patience`.
+    ///
+    /// # Errors
+    /// What the other side says against it.
+    pub fn ask_for_statistics(&mut self, patience: Duration) -> Result<()> {
+        let Protocol::Qmp { .. } = self.protocol else {
+            return self.ask(&json!({"command": "balloon"})).map(drop);
+        };
+        let interval = |seconds: u64| json!({"execute": "qom-set", "arguments": {"path": "/machine/peripheral/b0", "property": "guest-stats-polling-interval", "value": seconds}});
+        self.ask(&interval(1))?;
+        thread::sleep(patience);
+        // The guest has them and may have switched the machine off already.
+        let _ = self.ask(&interval(0));
+        Ok(())
+    }
+
+    /// What the virtio console has said, after typing `input` there. QMP has no console.
+    ///
+    /// # Errors
+    /// What the other side says against it, or when not all was taken.
+    pub fn console(&mut self, input: Option<&str>) -> Result<String> {
+        let Protocol::Ringside = self.protocol else { bail!("QMP has no console") };
+        let answer = self.ask(&json!({"command": "console", "input": input}))?;
+        let taken = answer.get("taken").and_then(Value::as_u64).unwrap_or(0);
+        if taken < input.map_or(0, str::len) as u64 {
+            bail!("only {taken} bytes of the input were taken");
+        }
+        Ok(answer.get("output").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
     /// Reads the balloon.
     ///
     /// # Errors

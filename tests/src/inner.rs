@@ -1,5 +1,6 @@
 //! The stock Linux in which the testbed host-kvm-in-tcg runs our host program: where its kernel comes from, and how the
-//! initrd of a run is packed. The kernel's package is fetched and unpacked below the target directory, never installed.
+//! initrd of a run is packed. The kernel's package is fetched and unpacked below the target directory, never installed, and
+//! cached by content: a folder is that of the package with one digest, and is used only while its files have theirs.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use inner_init::{ARGUMENTS, IMAGE, MODULES, RINGSIDE};
@@ -25,6 +26,8 @@ const NEEDED: [&str; 11] = [
     "virtio_net",
 ];
 const KERNEL: &str = "vmlinuz";
+/// Digests of all files of a folder, as sha256sum writes them.
+const DIGESTS: &str = "SHA256SUMS";
 
 /// A stock kernel with the modules for a KVM of AMD's kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,8 @@ impl Linux {
         fs::create_dir(&work)?;
         quietly(Command::new("apt-get").arg("download").arg(&package.name).current_dir(&work))?;
         let archive = find(&work, &|name| name.ends_with(".deb")).ok_or_else(|| anyhow!("apt-get left no package"))?;
+        let digest = digest(&archive)?;
+        ensure!(digest == package.digest, "apt-get left a package with digest {digest}, not {}", package.digest);
         quietly(Command::new("dpkg-deb").arg("-x").arg(archive).arg(work.join("x")))?;
         collect(&work.join("x"), &whole).with_context(|| format!("the package {}", package.name))?;
         if folder.exists() {
@@ -72,6 +77,16 @@ impl Linux {
         }
         fs::rename(&whole, &folder).with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self { folder })
+    }
+
+    /// The kernel in a folder of the cache, if it is whole.
+    pub fn at(folder: &Path) -> Option<Self> {
+        is_whole(folder).then(|| Self { folder: folder.into() })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The kernel's image.
@@ -108,7 +123,9 @@ impl Inner {
 
 struct Package {
     name: String,
-    /// With the version: another version is another kernel.
+    /// SHA-256 of the archive, in hexadecimal.
+    digest: String,
+    /// With version and digest.
     folder: String,
 }
 
@@ -117,10 +134,26 @@ fn newest_package() -> Result<Package> {
     let name = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned);
     let name = name.ok_or_else(|| anyhow!("no package of this system's sources has a kernel ({META_PACKAGE})"))?;
     let shown = output(Command::new("apt-cache").args(["show", "--no-all-versions", &name]))?;
-    let version = shown.lines().find_map(|line| line.strip_prefix("Version: "));
-    let version = version.ok_or_else(|| anyhow!("the package {name} has no version"))?;
-    let folder = format!("{name}_{version}").replace(['/', ':'], "_");
-    Ok(Package { name, folder })
+    described(name, &shown)
+}
+
+/// A package as its lists describe it.
+fn described(name: String, shown: &str) -> Result<Package> {
+    let field = |key: &str| {
+        let found = shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        found.map(str::trim).ok_or_else(|| anyhow!("the package {name} has no {key}"))
+    };
+    let (version, digest) = (field("Version")?, field("SHA256")?.to_owned());
+    let hexadecimal = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ensure!(hexadecimal, "the package {name} has no usable digest: {digest:?}");
+    let folder = format!("{name}_{version}_{digest}").replace(['/', ':'], "_");
+    Ok(Package { name, digest, folder })
+}
+
+/// SHA-256 of a file, in hexadecimal.
+fn digest(file: &Path) -> Result<String> {
+    let line = output(Command::new("sha256sum").arg("--").arg(file))?;
+    Ok(line.trim_start_matches('\\').split_whitespace().next().unwrap_or_default().to_owned())
 }
 
 /// A kernel fetched earlier, where the package lists say nothing now.
@@ -129,9 +162,18 @@ fn newest_in(cache: &Path) -> Option<Linux> {
     folders.filter(|folder| is_whole(folder)).max().map(|folder| Linux { folder })
 }
 
+/// Whether all files of a folder are there, with the digests that they had when it was made.
 fn is_whole(folder: &Path) -> bool {
-    let module = |module: &&str| folder.join(MODULES).join(format!("{module}.ko")).is_file();
-    folder.join(KERNEL).is_file() && NEEDED.iter().all(module)
+    let Ok(digests) = fs::read_to_string(folder.join(DIGESTS)) else { return false };
+    let listed = |file: &str| digests.lines().any(|line| line.split_once("  ").is_some_and(|(_, name)| name == file));
+    let all = files().iter().all(|file| listed(file));
+    all && quietly(Command::new("sha256sum").args(["--check", "--status", DIGESTS]).current_dir(folder)).is_ok()
+}
+
+/// What is taken out of a package.
+fn files() -> Vec<String> {
+    let modules = NEEDED.iter().map(|module| format!("{MODULES}/{module}.ko"));
+    std::iter::once(KERNEL.to_owned()).chain(modules).collect()
 }
 
 /// Takes what is needed out of an unpacked package.
@@ -154,7 +196,8 @@ fn collect(package: &Path, to: &Path) -> Result<()> {
         let bytes = bytes_of(Command::new(program).arg("-dc").arg(found))?;
         fs::write(target, bytes)?;
     }
-    Ok(())
+    let digests = bytes_of(Command::new("sha256sum").arg("--").args(files()).current_dir(to))?;
+    fs::write(to.join(DIGESTS), digests).context("cannot write the digests")
 }
 
 /// A file below `folder` whose name fits.
@@ -215,8 +258,24 @@ mod tests {
         collect(&from, &to).unwrap();
         assert_eq!(fs::read(to.join(MODULES).join("kvm.ko")).unwrap(), b"kvm");
         assert_eq!(newest_in(scratch.path()).unwrap().kernel(), to.join(KERNEL));
+        fs::write(to.join(MODULES).join("kvm.ko"), "another").unwrap();
+        assert_eq!(newest_in(scratch.path()), None, "a kernel whose content changed is none");
         fs::remove_file(to.join(MODULES).join("kvm.ko")).unwrap();
         assert_eq!(newest_in(scratch.path()), None, "half a kernel is none");
+        fs::remove_file(to.join(DIGESTS)).unwrap();
+        assert_eq!(newest_in(scratch.path()), None, "nor is one of which nobody knows what it was");
+    }
+
+    #[test]
+    fn the_folder_of_a_package_tells_its_content_apart() {
+        let (first, second) = ("1".repeat(64), format!("{}2", "1".repeat(63)));
+        let of = |digest: &str| described("linux".into(), &format!("Version: 6.1:2\nSHA256: {digest}\n"));
+        assert_eq!(of(&first).unwrap().folder, format!("linux_6.1_2_{first}"));
+        assert_ne!(of(&second).unwrap().folder, of(&first).unwrap().folder);
+        assert!(of("11").is_err() && described("linux".into(), "Version: 1\n").is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(digest(file.path()).unwrap(), empty);
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub struct Machine {
     pub disk: Disk,
     /// The forwarded port.
     pub publish: Publish,
+    /// Arguments that are added to those of our host.
+    pub more: Vec<String>,
     /// Our host program.
     pub ringside: PathBuf,
     /// What is between QEMU and the guest, for [`Testbed::HostInTcg`].
@@ -123,7 +125,7 @@ impl Machine {
         command.arg("run").arg("--kernel").arg(&self.image).args(self.sizes());
         command.arg("--disk").arg(self.disk_argument(self.disk.path.as_os_str()));
         command.args(["--net", "passt", "--publish", &self.publish.to_string(), "--balloon", "--rng", "--control"]);
-        command.arg(self.socket());
+        command.arg(self.socket()).args(&self.more);
         command
     }
 
@@ -134,6 +136,7 @@ impl Machine {
         arguments.extend(["--disk".into(), self.disk_argument(OsStr::new(DISK)).to_string_lossy().into_owned()]);
         arguments.extend(["--net".into(), format!("stream={NETWORK}"), "--balloon".into(), "--rng".into()]);
         arguments.extend(["--control".into(), CONTROL.into()]);
+        arguments.extend(self.more.iter().cloned());
         arguments
     }
 
@@ -411,6 +414,7 @@ mod tests {
             cpus: 2,
             disk: Disk { path: "/a,b".into(), access: Access::ReadOnly },
             publish: Publish { host: 8000, guest: 80 },
+            more: Vec::new(),
             ringside: "/ringside".into(),
             inner: None,
             folder: "/f".into(),

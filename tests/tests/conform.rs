@@ -288,6 +288,32 @@ fn a_serial_line_may_come_out_of_a_pipe_and_files_are_made_for_the_program() {
 }
 
 #[test]
+fn a_wish_that_cannot_be_granted_is_a_problem_of_the_testbed_and_the_rest_goes_on() {
+    let bench = Bench::new();
+    let script =
+        format!("test \"$2\" = 'conform outside=disk' || exit 3\necho '@want balloon waiting pages=1'\n{GOOD}");
+    let profile = bench
+        .profile(&script, "[outside]\nspeaks = 'ringside'\ncan = ['disk']\n[[files]]\nname = 'x'\ntext = '{control}'");
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    assert_eq!(one_problem(&result), "outside: balloon: the profile cannot do that");
+    assert_eq!(result.counts(None).pass, 3);
+    // A check that fails without its wish could not be tried.
+    let check = "echo '@check block/flush fail why=it%20did%20not%20come'";
+    let failing = script.replace("echo '@check block/flush ok'", check);
+    let profile = Profile { args: bench.profile(&failing, "").args, ..profile };
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    let flush = result.check("block/flush").unwrap();
+    assert_eq!(flush.outcome, Outcome::Error);
+    assert!(
+        flush.evidence.iter().any(|(key, why)| key == "not granted" && why.contains("cannot do that")),
+        "{flush:?}"
+    );
+    let alone = bench.profile(&script.replace(" outside=disk", ""), "");
+    let result = run::run(&alone, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    assert_eq!(one_problem(&result), "outside: balloon: the profile has no [outside]");
+}
+
+#[test]
 fn a_wrong_profile_is_one_line_that_names_the_key() {
     let good = "name='x'\ntitle='t'\nprogram='p'\nargs=['{image}','{cmdline}']\ntimeout_seconds=1\n";
     let parse = |text: &str| Profile::parse(Path::new("mine.toml"), text);
@@ -305,6 +331,9 @@ fn a_wrong_profile_is_one_line_that_names_the_key() {
         (format!("{good}[[known_defects]]\ncheck='a b'\nreason='x'"), "known_defects: the pattern \"a b\""),
         (format!("{good}serial='pipe'"), "{serial} and serial = \"pipe\" belong together"),
         (format!("{good}[[files]]\nname='../x'\ntext=''"), "a word without folders"),
+        (format!("{good}[outside]\nspeaks='qmp'\ncan=['moon']"), "outside.can has words out of"),
+        (format!("{good}[outside]\nspeaks='qmp'\ncan=['disk']"), "outside needs {control}"),
+        (format!("{good}[outside]\nspeaks='klingon'\ncan=[]"), "unknown variant `klingon`"),
         ("name = ".into(), "mine.toml: line 1:"),
     ] {
         let error = parse(&text).unwrap_err().to_string();

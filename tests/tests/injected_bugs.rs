@@ -1,77 +1,101 @@
-//! A suite that cannot fail is no suite: bugs are injected into our host's device models, one at a time, and each must be
-//! caught by the check that is named for it; without a bug the same checks pass. `cargo xtask test` names a host program with
-//! the bugs in it in `RINGSIDE_WITH_BUGS` and the kernel in `RINGSIDE_KERNEL`.
+//! A suite that cannot fail is no suite: bugs are injected into our host, one at a time, and each must be caught by the
+//! check that is named for it; without a bug the same checks pass. `cargo xtask test` names a host program with the bugs in
+//! it in `RINGSIDE_WITH_BUGS` and the kernel in `RINGSIDE_KERNEL`; for a machine without KVM also a stock Linux in
+//! `RINGSIDE_INNER_LINUX` and its first process in `RINGSIDE_INNER_INIT`.
 
+use ringside_tests::conform::catalogue::{self, Pattern};
+use ringside_tests::conform::outcome::{Outcome, State, TestbedResult};
+use ringside_tests::conform::profile::Profile;
+use ringside_tests::conform::run;
+use ringside_tests::conform::start::{self, Setting};
+use ringside_tests::inner::{Inner, Linux};
 use ringside_tests::sample;
-use ringside_tests::testbed::{KvmPolicy, Testbed};
-use shared_abi::report::{self, Kind, Outcome};
-use std::collections::BTreeMap;
+use ringside_tests::testbed::KvmPolicy;
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 /// A bug, and the check that catches it.
-const CAUGHT: [(&str, &str); 9] = [
+const CAUGHT: [(&str, &str); 11] = [
     ("used-length-too-long", "queue/used-length-of-a-read"),
     ("used-id-wrong", "queue/one-descriptor"),
     ("features-ok-always", "mmio/features-ok-falls-for-a-bit-not-offered"),
+    ("config-generation-stuck", "outside/generation-changes-with-the-configuration"),
     ("interrupt-lost-when-suppressed", "queue/event-index-in-the-middle"),
     ("event-index-at-wrap", "queue/event-index-wraps-at-65536"),
     ("flush-ignored", "block/flushed-data-outlives-a-reset"),
     ("write-zeroes-ignored", "block/write-zeroes-zeroes"),
     ("mergeable-count-wrong", "net/mergeable-buffers-are-counted"),
     ("balloon-actual-wrong", "balloon/actual-reads-back"),
+    ("clock-goes-back", "kvm/clock-page-never-goes-back"),
 ];
+/// Our host on the machine's KVM, or on that of a stock Linux in QEMU.
+const PROFILES: [&str; 2] = ["host-kvm", "host-kvm-in-tcg"];
+/// Machines at a time.
+const PARALLEL: usize = 2;
 
-struct Host {
-    program: PathBuf,
-    image: PathBuf,
-    disk: PathBuf,
+/// The checks that `only` names, with a bug or without.
+fn run(profile: &Profile, setting: &Setting, only: &[&str], bug: Option<&str>) -> TestbedResult {
+    let mut profile = profile.clone();
+    profile.args.extend(bug.into_iter().flat_map(|bug| ["--fault".into(), bug.into()]));
+    let only: Vec<Pattern> = only.iter().map(|check| Pattern::new(check).unwrap()).collect();
+    let result = run::run(&profile, setting, &catalogue::all(), &only, &AtomicBool::new(false));
+    assert_eq!(result.state, State::Ran, "{bug:?}");
+    result
 }
 
-impl Host {
-    /// Outcomes of the checks that `only` names, with a bug or without.
-    fn run(&self, only: &str, bug: Option<&str>) -> BTreeMap<String, Outcome> {
-        let mut command = Command::new("timeout");
-        command.arg("120").arg(&self.program).arg("run").arg("--kernel").arg(&self.image);
-        command.arg("--disk").arg(&self.disk).args(["--net", "passt", "--balloon", "--rng", "--mem", "128M"]);
-        command.args(["--cmdline", &format!("conform={only}")]);
-        command.args(bug.into_iter().flat_map(|bug| ["--fault", bug]));
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let reports = text.lines().filter_map(|line| report::parse(line).ok().flatten());
-        let checks = reports.filter(|report| report.kind == Kind::Check);
-        let outcomes: BTreeMap<_, _> = checks.map(|report| (report.name.to_owned(), report.outcome)).collect();
-        assert!(!outcomes.is_empty(), "no check reported:\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
-        outcomes
-    }
+fn outcome(result: &TestbedResult, check: &str) -> Option<Outcome> {
+    result.check(check).filter(|check| check.reported).map(|check| check.outcome)
 }
 
 #[test]
 fn each_injected_bug_is_caught_by_its_check_and_none_without() {
-    let (Some(program), Some(kernel)) = (env::var_os("RINGSIDE_WITH_BUGS"), env::var_os("RINGSIDE_KERNEL")) else {
+    let path = |name: &str| env::var_os(name).map(PathBuf::from);
+    let (Some(ringside), Some(kernel)) = (path("RINGSIDE_WITH_BUGS"), path("RINGSIDE_KERNEL")) else {
         eprintln!("SKIPPED injected bugs: RINGSIDE_WITH_BUGS names no host program; cargo xtask test does");
         return;
     };
-    let policy = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
-    if let Err(why) = Testbed::Host.available(policy) {
-        eprintln!("SKIPPED injected bugs: {why:#}");
-        return;
-    }
+    let inner = match (path("RINGSIDE_INNER_LINUX").and_then(|folder| Linux::at(&folder)), path("RINGSIDE_INNER_INIT"))
+    {
+        (Some(linux), Some(init)) => Ok(Inner { linux, init, ringside: ringside.clone() }),
+        _ => Err("RINGSIDE_INNER_LINUX and RINGSIDE_INNER_INIT name no stock Linux".into()),
+    };
     let folder = tempfile::tempdir().unwrap();
-    let host =
-        Host { program: program.into(), image: folder.path().join("guest.elf"), disk: folder.path().join("disk.img") };
-    mkimage::image::write(Path::new(&kernel), "", None, &host.image).unwrap();
-    let files = folder.path().join("files");
+    let (image, disk, files) =
+        (folder.path().join("guest.elf"), folder.path().join("disk.img"), folder.path().join("files"));
+    mkimage::image::write(&kernel, "", None, &image).unwrap();
     std::fs::create_dir(&files).unwrap();
-    sample::write(&files, &host.disk).unwrap();
+    sample::write(&files, &disk).unwrap();
+    let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
+    let setting = Setting { image, disk, ringside, base: folder.path().into(), kvm, tap: None, inner };
 
-    let checks: Vec<&str> = CAUGHT.iter().map(|&(_, check)| check).collect();
-    for (check, outcome) in host.run(&checks.join(","), None) {
-        assert_eq!(outcome, Outcome::Success, "{check} without a bug");
+    let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+    let mut absent = Vec::new();
+    let found = PROFILES.iter().find_map(|name| {
+        let profile = Profile::read(&profiles.join(format!("{name}.toml"))).unwrap();
+        let available = start::available(&profile, &setting);
+        available.map_err(|why| absent.push(format!("{name}: {why:#}"))).ok().map(|_| profile)
+    });
+    let Some(profile) = found else {
+        eprintln!("SKIPPED injected bugs: {}", absent.join("; "));
+        return;
+    };
+
+    let checks = CAUGHT.map(|(_, check)| check);
+    let without = run(&profile, &setting, &checks, None);
+    for check in checks {
+        assert_eq!(outcome(&without, check), Some(Outcome::Pass), "{check} without a bug: {without:?}");
     }
-    for (bug, check) in CAUGHT {
-        let outcome = host.run(check, Some(bug)).get(check).copied();
-        assert_eq!(outcome, Some(Outcome::Failure), "{check} with {bug}");
-    }
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                while let Some((bug, check)) = CAUGHT.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = run(&profile, &setting, &[check], Some(bug));
+                    assert_eq!(outcome(&result, check), Some(Outcome::Fail), "{check} with {bug}: {result:?}");
+                }
+            });
+        }
+    });
 }

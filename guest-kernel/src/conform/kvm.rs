@@ -6,6 +6,7 @@ use super::raw::{Buf, wait_until};
 use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
 use super::{eoi, steal};
 use core::arch::x86_64::__cpuid;
+use core::sync::atomic::{Ordering, fence};
 use pvops::{cpu, time};
 use shared_abi::kvm::{
     self, CLOCK_TSC_STABLE, CPUID_1_ECX_HYPERVISOR, CPUID_FEATURES, CPUID_FIRST, CPUID_SIGNATURE, Features,
@@ -58,6 +59,7 @@ pub const ROWS: &[Row] = &[
             holds(stamp <= tsc, "tsc_timestamp", format_args!("{tsc} or less"), stamp)
         })
     }),
+    ("kvm/clock-page-never-goes-back", |lab| with_clock(lab, never_goes_back)),
     ("kvm/clock-stays-in-its-page", clock_stays_in_its_page),
     ("kvm/clock-address-reads-back", clock_address_reads_back),
     ("kvm/clock-disabled-is-not-written", clock_disabled_is_not_written),
@@ -151,6 +153,25 @@ fn nanoseconds(page: &Buf) -> u64 {
     let long = |at: usize| u64::from(page.read32(at + 4)) << 32 | u64::from(page.read32(at));
     let scale = time::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
     long(16).wrapping_add(scale.apply(time::tsc().saturating_sub(long(8))))
+}
+
+/// The kernel's own clock hides a step back from its readers, so this looks at the page.
+fn never_goes_back(page: &Buf) -> Verdict {
+    /// What rounding may cost where KVM moves the parameters.
+    const ROUNDING: u64 = 1000;
+    let (mut last, mut readings) = (0, 0u32);
+    let until = pvops::time::now() + 300_000_000;
+    while pvops::time::now() < until {
+        let version = page.read32(0);
+        fence(Ordering::SeqCst);
+        let now = nanoseconds(page);
+        fence(Ordering::SeqCst);
+        if version & 1 == 0 && page.read32(0) == version {
+            holds(now + ROUNDING >= last, "nanoseconds by the page", format_args!("{last} or more"), now)?;
+            (last, readings) = (now, readings + 1);
+        }
+    }
+    holds(readings > 100, "readings with a stable version in 300 ms", "more than 100", readings)
 }
 
 fn two_pages_tell_the_same_time(lab: &Lab) -> Verdict {

@@ -6,6 +6,7 @@
 
 mod block;
 mod clock;
+mod console;
 mod device;
 mod disk;
 mod eoi;
@@ -16,6 +17,7 @@ mod kvm;
 mod lines;
 mod mmio;
 mod net;
+mod outside;
 mod pci;
 mod queue;
 mod ranges;
@@ -28,7 +30,7 @@ mod suppress;
 mod transport;
 
 use crate::cmdline::Cmdline;
-use crate::console;
+use crate::console::report;
 use crate::devices::Places;
 use crate::platform::power::{self, Ending};
 use crate::task::Executor;
@@ -40,6 +42,7 @@ use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::Surroundings;
 use shared_abi::checks::{self, Check};
+use shared_abi::outside::{WORD, Wish};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
 
@@ -89,6 +92,8 @@ pub fn holds(holds: bool, what: &str, expected: impl Display, saw: impl Display)
 pub struct Lab {
     pub targets: Vec<Target>,
     pub found: Surroundings,
+    /// What somebody outside can do, as the command line says.
+    wishes: &'static str,
     /// The check that runs.
     pub name: &'static str,
     /// What it says of how it was done, for the evidence.
@@ -105,7 +110,7 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, name: "", did: RefCell::new(None) }
+        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "", did: RefCell::new(None) }
     }
 
     /// Says how much was done, where that depends on the machine.
@@ -123,6 +128,32 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Whether a wish would be heard.
+    ///
+    /// # Errors
+    /// Not applicable when it would not.
+    pub fn may_wish(&self, wish: Wish) -> Verdict {
+        if self.wishes.split(',').any(|word| word == wish.word()) {
+            return Ok(());
+        }
+        Err(skip(format!("nobody outside: outside= has no {:?}", wish.word())))
+    }
+
+    /// Asks somebody outside for something.
+    ///
+    /// # Errors
+    /// Not applicable when nobody is there.
+    pub fn wish(&self, wish: Wish, field: Option<(&str, &dyn Display)>) -> Verdict {
+        self.may_wish(wish)?;
+        report(Kind::Want, wish.word(), Outcome::Waiting, |line| match field {
+            Some((key, value)) => line.field(key, value),
+            None => Ok(line),
+        });
+        Ok(())
+    }
+}
+
 /// The groups: the catalogue's rows and the code for them, in the same order.
 const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::mmio::CHECKS, mmio::ROWS),
@@ -131,8 +162,9 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
     (checks::net::NET, net::NET),
-    (checks::net::CONSOLE, net::CONSOLE),
+    (checks::console::CHECKS, console::ROWS),
     (checks::balloon::CHECKS, inflate::ROWS),
+    (checks::outside::CHECKS, outside::ROWS),
     (checks::kernel::PVOPS, kernel::PVOPS),
     (checks::kernel::MM, kernel::MM),
     (checks::kernel::TIME, kernel::TIME),
@@ -233,7 +265,7 @@ fn run(mut lab: Lab, filter: Filter) {
             Outcome::Success | Outcome::Waiting => {}
         }
         let did = lab.did.take();
-        console::report(Kind::Check, name, outcome, |mut line| {
+        report(Kind::Check, name, outcome, |mut line| {
             for (key, value) in [("why", what), ("expected", expected), ("saw", saw), ("did", did)] {
                 if let Some(value) = value {
                     line = line.field(key, value)?;
@@ -243,7 +275,7 @@ fn run(mut lab: Lab, filter: Filter) {
         });
     }
     let Counts { ran, failed, skipped, errors } = counts;
-    console::report(Kind::Boot, "conform", Outcome::Success, |line| {
+    report(Kind::Boot, "conform", Outcome::Success, |line| {
         line.field("ran", ran)?.field("failed", failed)?.field("skipped", skipped)?.field("errors", errors)
     });
 }

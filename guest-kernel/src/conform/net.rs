@@ -1,4 +1,4 @@
-//! The network card and the console. What is received is a DHCP server's answer: user networking has one.
+//! The network card. What is received is a DHCP server's answer: user networking has one.
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
@@ -6,7 +6,6 @@ use super::{End, Lab, Row, Verdict, equal, holds, skip};
 use alloc::vec;
 use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::console;
 use shared_abi::virtio::net::{
     ETHERNET_HEADER, FRAME_MAX, Features, GSO_NONE, HDR_DATA_VALID, Header, RECEIVE_QUEUE, STATUS_LINK_UP,
     TRANSMIT_QUEUE,
@@ -50,18 +49,6 @@ pub const NET: &[Row] = &[
     }),
     ("net/receive-exhaustion-recovers", exhaustion),
     ("net/mergeable-buffers-are-counted", mergeable),
-];
-
-pub const CONSOLE: &[Row] = &[
-    ("console/output-is-taken", |lab| output(lab, 1)),
-    ("console/output-in-parts-is-taken", |lab| output(lab, 3)),
-    ("console/size-is-readable", |lab| {
-        let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, console::Features::SIZE.bits())?;
-        if !dev.has(console::Features::SIZE.bits()) {
-            return Err(skip("the console does not offer SIZE"));
-        }
-        equal("cols and rows, read again", dev.regs().config_read(0, 4), dev.regs().config_read(0, 4))
-    }),
 ];
 
 const HEADER: usize = size_of::<Header>();
@@ -250,19 +237,4 @@ fn is_reply(buf: &Buf) -> bool {
     const UDP: usize = HEADER + ETHERNET_HEADER + 20;
     let bootp = buf.part(UDP + 8, 8).bytes();
     buf.part(UDP, 4).bytes() == [0, 67, 0, 68] && bootp[0] == 2 && bootp[4..8] == TRANSACTION.to_be_bytes()
-}
-
-fn output(lab: &Lab, parts: usize) -> Verdict {
-    const LINE: &[u8] = b"conform\r\n";
-    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
-    let mut queue = dev.queue(console::TRANSMIT_QUEUE, 8)?;
-    dev.start();
-    let line = dev.buffer(LINE.len())?;
-    line.put(LINE);
-    let size = LINE.len() / parts;
-    let links: Vec<_> = (0..parts).map(|n| link(&line.part(n * size, size), Dir::Out)).collect();
-    let head = queue.chain(0, &links);
-    queue.send(&dev, head);
-    equal("used length", 0, queue.wait()?.len)?;
-    dev.healthy()
 }

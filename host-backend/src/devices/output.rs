@@ -1,28 +1,56 @@
-//! Where a console's bytes go: a file or standard output, shared by the devices that print there.
+//! Where a console's bytes go: a file or standard output, shared by the devices that print there, or our memory.
 //!
-//! Bytes go out at once and whole; a reader that is gone costs the guest its output and nothing else.
+//! Bytes go out at once and whole; a reader that is gone costs the guest its output and nothing else. In memory the last
+//! [`KEPT_MAX`] bytes are kept until somebody takes them.
 
 use crate::stop::Stop;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that are kept for somebody who asks later, at most.
+pub const KEPT_MAX: usize = 64 << 10;
 
 /// A sink for console bytes.
 #[derive(Debug)]
 pub struct Output {
-    file: File,
+    sink: Sink,
     stop: Option<Arc<Stop>>,
     written: AtomicU64,
     lost: AtomicU64,
 }
 
+#[derive(Debug)]
+enum Sink {
+    File(File),
+    Kept(Mutex<VecDeque<u8>>),
+}
+
 impl Output {
     /// Bytes go to `file`.
     pub fn new(file: File) -> Self {
-        Self { file, stop: None, written: AtomicU64::new(0), lost: AtomicU64::new(0) }
+        Self::to(Sink::File(file))
+    }
+
+    /// Bytes stay here until they are taken.
+    pub fn kept() -> Self {
+        Self::to(Sink::Kept(Mutex::default()))
+    }
+
+    fn to(sink: Sink) -> Self {
+        Self { sink, stop: None, written: AtomicU64::new(0), lost: AtomicU64::new(0) }
+    }
+
+    /// Takes the bytes that were kept.
+    pub fn take(&self) -> Vec<u8> {
+        match &self.sink {
+            Sink::File(_) => Vec::new(),
+            Sink::Kept(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
+        }
     }
 
     /// Bytes go to standard output.
@@ -48,16 +76,30 @@ impl Output {
     }
 
     /// Writes all of `bytes`, waiting for the reader if it must.
-    pub fn write(&self, mut bytes: &[u8]) {
+    pub fn write(&self, bytes: &[u8]) {
+        match &self.sink {
+            Sink::File(file) => self.write_to(file, bytes),
+            Sink::Kept(kept) => {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend(bytes);
+                let too_many = kept.len().saturating_sub(KEPT_MAX);
+                kept.drain(..too_many);
+                self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.lost.fetch_add(too_many as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn write_to(&self, mut file: &File, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            match (&self.file).write(bytes) {
+            match file.write(bytes) {
                 Ok(0) => break,
                 Ok(n) => {
                     self.written.fetch_add(n as u64, Ordering::Relaxed);
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(file),
                 Err(_) => break,
             }
             if !bytes.is_empty() && self.stop.as_ref().is_some_and(|stop| stop.requested()) {
@@ -76,12 +118,12 @@ impl Output {
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
+}
 
-    fn wait(&self) {
-        let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-        // SAFETY: `poll` is one valid pollfd for the call.
-        unsafe { libc::poll(&raw mut poll, 1, 100) };
-    }
+fn wait_for(file: &File) {
+    let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `poll` is one valid pollfd for the call.
+    unsafe { libc::poll(&raw mut poll, 1, 100) };
 }
 
 #[cfg(test)]
@@ -113,6 +155,17 @@ mod tests {
         output.write(&sent);
         drop(output);
         assert_eq!(reader.join().unwrap(), sent);
+    }
+
+    #[test]
+    fn kept_output_is_taken_once_and_its_oldest_bytes_go_first() {
+        let output = Output::kept();
+        output.write(b"hello");
+        assert_eq!((output.take(), output.take()), (b"hello".to_vec(), Vec::new()));
+        output.write(&[1; 10]);
+        output.write(&[2; KEPT_MAX - 3]);
+        let kept = output.take();
+        assert_eq!((kept.len(), &kept[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
     }
 
     #[test]

@@ -2,13 +2,12 @@
 
 use super::{Error, open_output};
 use crate::config::{self, Config, Peer, Publish};
-use crate::control::{ControlSocket, Controlled};
+use crate::control::{ControlConsole, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink};
 use crate::stop::{Outcome, Stop};
-use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};
 use crate::virtio::console::Console;
@@ -19,6 +18,7 @@ use crate::virtio::net::tap::TapLink;
 use crate::virtio::net::{Link, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::worker::{self, Worker};
+use crate::virtio::{Change, Device};
 use crate::vmm::exits::Counters;
 use crate::vmm::kvm::{self, IrqLine};
 use crate::vmm::vcpu::{self, Running};
@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for the vCPUs, then for the devices, when the VM ends.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a change from outside waits for a device that is at work.
+const CHANGE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A machine, ready to start.
 pub struct Machine {
@@ -43,6 +45,8 @@ pub struct Machine {
     pub input: Option<Arc<dyn InputSink>>,
     /// The host's end of the balloon, if there is one.
     pub balloon: Option<BalloonHandle>,
+    /// The virtio console that the control socket reads and types to, if there is one.
+    pub console: Option<ControlConsole>,
     /// Exits by cause.
     pub exits: Arc<Counters>,
     /// When the program started.
@@ -60,7 +64,7 @@ pub struct Ready {
     control: Option<ControlSocket>,
     passt: Option<Prepared>,
     /// Keeps the VM and its memory while vCPUs use them.
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestRam,
 }
 
@@ -71,7 +75,7 @@ pub struct Started {
     workers: Vec<Worker>,
     control: Option<ControlSocket>,
     passt: Option<Passt>,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _memory: GuestRam,
 }
 
@@ -88,7 +92,7 @@ impl Machine {
             loader::load(&memory, sources).map_err(|source| Error::Kernel { path: config.kernel.clone(), source })?;
         let output = open_output(&config.console, stop)?;
         let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
-        let Models { models, balloon, console_input, passt } = devices(config, &memory, stop, &output)?;
+        let Models { models, balloon, console_input, console, passt } = devices(config, &memory, stop, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
         let vm = kvm::create_vm(&kvm, &memory)?;
@@ -111,11 +115,19 @@ impl Machine {
         let shared = vcpu::Shared { ports, mmio, exits: exits.clone(), stop: stop.clone() };
         let input = match config.console {
             config::Console::Stdio => Some(serial as Arc<dyn InputSink>),
-            config::Console::File(_) => console_input,
+            config::Console::File(_) | config::Console::Control => console_input,
         };
-        let machine =
-            Self { devices: slots, output, balloon, input, exits, started, config: config.clone(), stop: stop.clone() };
-        Ok(Ready { machine: Arc::new(machine), vcpus, shared: Arc::new(shared), control, passt, vm, memory })
+        let (config, stop) = (config.clone(), stop.clone());
+        let machine = Self { devices: slots, output, balloon, input, console, exits, started, config, stop };
+        Ok(Ready {
+            machine: Arc::new(machine),
+            vcpus,
+            shared: Arc::new(shared),
+            control,
+            passt,
+            vm: Arc::new(vm),
+            memory,
+        })
     }
 }
 
@@ -137,6 +149,16 @@ impl Controlled for Machine {
 
     fn balloon(&self) -> Option<&BalloonHandle> {
         self.balloon.as_ref()
+    }
+
+    fn console(&self) -> Option<&ControlConsole> {
+        self.console.as_ref()
+    }
+
+    fn change(&self, device: &str, change: Change) -> Result<(), String> {
+        let found = self.devices.iter().find(|(name, _)| name == device);
+        let (_, transport) = found.ok_or_else(|| format!("the VM has no device {device}"))?;
+        transport.change(change, CHANGE_PATIENCE)
     }
 }
 
@@ -161,6 +183,7 @@ impl Ready {
             vcpus.push(vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?);
         }
         let stop = self.machine.stop.clone();
+        super::clock_bug::start(&self.vm, &stop).map_err(Error::system("start a thread"))?;
         let mut started = Started {
             machine: self.machine,
             vcpus,
@@ -228,6 +251,7 @@ struct Models {
     models: Vec<(String, Box<dyn Device>)>,
     balloon: Option<BalloonHandle>,
     console_input: Option<Arc<dyn InputSink>>,
+    console: Option<ControlConsole>,
     passt: Option<Prepared>,
 }
 
@@ -257,9 +281,13 @@ fn devices(config: &Config, memory: &GuestRam, stop: &Arc<Stop>, output: &Arc<Ou
     }
     if let Some(console) = &config.virtio_console {
         let output = if *console == config.console { output.clone() } else { open_output(console, stop)? };
-        let device = Console::new(output).map_err(Error::system("create the console"))?;
-        if *console == config::Console::Stdio {
-            models.console_input = Some(device.input());
+        let device = Console::new(output.clone()).map_err(Error::system("create the console"))?;
+        match console {
+            config::Console::Stdio => models.console_input = Some(device.input()),
+            config::Console::Control => {
+                models.console = Some(ControlConsole { output: output.clone(), input: device.input() });
+            }
+            config::Console::File(_) => {}
         }
         models.push("console", device);
     }

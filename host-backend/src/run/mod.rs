@@ -3,6 +3,7 @@
 //! Everything that the description names is opened and checked before anything is started, so that bad input harms
 //! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
 
+mod clock_bug;
 mod events;
 mod machine;
 mod stats;
@@ -102,6 +103,12 @@ fn check(config: &Config) -> Result<(), Error> {
     if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {
         return usage(&format!("a VM has 1 to {} vCPUs, not {}", crate::config::CPUS_MAX, config.cpus));
     }
+    if config.console == Console::Control {
+        return usage("the serial port cannot go to the control socket; a virtio console can");
+    }
+    if config.virtio_console == Some(Console::Control) && config.control.is_none() {
+        return usage("--virtio-console control needs --control");
+    }
     if !config.publish.is_empty() && config.net.as_ref().map(|net| &net.peer) != Some(&Peer::Passt) {
         return usage("--publish needs --net passt");
     }
@@ -125,6 +132,7 @@ fn check(config: &Config) -> Result<(), Error> {
 fn open_output(console: &Console, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
     let output = match console {
         Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
+        Console::Control => Output::kept(),
         Console::File(path) => Output::create(path).map_err(|source| Error::Console { path: path.clone(), source })?,
     };
     Ok(Arc::new(output.give_up_on(stop.clone())))

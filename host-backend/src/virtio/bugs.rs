@@ -30,6 +30,8 @@ pub enum Bug {
     MergeableCountWrong,
     /// The balloon's `actual` is one page more than the driver wrote.
     BalloonActualWrong,
+    /// KVM's clock is set back by 2 ms every 20 ms.
+    ClockGoesBack,
 }
 
 #[cfg(not(any(test, feature = "test-faults")))]

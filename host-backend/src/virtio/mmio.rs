@@ -6,14 +6,15 @@
 use super::bugs::{Bug, is_injected};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{State, half, set_high, set_low};
-use super::{Counters, Device, Io, Progress, Signal};
+use super::{Change, Changed, Counters, Device, Io, Progress, Signal};
 use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{DeviceType, Status};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -224,10 +225,39 @@ impl MmioTransport {
 
     /// Tells the guest that the device's configuration space changed.
     pub fn config_changed(&self) {
-        // Before DRIVER_OK nobody listens, and the driver reads the configuration later anyway.
-        if self.lock().is_live() {
+        self.tell_config_change(&self.lock());
+    }
+
+    fn tell_config_change(&self, inner: &State) {
+        // Before DRIVER_OK nobody is to be interrupted; but a driver may be reading already.
+        if inner.is_live() {
             self.signal.config_changed();
+        } else {
+            self.signal.new_generation();
         }
+    }
+
+    /// Changes the device, and tells the guest if it can see that. A device that is busy for longer than `patience` stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// One line that says why nothing changed.
+    pub fn change(&self, change: Change, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        let mut inner = loop {
+            match self.inner.try_lock() {
+                Ok(inner) => break inner,
+                Err(TryLockError::Poisoned(poison)) => break poison.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err("the device is busy".into()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        if inner.device.change(change)? == Changed::Config {
+            self.tell_config_change(&inner);
+        }
+        drop(inner);
+        self.wake();
+        Ok(())
     }
 
     /// From now on a notification wakes the worker behind `notifier`. Only the first call counts.

@@ -74,6 +74,14 @@ pub trait Device: Send {
         Ok(Progress::Done)
     }
 
+    /// Somebody outside of the guest wants the device to be different from now on. The transport tells the guest.
+    ///
+    /// # Errors
+    /// One line that says why it cannot be so.
+    fn change(&mut self, _change: Change) -> Result<Changed, String> {
+        Err(format!("a {} device has nothing of that kind", self.device_type().name()))
+    }
+
     /// Makes what the guest wrote durable; called before the host ends.
     ///
     /// # Errors
@@ -81,6 +89,34 @@ pub trait Device: Send {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// What can be changed about a device while the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The disk has this many bytes.
+    Size(u64),
+    /// The card's cable is plugged in or pulled.
+    Cable(Cable),
+}
+
+/// The cable of a network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cable {
+    /// Plugged in.
+    Up,
+    /// Pulled.
+    Down,
+}
+
+/// Whether a [`Change`] changed the configuration space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The guest is to read it again.
+    Config,
+    /// All is as it was.
+    Nothing,
 }
 
 /// Whether a device has more to do at once.
@@ -187,10 +223,15 @@ impl Signal {
 
     /// Tells the guest that the configuration space changed.
     pub fn config_changed(&self) {
+        self.new_generation();
+        self.raise(InterruptStatus::CONFIG_CHANGE);
+    }
+
+    /// The configuration space changed while nobody is to be interrupted.
+    pub fn new_generation(&self) {
         if !is_injected(Bug::ConfigGenerationStuck) {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
-        self.raise(InterruptStatus::CONFIG_CHANGE);
     }
 
     /// Changes whenever the configuration does.

@@ -229,6 +229,13 @@ pub const KVM: &[Check] = &[
         "Not later",
     ),
     row(
+        "kvm/clock-page-never-goes-back",
+        "Time that the page tells does not go back on one vCPU",
+        KVM_CLOCK,
+        "Register a page of our own, compute the time from it for 300 ms, with the version even and unchanged",
+        "No reading more than a microsecond below the one before",
+    ),
+    row(
         "kvm/clock-stays-in-its-page",
         "The host writes 32 bytes",
         KVM_CLOCK,

@@ -9,9 +9,11 @@ mod transport;
 pub mod balloon;
 pub mod block;
 pub mod clock;
+pub mod console;
 pub mod kernel;
 pub mod mmio;
 pub mod net;
+pub mod outside;
 pub mod pci;
 pub mod queue;
 pub mod rng;
@@ -57,8 +59,9 @@ pub const ALL: &[&[Check]] = &[
     block::CHECKS,
     rng::CHECKS,
     net::NET,
-    net::CONSOLE,
+    console::CHECKS,
     balloon::CHECKS,
+    outside::CHECKS,
     kernel::PVOPS,
     kernel::MM,
     kernel::TIME,

@@ -1,4 +1,4 @@
-//! The network card and the console.
+//! The network card.
 
 use super::{Check, row};
 
@@ -87,30 +87,5 @@ pub const NET: &[Check] = &[
         RECEIVE_DEVICE,
         "Receive buffers of 128 bytes, with MRG_RXBUF",
         "As many used elements as num_buffers, all but the last full",
-    ),
-];
-
-/// Group `console`.
-pub const CONSOLE: &[Check] = &[
-    row(
-        "console/output-is-taken",
-        "Output is consumed",
-        "5.3.6 Device Operation",
-        "Send a line",
-        "Used, with length 0",
-    ),
-    row(
-        "console/output-in-parts-is-taken",
-        "A device makes no assumptions about how a message is divided",
-        "2.7.4.1 Device Requirements: Message Framing",
-        "Send a line in three descriptors",
-        "Used",
-    ),
-    row(
-        "console/size-is-readable",
-        "cols and rows are valid with SIZE",
-        "5.3.4 Device configuration layout",
-        "Read them, where offered",
-        "Stable",
     ),
 ];

@@ -8,6 +8,11 @@ pub const RECEIVE_QUEUE: u16 = 0;
 /// Output of the guest.
 pub const TRANSMIT_QUEUE: u16 = 1;
 
+/// Control messages to the guest, with MULTIPORT.
+pub const CONTROL_RECEIVE_QUEUE: u16 = 2;
+/// Control messages of the guest, with MULTIPORT.
+pub const CONTROL_TRANSMIT_QUEUE: u16 = 3;
+
 bitflags::bitflags! {
     /// Feature bits.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,3 +38,29 @@ pub struct Config {
     pub emerg_wr: u32,
 }
 assert_layout!(Config, size 12, max_nr_ports at 4, emerg_wr at 8);
+
+/// `virtio_console_control`; a name may follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    /// Port number.
+    pub id: u32,
+    /// See [`event`].
+    pub event: u16,
+    /// Its meaning is the event's.
+    pub value: u16,
+}
+assert_layout!(Control, size 8, event at 4, value at 6);
+
+/// Values of [`Control::event`].
+#[expect(missing_docs, reason = "the names are the specification's")]
+pub mod event {
+    pub const DEVICE_READY: u16 = 0;
+    pub const PORT_ADD: u16 = 1;
+    pub const PORT_REMOVE: u16 = 2;
+    pub const PORT_READY: u16 = 3;
+    pub const CONSOLE_PORT: u16 = 4;
+    pub const RESIZE: u16 = 5;
+    pub const PORT_OPEN: u16 = 6;
+    pub const PORT_NAME: u16 = 7;
+}

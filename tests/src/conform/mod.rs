@@ -10,6 +10,7 @@ pub mod fill;
 pub mod html;
 pub mod junit;
 pub mod outcome;
+pub mod outside;
 pub mod profile;
 pub mod run;
 pub mod start;

@@ -4,6 +4,7 @@
 use crate::conform::catalogue::{Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use serde::{Deserialize, Serialize};
+use shared_abi::outside::Wish;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,6 +102,27 @@ pub struct Probe {
     pub otherwise: String,
 }
 
+/// Whose words a control socket understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaks {
+    /// Our host's: host-backend/src/control.rs.
+    Ringside,
+    /// QEMU's; the first drive is called `d0`, the network `n0`, the balloon `b0`, and the console's socket is
+    /// `{folder}/console`.
+    Qmp,
+}
+
+/// How the machine is changed from outside while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outside {
+    /// What the socket at `{control}` understands.
+    pub speaks: Speaks,
+    /// Which wishes can be granted (see `shared_abi::outside`): others are not made, their checks skip themselves.
+    pub can: Vec<String>,
+}
+
 /// A file that is made for the program.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -129,7 +151,7 @@ pub struct Profile {
     pub name: String,
     /// For people.
     pub title: String,
-    /// Looked up in PATH, or a path, or `ringside`, or `host-kvm-in-tcg` (then without arguments).
+    /// Looked up in PATH, or a path, or `ringside`, or `host-kvm-in-tcg` (then `args` are added to those of our host).
     pub program: String,
     /// With placeholders.
     #[serde(default)]
@@ -158,6 +180,8 @@ pub struct Profile {
     pub untested: Option<String>,
     /// A short start that shows whether it can work here.
     pub probe: Option<Probe>,
+    /// How it is changed from outside; if it cannot be, checks that need it skip themselves.
+    pub outside: Option<Outside>,
     /// Files made for the program.
     #[serde(default)]
     pub files: Vec<ConfigFile>,
@@ -234,9 +258,19 @@ impl Profile {
             let names = fill::names(text);
             used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
         }
+        if let Some(outside) = &self.outside {
+            let known = outside.can.iter().all(|word| Wish::from_word(word).is_some());
+            sense(known, "outside.can has words out of balloon, disk, link, statistics, type, echo")?;
+            let reachable = self.program == HOST_IN_TCG || used.contains(&"control");
+            sense(reachable, "outside needs {control}: the socket by which the machine is changed")?;
+        }
         if self.program == HOST_IN_TCG {
-            let plain = self.args.is_empty() && self.files.is_empty() && self.serial == Serial::Stdio;
-            sense(plain, "program = \"host-kvm-in-tcg\" takes no args, files and serial")?;
+            sense(
+                used.is_empty(),
+                "program = \"host-kvm-in-tcg\" takes no placeholders: args are added to our host's",
+            )?;
+            let plain = self.files.is_empty() && self.serial == Serial::Stdio;
+            sense(plain, "program = \"host-kvm-in-tcg\" takes no files and no serial")?;
             return self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why });
         }
         sense(used.contains(&"cmdline"), "{cmdline} is nowhere: without its words the guest runs no checks")?;

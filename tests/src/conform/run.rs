@@ -4,11 +4,12 @@
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::outcome::{CheckResult, Outcome, State, TestbedResult};
+use crate::conform::outside::{self, Granter};
 use crate::conform::profile::{Ends, Profile};
 use crate::conform::start::{self, Prepared, Setting, shown};
 use crate::console::{Console, Event};
 use crate::machine::{Running, run_folder};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use shared_abi::report::{self, Kind, Report};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -84,7 +85,12 @@ fn boot(
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
-    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), cmdline.trim_end())?;
+    let mut words = cmdline.trim_end().to_owned();
+    if let Some(outside) = &profile.outside {
+        words = format!("{words} {}", outside::word(outside));
+        follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
+    }
+    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &words)?;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
@@ -143,11 +149,25 @@ struct Follower<'a> {
     bad_end: Option<String>,
     /// The guest's count of checks in its last line, once it is there.
     through: Option<u64>,
+    /// Who grants wishes, if anybody.
+    granter: Option<Granter>,
+    /// Why a wish of the check that runs could not be granted.
+    ungranted: Option<String>,
 }
 
 impl<'a> Follower<'a> {
     fn new(profile: &'a Profile, catalogue: &'a [Entry], result: TestbedResult) -> Self {
-        Self { profile, catalogue, result, tail: VecDeque::new(), more_problems: 0, bad_end: None, through: None }
+        Self {
+            profile,
+            catalogue,
+            result,
+            tail: VecDeque::new(),
+            more_problems: 0,
+            bad_end: None,
+            through: None,
+            granter: None,
+            ungranted: None,
+        }
     }
 
     fn problem(&mut self, text: String) {
@@ -236,7 +256,21 @@ impl<'a> Follower<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(shown(line));
+        if let Some(granter) = &mut self.granter {
+            granter.listen();
+        }
         match report::parse(line) {
+            Ok(Some(report)) if report.kind == Kind::Want => {
+                let granted = match &mut self.granter {
+                    Some(granter) => granter.grant(&report),
+                    None => Err(anyhow!("the profile has no [outside]")),
+                };
+                if let Err(error) = granted {
+                    let why = format!("outside: {}: {error:#}", report.name);
+                    self.problem(why.clone());
+                    self.ungranted.get_or_insert(why);
+                }
+            }
             Ok(Some(report)) if report.kind == Kind::Check => self.check(&report),
             Ok(Some(report)) if report.kind == Kind::Boot && report.name == WORD => {
                 self.through = Some(report.field("ran").and_then(|ran| ran.number()).unwrap_or(0));
@@ -253,7 +287,10 @@ impl<'a> Follower<'a> {
     }
 
     fn check(&mut self, report: &Report<'_>) {
+        let ungranted = self.ungranted.take();
         let outcome = match report.outcome {
+            // It says nothing about the machine.
+            report::Outcome::Failure if ungranted.is_some() => Outcome::Error,
             report::Outcome::Success => Outcome::Pass,
             report::Outcome::Skip => Outcome::Skip,
             report::Outcome::Failure => Outcome::Fail,
@@ -268,7 +305,8 @@ impl<'a> Follower<'a> {
             return self.problem(format!("{} was reported twice", report.name));
         }
         let cut = |value: report::Value<'_>| value.to_string().chars().take(VALUE_MAX).collect();
-        let evidence = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
+        let mut evidence: Vec<_> = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
+        evidence.extend(ungranted.map(|why| ("not granted".into(), shown(&why))));
         let name = report.name.to_owned();
         self.result.checks.push(CheckResult { name, outcome, evidence, reported: true, known: None });
     }

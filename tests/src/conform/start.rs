@@ -169,6 +169,7 @@ fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &
         cpus: profile.cpus,
         disk: Disk { path: disk, access: Access::ReadWrite },
         publish: Publish { host: web::free_port()?, guest: WEB_PORT },
+        more: profile.args.clone(),
         ringside: setting.ringside.clone(),
         inner: Some(setting.inner.clone().map_err(|why| anyhow!(why))?),
         folder: folder.into(),

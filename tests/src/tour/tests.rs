@@ -30,6 +30,7 @@ fn verdict(lines: &[&str], status: u8, disk_after: &[u8]) -> Verdict {
         cpus: 1,
         disk: Disk { path: path("disk"), access: Access::ReadWrite },
         publish: Publish { host: 1, guest: 80 },
+        more: Vec::new(),
         ringside: path("host"),
         inner: None,
         folder: folder.path().into(),

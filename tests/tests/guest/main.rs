@@ -56,6 +56,7 @@ fn guest_with(
         cpus: 1,
         disk: Disk { path: disk, access: Access::ReadOnly },
         publish: Publish { host: web::free_port().unwrap(), guest: 80 },
+        more: Vec::new(),
         ringside: "ringside".into(),
         inner: None,
         folder: folder.path().into(),

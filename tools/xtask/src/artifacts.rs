@@ -71,18 +71,23 @@ impl Artifacts {
 
 /// What runs in the inner Linux, linked statically.
 fn build_inner(linux: Linux) -> Result<Inner> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
     ui::say("building the host, linked statically");
+    let (mut command, folder) = static_build("static");
+    command.args(["--package", "inner-init", "--bin", "inner-init"]);
+    succeed(&mut command, "the host does not link statically")?;
+    Ok(Inner { linux, init: folder.join("inner-init"), ringside: folder.join("ringside") })
+}
+
+/// The build of a static host, and the folder that it will be in.
+fn static_build(name: &str) -> (Command, PathBuf) {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
     // With a target directory of its own: the flags would rebuild everything in the usual one, again and again.
-    let target_dir = workspace::target().join("static");
+    let target_dir = workspace::target().join(name);
     let mut command = workspace::cargo();
     command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target_dir);
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     command.args(["build", "--release", "--target", TARGET, "--package", "host-backend", "--bin", "ringside"]);
-    command.args(["--package", "inner-init", "--bin", "inner-init"]);
-    succeed(&mut command, "the host does not link statically")?;
-    let folder = target_dir.join(TARGET).join("release");
-    Ok(Inner { linux, init: folder.join("inner-init"), ringside: folder.join("ringside") })
+    (command, target_dir.join(TARGET).join("release"))
 }
 
 fn build_kernel(toolchain: Toolchain) -> Result<PathBuf> {
@@ -103,15 +108,14 @@ fn build_host() -> Result<PathBuf> {
     Ok(workspace::target().join("release/ringside"))
 }
 
-/// Our host program with bugs that can be injected, for the proof that the conformance suite catches them.
+/// Our host program with bugs that can be injected, for the proof that the conformance suite catches them; linked
+/// statically, so that it also runs in the inner Linux.
 pub(crate) fn build_host_with_bugs() -> Result<PathBuf> {
     ui::say("building the host with bugs to inject, for the proof that the suite catches them");
-    let target_dir = workspace::target().join("bugs");
-    let mut command = workspace::cargo();
-    command.env("CARGO_TARGET_DIR", &target_dir);
-    command.args(["build", "--release", "--package", "host-backend", "--bin", "ringside", "--features", "test-faults"]);
+    let (mut command, folder) = static_build("bugs");
+    command.args(["--features", "test-faults"]);
     succeed(&mut command, "the host with bugs does not build")?;
-    Ok(target_dir.join("release/ringside"))
+    Ok(folder.join("ringside"))
 }
 
 /// Runs a command that shows its own progress.

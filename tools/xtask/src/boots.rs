@@ -79,6 +79,7 @@ pub(crate) fn prepare(artifacts: &Artifacts, wishes: Wishes<'_>) -> Result<Boot>
         cpus: wishes.cpus,
         disk,
         publish,
+        more: Vec::new(),
         ringside: artifacts.ringside.clone(),
         inner,
         folder: folder.path().into(),

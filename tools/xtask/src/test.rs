@@ -6,6 +6,7 @@ use crate::boots::{self, Wishes};
 use crate::options::Common;
 use crate::{artifacts, setup, ui, workspace};
 use anyhow::{Context, Result, bail};
+use ringside_tests::inner::Inner;
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use ringside_tests::tour::{self, Silent, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +39,9 @@ struct Tally {
 #[derive(Clone, Copy)]
 struct Programs<'a> {
     kernel: &'a Path,
-    /// Only where our host can run.
+    /// Only where our host can run, on this machine's KVM or in the inner Linux.
     with_bugs: Option<&'a Path>,
+    inner: Option<&'a Inner>,
 }
 
 /// How a boot went.
@@ -58,11 +60,10 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     }
     let interrupted = boots::interruption()?;
 
-    let with_bugs = match Testbed::Host.available(common.kvm()) {
-        Ok(()) => Some(artifacts::build_host_with_bugs()?),
-        Err(_) => None,
-    };
-    let programs = Programs { kernel: &artifacts.kernel, with_bugs: with_bugs.as_deref() };
+    let inner = artifacts.inner.as_ref().ok();
+    let has_host = inner.is_some() || Testbed::Host.available(common.kvm()).is_ok();
+    let with_bugs = if has_host { Some(artifacts::build_host_with_bugs()?) } else { None };
+    let programs = Programs { kernel: &artifacts.kernel, with_bugs: with_bugs.as_deref(), inner };
     let (units, notes) = run_cargo_tests(programs, common.kvm(), &interrupted)?;
     let boots = run_boots(&artifacts, common.kvm(), &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
@@ -85,6 +86,9 @@ fn run_cargo_tests(
     command.args(["test", "--workspace", "--exclude", "guest-kernel", "--no-fail-fast", "--", "--show-output"]);
     if let Some(with_bugs) = programs.with_bugs {
         command.env("RINGSIDE_WITH_BUGS", with_bugs);
+    }
+    if let Some(inner) = programs.inner {
+        command.env("RINGSIDE_INNER_LINUX", inner.linux.folder()).env("RINGSIDE_INNER_INIT", &inner.init);
     }
     command.env("RINGSIDE_KERNEL", programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {

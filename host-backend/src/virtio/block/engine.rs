@@ -19,6 +19,12 @@ pub trait Engine: Send {
         self.len() == 0
     }
 
+    /// Has this many bytes from now on. What a smaller size hides stays in the storage; new bytes read as zeroes.
+    ///
+    /// # Errors
+    /// When the storage cannot grow so far.
+    fn resize(&mut self, len: u64, access: DiskAccess) -> io::Result<()>;
+
     /// Fills `buffers` from `offset` on.
     ///
     /// # Errors
@@ -205,6 +211,18 @@ fn advance(mut vectors: &mut [libc::iovec], mut done: usize) -> &mut [libc::iove
 impl Engine for RawFile {
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn resize(&mut self, len: u64, access: DiskAccess) -> io::Result<()> {
+        // The file may have grown since it was opened; a block device grows only by itself.
+        if len > self.file.seek(SeekFrom::End(0))? {
+            if access == DiskAccess::ReadOnly || !self.file.metadata()?.is_file() {
+                return Err(io::Error::other("the image is smaller, and not ours to grow"));
+            }
+            self.file.set_len(len)?;
+        }
+        self.len = len;
+        Ok(())
     }
 
     fn read_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()> {

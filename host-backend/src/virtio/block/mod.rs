@@ -7,7 +7,7 @@ pub mod engine;
 
 use super::bugs::{Bug, is_injected};
 use super::queue::{Chain, Slice};
-use super::{Counters, Device, Fault, Io, Progress, read_config_bytes};
+use super::{Change, Changed, Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::DiskAccess;
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
@@ -266,6 +266,18 @@ impl Device for Block {
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         io.drain(index, |memory, chain, counters| self.serve(memory, chain, counters))
+    }
+
+    fn change(&mut self, change: Change) -> Result<Changed, String> {
+        let Change::Size(len) = change else { return Err("a disk has no cable".into()) };
+        if len == 0 || !len.is_multiple_of(SECTOR) {
+            return Err(format!("a disk has whole sectors of {SECTOR} bytes, at least one, not {len} bytes"));
+        }
+        if len == self.engine.len() {
+            return Ok(Changed::Nothing);
+        }
+        self.engine.resize(len, self.access).map_err(|error| format!("resize to {len} bytes: {error}"))?;
+        Ok(Changed::Config)
     }
 
     fn flush(&mut self) -> io::Result<()> {

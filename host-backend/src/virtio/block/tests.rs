@@ -4,8 +4,10 @@ use super::*;
 use crate::config::Disk;
 use crate::virtio::harness::{DATA, READ, Rig, WRITE};
 use proptest::prelude::*;
+use shared_abi::virtio::mmio::{InterruptStatus, Register};
 use shared_abi::virtio::ring::DescriptorFlags;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 const SECTORS: u64 = 64;
 const HEADER_AT: u64 = DATA;
@@ -198,4 +200,38 @@ proptest! {
         prop_assert!(answered != rig.needs_reset());
         prop_assert_eq!(file.as_file().metadata().unwrap().len(), SECTORS * SECTOR);
     }
+}
+
+#[test]
+fn a_disk_that_shrinks_hides_its_end_and_shows_it_again() {
+    let (rig, file) = rig(DiskAccess::ReadWrite);
+    let resize = |sectors: u64| rig.transport.change(Change::Size(sectors * SECTOR), Duration::ZERO);
+    let capacity = || {
+        let mut bytes = [0; 8];
+        rig.config(0, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    let generation = rig.read(Register::ConfigGeneration);
+    resize(8).unwrap();
+    assert_eq!((capacity(), rig.read(Register::ConfigGeneration)), (8, generation + 1));
+    assert_eq!(rig.read(Register::InterruptStatus), InterruptStatus::CONFIG_CHANGE.bits());
+    assert_eq!(send(&rig, RequestType::IN, 8, 512, WRITE), RequestStatus::IOERR);
+    resize(SECTORS + 2).unwrap();
+    assert_eq!(send(&rig, RequestType::IN, 8, 512, WRITE), RequestStatus::OK);
+    assert_eq!(rig.get(DATA_AT, 512), [9; 512]);
+    assert_eq!(send(&rig, RequestType::IN, SECTORS + 1, 512, WRITE), RequestStatus::OK);
+    assert_eq!(rig.get(DATA_AT, 512), [0; 512]);
+    assert_eq!(file.as_file().metadata().unwrap().len(), (SECTORS + 2) * SECTOR);
+}
+
+#[test]
+fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
+    let (rig, _file) = rig(DiskAccess::ReadOnly);
+    let generation = rig.read(Register::ConfigGeneration);
+    for bytes in [0, 513, (SECTORS + 1) * SECTOR] {
+        assert!(rig.transport.change(Change::Size(bytes), Duration::ZERO).is_err(), "{bytes}");
+    }
+    assert!(rig.transport.change(Change::Cable(crate::virtio::Cable::Down), Duration::ZERO).is_err());
+    rig.transport.change(Change::Size(SECTORS * SECTOR), Duration::ZERO).unwrap();
+    assert_eq!(rig.read(Register::ConfigGeneration), generation);
 }

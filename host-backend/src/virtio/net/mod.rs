@@ -9,7 +9,7 @@ pub mod tap;
 
 use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
-use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, Cable, Change, Changed, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
 use shared_abi::virtio::net::{
@@ -84,6 +84,8 @@ pub struct Net {
     /// The link has no room for what the guest sends.
     busy: bool,
     up: bool,
+    /// A pulled cable loses the frames of both directions.
+    cable: Cable,
 }
 
 /// What became of an incoming packet.
@@ -106,6 +108,7 @@ impl Net {
             starved: false,
             busy: false,
             up: true,
+            cable: Cable::Up,
         }
     }
 
@@ -134,6 +137,11 @@ impl Net {
                         continue;
                     }
                 }
+            }
+            if self.cable == Cable::Down {
+                io.signal.counters.errors.add(1);
+                self.incoming_len = 0;
+                continue;
             }
             match self.deliver(io)? {
                 Delivery::Done => {
@@ -233,7 +241,7 @@ impl Net {
         if !(HEADER_LEN + ETHERNET_HEADER..=PACKET_MAX).contains(&(len as usize)) {
             return malformed();
         }
-        if !self.link.is_up() {
+        if !self.link.is_up() || self.cable == Cable::Down {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let packet = &mut self.outgoing[..len as usize];
@@ -257,7 +265,7 @@ impl Net {
     }
 
     fn config(&self) -> Config {
-        let status = if self.up { STATUS_LINK_UP } else { 0 };
+        let status = if self.up && self.cable == Cable::Up { STATUS_LINK_UP } else { 0 };
         Config { mac: self.mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
     }
 }
@@ -293,6 +301,13 @@ impl Device for Net {
         debug_assert!(features & CommonFeatures::VERSION_1.bits() != 0);
         self.features = Features::from_bits_truncate(features);
         self.link.activate(self.features);
+    }
+
+    fn change(&mut self, change: Change) -> Result<Changed, String> {
+        let Change::Cable(cable) = change else { return Err("a network card has no size".into()) };
+        let seen = self.up && cable != self.cable;
+        self.cable = cable;
+        Ok(if seen { Changed::Config } else { Changed::Nothing })
     }
 
     fn reset(&mut self) {

@@ -243,3 +243,32 @@ proptest! {
         prop_assert!(!rig.needs_reset());
     }
 }
+
+#[test]
+fn a_pulled_cable_is_told_and_loses_the_frames_of_both_directions() {
+    let (rig, mut peer) = rig();
+    let status = || {
+        let mut bytes = [0; 2];
+        rig.config(offset_of!(Config, status) as u64, &mut bytes);
+        u16::from_le_bytes(bytes)
+    };
+    let pull = |cable| rig.transport.change(Change::Cable(cable), Duration::ZERO);
+    pull(Cable::Down).unwrap();
+    assert_eq!((status(), rig.read(Register::InterruptStatus)), (0, InterruptStatus::CONFIG_CHANGE.bits()));
+    assert_eq!(rig.read(Register::ConfigGeneration), 1);
+    offer_buffers(&rig, 2, 2048);
+    peer.write_all(&framed(&[1; 60])).unwrap();
+    poll(&rig);
+    assert_eq!(rig.used_index(RXQ), 0);
+    send(&rig, Header::default(), &[2; 60]);
+    assert_eq!(rig.used_index(TXQ), 1, "the guest gets its buffer back");
+    pull(Cable::Up).unwrap();
+    assert_eq!((status(), rig.read(Register::ConfigGeneration)), (STATUS_LINK_UP, 2));
+    send(&rig, Header::default(), &[3; 60]);
+    let mut got = [0; 64];
+    peer.read_exact(&mut got).unwrap();
+    assert_eq!(got[4..], [3; 60]);
+    peer.write_all(&framed(&[4; 60])).unwrap();
+    poll(&rig);
+    assert_eq!(rig.used_index(RXQ), 1);
+}

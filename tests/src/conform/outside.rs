@@ -1,0 +1,210 @@
+//! Somebody outside of the guest: grants the wishes that a check tells on the serial line, as the profile says how.
+//! What the wishes are is told in `shared_abi::outside`.
+
+use crate::conform::profile::{Outside, Speaks};
+use crate::control::{Control, Protocol};
+use anyhow::{Context, Result, anyhow, bail};
+use shared_abi::outside::{WORD, Wish, field};
+use shared_abi::report::Report;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The name of the socket of a console in `{folder}`, with QMP.
+pub const CONSOLE: &str = "console";
+/// How long a text may take from the guest to us.
+const HEARING: Duration = Duration::from_secs(3);
+/// Heard bytes that are kept.
+const HEARD_MAX: usize = 64 << 10;
+const TICK: Duration = Duration::from_millis(10);
+/// From the request for statistics to the end of asking for them.
+const POLLED: Duration = Duration::from_millis(100);
+
+/// The word on the guest's command line for what a profile can.
+pub fn word(outside: &Outside) -> String {
+    format!("{WORD}={}", outside.can.join(","))
+}
+
+/// Whoever grants wishes during a run.
+pub struct Granter {
+    can: Vec<Wish>,
+    socket: PathBuf,
+    protocol: Protocol,
+    control: Option<Control>,
+    /// The console's socket, where it has one of its own, and what was heard on the console.
+    console: Option<PathBuf>,
+    line: Option<UnixStream>,
+    heard: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Granter {
+    /// For a machine whose sockets are in `folder`.
+    pub fn new(outside: &Outside, folder: &Path, memory: u64) -> Self {
+        let (protocol, console) = match outside.speaks {
+            Speaks::Ringside => (Protocol::Ringside, None),
+            Speaks::Qmp => (Protocol::Qmp { memory }, Some(folder.join(CONSOLE))),
+        };
+        let can = outside.can.iter().filter_map(|word| Wish::from_word(word)).collect();
+        let socket = folder.join("control");
+        Self { can, socket, protocol, control: None, console, line: None, heard: Arc::default() }
+    }
+
+    /// Begins to listen to the console. To be called when the machine runs: what nobody hears is lost.
+    pub fn listen(&mut self) {
+        let wanted = self.can.contains(&Wish::Type) || self.can.contains(&Wish::Echo);
+        let (Some(path), None, true) = (&self.console, &self.line, wanted) else { return };
+        // Without it the wishes that need it fail, and say so.
+        let Ok(line) = UnixStream::connect(path) else { return };
+        let Ok(mut reader) = line.try_clone() else { return };
+        let heard = self.heard.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = reader.read(&mut buffer) {
+                keep(&heard, &buffer[..len]);
+            }
+        });
+        self.line = Some(line);
+    }
+
+    /// Does what the guest asks for.
+    ///
+    /// # Errors
+    /// Why it cannot be done: no fault of the guest's.
+    pub fn grant(&mut self, report: &Report<'_>) -> Result<()> {
+        let wish = Wish::from_word(report.name).filter(|wish| self.can.contains(wish));
+        let wish = wish.ok_or_else(|| anyhow!("the profile cannot do that"))?;
+        let value = |key: &str| report.field(key).ok_or_else(|| anyhow!("the wish has no {key}="));
+        let number = |key: &str| value(key)?.number().ok_or_else(|| anyhow!("{key}= is no number"));
+        match wish {
+            Wish::Balloon => self.control()?.set_balloon(number(field::PAGES)?),
+            Wish::Disk => self.control()?.set_disk(number(field::SECTORS)?.saturating_mul(512)),
+            Wish::Link => match value(field::STATE)?.raw() {
+                field::UP => self.control()?.set_link(field::UP),
+                field::DOWN => self.control()?.set_link(field::DOWN),
+                other => bail!("no state of a link: {other}"),
+            },
+            Wish::Statistics => self.control()?.ask_for_statistics(POLLED),
+            Wish::Type => self.type_text(&value(field::TEXT)?.to_string()),
+            Wish::Echo => {
+                let text = value(field::TEXT)?.to_string();
+                // What was not heard is not typed: then the check fails, which is its business.
+                if self.hear(&text)? { self.type_text(&text) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn control(&mut self) -> Result<&mut Control> {
+        if self.control.is_none() {
+            self.control = Some(Control::connect(&self.socket, self.protocol)?);
+        }
+        self.control.as_mut().ok_or_else(|| anyhow!("no control socket"))
+    }
+
+    fn type_text(&mut self, text: &str) -> Result<()> {
+        match (&self.console, &mut self.line) {
+            (Some(_), Some(line)) => line.write_all(text.as_bytes()).context("cannot type on the console"),
+            (Some(path), None) => bail!("nobody listens at {}", path.display()),
+            (None, _) => {
+                let heard = self.control()?.console(Some(text))?;
+                keep(&self.heard, heard.as_bytes());
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the console has said something; forgets what it said up to there.
+    fn hear(&mut self, text: &str) -> Result<bool> {
+        let deadline = Instant::now() + HEARING;
+        loop {
+            if self.console.is_none() {
+                let more = self.control()?.console(None)?;
+                keep(&self.heard, more.as_bytes());
+            }
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = heard.windows(text.len()).position(|window| window == text.as_bytes()) {
+                heard.drain(..at + text.len());
+                return Ok(true);
+            }
+            drop(heard);
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(TICK);
+        }
+    }
+}
+
+fn keep(heard: &Mutex<Vec<u8>>, bytes: &[u8]) {
+    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    heard.extend(bytes);
+    let too_many = heard.len().saturating_sub(HEARD_MAX);
+    heard.drain(..too_many);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_abi::report;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    fn outside(speaks: Speaks, can: &[&str]) -> Outside {
+        Outside { speaks, can: can.iter().map(|&word| word.into()).collect() }
+    }
+
+    fn granted(granter: &mut Granter, line: &str) -> Result<()> {
+        granter.grant(&report::parse(line).unwrap().unwrap())
+    }
+
+    #[test]
+    fn wishes_become_requests_and_others_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("control")).unwrap();
+        let server = thread::spawn(move || {
+            let mut reader = BufReader::new(listener.accept().unwrap().0);
+            let mut asked = Vec::new();
+            for answer in ["{}", "{}", r#"{"output":"so it is: heard","taken":0}"#, r#"{"output":"","taken":5}"#] {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                asked.push(line.trim().to_owned());
+                reader.get_mut().write_all(format!("{answer}\n").as_bytes()).unwrap();
+            }
+            asked
+        });
+        let can = outside(Speaks::Ringside, &["disk", "link", "echo"]);
+        assert_eq!(word(&can), "outside=disk,link,echo");
+        let mut granter = Granter::new(&can, folder.path(), 1 << 20);
+        granted(&mut granter, "@want disk waiting sectors=8").unwrap();
+        granted(&mut granter, "@want link waiting state=down").unwrap();
+        granted(&mut granter, "@want echo waiting text=heard").unwrap();
+        for refused in
+            ["@want balloon waiting pages=1", "@want moon waiting", "@want disk waiting", "@want link waiting state=x"]
+        {
+            assert!(granted(&mut granter, refused).is_err(), "{refused}");
+        }
+        let asked = server.join().unwrap();
+        for (request, part) in
+            asked.iter().zip([r#""bytes":4096"#, r#""state":"down""#, "console", r#""input":"heard""#])
+        {
+            assert!(request.contains(part), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_console_with_a_socket_is_heard_and_typed_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(CONSOLE)).unwrap();
+        let mut granter = Granter::new(&outside(Speaks::Qmp, &["type", "echo"]), folder.path(), 1 << 20);
+        granter.listen();
+        let mut guest = listener.accept().unwrap().0;
+        guest.write_all(b"noise, then spoken").unwrap();
+        granted(&mut granter, "@want echo waiting text=spoken").unwrap();
+        granted(&mut granter, "@want type waiting text=two%20words").unwrap();
+        let mut got = [0; 15];
+        guest.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"spokentwo words");
+    }
+}
