@@ -11,6 +11,7 @@ mod checks;
 mod cmdline;
 mod conform;
 mod console;
+mod cpus;
 mod devices;
 mod disk;
 mod fs;
@@ -37,6 +38,7 @@ use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
 use pvops::site::SITE_LEN;
 use shared_abi::board;
+use shared_abi::kvm::Features;
 use shared_abi::report::{Kind, Outcome};
 use spin::Once;
 use task::Executor;
@@ -84,6 +86,7 @@ extern "sysv64" fn kernel_main(start_info: u64) -> ! {
     mm::paging::protect_image();
     platform::power::init(found.board_slots.is_some(), info.rsdp);
     init_interrupts(&found);
+    cpus::init(info.trampoline, info.rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
     if let Some(order) = conform::hostile::Order::from_cmdline(cmdline) {
@@ -140,6 +143,10 @@ fn init_interrupts(found: &Surroundings) {
     // SAFETY: both are mapped where PCs have them, and nothing else uses them.
     if let Err(error) = unsafe { pvops::event::init_interrupt_chips(local, io) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
+    }
+    if found.kvm.contains(Features::PV_EOI) {
+        // SAFETY: the feature is there, and pvops is part of the image.
+        unsafe { pvops::kvm::start_eoi(mm::image::physical) };
     }
     match trap::irq::bind_line("serial", board::COM1_GSI, Trigger::Edge) {
         Ok(event) => console::enable_input(event),

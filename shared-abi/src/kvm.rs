@@ -51,6 +51,19 @@ bitflags::bitflags! {
 pub const MSR_WALL_CLOCK: u32 = 0x4b56_4d00;
 /// `MSR_KVM_SYSTEM_TIME_NEW`: guest physical address of a [`ClockPage`], bit 0 enables.
 pub const MSR_SYSTEM_TIME: u32 = 0x4b56_4d01;
+/// `MSR_KVM_WALL_CLOCK`, with [`Features::CLOCKSOURCE`]: as [`MSR_WALL_CLOCK`].
+pub const MSR_WALL_CLOCK_OLD: u32 = 0x11;
+/// `MSR_KVM_SYSTEM_TIME`, with [`Features::CLOCKSOURCE`]: as [`MSR_SYSTEM_TIME`].
+pub const MSR_SYSTEM_TIME_OLD: u32 = 0x12;
+/// `MSR_KVM_STEAL_TIME`: guest physical address of a [`StealTime`], a multiple of 64, bit 0 enables.
+pub const MSR_STEAL_TIME: u32 = 0x4b56_4d03;
+/// Bit 0 of [`MSR_STEAL_TIME`].
+pub const STEAL_TIME_ENABLE: u64 = 1;
+/// `MSR_KVM_PV_EOI_EN`: guest physical address of a word of 4 bytes, a multiple of 4, bit 0 enables. The host sets bit 0 of
+/// the word when it injects an interrupt that the guest may end by clearing that bit instead of writing the EOI register.
+pub const MSR_PV_EOI: u32 = 0x4b56_4d04;
+/// Bit 0 of [`MSR_PV_EOI`].
+pub const PV_EOI_ENABLE: u64 = 1;
 /// Bit 0 of [`MSR_SYSTEM_TIME`].
 pub const SYSTEM_TIME_ENABLE: u64 = 1;
 
@@ -95,3 +108,21 @@ pub struct WallClock {
     pub nsec: u32,
 }
 assert_layout!(WallClock, size 12, sec at 4, nsec at 8);
+
+/// `kvm_steal_time`: how long this vCPU was ready while the host ran something else. The host alone writes it; a reader
+/// takes version, fields, version as with [`ClockPage`].
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StealTime {
+    /// Nanoseconds.
+    pub steal: u64,
+    /// Odd while the host writes.
+    pub version: u32,
+    /// Zero.
+    pub flags: u32,
+    /// Not 0 while the vCPU does not run.
+    pub preempted: u8,
+    /// Unused.
+    pub pad: [u8; 47],
+}
+assert_layout!(StealTime, size 64, version at 8, flags at 12, preempted at 16);

@@ -16,6 +16,8 @@ mod lapic {
     pub(super) const TASK_PRIORITY: usize = 0x80;
     pub(super) const END: usize = 0xb0;
     pub(super) const SPURIOUS: usize = 0xf0;
+    pub(super) const COMMAND: usize = 0x300;
+    pub(super) const COMMAND_TARGET: usize = 0x310;
     pub(super) const TIMER: usize = 0x320;
     pub(super) const LINT0: usize = 0x350;
     pub(super) const INITIAL_COUNT: usize = 0x380;
@@ -25,9 +27,14 @@ mod lapic {
 
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
+/// Interrupt command: it is on its way.
+const PENDING: u32 = 1 << 12;
+/// Turns until a command counts as sent, whatever the register says.
+const COMMAND_PATIENCE: u32 = 100_000;
 const DIVIDE_BY_1: u32 = 0b1011;
 /// Redirection entry: level triggered, active low.
-const LEVEL_LOW: u32 = 1 << 15 | 1 << 13;
+const LEVEL: u32 = 1 << 15;
+const ACTIVE_LOW: u32 = 1 << 13;
 const REDIRECTION: u32 = 0x10;
 
 static LOCAL: AtomicUsize = AtomicUsize::new(0);
@@ -59,10 +66,7 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
         LOCAL.store(0, Relaxed);
         return Err(NoLocalApic { version });
     }
-    write_local(lapic::TASK_PRIORITY, 0);
-    write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
-    // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.
-    write_local(lapic::LINT0, MASKED);
+    open_this_cpu(0);
     write_local(lapic::DIVIDE, DIVIDE_BY_1);
     write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
     IO.store(io, Relaxed);
@@ -72,6 +76,19 @@ pub unsafe fn init_interrupt_chips(local: usize, io: usize) -> Result<(), NoLoca
         write_io(REDIRECTION + 2 * pin, MASKED);
     }
     Ok(())
+}
+
+/// Lets the local APIC of this CPU deliver interrupts; its timer stays off. Does nothing in a world without one. The first
+/// CPU has slot 0, each other a slot of its own below [`CPUS`](crate::percpu::CPUS).
+pub fn open_this_cpu(slot: usize) {
+    if LOCAL.load(Relaxed) == 0 {
+        return;
+    }
+    crate::percpu::enter(slot);
+    write_local(lapic::TASK_PRIORITY, 0);
+    write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+    // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.
+    write_local(lapic::LINT0, MASKED);
 }
 
 /// Sets the frequency of the local APIC's timer.
@@ -122,7 +139,12 @@ pub(crate) unsafe extern "sysv64" fn cpu() -> u32 {
 
 pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) {
     if line < IO_PINS.load(Relaxed) {
-        write_io(REDIRECTION + 2 * line, MASKED | vector | if level != 0 { LEVEL_LOW } else { 0 });
+        let mode = match level {
+            0 => 0,
+            1 => LEVEL | ACTIVE_LOW,
+            _ => LEVEL,
+        };
+        write_io(REDIRECTION + 2 * line, MASKED | vector | mode);
         write_io(REDIRECTION + 2 * line + 1, id() << 24);
     }
 }
@@ -169,6 +191,25 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
         scale.apply(wait).clamp(1, u32::MAX.into()) as u32
     };
     write_local(lapic::INITIAL_COUNT, count);
+}
+
+/// Sends an interrupt command to a CPU. Handlers on this CPU may send too, so it is done with interrupts off.
+pub(crate) fn command(cpu: u32, command: u32) {
+    let flags = crate::irq::save();
+    write_local(lapic::COMMAND_TARGET, cpu << 24);
+    write_local(lapic::COMMAND, command);
+    for _ in 0..COMMAND_PATIENCE {
+        if read_local(lapic::COMMAND) & PENDING == 0 {
+            break;
+        }
+        crate::smp::relax();
+    }
+    // SAFETY: the flags of a moment ago.
+    unsafe { crate::irq::restore(flags) };
+}
+
+pub(crate) fn is_there() -> bool {
+    LOCAL.load(Relaxed) != 0
 }
 
 fn read_local(register: usize) -> u32 {

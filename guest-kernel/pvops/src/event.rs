@@ -4,11 +4,14 @@ use crate::site::{calling, hot};
 
 /// How a line signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Trigger {
     /// By an edge, active high.
     Edge,
     /// By a level, active low.
     Level,
+    /// By a level, active high.
+    LevelHigh,
 }
 
 /// Connects a line to a vector and leaves it masked.
@@ -17,9 +20,7 @@ pub enum Trigger {
 /// The vector has a handler.
 pub unsafe fn bind(line: u32, vector: u8, trigger: Trigger) {
     // SAFETY: per the contract.
-    unsafe {
-        calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = u32::from(trigger == Trigger::Level))
-    };
+    unsafe { calling!(event.bind, "edi" = line, "esi" = u32::from(vector), "edx" = trigger as u32) };
 }
 
 /// Keeps a line from interrupting.
@@ -41,4 +42,6 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
-pub use crate::apic::{MsiMessage, NoLocalApic, SPURIOUS_VECTOR, TIMER_VECTOR, init_interrupt_chips, msi_message};
+pub use crate::apic::{
+    MsiMessage, NoLocalApic, SPURIOUS_VECTOR, TIMER_VECTOR, init_interrupt_chips, msi_message, open_this_cpu,
+};

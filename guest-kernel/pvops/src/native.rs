@@ -2,9 +2,9 @@
 //!
 //! Functions that hot sites call are naked, so that they change RAX and the flags only, as the sites promise.
 
-use crate::apic;
 use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, op};
 use crate::template::{Template, template};
+use crate::{apic, startup};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -53,7 +53,12 @@ pub(crate) const OPS: Ops = Ops {
         end: Some(apic::end),
     },
     time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
-    smp: SmpOps { cpu: Some(apic::cpu), relax: Some(relax) },
+    smp: SmpOps {
+        cpu: Some(apic::cpu),
+        relax: Some(relax),
+        start_cpu: Some(startup::start_cpu),
+        send_ipi: Some(startup::send_ipi),
+    },
 };
 
 /// What stands at the sites.

@@ -115,7 +115,8 @@ groups! {
     }
     /// Interrupt lines.
     event: EventOps {
-        /// Connects a line to a vector; `level` 1 for level triggered. Leaves it masked.
+        /// Connects a line to a vector; `level` 0 for edges, 1 for a low level, 2 for a high one. Leaves it
+        /// masked.
         bind: fn(line: u32, vector: u32, level: u32);
         /// Keeps a line from interrupting.
         mask: fn(line: u32);
@@ -137,6 +138,10 @@ groups! {
         cpu: fn() -> u32;
         /// Tells the CPU that this is a spin loop.
         relax: fn();
+        /// Starts another CPU at a [`Start`](crate::smp::Start); returns 0 when that was asked for, whatever comes of it.
+        start_cpu: fn(cpu: u32, start: *const crate::smp::Start) -> u64;
+        /// Raises a vector on another CPU.
+        send_ipi: fn(cpu: u32, vector: u32);
     }
 }
 

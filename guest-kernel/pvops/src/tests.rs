@@ -177,7 +177,7 @@ fn irq_disable_becomes_one_cli_and_one_nop() {
 fn an_operation_number_is_its_place_in_the_table() {
     assert_eq!(op::irq::save.index(), 0);
     assert_eq!(Op::from_number(Op::COUNT as u16), None);
-    assert_eq!(op::smp::relax.index(), Op::COUNT - 1);
+    assert_eq!(op::smp::send_ipi.index(), Op::COUNT - 1);
     assert_eq!(op::mmu::set_pte.name(), "mmu.set_pte");
     assert_eq!(Summary::EMPTY.sites(), 0);
 }

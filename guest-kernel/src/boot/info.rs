@@ -37,8 +37,10 @@ impl Range {
 pub struct BootInfo {
     /// Usable memory, as given, at most 64 ranges.
     pub ram: heapless::Vec<Range, MEMMAP_MAX>,
-    /// What must not be handed out: kernel, bundle, initrd.
+    /// What must not be handed out: kernel, bundle, initrd, trampoline.
     pub reserved: heapless::Vec<Range, 4>,
+    /// The page where other CPUs start, if there is RAM for it.
+    pub trampoline: Option<u64>,
     /// Command line of the image.
     pub image_cmdline: &'static str,
     /// Command line of the VMM.
@@ -91,6 +93,7 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
     let mut info = BootInfo {
         ram: heapless::Vec::new(),
         reserved: heapless::Vec::new(),
+        trampoline: None,
         image_cmdline: "",
         vmm_cmdline: "",
         rsdp: 0,
@@ -114,6 +117,10 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
             }
         }
         bundle(&mut info);
+    }
+    info.trampoline = super::trampoline::place(&info.ram, &info.reserved);
+    if let Some(start) = info.trampoline {
+        let _ = info.reserved.push(Range { start, end: start + super::trampoline::SIZE });
     }
     info
 }

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod info;
+pub mod trampoline;
 
 use core::arch::{global_asm, naked_asm};
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
@@ -155,6 +156,7 @@ global_asm!(
     "movabs rax, offset {high}",
     "jmp rax",
     ".balign 8",
+    ".globl boot_gdt_pointer",
     "boot_gdt_pointer:",
     ".short 39",
     ".long BOOT_GDT - {base}",

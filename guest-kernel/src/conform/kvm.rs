@@ -4,12 +4,13 @@
 
 use super::raw::{Buf, wait_until};
 use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use super::{eoi, steal};
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{Ordering, fence};
 use pvops::{cpu, time};
 use shared_abi::kvm::{
     self, CLOCK_TSC_STABLE, CPUID_1_ECX_HYPERVISOR, CPUID_FEATURES, CPUID_FIRST, CPUID_SIGNATURE, Features,
-    MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ENABLE,
+    MSR_SYSTEM_TIME, MSR_SYSTEM_TIME_OLD, MSR_WALL_CLOCK, MSR_WALL_CLOCK_OLD, SYSTEM_TIME_ENABLE,
 };
 
 pub const ROWS: &[Row] = &[
@@ -78,17 +79,28 @@ pub const ROWS: &[Row] = &[
         let apart = first.abs_diff(time(wall_clock(lab)?));
         holds(apart < 10_000_000, "nanoseconds between two answers", "fewer than 10000000", apart)
     }),
+    ("kvm/old-clock-tells-the-same-time", old_clock_tells_the_same_time),
+    ("kvm/old-wall-clock-agrees", old_wall_clock_agrees),
+    ("kvm/eoi-address-reads-back", eoi::address_reads_back),
+    ("kvm/eoi-word-is-clear-between-interrupts", eoi::clear_between_interrupts),
+    ("kvm/eoi-by-the-word-ends-interrupts", eoi::ends_interrupts),
+    ("kvm/eoi-disabled-is-not-written", eoi::disabled_is_not_written),
+    ("kvm/steal-time-address-reads-back", steal::address_reads_back),
+    ("kvm/steal-time-version-is-even", steal::version_is_even),
+    ("kvm/steal-time-does-not-go-back", steal::does_not_go_back),
+    ("kvm/steal-time-is-no-more-than-time", steal::no_more_than_time),
+    ("kvm/steal-time-stays-in-its-structure", steal::stays_in_its_structure),
 ];
 
 /// Offset of the multiplier in the clock page.
 const MUL: usize = core::mem::offset_of!(kvm::ClockPage, tsc_to_system_mul);
 const SHIFT: usize = core::mem::offset_of!(kvm::ClockPage, tsc_shift);
 
-fn here(lab: &Lab) -> Verdict {
+pub fn here(lab: &Lab) -> Verdict {
     if lab.found.signature == CPUID_SIGNATURE { Ok(()) } else { Err(skip("the hypervisor is not KVM")) }
 }
 
-fn buffer() -> Result<Buf, End> {
+pub fn buffer() -> Result<Buf, End> {
     Buf::allocate(4096).map(|(buf, _)| buf).ok_or_else(|| error("no memory for a page"))
 }
 
@@ -185,12 +197,43 @@ fn tsc_frequency_agrees(lab: &Lab) -> Verdict {
 
 /// Version, seconds and nanoseconds of the time of boot.
 fn wall_clock(lab: &Lab) -> Result<(u32, u32, u32), End> {
-    here(lab)?;
-    if !lab.found.kvm.contains(Features::CLOCKSOURCE2) {
-        return Err(skip("KVM offers no clock"));
-    }
+    wall_clock_by(lab, Features::CLOCKSOURCE2, MSR_WALL_CLOCK)
+}
+
+fn wall_clock_by(lab: &Lab, feature: Features, msr: u32) -> Result<(u32, u32, u32), End> {
+    offered(lab, feature)?;
     let page = buffer()?;
     // SAFETY: the feature is there; KVM writes the page once, before the write returns.
-    unsafe { cpu::write_msr(MSR_WALL_CLOCK, page.address()) };
+    unsafe { cpu::write_msr(msr, page.address()) };
     Ok((page.read32(0), page.read32(4), page.read32(8)))
+}
+
+/// Fails unless the hypervisor is KVM and offers a feature.
+pub fn offered(lab: &Lab, feature: Features) -> Verdict {
+    here(lab)?;
+    if lab.found.kvm.contains(feature) { Ok(()) } else { Err(skip(format_args!("KVM does not offer {feature:?}"))) }
+}
+
+fn old_clock_tells_the_same_time(lab: &Lab) -> Verdict {
+    offered(lab, Features::CLOCKSOURCE)?;
+    let (new, old) = (buffer()?, buffer()?);
+    let by_new = registered(lab, new.address() | SYSTEM_TIME_ENABLE, || nanoseconds(&new))?;
+    // SAFETY: the feature is there; both MSRs are the same registration, which goes back to the kernel's own page.
+    let by_old = unsafe {
+        let own = cpu::read_msr(MSR_SYSTEM_TIME);
+        cpu::write_msr(MSR_SYSTEM_TIME_OLD, old.address() | SYSTEM_TIME_ENABLE);
+        let time = nanoseconds(&old);
+        cpu::write_msr(MSR_SYSTEM_TIME_OLD, 0);
+        cpu::write_msr(MSR_SYSTEM_TIME, own);
+        time
+    };
+    let fine = by_old >= by_new && by_old - by_new < 1_000_000_000;
+    holds(fine, "time by the old MSR", format_args!("{by_new} or little more"), by_old)
+}
+
+fn old_wall_clock_agrees(lab: &Lab) -> Verdict {
+    let seconds = |(_, seconds, _): (u32, u32, u32)| seconds;
+    let old = seconds(wall_clock_by(lab, Features::CLOCKSOURCE, MSR_WALL_CLOCK_OLD)?);
+    let new = seconds(wall_clock(lab)?);
+    holds(old.abs_diff(new) <= 1, "seconds by the old MSR", format_args!("{new} within 1"), old)
 }

@@ -9,11 +9,13 @@ mod clock;
 mod console;
 mod device;
 mod disk;
+mod eoi;
 pub mod hostile;
 mod inflate;
 mod interrupts;
 mod kernel;
 mod kvm;
+mod lines;
 mod mmio;
 mod net;
 mod outside;
@@ -23,6 +25,8 @@ mod ranges;
 mod raw;
 mod registers;
 mod rng;
+mod smp;
+mod steal;
 mod suppress;
 mod transport;
 
@@ -34,6 +38,7 @@ use crate::task::Executor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::Surroundings;
@@ -92,6 +97,8 @@ pub struct Lab {
     wishes: &'static str,
     /// The check that runs.
     pub name: &'static str,
+    /// What it says of how it was done, for the evidence.
+    did: RefCell<Option<String>>,
 }
 
 impl Lab {
@@ -104,7 +111,12 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "" }
+        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "", did: RefCell::new(None) }
+    }
+
+    /// Says how much was done, where that depends on the machine.
+    pub fn did(&self, what: impl Display) {
+        self.did.replace(Some(what.to_string()));
     }
 
     /// The first device of a type.
@@ -160,6 +172,7 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::clock::CLOCK, clock::ROWS),
     (checks::clock::IRQ, interrupts::ROWS),
     (checks::clock::KVM, kvm::ROWS),
+    (checks::smp::CHECKS, smp::ROWS),
 ];
 
 /// A row without code, or code without a row, does not build.
@@ -252,8 +265,9 @@ fn run(mut lab: Lab, filter: Filter) {
             Outcome::Failure => counts.failed += 1,
             Outcome::Success | Outcome::Waiting => {}
         }
+        let did = lab.did.take();
         report(Kind::Check, name, outcome, |mut line| {
-            for (key, value) in [("why", what), ("expected", expected), ("saw", saw)] {
+            for (key, value) in [("why", what), ("expected", expected), ("saw", saw), ("did", did)] {
                 if let Some(value) = value {
                     line = line.field(key, value)?;
                 }

@@ -1,5 +1,6 @@
 //! The machine around the CPU: where virtio devices are, and how to switch it off.
 
+pub mod acpi;
 pub mod mmio;
 pub mod pci;
 pub mod power;

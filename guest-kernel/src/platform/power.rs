@@ -1,8 +1,7 @@
 //! Switching the machine off: the board's exit port, else ACPI's soft-off state, else a reset.
 
-use acpi::fadt::Fadt;
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
-use core::ptr::NonNull;
+use super::acpi;
+use ::acpi::fadt::Fadt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use pvops::port;
 use shared_abi::board::{EXIT_OK, EXIT_PANIC, EXIT_PORT};
@@ -41,28 +40,11 @@ pub fn end(ending: Ending) -> ! {
     pvops::cpu::triple_fault()
 }
 
-/// Reads tables through the direct map, which has all RAM, or by mapping them.
-#[derive(Clone)]
-struct Handler;
-
-impl AcpiHandler for Handler {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let mapped = crate::mm::paging::map_device(address as u64, size as u64).unwrap_or(0);
-        let start = NonNull::new(mapped as *mut T).expect("an ACPI table lies outside of the address space");
-        // SAFETY: mapped for ever, with the size that was asked for.
-        unsafe { PhysicalMapping::new(address, start, size, size, Self) }
-    }
-
-    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
-}
-
 const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The PM1a control port and what to write there for state S5 (ACPI 6.5, "Sleeping States").
 fn soft_off() -> Option<(u16, u16)> {
-    let rsdp = usize::try_from(RSDP.load(Relaxed)).ok().filter(|&address| address != 0)?;
-    // SAFETY: the loader said that the RSDP is there; the crate checks signatures and checksums.
-    let tables = unsafe { AcpiTables::from_rsdp(Handler, rsdp) }.ok()?;
+    let tables = acpi::tables(RSDP.load(Relaxed))?;
     let fadt = tables.find_table::<Fadt>().ok()?;
     let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok()?;
     let dsdt = tables.dsdt().ok()?;

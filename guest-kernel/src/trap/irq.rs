@@ -1,8 +1,8 @@
-//! Interrupts: each vector has an event that it raises, and a count. Handlers do nothing else: the work is done by the
-//! tasks that wait for the event.
+//! Interrupts: each vector has an event that it raises, and a count. Handlers do nothing else, checks
+//! aside: the work is done by the tasks that wait for the event.
 
 use crate::task::Event;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 use heapless::Vec;
 use pvops::event::{self, MsiMessage, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
 
@@ -15,6 +15,8 @@ const VECTORS: usize = 32;
 struct Vector {
     event: Event,
     count: AtomicU64,
+    /// A `fn()` that runs before the interrupt ends, or null. Checks set it.
+    handler: AtomicPtr<()>,
 }
 
 static TIMER: Vector = Vector::new();
@@ -33,12 +35,17 @@ pub struct Owner {
 
 impl Vector {
     const fn new() -> Self {
-        Self { event: Event::new(), count: AtomicU64::new(0) }
+        Self { event: Event::new(), count: AtomicU64::new(0), handler: AtomicPtr::new(core::ptr::null_mut()) }
     }
 
     fn raise(&self) {
         self.count.fetch_add(1, Relaxed);
         self.event.raise();
+        let handler = self.handler.load(Relaxed);
+        if !handler.is_null() {
+            // SAFETY: only `set_handler` stores here, and only a `fn()`.
+            unsafe { core::mem::transmute::<*mut (), fn()>(handler)() };
+        }
     }
 }
 
@@ -92,6 +99,13 @@ pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'st
 pub fn bind_message(name: &'static str) -> Result<(&'static Event, MsiMessage), NoVector> {
     let vector = allocate(Owner { name, line: None })?;
     Ok((event_of(vector), event::msi_message(vector)))
+}
+
+/// Has a function run at each interrupt of an event's vector, before the interrupt ends: for checks of when it does.
+pub fn set_handler(event: &'static Event, handler: Option<fn()>) {
+    if let Some(entry) = TABLE.iter().find(|entry| core::ptr::eq(&raw const entry.event, event)) {
+        entry.handler.store(handler.map_or(core::ptr::null_mut(), |handler| handler as *mut ()), Relaxed);
+    }
 }
 
 /// Timer interrupts so far.

@@ -36,17 +36,24 @@ struct Tss {
     io_map: u16,
 }
 
+impl Tss {
+    const EMPTY: Self = Self {
+        reserved: 0,
+        stacks: [0; 3],
+        reserved1: 0,
+        interrupt_stacks: [0; 7],
+        reserved2: [0; 2],
+        reserved3: 0,
+        io_map: size_of::<Self>() as u16,
+    };
+}
+
+type Gdt = [u64; 5];
+type FaultStack = [u128; FAULT_STACK_SIZE / 16];
+
 static mut IDT: [Gate; 256] = [Gate { low: 0, high: 0 }; 256];
-static mut TSS: Tss = Tss {
-    reserved: 0,
-    stacks: [0; 3],
-    reserved1: 0,
-    interrupt_stacks: [0; 7],
-    reserved2: [0; 2],
-    reserved3: 0,
-    io_map: size_of::<Tss>() as u16,
-};
-static mut FAULT_STACK: [u128; FAULT_STACK_SIZE / 16] = [0; FAULT_STACK_SIZE / 16];
+static mut TSS: Tss = Tss::EMPTY;
+static mut FAULT_STACK: FaultStack = [0; FAULT_STACK_SIZE / 16];
 
 /// Loads the IDT and the task register: from now on a fault is a report.
 pub fn init(names: crate::boot::info::Symbols) {
@@ -61,21 +68,51 @@ pub fn init(names: crate::boot::info::Symbols) {
         // SAFETY: boot CPU, interrupts off, the table is not loaded yet.
         unsafe { (*idt)[vector] = Gate { low, high: handler >> 32 } };
     }
-    // SAFETY: as above; all tables are static.
+    // SAFETY: as above; all tables are static. The boot code loaded the GDT by its physical address, which the final tables
+    // do not map.
+    unsafe { load(&raw mut BOOT_GDT, &raw mut TSS, &raw const FAULT_STACK) };
+}
+
+/// The tables of a CPU other than the first.
+pub struct Tables {
+    gdt: Gdt,
+    tss: Tss,
+    fault_stack: FaultStack,
+}
+
+impl Tables {
+    /// Not loaded yet.
+    ///
+    /// # Safety
+    /// Made behind [`init`], which nobody may run at the same time.
+    pub unsafe fn new() -> Self {
+        // SAFETY: written only by `init`.
+        let gdt = unsafe { (&raw const BOOT_GDT).read() };
+        Self { gdt, tss: Tss::EMPTY, fault_stack: [0; FAULT_STACK_SIZE / 16] }
+    }
+
+    /// Loads them on this CPU, and the IDT that all CPUs share.
+    pub fn load(&'static mut self) {
+        // SAFETY: they live for ever and are this CPU's alone.
+        unsafe { load(&raw mut self.gdt, &raw mut self.tss, &raw const self.fault_stack) };
+    }
+}
+
+/// # Safety
+/// The tables live for ever and are this CPU's own.
+unsafe fn load(gdt: *mut Gdt, tss: *mut Tss, fault_stack: *const FaultStack) {
+    // SAFETY: per the contract.
     unsafe {
-        TSS.interrupt_stacks[0] = (&raw const FAULT_STACK).addr() as u64 + FAULT_STACK_SIZE as u64;
-        let (base, limit) = ((&raw const TSS).addr() as u64, size_of::<Tss>() as u64 - 1);
+        (*tss).interrupt_stacks[0] = fault_stack.addr() as u64 + FAULT_STACK_SIZE as u64;
+        let (base, limit) = (tss.addr() as u64, size_of::<Tss>() as u64 - 1);
         // Present, available 64-bit TSS.
-        BOOT_GDT[usize::from(TSS_SELECTOR) / 8] =
+        (*gdt)[usize::from(TSS_SELECTOR) / 8] =
             limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-        BOOT_GDT[usize::from(TSS_SELECTOR) / 8 + 1] = base >> 32;
-        // The boot code loaded the GDT by its physical address, which the final tables do not map.
-        pvops::cpu::load_gdt(&TablePointer {
-            limit: size_of::<[u64; 5]>() as u16 - 1,
-            base: (&raw const BOOT_GDT).addr() as u64,
-        });
+        (*gdt)[usize::from(TSS_SELECTOR) / 8 + 1] = base >> 32;
+        pvops::cpu::load_gdt(&TablePointer { limit: size_of::<Gdt>() as u16 - 1, base: gdt.addr() as u64 });
         pvops::cpu::load_tr(TSS_SELECTOR);
-        pvops::cpu::load_idt(&TablePointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: idt.addr() as u64 });
+        let idt = (&raw const IDT).addr() as u64;
+        pvops::cpu::load_idt(&TablePointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: idt });
     }
 }
 

@@ -7,13 +7,19 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use shared_abi::{board, kvm};
 
 /// What the guest may use of what KVM offers.
-const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE2
+const SAFE: kvm::Features = kvm::Features::CLOCKSOURCE
+    .union(kvm::Features::CLOCKSOURCE2)
     .union(kvm::Features::CLOCKSOURCE_STABLE)
     .union(kvm::Features::STEAL_TIME)
     .union(kvm::Features::PV_EOI);
 
 /// CPUID leaf 1, ECX.
 const TSC_DEADLINE: u32 = 1 << 24;
+
+/// CPUID leaf 1, EDX: the count of logical processors in EBX means something.
+const MULTITHREADING: u32 = 1 << 28;
+/// Leaves about threads, cores and packages.
+const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 
 /// Rate of the local APIC's timer in KVM.
 const APIC_BUS_KHZ: u32 = 1_000_000;
@@ -36,18 +42,24 @@ pub fn leaves(supported: &CpuId, board: Board, apic_id: u32) -> Result<CpuId, vm
     let offered = supported.as_slice().iter().find(|entry| entry.function == kvm::CPUID_FIRST + kvm::CPUID_FEATURES);
     let features = kvm::Features::from_bits_retain(offered.map_or(0, |entry| entry.eax)) & SAFE;
     let is_hypervisor = |entry: &&kvm_cpuid_entry2| entry.function & 0xf000_0000 == kvm::CPUID_FIRST;
-    let mut entries: Vec<_> = supported.as_slice().iter().filter(|entry| !is_hypervisor(entry)).copied().collect();
+    let is_topology = |entry: &&kvm_cpuid_entry2| TOPOLOGY.contains(&entry.function);
+    let kept = supported.as_slice().iter().filter(|entry| !is_hypervisor(entry) && !is_topology(entry));
+    let mut entries: Vec<_> = kept.copied().collect();
+    // KVM tells the first level of each at most, so they are made anew.
+    for function in TOPOLOGY.into_iter().filter(|&function| supported.as_slice().iter().any(|e| e.function == function))
+    {
+        entries.extend((0..3).map(|index| topology(function, index, board.cpus, apic_id)));
+    }
     for entry in &mut entries {
-        match entry.function {
-            1 => {
-                entry.ecx |= kvm::CPUID_1_ECX_HYPERVISOR;
-                if board.tsc_deadline {
-                    entry.ecx |= TSC_DEADLINE;
-                }
-                entry.ebx = entry.ebx & 0x0000_ffff | board.cpus.min(255) << 16 | apic_id << 24;
+        if entry.function == 1 {
+            entry.ecx |= kvm::CPUID_1_ECX_HYPERVISOR;
+            if board.tsc_deadline {
+                entry.ecx |= TSC_DEADLINE;
             }
-            0xb | 0x1f => topology(entry, board.cpus, apic_id),
-            _ => {}
+            if board.cpus > 1 {
+                entry.edx |= MULTITHREADING;
+            }
+            entry.ebx = entry.ebx & 0x0000_ffff | board.cpus.min(255) << 16 | apic_id << 24;
         }
     }
     entries.push(signature(kvm::CPUID_FIRST, kvm::CPUID_FIRST + kvm::CPUID_TIMING, kvm::CPUID_SIGNATURE));
@@ -58,18 +70,17 @@ pub fn leaves(supported: &CpuId, board: Board, apic_id: u32) -> Result<CpuId, vm
     CpuId::from_entries(&entries)
 }
 
-/// Leaves 0xb and 0x1f: one thread per core, all cores in one package.
-fn topology(entry: &mut kvm_cpuid_entry2, cpus: u32, apic_id: u32) {
+/// A level of leaf 0xb or 0x1f: one thread per core, all cores in one package, nothing above.
+fn topology(function: u32, index: u32, cpus: u32, apic_id: u32) -> kvm_cpuid_entry2 {
     const THREAD: u32 = 1 << 8;
     const CORE: u32 = 2 << 8;
     let id_bits = cpus.next_power_of_two().trailing_zeros();
-    (entry.eax, entry.ebx, entry.ecx) = match entry.index {
+    let (eax, ebx, ecx) = match index {
         0 => (0, 1, THREAD),
         1 => (id_bits, cpus, CORE | 1),
         index => (0, 0, index),
     };
-    entry.edx = apic_id;
-    entry.flags |= KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    kvm_cpuid_entry2 { index, flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..leaf(function, [eax, ebx, ecx, apic_id]) }
 }
 
 fn leaf(function: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
@@ -124,6 +135,11 @@ mod tests {
     fn every_cpu_has_its_own_apic_id() {
         let cpuid = made(3);
         assert_eq!(find(&cpuid, 1).ebx, 3 << 24 | 4 << 16 | 0x0800);
-        assert_eq!(find(&cpuid, 0xb).edx, 3);
+        assert_ne!(find(&cpuid, 1).edx & MULTITHREADING, 0);
+        let levels: Vec<_> = cpuid.as_slice().iter().filter(|entry| entry.function == 0xb).collect();
+        assert_eq!(levels.len(), 3);
+        assert!(levels.iter().all(|level| level.edx == 3 && level.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0));
+        assert_eq!((levels[1].eax, levels[1].ebx, levels[2].ecx), (2, 4, 2));
+        assert!(cpuid.as_slice().iter().all(|entry| entry.function != 0x1f), "KVM does not have it");
     }
 }

@@ -179,7 +179,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "block/used-length-of-a-failed-read",
         "The used length counts bytes that the device wrote",
-        "2.7.8.1 Device Requirements: The Virtqueue Used Ring",
+        "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         "Preset a sector with 0x5a, read beyond the end",
         "A used length up to 1, or data that was written",
     ),

@@ -18,6 +18,7 @@ pub mod outside;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod smp;
 
 /// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,7 @@ pub const ALL: &[&[Check]] = &[
     clock::CLOCK,
     clock::IRQ,
     clock::KVM,
+    smp::CHECKS,
 ];
 
 /// All checks, in the order in which they run; those of [`hostile`] last, each in a virtual machine of its own.

@@ -7,7 +7,7 @@ const TABLE: &str = "2.7.5 The Virtqueue Descriptor Table";
 const INDIRECT: &str = "2.7.5.3 Indirect Descriptors";
 const AVAILABLE: &str = "2.7.6 The Virtqueue Available Ring";
 const INTERRUPTS: &str = "2.7.7.2 Device Requirements: Used Buffer Notification Suppression";
-const USED: &str = "2.7.8.1 Device Requirements: The Virtqueue Used Ring";
+const USED: &str = "2.7.8.2 Device Requirements: The Virtqueue Used Ring";
 const NOTIFICATIONS: &str = "2.7.10.2 Device Requirements: Available Buffer Notification Suppression";
 const STATUS: &str = "2.1.2 Device Requirements: Device Status Field";
 

@@ -4,6 +4,7 @@
 //! Called by `cargo xtask conform` and by tests. It trusts neither the profile (parsed strictly), nor the hypervisor (every
 //! wait, line and byte is bounded), nor the guest's lines (broken ones are reported, control characters never shown).
 
+pub mod agree;
 pub mod catalogue;
 pub mod fill;
 pub mod hostile;

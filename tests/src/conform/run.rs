@@ -47,6 +47,18 @@ pub fn run(
     only: &[Pattern],
     interrupted: &AtomicBool,
 ) -> TestbedResult {
+    run_with(profile, setting, catalogue, only, "", interrupted)
+}
+
+/// The same with more words for the kernel.
+pub fn run_with(
+    profile: &Profile,
+    setting: &Setting,
+    catalogue: &[Entry],
+    only: &[Pattern],
+    more: &str,
+    interrupted: &AtomicBool,
+) -> TestbedResult {
     let started = Instant::now();
     let mut result = TestbedResult::absent(&profile.name, &profile.title, State::Ran);
     result.untested.clone_from(&profile.untested);
@@ -61,7 +73,7 @@ pub fn run(
                 follower.through = Some(0);
                 Ok(())
             } else {
-                boot(profile, setting, &program, only, &mut follower, interrupted)
+                boot(profile, setting, &program, &format!("{} {more}", word(only)), &mut follower, interrupted)
             };
             if let Err(error) = started {
                 follower.ended_badly(format!("cannot be started: {error:#}"));
@@ -83,12 +95,12 @@ fn boot(
     profile: &Profile,
     setting: &Setting,
     program: &Path,
-    only: &[Pattern],
+    cmdline: &str,
     follower: &mut Follower<'_>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
-    let mut words = word(only);
+    let mut words = cmdline.trim_end().to_owned();
     if let Some(outside) = &profile.outside {
         words = format!("{words} {}", outside::word(outside));
         follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));

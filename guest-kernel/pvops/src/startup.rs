@@ -1,0 +1,67 @@
+//! Starting CPUs and interrupting them in the native worlds, by commands of the local APIC (Intel SDM volume 3, "MP
+//! Initialization Protocol" and "Issuing Interprocessor Interrupts").
+
+use crate::apic;
+use crate::smp::Start;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+/// Commands: delivery mode and level.
+const INIT: u32 = 0b101 << 8 | ASSERT;
+const STARTUP: u32 = 0b110 << 8 | ASSERT;
+const ASSERT: u32 = 1 << 14;
+/// Local APIC ids are below this, as long as they have eight bits; the last one means all CPUs.
+const IDS: u32 = 0xff;
+/// Nanoseconds from INIT to the first startup command, and to the second.
+const AFTER_INIT: u64 = 10_000_000;
+const AFTER_STARTUP: u64 = 200_000;
+
+/// Answers of `start_cpu`.
+const ASKED: u64 = 0;
+const NO_TRAMPOLINE: u64 = 1;
+const NO_SUCH_CPU: u64 = 2;
+
+/// Physical page number of the trampoline; 0 before there is one.
+static PAGE: AtomicU32 = AtomicU32::new(0);
+/// Where its code looks for what to do.
+static MAILBOX: AtomicPtr<Start> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Tells where CPUs start: a page below 1 MiB whose real-mode code goes on as `mailbox` says.
+///
+/// # Safety
+/// The page holds such code, and both are nobody else's.
+pub unsafe fn set_trampoline(page: u8, mailbox: *mut Start) {
+    MAILBOX.store(mailbox, Ordering::Relaxed);
+    PAGE.store(page.into(), Ordering::Release);
+}
+
+pub(crate) unsafe extern "sysv64" fn start_cpu(cpu: u32, start: *const Start) -> u64 {
+    let page = PAGE.load(Ordering::Acquire);
+    if page == 0 || !apic::is_there() {
+        return NO_TRAMPOLINE;
+    }
+    if cpu >= IDS {
+        return NO_SUCH_CPU;
+    }
+    // SAFETY: `set_trampoline`'s contract for the mailbox, that of `smp::start_cpu` for the rest: no CPU reads it now.
+    unsafe { MAILBOX.load(Ordering::Relaxed).write_volatile(*start) };
+    apic::command(cpu, INIT);
+    wait(AFTER_INIT);
+    apic::command(cpu, STARTUP | page);
+    wait(AFTER_STARTUP);
+    // A CPU that has started ignores the second one.
+    apic::command(cpu, STARTUP | page);
+    ASKED
+}
+
+pub(crate) unsafe extern "sysv64" fn send_ipi(cpu: u32, vector: u32) {
+    if apic::is_there() && cpu < IDS {
+        apic::command(cpu, ASSERT | vector & 0xff);
+    }
+}
+
+fn wait(nanoseconds: u64) {
+    let end = crate::time::now() + nanoseconds;
+    while crate::time::now() < end {
+        crate::smp::relax();
+    }
+}

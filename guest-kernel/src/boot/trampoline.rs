@@ -1,0 +1,153 @@
+//! Where other CPUs begin: a page below 1 MiB that a startup command enters in real mode. Its code, copied there, does no
+//! more than reach protected mode; `cpu_start` in the kernel's text goes on without paging, takes the boot tables for the
+//! way into 64-bit mode, then the kernel's own, and calls what `pvops::smp::Start` says.
+//!
+//! So nothing is ever writable and executable under paging here either: the page is plain data once paging is on.
+
+use super::info::Range;
+use super::{CODE_SELECTOR, DATA_SELECTOR};
+use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
+use pvops::smp::Start;
+use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
+
+/// Bytes of the trampoline: a page, as the command tells its number.
+pub const SIZE: u64 = 4096;
+/// The BIOS's data and the first PCs' video memory start here: RAM below it is RAM.
+const LOW_END: u64 = 0x9_f000;
+
+/// What the next CPU is to do.
+static mut NEXT: Start = Start { entry: nowhere, argument: 0, stack: 0, tables: 0 };
+
+extern "sysv64" fn nowhere(_: usize) -> ! {
+    pvops::cpu::park()
+}
+
+/// Places in the page: the table pointer, whose base is filled in where the code is copied to, and the table.
+const POINTER: usize = 8;
+const GDT: usize = 16;
+
+global_asm!(
+    ".pushsection .rodata.trampoline, \"a\"",
+    ".balign 8",
+    ".code16",
+    ".globl cpu_trampoline",
+    "cpu_trampoline:",
+    "jmp 2f",
+    ".balign 8",
+    ".short 23",
+    ".long 0",
+    ".balign 8",
+    ".quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff",
+    "2: cli",
+    "cld",
+    "mov ax, cs",
+    "mov ds, ax",
+    "lgdt [{pointer}]",
+    // CR0: the caches on, protected mode.
+    "mov eax, cr0",
+    "and eax, 0x9fffffff",
+    "or eax, 1",
+    "mov cr0, eax",
+    ".byte 0x66, 0xea",
+    ".long cpu_start - {base}",
+    ".short 8",
+    ".globl cpu_trampoline_end",
+    "cpu_trampoline_end:",
+    ".code64",
+    ".popsection",
+    pointer = const POINTER,
+    base = const KERNEL_VIRTUAL_BASE,
+);
+
+global_asm!(
+    ".pushsection .text.boot, \"ax\"",
+    ".code32",
+    ".globl cpu_start",
+    "cpu_start:",
+    "mov eax, 16",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov ss, eax",
+    // As in pvh_start. CR4: PAE, PGE. EFER: LME, NXE. CR0: PG, WP, ET, PE.
+    "mov eax, 0xa0",
+    "mov cr4, eax",
+    "mov eax, offset boot_pml4 - {base}",
+    "mov cr3, eax",
+    "mov ecx, 0xc0000080",
+    "rdmsr",
+    "or eax, 0x900",
+    "wrmsr",
+    "mov eax, 0x80010011",
+    "mov cr0, eax",
+    "lgdt [boot_gdt_pointer - {base}]",
+    ".byte 0xea",
+    ".long 8f - {base}",
+    ".short {code}",
+    ".code64",
+    "8: mov eax, {data}",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov ss, eax",
+    "xor eax, eax",
+    "mov fs, eax",
+    "mov gs, eax",
+    "movabs rax, offset {high}",
+    "jmp rax",
+    ".popsection",
+    code = const CODE_SELECTOR,
+    data = const DATA_SELECTOR,
+    base = const KERNEL_VIRTUAL_BASE,
+    high = sym high_half,
+);
+
+/// At its linked address: the kernel's tables, the stack, then Rust.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+unsafe extern "sysv64" fn high_half() {
+    naked_asm!(
+        "lea rdx, [rip + {next}]",
+        "mov rax, [rdx + {tables}]",
+        "mov cr3, rax",
+        "mov rsp, [rdx + {stack}]",
+        "mov rdi, [rdx + {argument}]",
+        "xor ebp, ebp",
+        "call [rdx + {entry}]",
+        "ud2",
+        next = sym NEXT,
+        tables = const offset_of!(Start, tables),
+        stack = const offset_of!(Start, stack),
+        argument = const offset_of!(Start, argument),
+        entry = const offset_of!(Start, entry),
+    )
+}
+
+/// The highest page of low RAM that nobody has.
+pub fn place(ram: &[Range], reserved: &[Range]) -> Option<u64> {
+    let page = |range: &Range| {
+        let start = (range.end.min(LOW_END) / SIZE * SIZE).checked_sub(SIZE)?;
+        (start >= range.start.max(SIZE)).then_some(start)
+    };
+    let free = |&start: &u64| reserved.iter().all(|hole| hole.end <= start || start + SIZE <= hole.start);
+    ram.iter().filter_map(page).filter(free).max()
+}
+
+/// Puts the code into its page and tells pvops.
+///
+/// # Safety
+/// `page` comes from [`place`], was kept from the frame allocator, and is mapped by the direct map.
+pub unsafe fn install(page: u64) {
+    unsafe extern "C" {
+        static cpu_trampoline: u8;
+        static cpu_trampoline_end: u8;
+    }
+    let code = &raw const cpu_trampoline;
+    let len = (&raw const cpu_trampoline_end).addr() - code.addr();
+    let there = crate::mm::direct(page) as *mut u8;
+    // SAFETY: the page is ours per the contract, and the code is shorter; the base is unaligned behind its limit.
+    unsafe {
+        there.copy_from_nonoverlapping(code, len);
+        there.add(POINTER + 2).cast::<u32>().write_unaligned(page as u32 + GDT as u32);
+        pvops::smp::set_trampoline((page / SIZE) as u8, &raw mut NEXT);
+    }
+}
