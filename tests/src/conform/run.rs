@@ -76,7 +76,8 @@ fn boot(
         words = format!("{words} {}", outside::word(outside));
         follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
     }
-    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &words)?;
+    let Prepared { command, station: _station, pipe } =
+        start::prepare(profile, setting, program, folder.path(), &words)?;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
