@@ -5,19 +5,27 @@
 //! Each starts and ends with a reset, and waits with bounds, so that none takes later ones down.
 
 mod block;
+mod card;
+mod chains;
 mod clock;
 mod console;
+mod control;
 mod device;
 mod disk;
+mod frames;
 mod inflate;
 mod interrupts;
 mod kernel;
 mod kvm;
 mod mmio;
 mod net;
+mod offload;
 mod outside;
+mod packet;
 mod pci;
 mod queue;
+mod queue_reset;
+mod queues;
 mod ranges;
 mod raw;
 mod registers;
@@ -33,6 +41,7 @@ use crate::task::Executor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::Surroundings;
@@ -91,6 +100,10 @@ pub struct Lab {
     wishes: &'static str,
     /// The check that runs.
     pub name: &'static str,
+    /// Whether a station echoes frames, once that was tried.
+    pub station: Cell<Option<bool>>,
+    /// What a check that succeeds has seen, where that is worth telling.
+    note: RefCell<Option<String>>,
 }
 
 impl Lab {
@@ -103,7 +116,21 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "" }
+        // The checks that write take the first disk.
+        targets.sort_by_key(disk::is_read_only);
+        Self {
+            targets,
+            found,
+            wishes: cmdline.value(WORD).unwrap_or(""),
+            name: "",
+            station: Cell::new(None),
+            note: RefCell::new(None),
+        }
+    }
+
+    /// Tells what was seen although it breaks no rule.
+    pub fn note(&self, saw: impl ToString) {
+        self.note.replace(Some(saw.to_string()));
     }
 
     /// The first device of a type.
@@ -147,9 +174,13 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::mmio::CHECKS, mmio::ROWS),
     (checks::pci::CHECKS, pci::ROWS),
     (checks::queue::CHECKS, queue::ROWS),
+    (checks::queue_reset::CHECKS, queue_reset::ROWS),
     (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
     (checks::net::NET, net::NET),
+    (checks::frames::CHECKS, frames::ROWS),
+    (checks::offload::CHECKS, offload::ROWS),
+    (checks::control::CHECKS, control::ROWS),
     (checks::console::CHECKS, console::ROWS),
     (checks::balloon::CHECKS, inflate::ROWS),
     (checks::outside::CHECKS, outside::ROWS),
@@ -239,8 +270,9 @@ fn run(mut lab: Lab, filter: Filter) {
     for &(name, check) in GROUPS.iter().flat_map(|(_, rows)| *rows).filter(|(name, _)| filter.takes(name)) {
         lab.name = name;
         counts.ran += 1;
+        lab.note.take();
         let (outcome, what, expected, saw) = match check(&lab) {
-            Ok(()) => (Outcome::Success, None, None, None),
+            Ok(()) => (Outcome::Success, None, None, lab.note.take()),
             Err(End::Skip(why)) => (Outcome::Skip, Some(why), None, None),
             Err(End::Error(why)) => (Outcome::Error, Some(why), None, None),
             Err(End::Fail { what, expected, saw }) => (Outcome::Failure, Some(what), Some(expected), Some(saw)),
