@@ -95,17 +95,17 @@ fn rng(lab: &Lab) -> Result<Rng<'_>, End> {
 
 fn nothing_is_used(lab: &Lab) -> Verdict {
     let mut rng = rng(lab)?;
+    let before = rng.dev.interrupts();
     let buf = rng.dev.buffer(16)?;
     rng.fill(&buf)?;
     reset(&rng.dev, 0)?;
-    // The interrupt of the first buffer may still be on its way.
-    wait_until(QUIET, || false);
-    rng.dev.regs().take_interrupt();
-    let before = rng.dev.interrupts();
     rng.queue.send(&rng.dev, 0);
     wait_until(QUIET, || rng.queue.used_index() != 1);
     equal("used index", 1, rng.queue.used_index())?;
-    equal("interrupts", before, rng.dev.interrupts())?;
+    if let (Some(before), Some(after)) = (before, rng.dev.interrupts()) {
+        // That of the first buffer may have come at any time.
+        holds(after - before <= 1, "interrupts for one buffer", "at most 1", after - before)?;
+    }
     rng.dev.healthy()
 }
 

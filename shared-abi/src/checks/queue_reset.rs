@@ -27,7 +27,7 @@ pub const CHECKS: &[Check] = &[
         "A device executes no requests of a queue that was reset",
         RESET,
         "Reset the queue, offer a buffer in the old rings, notify, wait 20 ms",
-        "The used index stays, no interrupt, no DEVICE_NEEDS_RESET",
+        "The used index stays, no interrupt but that of the buffer before, no DEVICE_NEEDS_RESET",
     ),
     row(
         "queue-reset/requests-in-flight-end",
