@@ -120,6 +120,20 @@ impl Machine {
         }
     }
 
+    /// The same on QEMU, captured, with its network card on a socket that listens, in QEMU's stream framing.
+    pub fn command_on_wire(&self, socket: &Path) -> Command {
+        let usual = self.command(SerialLine::Captured);
+        let mut command = Command::new(usual.get_program());
+        for arg in usual.get_args() {
+            if arg.to_string_lossy().starts_with("user,id=n0") {
+                command.arg(format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", quoted(socket)));
+            } else {
+                command.arg(arg);
+            }
+        }
+        command
+    }
+
     fn ringside_command(&self) -> Command {
         let mut command = Command::new(&self.ringside);
         command.arg("run").arg("--kernel").arg(&self.image).args(self.sizes());
@@ -133,7 +147,8 @@ impl Machine {
     fn inner_arguments(&self) -> Vec<String> {
         let mut arguments = vec!["run".into(), "--kernel".into(), format!("/{IMAGE}")];
         arguments.extend(self.sizes());
-        arguments.extend(["--disk".into(), self.disk_argument(OsStr::new(DISK)).to_string_lossy().into_owned()]);
+        arguments
+            .extend(["--disk".into(), format!("{},queues=4", self.disk_argument(OsStr::new(DISK)).to_string_lossy())]);
         arguments.extend(["--net".into(), format!("stream={NETWORK}"), "--balloon".into(), "--rng".into()]);
         arguments.extend(["--control".into(), CONTROL.into()]);
         arguments.extend(self.more.iter().cloned());
@@ -466,7 +481,7 @@ mod tests {
         }
         let inside = machine(Testbed::HostInTcg).inner_arguments().join(" ");
         assert!(
-            inside.contains("--cmdline tour --mem 131072K --cpus 2 --disk /dev/nvme0n1,ro --net stream="),
+            inside.contains("--cmdline tour --mem 131072K --cpus 2 --disk /dev/nvme0n1,ro,queues=4 --net stream="),
             "{inside}"
         );
     }

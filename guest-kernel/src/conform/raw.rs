@@ -135,9 +135,12 @@ impl Buf {
         (0..self.len).find(|&at| self.read8(at) != value)
     }
 
-    /// Copies bytes to its start.
+    /// Copies bytes to its start, by words where it is aligned: emulated instructions are slow.
     pub fn put(&self, bytes: &[u8]) {
-        bytes.iter().enumerate().for_each(|(at, &byte)| self.write8(at, byte));
+        let (words, rest) = if self.address().is_multiple_of(4) { bytes.as_chunks() } else { (&[][..], bytes) };
+        words.iter().enumerate().for_each(|(at, word)| self.write32(4 * at, u32::from_le_bytes(*word)));
+        let done = bytes.len() - rest.len();
+        rest.iter().enumerate().for_each(|(at, &byte)| self.write8(done + at, byte));
     }
 }
 

@@ -129,6 +129,12 @@ impl MmioTransport {
                     self.needs_reset(&mut inner, &fault);
                 }
             }
+            Register::QueueReset => {
+                inner.reset_queue(value);
+                drop(inner);
+                // The device may wait for something else now.
+                self.wake();
+            }
             Register::Status => self.write_status(inner, value),
             _ => self.signal.counters.bad_accesses.add(1),
         }

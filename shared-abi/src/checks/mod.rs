@@ -10,13 +10,17 @@ pub mod balloon;
 pub mod block;
 pub mod clock;
 pub mod console;
+pub mod control;
+pub mod frames;
 pub mod hostile;
 pub mod kernel;
 pub mod mmio;
 pub mod net;
+pub mod offload;
 pub mod outside;
 pub mod pci;
 pub mod queue;
+pub mod queue_reset;
 pub mod rng;
 pub mod smp;
 
@@ -57,9 +61,13 @@ pub const ALL: &[&[Check]] = &[
     mmio::CHECKS,
     pci::CHECKS,
     queue::CHECKS,
+    queue_reset::CHECKS,
     block::CHECKS,
     rng::CHECKS,
     net::NET,
+    frames::CHECKS,
+    offload::CHECKS,
+    control::CHECKS,
     console::CHECKS,
     balloon::CHECKS,
     outside::CHECKS,

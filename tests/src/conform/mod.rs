@@ -15,6 +15,7 @@ pub mod outside;
 pub mod profile;
 pub mod run;
 pub mod start;
+pub mod station;
 pub mod text;
 
 /// The word on the kernel's command line that runs the checks.

@@ -118,7 +118,7 @@ fn boot(
 /// # Errors
 /// When it cannot be started.
 pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Result<String> {
-    let Prepared { command, pipe } = prepared;
+    let Prepared { command, station: _station, pipe } = prepared;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
