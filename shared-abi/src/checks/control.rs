@@ -2,11 +2,11 @@
 
 use super::{Check, row};
 
-const QUEUE: &str = "5.1.6.5 Control Virtqueue";
-const FILTER: &str = "5.1.6.5.1.1 Device Requirements: Packet Receive Filtering";
-const ADDRESS: &str = "5.1.6.5.2.1 Device Requirements: Setting MAC Address Filtering";
-const VLAN: &str = "5.1.6.5.3.1 Device Requirements: VLAN Filtering";
-const PAIRS: &str = "5.1.6.5.6 Automatic receive steering in multiqueue mode";
+const QUEUE: &str = "5.1.9.5 Control Virtqueue";
+const FILTER: &str = "5.1.9.5.1.1 Device Requirements: Packet Receive Filtering";
+const ADDRESS: &str = "5.1.9.5.2.1 Device Requirements: Setting MAC Address Filtering";
+const VLAN: &str = "5.1.9.5.3.1 Device Requirements: VLAN Filtering";
+const PAIRS: &str = "5.1.9.5.6 Automatic receive steering in multiqueue mode";
 
 /// The checks of this group. Those about frames need a station; what a device SHOULD drop is expected to be dropped.
 pub const CHECKS: &[Check] = &[
@@ -125,7 +125,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "net-control/announcement-is-cleared",
         "ANNOUNCE_ACK clears the announce bit of status",
-        "5.1.6.5.4.2 Device Requirements: Gratuitous Packet Sending",
+        "5.1.9.5.4.2 Device Requirements: Gratuitous Packet Sending",
         "With GUEST_ANNOUNCE: acknowledge, although nobody asked",
         "An answer of 0 or 1, and the bit is 0",
     ),

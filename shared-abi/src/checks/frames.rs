@@ -2,10 +2,10 @@
 
 use super::{Check, row};
 
-const TRANSMIT: &str = "5.1.6.2 Packet Transmission";
-const RECEIVE: &str = "5.1.6.4 Processing of Incoming Packets";
-const RECEIVE_DEVICE: &str = "5.1.6.4.1 Device Requirements: Processing of Incoming Packets";
-const BUFFERS: &str = "5.1.6.3 Setting Up Receive Buffers";
+const TRANSMIT: &str = "5.1.9.2 Packet Transmission";
+const RECEIVE: &str = "5.1.9.4 Processing of Incoming Packets";
+const RECEIVE_DEVICE: &str = "5.1.9.4.1 Device Requirements: Processing of Incoming Packets";
+const BUFFERS: &str = "5.1.9.3 Setting Up Receive Buffers";
 
 /// The checks of this group; each skips itself where no station echoes frames.
 pub const CHECKS: &[Check] = &[

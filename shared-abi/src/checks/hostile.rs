@@ -26,7 +26,7 @@ const REGISTERS: &str =
     "4.2.2.2 Driver Requirements: MMIO Device Register Layout; 4.1.3.1 Driver Requirements: PCI Device Layout";
 const CONFIG: &str = "2.5.1 Driver Requirements: Device Configuration Space";
 const BLOCK: &str = "5.2.6.1 Driver Requirements: Device Operation";
-const NET: &str = "5.1.6.2.1 Driver Requirements: Packet Transmission";
+const NET: &str = "5.1.9.2.1 Driver Requirements: Packet Transmission";
 const BALLOON: &str = "5.5.6.1 Driver Requirements: Device Operation";
 const PCI: &str = "4.1.4 Virtio Structure PCI Capabilities";
 const MACHINE: &str = "none: of the machine, not of Virtio";
@@ -274,7 +274,7 @@ pub const CHECKS: &[Check] = &[
     attack(
         "hostile/net-receive-useless",
         "Receive buffers are writable and hold a frame",
-        "5.1.6.3.1 Driver Requirements: Setting Up Receive Buffers",
+        "5.1.9.3.1 Driver Requirements: Setting Up Receive Buffers",
         "Receive buffers of 1 byte and readable ones, and a request for an answer",
     ),
     attack(

@@ -2,9 +2,9 @@
 
 use super::{Check, row};
 
-const TRANSMIT: &str = "5.1.6.2 Packet Transmission";
-const DEVICE: &str = "5.1.6.2.2 Device Requirements: Packet Transmission";
-const RECEIVE_DEVICE: &str = "5.1.6.4.1 Device Requirements: Processing of Incoming Packets";
+const TRANSMIT: &str = "5.1.9.2 Packet Transmission";
+const DEVICE: &str = "5.1.9.2.2 Device Requirements: Packet Transmission";
+const RECEIVE_DEVICE: &str = "5.1.9.4.1 Device Requirements: Processing of Incoming Packets";
 
 /// The checks of this group; each skips itself without a station, and without the feature that it is about.
 pub const CHECKS: &[Check] = &[
