@@ -59,6 +59,7 @@ fn guest_with(
         more: Vec::new(),
         ringside: "ringside".into(),
         inner: None,
+        xen: None,
         folder: folder.path().into(),
     };
     let running = start(&machine).unwrap();
