@@ -2,6 +2,7 @@
 
 use crate::boot;
 use crate::mm::image;
+use crate::sync::Lock;
 use crate::trap::TrapFrame;
 use alloc::format;
 use alloc::string::String;
@@ -173,14 +174,34 @@ static FAULTED: AtomicUsize = AtomicUsize::new(0);
 
 const PAGE_FAULT: u8 = 14;
 
+/// The frame of the exception that was expected.
+static CAUGHT: Lock<Option<TrapFrame>> = Lock::new(None);
+
 /// Called for every exception: goes on behind the one that a check expects.
 pub fn expected_fault(vector: u8, frame: &mut TrapFrame) -> bool {
-    if vector != PAGE_FAULT || frame.rip as usize != EXPECTED_AT.swap(0, SeqCst) {
+    if frame.rip as usize != EXPECTED_AT.load(SeqCst) {
         return false;
     }
-    FAULTED.store(pvops::cpu::read_cr2(), SeqCst);
+    EXPECTED_AT.store(0, SeqCst);
+    *CAUGHT.lock() = Some(*frame);
+    if vector == PAGE_FAULT {
+        FAULTED.store(pvops::cpu::read_cr2(), SeqCst);
+    }
     frame.rip = RESUME_AT.load(SeqCst) as u64;
     true
+}
+
+/// An exception at `at`, if one comes, goes on at `resume`. For assembly that faults on purpose.
+pub fn expect_fault(at: usize, resume: usize) {
+    *CAUGHT.lock() = None;
+    RESUME_AT.store(resume, SeqCst);
+    EXPECTED_AT.store(at, SeqCst);
+}
+
+/// The frame of the exception that [`expect_fault`] announced, if it came. Nothing is expected any more.
+pub fn caught_fault() -> Option<TrapFrame> {
+    EXPECTED_AT.store(0, SeqCst);
+    CAUGHT.lock().take()
 }
 
 /// Whether a write to an address faults. What is there stays as it is.

@@ -101,6 +101,8 @@ pub mod hypercall {
 
 /// Commands of [`hypercall::MMUEXT_OP`].
 pub mod mmuext {
+    /// A frame is a level 1 table and stays one.
+    pub const PIN_L1_TABLE: u32 = 0;
     /// A frame is a level 4 table and stays one.
     pub const PIN_L4_TABLE: u32 = 3;
     /// A pinned frame need not stay a table.

@@ -28,6 +28,7 @@ mod smp;
 mod steal;
 mod suppress;
 mod transport;
+mod xen;
 
 use crate::cmdline::Cmdline;
 use crate::console::report;
@@ -172,6 +173,7 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::clock::IRQ, interrupts::ROWS),
     (checks::clock::KVM, kvm::ROWS),
     (checks::smp::CHECKS, smp::ROWS),
+    (checks::xen::CHECKS, xen::ROWS),
 ];
 
 /// A row without code, or code without a row, does not build.

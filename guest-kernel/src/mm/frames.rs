@@ -110,6 +110,11 @@ impl Frames {
         }
     }
 
+    /// Frame numbers are below this.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// What is where.
     pub fn counts(&self) -> Counts {
         self.counts

@@ -18,6 +18,7 @@ pub mod pci;
 pub mod queue;
 pub mod rng;
 pub mod smp;
+pub mod xen;
 
 /// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,7 @@ pub const ALL: &[&[Check]] = &[
     clock::IRQ,
     clock::KVM,
     smp::CHECKS,
+    xen::CHECKS,
 ];
 
 /// All checks, in the order in which they run.

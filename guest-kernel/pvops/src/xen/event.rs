@@ -8,7 +8,8 @@ use super::{entry, shared_info};
 use crate::apic::TIMER_VECTOR;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::xen::{
-    AddDevice, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number, physdev, vcpu,
+    AddDevice, BindIpi, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number,
+    physdev, vcpu,
 };
 
 /// In a line's number: the rest is the number of a virtual interrupt.
@@ -238,6 +239,51 @@ pub fn unmask_channel(channel: u32) {
     }
     // SAFETY: the flags of a moment ago; it enters Xen if something is pending.
     unsafe { crate::irq::restore(flags) };
+}
+
+/// Makes a channel from this CPU to itself that raises a vector, unmasked.
+///
+/// # Errors
+/// [`Refused`].
+///
+/// # Safety
+/// The vector has a handler.
+pub unsafe fn bind_ipi(vector: u8) -> Result<u32, Refused> {
+    let mut bind = BindIpi { cpu: 0, channel: 0 };
+    // SAFETY: the structure of that command.
+    unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::BIND_IPI, "bind_ipi", &mut bind)? };
+    settle(bind.channel, vector.into(), 0);
+    unmask_channel(bind.channel);
+    Ok(bind.channel)
+}
+
+/// Sends an event.
+///
+/// # Errors
+/// [`Refused`], when the channel is none.
+pub fn send(mut channel: u32) -> Result<(), Refused> {
+    // SAFETY: an event on a channel without handler is counted and forgotten.
+    unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::SEND, "evtchn send", &mut channel) }.map(drop)
+}
+
+/// Closes a channel, masked and without handler.
+///
+/// # Errors
+/// [`Refused`].
+pub fn close(mut channel: u32) -> Result<(), Refused> {
+    mask_channel(channel);
+    settle(channel, 0, 0);
+    // SAFETY: the structure of that command.
+    unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::CLOSE, "evtchn close", &mut channel) }.map(drop)
+}
+
+/// Unmasks a channel by Xen's own command.
+///
+/// # Errors
+/// [`Refused`].
+pub fn unmask_by_xen(mut channel: u32) -> Result<(), Refused> {
+    // SAFETY: the structure of that command.
+    unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::UNMASK, "evtchn unmask", &mut channel) }.map(drop)
 }
 
 /// Whether a channel is pending.
