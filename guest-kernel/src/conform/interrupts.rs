@@ -64,6 +64,7 @@ fn none_is_lost(lab: &Lab, quota: Quota) -> Verdict {
 }
 
 fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
+    lab.has("the local APIC's interrupt command")?;
     let (event, vector) = smp::vector()?;
     let here = pvops::smp::cpu();
     let mut before = irq::count_of(event);

@@ -41,7 +41,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt::{Debug, Display};
 use device::Target;
-use pvops::detect::Surroundings;
+use pvops::detect::{Surroundings, World};
 use shared_abi::checks::{self, Check};
 use shared_abi::outside::{WORD, Wish};
 use shared_abi::report::{Kind, Outcome};
@@ -112,6 +112,17 @@ impl Lab {
             }
         }
         Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "", did: RefCell::new(None) }
+    }
+
+    /// Whether the kernel has something of the machine that a paravirtual hypervisor keeps for itself.
+    ///
+    /// # Errors
+    /// Not applicable where it has not.
+    pub fn has(&self, what: &str) -> Verdict {
+        match self.found.world {
+            World::Native | World::Kvm => Ok(()),
+            World::Xen => Err(skip(format!("{what}: Xen keeps it for itself"))),
+        }
     }
 
     /// Says how much was done, where that depends on the machine.

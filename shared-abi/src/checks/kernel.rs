@@ -43,10 +43,10 @@ pub const PVOPS: &[Check] = &[
     ),
     row(
         "pvops/irq-save-tells-the-flag",
-        "save returns RFLAGS and clears IF",
+        "save returns the flags with interrupts on or off and turns them off",
         SDM_IF,
         "Save with interrupts on, save again",
-        "Bit 9 set, then clear",
+        "Bit 9 set, then clear; on Xen two that differ",
     ),
     row(
         "pvops/irq-disable-holds-interrupts",
@@ -76,7 +76,7 @@ pub const PVOPS: &[Check] = &[
         "pvops/cr4-write-reads-back",
         "CR4 keeps what is written",
         SDM_CR,
-        "Flip PGE, read, flip it back",
+        "Flip DE, read, flip it back",
         "As written",
     ),
     row(
