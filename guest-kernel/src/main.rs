@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod balloon;
+mod bench;
 mod boot;
 mod checks;
 mod cmdline;
@@ -36,7 +37,6 @@ use devices::Devices;
 use pvops::detect::{Console, Surroundings, World};
 use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
-use pvops::site::SITE_LEN;
 use shared_abi::board;
 use shared_abi::kvm::Features;
 use shared_abi::report::{Kind, Outcome};
@@ -87,6 +87,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     cpus::init(info.trampoline, rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
+    bench::run(cmdline);
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
         conform::start(found, cmdline, filter);
     }
@@ -216,10 +217,10 @@ fn patch_kernel(cmdline: Cmdline) {
 struct DirectMapText;
 
 impl Text for DirectMapText {
-    unsafe fn write(&mut self, address: usize, bytes: &[u8; SITE_LEN]) {
+    unsafe fn write(&mut self, address: usize, bytes: &[u8]) {
         let alias = mm::direct(mm::image::physical(address));
         // SAFETY: the direct map has the text writable until `protect_image`; per the contract nobody executes the site.
-        unsafe { (alias as *mut [u8; SITE_LEN]).write_volatile(*bytes) };
+        unsafe { (alias as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks what stands there and writes through a
 //! [`Text`], which knows how to write to code without ever having it writable and executable at once.
 
-use crate::site::{INDIRECT_CALL_LEN, SITE_LEN, Site};
+use crate::site::{Code, INDIRECT_CALL_LEN, SITE_MAX, Site, len_of};
 use crate::table::{Backend, Op, live_table};
 use core::fmt;
 
@@ -114,7 +114,7 @@ pub struct Plan {
     /// How.
     pub kind: Kind,
     /// The bytes; as many as the site has.
-    pub bytes: [u8; SITE_LEN],
+    pub bytes: Code,
 }
 
 /// What the sites of one operation become, as far as it does not depend on where they are.
@@ -139,8 +139,8 @@ fn recipe(op: Op, site: usize, backend: &Backend) -> Result<Recipe, PatchError> 
     let target = backend.target(op).ok_or(PatchError::MissingOp { site, op })?;
     let Some(template) = backend.template(op) else { return Ok(Recipe::Call(target)) };
     let code = template.bytes();
-    let mut bytes = [0; SITE_LEN];
-    let too_long = PatchError::TemplateTooLong { site, op, template: code.len(), room: SITE_LEN };
+    let mut bytes = Code::zeroed(len_of(op));
+    let too_long = PatchError::TemplateTooLong { site, op, template: code.len(), room: len_of(op) };
     bytes.get_mut(..code.len()).ok_or(too_long)?.copy_from_slice(code);
     fill_with_nops(&mut bytes[code.len()..]);
     Ok(Recipe::Same(Plan { kind: if code.is_empty() { Kind::Nop } else { Kind::Inline }, bytes }))
@@ -155,7 +155,8 @@ impl Recipe {
         let distance = target.wrapping_sub(site + DIRECT_CALL_LEN) as isize;
         let [a, b, c, d] =
             i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?.to_le_bytes();
-        let mut bytes = [0xe8, a, b, c, d, 0, 0, 0];
+        let mut bytes = Code::zeroed(len_of(op));
+        bytes[..DIRECT_CALL_LEN].copy_from_slice(&[0xe8, a, b, c, d]);
         fill_with_nops(&mut bytes[DIRECT_CALL_LEN..]);
         Ok(Plan { kind: Kind::Direct, bytes })
     }
@@ -200,7 +201,7 @@ pub trait Text {
     ///
     /// # Safety
     /// `address` is that of a call site with so many bytes, and no CPU is executing it.
-    unsafe fn write(&mut self, address: usize, bytes: &[u8; SITE_LEN]);
+    unsafe fn write(&mut self, address: usize, bytes: &[u8]);
 }
 
 /// What became of the sites of one operation.
@@ -211,9 +212,9 @@ pub struct OpSummary {
     /// How they were patched; `None` when they were not.
     pub kind: Option<Kind>,
     /// The first one's bytes before.
-    pub before: [u8; SITE_LEN],
+    pub before: Code,
     /// The first one's bytes now.
-    pub after: [u8; SITE_LEN],
+    pub after: Code,
 }
 
 /// What became of all sites, by operation.
@@ -241,7 +242,7 @@ impl Summary {
         self.ops().map(|(_, summary)| summary.sites).sum()
     }
 
-    fn add(&mut self, op: Op, kind: Option<Kind>, before: [u8; SITE_LEN], after: [u8; SITE_LEN]) {
+    fn add(&mut self, op: Op, kind: Option<Kind>, before: Code, after: Code) {
         self.ops[op.index()].get_or_insert(OpSummary { sites: 0, kind, before, after }).sites += 1;
     }
 }
@@ -284,16 +285,20 @@ pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn
 }
 
 /// The bytes of a site as they are now.
-pub fn bytes(site: &Site) -> [u8; SITE_LEN] {
-    // SAFETY: code is readable, and the records come from the linker.
-    unsafe { (site.address() as *const [u8; SITE_LEN]).read_volatile() }
+pub fn bytes(site: &Site) -> Code {
+    let mut code = Code::zeroed(site.len().min(SITE_MAX));
+    for (index, byte) in code.iter_mut().enumerate() {
+        // SAFETY: code is readable, and the records come from the linker.
+        *byte = unsafe { (site.address() as *const u8).add(index).read_volatile() };
+    }
+    code
 }
 
 /// Makes sure that the record is sane and that the call which it names is there.
-fn check(site: &Site) -> Result<(Op, [u8; SITE_LEN]), PatchError> {
+fn check(site: &Site) -> Result<(Op, Code), PatchError> {
     let address = site.address();
     let op = site.op().ok_or(PatchError::UnknownOp { site: address, number: site.op_number() })?;
-    if site.len() != SITE_LEN {
+    if site.len() != len_of(op) {
         return Err(PatchError::BadLength { site: address, len: site.len() });
     }
     let found = bytes(site);
@@ -306,10 +311,9 @@ fn check(site: &Site) -> Result<(Op, [u8; SITE_LEN]), PatchError> {
 }
 
 /// Whether the bytes are the call through the live table's slot of `op`.
-pub fn is_call_of(bytes: &[u8; SITE_LEN], address: usize, op: Op) -> bool {
+pub fn is_call_of(bytes: &[u8], address: usize, op: Op) -> bool {
     let slot = live_table() + op.index() * size_of::<usize>();
     let displacement = slot.wrapping_sub(address + INDIRECT_CALL_LEN) as u32;
-    // ff 15: call [rip + disp32].
-    let call = u64::from(displacement) << 16 | 0x15ff;
-    u64::from_le_bytes(*bytes) & 0xffff_ffff_ffff == call
+    // Call [rip + disp32].
+    bytes.strip_prefix(&[0xff, 0x15]).is_some_and(|rest| rest.starts_with(&displacement.to_le_bytes()))
 }

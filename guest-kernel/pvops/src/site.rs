@@ -81,8 +81,57 @@ pub fn all() -> &'static [Site] {
 
 /// Bytes of `call [rip + disp32]`.
 pub const INDIRECT_CALL_LEN: usize = 6;
-/// Bytes of every site: room for Xen's 8-byte mask store.
+/// Bytes of a site: room for Xen's 8-byte mask store.
 pub const SITE_LEN: usize = 8;
+/// Bytes of the longest site.
+pub const SITE_MAX: usize = 25;
+
+/// Bytes of an operation's sites. Turning interrupts on takes Xen a store, a look, and a call if something is pending.
+pub const fn len_of(op: Op) -> usize {
+    if op.index() == crate::table::op::irq::enable.index() { SITE_MAX } else { SITE_LEN }
+}
+
+/// What stands at a site.
+#[derive(Clone, Copy)]
+pub struct Code {
+    bytes: [u8; SITE_MAX],
+    len: u8,
+}
+
+impl Code {
+    /// So many zeroes, at most [`SITE_MAX`].
+    pub(crate) const fn zeroed(len: usize) -> Self {
+        assert!(len <= SITE_MAX);
+        Self { bytes: [0; SITE_MAX], len: len as u8 }
+    }
+}
+
+impl core::ops::Deref for Code {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl core::ops::DerefMut for Code {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl core::fmt::Debug for Code {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:02x?}", &**self)
+    }
+}
+
+impl PartialEq for Code {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Code {}
 
 /// The call and its record; the caller adds operands and clobbers.
 macro_rules! call {
@@ -99,8 +148,8 @@ macro_rules! call {
             table = sym $crate::table::LIVE,
             slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
             op = const $crate::table::op::$group::$op.index(),
-            pad = const $crate::site::SITE_LEN - $crate::site::INDIRECT_CALL_LEN,
-            len = const $crate::site::SITE_LEN,
+            pad = const $crate::site::len_of($crate::table::op::$group::$op) - $crate::site::INDIRECT_CALL_LEN,
+            len = const $crate::site::len_of($crate::table::op::$group::$op),
             clobbers = const $clobbers as u8,
             $($operands)*
         )
@@ -123,8 +172,8 @@ macro_rules! naked_call {
             table = sym $crate::table::LIVE,
             slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
             op = const $crate::table::op::$group::$op.index(),
-            pad = const $crate::site::SITE_LEN - $crate::site::INDIRECT_CALL_LEN,
-            len = const $crate::site::SITE_LEN,
+            pad = const $crate::site::len_of($crate::table::op::$group::$op) - $crate::site::INDIRECT_CALL_LEN,
+            len = const $crate::site::len_of($crate::table::op::$group::$op),
             clobbers = const $crate::site::Clobbers::Rax as u8,
         )
     };

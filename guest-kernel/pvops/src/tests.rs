@@ -54,9 +54,9 @@ fn world() -> Backend {
 struct PageReplacer;
 
 impl Text for PageReplacer {
-    unsafe fn write(&mut self, address: usize, new: &[u8; SITE_LEN]) {
+    unsafe fn write(&mut self, address: usize, new: &[u8]) {
         const PAGE: usize = 4096;
-        let (first, last) = (address / PAGE * PAGE, (address + SITE_LEN - 1) / PAGE * PAGE);
+        let (first, last) = (address / PAGE * PAGE, (address + new.len() - 1) / PAGE * PAGE);
         let len = last + PAGE - first;
         // SAFETY: the copy is a new mapping; the original is text that other threads only execute, and the move is atomic.
         unsafe {
@@ -64,7 +64,7 @@ impl Text for PageReplacer {
             let copy = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
             assert_ne!(copy, libc::MAP_FAILED);
             std::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), len);
-            copy.cast::<u8>().add(address - first).cast::<[u8; SITE_LEN]>().write_unaligned(*new);
+            std::ptr::copy_nonoverlapping(new.as_ptr(), copy.cast::<u8>().add(address - first), new.len());
             assert_eq!(libc::mprotect(copy, len, libc::PROT_READ | libc::PROT_EXEC), 0);
             let moved =
                 libc::mremap(copy, len, len, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, first as *mut libc::c_void);
@@ -156,7 +156,8 @@ fn every_world_implements_every_operation_and_every_template_fits() {
 #[test]
 fn inline_code_is_the_function_without_its_return() {
     const RET: u8 = 0xc3;
-    for (op, template) in native::TEMPLATES {
+    // The return from exceptions drops its own return address first.
+    for (op, template) in native::TEMPLATES.iter().filter(|(op, _)| *op != op::cpu::iret) {
         let code = template.bytes();
         let target = native::BACKEND.target(*op).unwrap() as *const u8;
         // SAFETY: the function is at least as long as its instructions and the return.
@@ -169,7 +170,7 @@ fn inline_code_is_the_function_without_its_return() {
 fn irq_disable_becomes_one_cli_and_one_nop() {
     let site = native::BACKEND.target(op::irq::disable).unwrap();
     let plan = plan(op::irq::disable, site, &native::BACKEND).unwrap();
-    assert_eq!(plan.bytes, [0xfa, 0x0f, 0x1f, 0x80, 0, 0, 0, 0]);
+    assert_eq!(*plan.bytes, [0xfa, 0x0f, 0x1f, 0x80, 0, 0, 0, 0]);
     assert!(is_nops(&plan.bytes[1..]) && !is_nops(&plan.bytes));
 }
 
@@ -177,7 +178,7 @@ fn irq_disable_becomes_one_cli_and_one_nop() {
 fn an_operation_number_is_its_place_in_the_table() {
     assert_eq!(op::irq::save.index(), 0);
     assert_eq!(Op::from_number(Op::COUNT as u16), None);
-    assert_eq!(op::smp::send_ipi.index(), Op::COUNT - 1);
+    assert_eq!(op::vmm::read.index(), Op::COUNT - 1);
     assert_eq!(op::mmu::set_pte.name(), "mmu.set_pte");
     assert_eq!(Summary::EMPTY.sites(), 0);
 }

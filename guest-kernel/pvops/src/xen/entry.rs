@@ -242,7 +242,7 @@ pub(super) unsafe extern "sysv64" fn irq_enable() {
 
 /// Any hypercall makes Xen deliver what is pending; this one does nothing else.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn deliver() {
+pub(super) unsafe extern "sysv64" fn deliver() {
     naked_asm!(
         "push rcx", "push r11", "push rdi", "push rsi",
         "lock inc qword ptr [rip + {counts} + {count}]",

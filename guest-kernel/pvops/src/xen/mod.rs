@@ -96,13 +96,29 @@ const OPS: Ops = Ops {
     },
 };
 
-const TEMPLATES: &[(Op, Template)] = &[(op::irq::disable, DISABLE), (op::smp::relax, native::RELAX)];
+const TEMPLATES: &[(Op, Template)] =
+    &[(op::irq::disable, DISABLE), (op::irq::enable, ENABLE), (op::smp::relax, native::RELAX)];
 
 template!(
     /// The upcall mask of CPU 0.
     DISABLE,
     "mov byte ptr [XEN_SHARED_INFO + 1], 1",
 );
+
+template!(
+    /// Unmasks, and only then looks: an event that arrives in between is seen by one or the other.
+    ENABLE,
+    "mov byte ptr [XEN_SHARED_INFO + 1], 0",
+    "cmp byte ptr [XEN_SHARED_INFO], 0",
+    "je 2f",
+    "call [XEN_DELIVER]",
+    "2:",
+);
+
+/// What [`ENABLE`] calls: inline code can only name an address.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.ro_after_init")]
+static XEN_DELIVER: unsafe extern "sysv64" fn() = entry::deliver;
 
 /// Xen's flat segments are as good as ours.
 unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}
