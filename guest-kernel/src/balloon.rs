@@ -4,6 +4,7 @@ use crate::devices::{AnyTransport, Interrupts};
 use crate::mm::frames::{FRAMES, MAX_ORDER};
 use crate::mm::reserve::Reserve;
 use crate::task::Event;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use balloon::{Balloon, Counters, FreeBlock, PageSource, Pfn, Report, Reservation, State, Statistics};
 use core::cell::{Cell, RefCell};
@@ -31,7 +32,7 @@ pub struct KernelBalloon {
 /// Who takes the pages.
 enum Kind {
     /// A virtio device, which has the target, too.
-    Device(Balloon<AnyTransport>, Interrupts),
+    Device(Box<Balloon<AnyTransport>>, Interrupts),
     /// The hypervisor itself; the target is the kernel's.
     Reservation(Reservation),
 }
@@ -117,7 +118,7 @@ impl PageSource for Source {
 impl KernelBalloon {
     /// Takes a driver that is up.
     pub fn new(driver: Balloon<AnyTransport>, interrupts: Interrupts) -> Self {
-        Self { driver: RefCell::new(Kind::Device(driver, interrupts)), wanted: Event::new() }
+        Self { driver: RefCell::new(Kind::Device(Box::new(driver), interrupts)), wanted: Event::new() }
     }
 
     /// The balloon of the hypervisor, where it has one.

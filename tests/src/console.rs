@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// A longer line is cut into pieces: a hostile guest must not fill our memory.
 const LINE_MAX: usize = 16 << 10;
+/// How Xen begins each of its own lines, on the console that it shares with its first domain.
+const XEN: &str = "(XEN) ";
 /// Lines that may wait for us; then the reader stops, and with it the guest.
 const BACKLOG: usize = 4096;
 
@@ -59,9 +61,37 @@ impl Console {
     }
 }
 
+/// Takes Xen's lines out of the lines that they tore: what came before goes with what comes behind. It does no harm where
+/// there is no Xen.
+#[derive(Default)]
+struct Mended {
+    /// The torn line so far.
+    torn: String,
+}
+
+impl Mended {
+    /// What a line makes whole: at most a torn line and one of Xen's.
+    fn take(&mut self, line: String) -> [Option<String>; 2] {
+        match line.find(XEN) {
+            Some(0) => [None, Some(line)],
+            Some(at) if self.torn.len() + at < LINE_MAX => {
+                self.torn.push_str(&line[..at]);
+                [None, Some(line[at..].to_owned())]
+            }
+            _ if self.torn.is_empty() => [None, Some(line)],
+            _ if self.torn.len() + line.len() > LINE_MAX => [self.rest(), Some(line)],
+            _ => [None, self.rest().map(|torn| torn + &line)],
+        }
+    }
+
+    fn rest(&mut self) -> Option<String> {
+        (!self.torn.is_empty()).then(|| std::mem::take(&mut self.torn))
+    }
+}
+
 fn pump(mut source: impl Read, lines: &SyncSender<String>) {
     let mut buffer = [0; 4096];
-    let mut line = Vec::new();
+    let (mut line, mut mended) = (Vec::new(), Mended::default());
     loop {
         let len = match source.read(&mut buffer) {
             Ok(0) => break,
@@ -75,15 +105,18 @@ fn pump(mut source: impl Read, lines: &SyncSender<String>) {
                 line.push(*byte);
             }
             if ended || line.len() >= LINE_MAX {
-                if lines.send(printable(&line)).is_err() {
+                let whole = mended.take(printable(&line)).into_iter().flatten();
+                if whole.map(|line| lines.send(line)).any(|sent| sent.is_err()) {
                     return;
                 }
                 line.clear();
             }
         }
     }
-    if !line.is_empty() {
-        let _ = lines.send(printable(&line));
+    let last = if line.is_empty() { [None, None] } else { mended.take(printable(&line)) };
+    for line in last.into_iter().flatten().chain(mended.rest()) {
+        // Nobody may want it any more.
+        let _ = lines.send(line);
     }
 }
 
@@ -123,6 +156,17 @@ mod tests {
     #[test]
     fn lines_come_without_their_ends_and_the_last_may_have_none() {
         assert_eq!(lines(b"one\r\n\r\ntwo\nthree"), ["one", "", "two", "three"]);
+    }
+
+    #[test]
+    fn lines_that_xen_tore_are_whole_again_and_its_own_come_at_once() {
+        let torn = b"@check mm/x (XEN) d0v0 one\r\n(XEN) two\r\nok n=1\r\nnext\n";
+        assert_eq!(lines(torn), ["(XEN) d0v0 one", "(XEN) two", "@check mm/x ok n=1", "next"]);
+        assert_eq!(lines(b"a(XEN) b\nc(XEN) d\ne"), ["(XEN) b", "(XEN) d", "ace"]);
+        assert_eq!(lines(b"prompt> (XEN) crashed\n"), ["(XEN) crashed", "prompt> "]);
+        let long = [vec![b'x'; LINE_MAX - 10], b"(XEN) y\n".to_vec(), vec![b'z'; 100]].concat();
+        let pieces = lines(Box::leak(long.into_boxed_slice()));
+        assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [7, LINE_MAX - 10, 100]);
     }
 
     #[test]

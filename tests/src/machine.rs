@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::control::{Control, Protocol};
 use crate::inner::Inner;
 use crate::testbed::{QEMU, Testbed};
+use crate::xen::Xen;
 use anyhow::{Context, Result, anyhow};
 use inner_init::{CONTROL, DISK, IMAGE, NETWORK, peak_memory};
 use nix::sys::prctl;
@@ -28,6 +29,8 @@ const STDERR_MAX: u64 = 64 << 10;
 const SOCKET_FOLDER_MAX: usize = 80;
 /// What the inner Linux takes for itself.
 const INNER_MEMORY: u64 = 384 << 20;
+/// What Xen takes for itself and has to give to nobody.
+const XEN_MEMORY: u64 = 512 << 20;
 
 /// Whether the guest may write to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub struct Machine {
     pub ringside: PathBuf,
     /// What is between QEMU and the guest, for [`Testbed::HostInTcg`].
     pub inner: Option<Inner>,
+    /// What is there for [`Testbed::XenPv`].
+    pub xen: Option<Xen>,
     /// For sockets; see [`run_folder`].
     pub folder: PathBuf,
 }
@@ -117,6 +122,7 @@ impl Machine {
             Testbed::HostInTcg => self.inner_command(serial),
             Testbed::Qemu => self.qemu_command(serial, Bus::Pci),
             Testbed::QemuMicrovm => self.qemu_command(serial, Bus::Mmio),
+            Testbed::XenPv => self.xen_command(serial),
         }
     }
 
@@ -169,7 +175,7 @@ impl Machine {
     }
 
     fn inner_command(&self, serial: SerialLine) -> Command {
-        let mut command = self.qemu(serial, &["-M", "q35"], self.memory + INNER_MEMORY);
+        let mut command = self.qemu(serial, &["-M", "q35"], "max", self.memory + INNER_MEMORY);
         if let Some(inner) = &self.inner {
             command.arg("-kernel").arg(inner.linux.kernel());
         }
@@ -188,15 +194,33 @@ impl Machine {
             Bus::Pci => &["-M", "q35"],
             Bus::Mmio => &["-M", "microvm,acpi=off", "-global", "virtio-mmio.force-legacy=false"],
         };
-        let mut command = self.qemu(serial, board, self.memory);
+        let mut command = self.qemu(serial, board, "max", self.memory);
         command.arg("-kernel").arg(&self.image);
         command.arg("-append").arg(&self.cmdline);
-        for (device, options, pci_options) in [
-            ("virtio-blk", "drive=d0", ""),
-            ("virtio-net", "netdev=n0", ",romfile="),
-            ("virtio-balloon", "deflate-on-oom=on,free-page-reporting=on", ""),
-            ("virtio-rng", "", ""),
-        ] {
+        self.add_devices(&mut command, bus, &[BLOCK, NET, BALLOON, RNG]);
+        command
+    }
+
+    /// The image is Xen's first module, and its command line follows the file's name. The balloon is Xen's own.
+    fn xen_command(&self, serial: SerialLine) -> Command {
+        // With SMAP, Xen in TCG ends a paravirtual first domain when it is to bounce an exception to it.
+        let mut command = self.qemu(serial, &["-M", "q35"], "max,-smap,-smep", self.memory + XEN_MEMORY);
+        if let Some(xen) = &self.xen {
+            command.arg("-kernel").arg(xen.file());
+        }
+        let memory = self.memory >> 10;
+        command.args([
+            "-append",
+            &format!("console=com1 com1=115200,8n1 guest_loglvl=all dom0_mem={memory}K,max:{memory}K"),
+        ]);
+        let module = format!("{} {}", quoted(&self.image), self.cmdline.replace(',', ",,"));
+        command.args(["-initrd", module.trim_end()]);
+        self.add_devices(&mut command, Bus::Pci, &[BLOCK, NET, RNG]);
+        command
+    }
+
+    fn add_devices(&self, command: &mut Command, bus: Bus, devices: &[(&str, &str, &str)]) {
+        for (device, options, pci_options) in devices {
             let mut text = match bus {
                 Bus::Pci => format!("{device}-pci,disable-legacy=on{pci_options}"),
                 Bus::Mmio => format!("{device}-device"),
@@ -208,14 +232,13 @@ impl Machine {
             command.args(["-device", &text]);
         }
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", quoted(&self.socket()))]);
-        command
     }
 
     /// QEMU on a board, with the disk and the network that devices are to use.
-    fn qemu(&self, serial: SerialLine, board: &[&str], memory: u64) -> Command {
+    fn qemu(&self, serial: SerialLine, board: &[&str], cpu: &str, memory: u64) -> Command {
         let mut command = Command::new(QEMU);
         command.args(board);
-        command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
+        command.args(["-accel", "tcg", "-cpu", cpu, "-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-m", &format!("{}k", memory >> 10), "-smp", &self.cpus.to_string()]);
         command.args(match serial {
             SerialLine::Captured => ["-serial", "stdio"],
@@ -253,6 +276,7 @@ impl Machine {
         match (self.testbed, &self.inner) {
             (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), runs, &self.initrd()),
             (Testbed::HostInTcg, None) => Err(anyhow!("there is no inner Linux to boot")),
+            (Testbed::XenPv, _) if self.xen.is_none() => Err(anyhow!("there is no Xen to boot")),
             _ => Ok(()),
         }
     }
@@ -273,11 +297,17 @@ impl Machine {
     pub fn control(&self) -> Result<Control> {
         let protocol = match self.testbed {
             Testbed::Host | Testbed::HostInTcg => Protocol::Ringside,
-            Testbed::Qemu | Testbed::QemuMicrovm => Protocol::Qmp { memory: self.memory },
+            Testbed::Qemu | Testbed::QemuMicrovm | Testbed::XenPv => Protocol::Qmp { memory: self.memory },
         };
         Control::connect(&self.socket(), protocol)
     }
 }
+
+/// A device: its name without the bus, its options, and those on PCI only.
+const BLOCK: (&str, &str, &str) = ("virtio-blk", "drive=d0", "");
+const NET: (&str, &str, &str) = ("virtio-net", "netdev=n0", ",romfile=");
+const BALLOON: (&str, &str, &str) = ("virtio-balloon", "deflate-on-oom=on,free-page-reporting=on", "");
+const RNG: (&str, &str, &str) = ("virtio-rng", "", "");
 
 #[derive(Clone, Copy)]
 enum Bus {
@@ -451,6 +481,7 @@ mod tests {
             more: Vec::new(),
             ringside: "/ringside".into(),
             inner: None,
+            xen: None,
             folder: "/f".into(),
         }
     }
@@ -473,6 +504,19 @@ mod tests {
                 assert!(qemu.contains(part), "{part} is not in {qemu}");
             }
         }
+        let xen = words(Testbed::XenPv);
+        for part in [
+            "-cpu max,-smap,-smep",
+            "-m 655360k -smp 2",
+            "dom0_mem=131072K,max:131072K",
+            "-initrd /i tour",
+            "read-only=on,file=/a,,b",
+            "hostfwd=tcp:127.0.0.1:8000-:80",
+            "virtio-net-pci,disable-legacy=on,romfile=,netdev=n0",
+        ] {
+            assert!(xen.contains(part), "{part} is not in {xen}");
+        }
+        assert!(!xen.contains("balloon"), "the balloon is the hypervisor's own: {xen}");
         let outside = words(Testbed::HostInTcg);
         for part in
             ["-m 524288k -smp 2", "read-only=on,file=/a,,b", "hostfwd=tcp:127.0.0.1:8000-:80", "-initrd /f/initrd"]
@@ -487,9 +531,10 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_the_linux_that_it_needs_does_not_start() {
+    fn a_machine_without_the_linux_or_xen_that_it_needs_does_not_start() {
         let error = machine(Testbed::HostInTcg).start().unwrap_err().to_string();
         assert_eq!(error, "there is no inner Linux to boot");
+        assert_eq!(machine(Testbed::XenPv).start().unwrap_err().to_string(), "there is no Xen to boot");
     }
 
     #[test]

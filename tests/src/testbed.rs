@@ -1,5 +1,6 @@
 //! The hypervisors that a machine may have, and why one of them cannot be used here.
 
+use crate::package::PROGRAMS;
 use anyhow::{Context, Result, anyhow, bail};
 use kvm_ioctls::Kvm;
 use std::env;
@@ -18,6 +19,8 @@ pub enum Testbed {
     QemuMicrovm,
     /// Our host program on the KVM of a stock Linux, which runs on QEMU with a software CPU.
     HostInTcg,
+    /// The real Xen on QEMU with a software CPU; the image is its first domain, a paravirtual one.
+    XenPv,
 }
 
 /// What the machine's KVM is taken for.
@@ -31,7 +34,7 @@ pub enum KvmPolicy {
 
 impl Testbed {
     /// All of them, the preferred first.
-    pub const ALL: [Self; 4] = [Self::Host, Self::Qemu, Self::QemuMicrovm, Self::HostInTcg];
+    pub const ALL: [Self; 5] = [Self::Host, Self::Qemu, Self::QemuMicrovm, Self::HostInTcg, Self::XenPv];
 
     /// The word on the command line.
     pub const fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Testbed {
             Self::Qemu => "qemu",
             Self::QemuMicrovm => "qemu-microvm",
             Self::HostInTcg => "host-kvm-in-tcg",
+            Self::XenPv => "xen-pv",
         }
     }
 
@@ -50,6 +54,7 @@ impl Testbed {
             Self::Qemu => "QEMU q35, software CPU",
             Self::QemuMicrovm => "QEMU microvm, software CPU",
             Self::HostInTcg => "our host on the KVM (SVM) of a stock Linux in QEMU, software CPU",
+            Self::XenPv => "Xen in QEMU, software CPU; a paravirtual domain",
         }
     }
 
@@ -71,9 +76,8 @@ impl Testbed {
             Self::Qemu | Self::QemuMicrovm => {
                 find_program(QEMU).map(drop).ok_or_else(|| anyhow!("{QEMU} is not installed"))
             }
-            Self::HostInTcg => {
-                let needed = [QEMU, "apt-get", "apt-cache", "dpkg-deb"];
-                let missing = needed.into_iter().find(|program| find_program(program).is_none());
+            Self::HostInTcg | Self::XenPv => {
+                let missing = [QEMU].into_iter().chain(PROGRAMS).find(|program| find_program(program).is_none());
                 missing.map_or(Ok(()), |program| Err(anyhow!("{program} is not installed")))
             }
         }

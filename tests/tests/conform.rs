@@ -50,6 +50,7 @@ impl Bench {
             kvm: KvmPolicy::Absent,
             tap: None,
             inner: Err("there is none in this test".into()),
+            xen: Err("there is none in this test".into()),
         }
     }
 

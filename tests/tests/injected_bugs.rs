@@ -68,7 +68,8 @@ fn each_injected_bug_is_caught_by_its_check_and_none_without() {
     std::fs::create_dir(&files).unwrap();
     sample::write(&files, &disk).unwrap();
     let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
-    let setting = Setting { image, disk, ringside, base: folder.path().into(), kvm, tap: None, inner };
+    let xen = Err("bugs are injected into our host".into());
+    let setting = Setting { image, disk, ringside, base: folder.path().into(), kvm, tap: None, inner, xen };
 
     let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
     let mut absent = Vec::new();

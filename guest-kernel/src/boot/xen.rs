@@ -71,7 +71,8 @@ extern "sysv64" fn enter_kernel(start: *const StartInfo) -> ! {
         Ok(boot) => boot,
         Err(error) => {
             pvops::xen::log(format_args!("ringside: cannot run on this Xen: {error}\n"));
-            pvops::vmm::power_off(None);
+            // Without the board's tables nobody knows how to switch it off, and Xen would only halt: so it ends by a reset.
+            pvops::vmm::crash();
             pvops::cpu::park()
         }
     };

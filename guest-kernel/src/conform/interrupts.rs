@@ -82,6 +82,7 @@ fn spin_until(mut done: impl FnMut() -> bool) -> bool {
 }
 
 fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
+    lab.has("the local APIC's interrupt command")?;
     let (event, vector) = smp::vector()?;
     let here = pvops::smp::cpu();
     let mut before = irq::count_of(event);

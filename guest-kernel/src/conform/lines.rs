@@ -90,7 +90,8 @@ fn exactly(interrupts: u64) -> Verdict {
     equal("interrupts", interrupts, COUNT.load(SeqCst))
 }
 
-pub fn edge_interrupts_once(_: &Lab) -> Verdict {
+pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
+    lab.has("the serial port")?;
     looped(Trigger::Edge, only_count, || {
         for n in 1..=3 {
             set(DATA, b'e');
@@ -103,6 +104,7 @@ pub fn edge_interrupts_once(_: &Lab) -> Verdict {
 }
 
 pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
+    lab.has("the serial port")?;
     if lab.found.board_slots.is_some() {
         return Err(skip("the board's lines signal by edges"));
     }

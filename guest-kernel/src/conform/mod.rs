@@ -50,7 +50,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt::{Debug, Display};
 use device::Target;
-use pvops::detect::Surroundings;
+use pvops::detect::{Surroundings, World};
 use shared_abi::checks::{self, Check};
 use shared_abi::outside::{WORD, Wish};
 use shared_abi::report::{Kind, Outcome};
@@ -131,6 +131,17 @@ impl Lab {
             name: "",
             station: Cell::new(None),
             did: RefCell::new(None),
+        }
+    }
+
+    /// Whether the kernel has something of the machine that a paravirtual hypervisor keeps for itself.
+    ///
+    /// # Errors
+    /// Not applicable where it has not.
+    pub fn has(&self, what: &str) -> Verdict {
+        match self.found.world {
+            World::Native | World::Kvm => Ok(()),
+            World::Xen => Err(skip(format!("{what}: Xen keeps it for itself"))),
         }
     }
 

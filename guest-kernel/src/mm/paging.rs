@@ -154,7 +154,7 @@ pub unsafe fn unmap_frames(frames: &[u64]) {
 pub unsafe fn map_frames(frames: &[u64]) {
     let flags = Access::ReadWrite.flags();
     // SAFETY: per the contract.
-    unsafe { set_frames(frames, |frame| mmu::encode(frame * PAGE_SIZE as u64 | flags)) };
+    unsafe { set_frames(frames, |frame| mmu::encode((frame * PAGE_SIZE as u64) | flags)) };
 }
 
 unsafe fn set_frames(frames: &[u64], entry: impl Fn(u64) -> u64) {

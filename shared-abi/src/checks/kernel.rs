@@ -43,10 +43,10 @@ pub const PVOPS: &[Check] = &[
     ),
     row(
         "pvops/irq-save-tells-the-flag",
-        "save returns RFLAGS and clears IF",
+        "save returns the flags with interrupts on or off and turns them off",
         SDM_IF,
         "Save with interrupts on, save again",
-        "Bit 9 set, then clear",
+        "Bit 9 set, then clear; on Xen two that differ",
     ),
     row(
         "pvops/irq-disable-holds-interrupts",
@@ -72,13 +72,7 @@ pub const PVOPS: &[Check] = &[
     row("pvops/cr0-says-protected-and-paging", "CR0 tells the mode", SDM_CR, "Read it", "PE, WP and PG set"),
     row("pvops/cr0-write-reads-back", "CR0 keeps what is written", SDM_CR, "Flip TS, read, flip it back", "As written"),
     row("pvops/cr4-says-pae", "CR4 tells the mode", SDM_CR, "Read it", "PAE set"),
-    row(
-        "pvops/cr4-write-reads-back",
-        "CR4 keeps what is written",
-        SDM_CR,
-        "Flip PGE, read, flip it back",
-        "As written",
-    ),
+    row("pvops/cr4-write-reads-back", "CR4 keeps what is written", SDM_CR, "Flip DE, read, flip it back", "As written"),
     row(
         "pvops/cr2-tells-the-fault",
         "CR2 holds the address of the last page fault",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// All placeholders and what they stand for; docs/conformance.md has the same list.
-pub const PLACEHOLDERS: [(&str, &str); 13] = [
+pub const PLACEHOLDERS: [(&str, &str); 14] = [
     ("image", "the guest: an ELF file with a PVH entry"),
     ("cmdline", "words for the guest, which it needs to run the checks"),
     ("disk", "a raw disk that the guest may write to, made for this run"),
@@ -20,6 +20,7 @@ pub const PLACEHOLDERS: [(&str, &str); 13] = [
     ("control", "the path of a socket in it"),
     ("serial", "the path of the file or pipe that the serial line is written to"),
     ("ringside", "our host program"),
+    ("xen", "the newest Xen that the system's sources have, as a multiboot ELF file"),
 ];
 
 /// Why a text cannot be filled in.

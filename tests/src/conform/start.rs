@@ -7,6 +7,7 @@ use crate::inner::Inner;
 use crate::machine::{Access, Disk, Machine, Publish, Running};
 use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
 use crate::web;
+use crate::xen::Xen;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -40,6 +41,8 @@ pub struct Setting {
     pub tap: Option<String>,
     /// The stock Linux of `host-kvm-in-tcg`, or why there is none.
     pub inner: std::result::Result<Inner, String>,
+    /// The hypervisor of `{xen}`, or why there is none.
+    pub xen: std::result::Result<Xen, String>,
 }
 
 /// Looks whether a profile can run here; its program.
@@ -66,6 +69,9 @@ pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
         } else {
             ensure!(find_program(need).is_some(), "{need} is not installed");
         }
+    }
+    if profile.uses("xen") {
+        setting.xen.as_ref().map_err(|why| anyhow!("{why}"))?;
     }
     if profile.uses("tap") {
         ensure!(setting.tap.is_some(), "it wants a tap device, and there is no --tap");
@@ -141,6 +147,9 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
     if let Some(tap) = &setting.tap {
         values.insert("tap", tap.clone());
     }
+    if let Ok(xen) = &setting.xen {
+        values.insert("xen", path(&xen.file())?);
+    }
     if profile.uses("port") {
         values.insert("port", web::free_port()?.to_string());
     }
@@ -199,6 +208,7 @@ fn prepare_inner(
         more: profile.args.clone(),
         ringside: setting.ringside.clone(),
         inner: Some(setting.inner.clone().map_err(|why| anyhow!(why))?),
+        xen: None,
         folder: folder.into(),
     };
     machine.prepare_runs(runs)?;

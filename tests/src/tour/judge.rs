@@ -2,9 +2,10 @@
 
 use super::{DiskKnowledge, Guide};
 use crate::machine::Access;
+use crate::testbed::Testbed;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use shared_abi::report::Report;
-use shared_abi::tour::{DEFLATE, FILE, INFLATE, POWER_OFF, PVOPS, SECTORS, WEB, WORLD};
+use shared_abi::tour::{DEFLATE, FILE, INFLATE, INFLATE_PAGES, POWER_OFF, PVOPS, SECTORS, WEB, WORLD};
 
 impl Guide<'_> {
     /// Compares what the guest says with what we know.
@@ -27,6 +28,7 @@ impl Guide<'_> {
                 Ok(format!("{count} sectors from {first} written, flushed, read back, restored"))
             }
             WEB => self.judge_page(report),
+            INFLATE | DEFLATE if self.machine.testbed == Testbed::XenPv => judge_own_balloon(name, report),
             INFLATE | DEFLATE => self.judge_balloon(report),
             POWER_OFF => {
                 let failed = number(report, "failed")?;
@@ -70,6 +72,14 @@ impl Guide<'_> {
         let returned = host.returned_pages.map_or(String::new(), |pages| format!(", {pages} given back to the system"));
         Ok(format!("guest {pages} pages, host {} pages{returned}; guest has {free} KiB free", host.actual_pages))
     }
+}
+
+/// A balloon whose target the guest sets itself: it compares Xen's own count before and after, and fails if that differs.
+fn judge_own_balloon(name: &str, report: &Report<'_>) -> Result<String> {
+    let (pages, free) = (number(report, "pages")?, number(report, "free_kib")?);
+    let target = if name == INFLATE { u64::from(INFLATE_PAGES) } else { 0 };
+    ensure!(pages == target, "the guest's balloon has {pages} pages, the tour wants {target}");
+    Ok(format!("guest {pages} pages, which Xen counts too; guest has {free} KiB free"))
 }
 
 fn judge_pvops(report: &Report<'_>, unpatched: bool) -> Result<String> {

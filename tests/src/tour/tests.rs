@@ -33,6 +33,7 @@ fn verdict(lines: &[&str], status: u8, disk_after: &[u8]) -> Verdict {
         more: Vec::new(),
         ringside: path("host"),
         inner: None,
+        xen: None,
         folder: folder.path().into(),
     };
     let file = ExpectedFile { path: "README.TXT".into(), bytes: 9, crc32: 0xcbf4_3926 };

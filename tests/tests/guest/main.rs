@@ -1,11 +1,15 @@
 //! The guest, typed at and talked to: failures that are reported as they should be, memory that comes back from the balloon,
-//! answers on the wire. On QEMU's microvm, which needs no KVM. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`.
+//! answers on the wire. On QEMU's microvm, which needs no KVM, and on Xen in QEMU. `cargo xtask test` names the kernel in
+//! `RINGSIDE_KERNEL`, and the folder of a Xen in `RINGSIDE_XEN`.
 
 mod ping;
+mod xen;
 
 use ringside_tests::console::Event;
 use ringside_tests::machine::{Access, Disk, Machine, Publish, Running, run_folder};
 use ringside_tests::testbed::{KvmPolicy, Testbed};
+use ringside_tests::tour::DiskKnowledge;
+use ringside_tests::xen::Xen;
 use ringside_tests::{sample, web};
 use std::env;
 use std::fs;
@@ -14,6 +18,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What the shell says first.
+const PROMPT: &str = "type help for the commands";
 
 struct Guest {
     machine: Machine,
@@ -21,7 +27,53 @@ struct Guest {
     _folder: TempDir,
 }
 
-/// A guest at its prompt; `None`, said, where there is nothing to boot or nothing to boot on.
+/// A machine that can be started, with a copy of the sample disk.
+struct Ready {
+    machine: Machine,
+    disk: DiskKnowledge,
+    folder: TempDir,
+}
+
+/// Makes one; `None`, said, where there is nothing to boot or nothing to boot on.
+fn ready(test: &str, testbed: Testbed, memory_mib: u64, cmdline: &str) -> Option<Ready> {
+    let Some(kernel) = env::var_os("RINGSIDE_KERNEL") else {
+        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
+        return None;
+    };
+    if let Err(why) = testbed.available(KvmPolicy::Absent) {
+        eprintln!("SKIPPED {test}: {why}");
+        return None;
+    }
+    let xen = env::var_os("RINGSIDE_XEN").and_then(|folder| Xen::at(Path::new(&folder)));
+    if testbed == Testbed::XenPv && xen.is_none() {
+        eprintln!("SKIPPED {test}: RINGSIDE_XEN names no Xen; cargo xtask test does where the package can be fetched");
+        return None;
+    }
+    let folder = run_folder(&env::temp_dir()).unwrap();
+    let [image, original, path, files] =
+        ["guest.elf", "sample.img", "disk.img", "files"].map(|name| folder.path().join(name));
+    mkimage::image::write(Path::new(&kernel), "", None, &image).unwrap();
+    fs::create_dir(&files).unwrap();
+    let file = sample::write(&files, &original).unwrap();
+    fs::copy(&original, &path).unwrap();
+    let machine = Machine {
+        testbed,
+        image,
+        cmdline: cmdline.into(),
+        memory: memory_mib << 20,
+        cpus: 1,
+        disk: Disk { path, access: Access::ReadWrite },
+        publish: Publish { host: web::free_port().unwrap(), guest: 80 },
+        more: Vec::new(),
+        ringside: "ringside".into(),
+        inner: None,
+        xen,
+        folder: folder.path().into(),
+    };
+    Some(Ready { machine, disk: DiskKnowledge::Sample { file, original }, folder })
+}
+
+/// A guest at its prompt; `None` as for [`ready`].
 fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
     guest_with(test, memory_mib, "", |machine| machine.start())
 }
@@ -33,38 +85,15 @@ fn guest_with(
     cmdline: &str,
     start: impl FnOnce(&Machine) -> anyhow::Result<Running>,
 ) -> Option<Guest> {
-    let testbed = Testbed::QemuMicrovm;
-    let Some(kernel) = env::var_os("RINGSIDE_KERNEL") else {
-        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
-        return None;
-    };
-    if let Err(why) = testbed.available(KvmPolicy::Absent) {
-        eprintln!("SKIPPED {test}: {why}");
-        return None;
-    }
-    let folder = run_folder(&env::temp_dir()).unwrap();
-    let (image, disk) = (folder.path().join("guest.elf"), folder.path().join("disk.img"));
-    mkimage::image::write(Path::new(&kernel), "", None, &image).unwrap();
-    let files = folder.path().join("files");
-    fs::create_dir(&files).unwrap();
-    sample::write(&files, &disk).unwrap();
-    let machine = Machine {
-        testbed,
-        image,
-        cmdline: cmdline.into(),
-        memory: memory_mib << 20,
-        cpus: 1,
-        disk: Disk { path: disk, access: Access::ReadOnly },
-        publish: Publish { host: web::free_port().unwrap(), guest: 80 },
-        more: Vec::new(),
-        ringside: "ringside".into(),
-        inner: None,
-        folder: folder.path().into(),
-    };
-    let running = start(&machine).unwrap();
-    let mut guest = Guest { machine, running, _folder: folder };
-    guest.expect("type help for the commands");
+    let mut guest = started(ready(test, Testbed::QemuMicrovm, memory_mib, cmdline)?, start);
+    guest.expect(PROMPT);
     Some(guest)
+}
+
+fn started(ready: Ready, start: impl FnOnce(&Machine) -> anyhow::Result<Running>) -> Guest {
+    let Ready { machine, folder, .. } = ready;
+    let running = start(&machine).unwrap();
+    Guest { machine, running, _folder: folder }
 }
 
 impl Guest {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use ringside_tests::inner::{Inner, Linux};
 use ringside_tests::sample::{self, ExpectedFile};
 use ringside_tests::testbed::{KvmPolicy, Testbed};
+use ringside_tests::xen::Xen;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -26,6 +27,8 @@ pub(crate) struct Artifacts {
     pub(crate) file: ExpectedFile,
     /// The inner Linux of [`Testbed::HostInTcg`], or why there is none.
     pub(crate) inner: std::result::Result<Inner, String>,
+    /// The hypervisor of [`Testbed::XenPv`], or why there is none.
+    pub(crate) xen: std::result::Result<Xen, String>,
 }
 
 /// `cargo xtask build`.
@@ -46,25 +49,42 @@ pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
     let (image, disk) = (output.join("guest.elf"), output.join("sample.img"));
     mkimage::image::write(&kernel, "", None, &image).context("cannot make the image")?;
     let file = sample::write(&output.join("sample"), &disk).context("cannot make the sample disk")?;
-    let inner = Err("it was not built".into());
-    Ok(Artifacts { kernel, image, ringside, disk, file, inner })
+    let (inner, xen) = (Err("it was not built".into()), Err("it was not fetched".into()));
+    Ok(Artifacts { kernel, image, ringside, disk, file, inner, xen })
 }
 
 impl Artifacts {
+    /// Why a testbed lacks what it alone needs, after [`complete_for`](Self::complete_for).
+    pub(crate) fn lacks(&self, testbed: Testbed) -> Option<&str> {
+        match testbed {
+            Testbed::HostInTcg => self.inner.as_ref().err().map(String::as_str),
+            Testbed::XenPv => self.xen.as_ref().err().map(String::as_str),
+            Testbed::Host | Testbed::Qemu | Testbed::QemuMicrovm => None,
+        }
+    }
+
     /// Adds what the testbed alone needs. What the system does not have is told by the testbed's boots; what does not
     /// build is an error.
     pub(crate) fn complete_for(&mut self, testbed: Testbed) -> Result<()> {
-        if testbed != Testbed::HostInTcg {
-            return Ok(());
+        let available = || testbed.available(KvmPolicy::Use).and_then(|()| workspace::output());
+        let mut say = |text: &str| ui::say(text);
+        match testbed {
+            Testbed::HostInTcg => {
+                let linux = available().and_then(|output| {
+                    Linux::fetch(&output.join("inner"), &mut say).context("cannot get a stock kernel")
+                });
+                self.inner = match linux {
+                    Ok(linux) => Ok(build_inner(linux)?),
+                    Err(error) => Err(format!("{error:#}")),
+                };
+            }
+            Testbed::XenPv => {
+                let xen = available()
+                    .and_then(|output| Xen::fetch(&output.join("xen"), &mut say).context("cannot get a Xen"));
+                self.xen = xen.map_err(|error| format!("{error:#}"));
+            }
+            Testbed::Host | Testbed::Qemu | Testbed::QemuMicrovm => {}
         }
-        let linux = testbed.available(KvmPolicy::Use).and_then(|()| {
-            let cache = workspace::output()?.join("inner");
-            Linux::fetch(&cache, &mut |text| ui::say(text)).context("cannot get a stock kernel")
-        });
-        self.inner = match linux {
-            Ok(linux) => Ok(build_inner(linux)?),
-            Err(error) => Err(format!("{error:#}")),
-        };
         Ok(())
     }
 }

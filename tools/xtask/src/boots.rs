@@ -2,7 +2,7 @@
 
 use crate::artifacts::Artifacts;
 use crate::workspace;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ringside_tests::machine::{Access, Disk, Machine, Publish, run_folder};
 use ringside_tests::testbed::Testbed;
 use ringside_tests::tour::DiskKnowledge;
@@ -47,10 +47,9 @@ impl<'a> Wishes<'a> {
 
 /// Prepares a boot: its own copy of the sample disk, its own port, its own folder for sockets.
 pub(crate) fn prepare(artifacts: &Artifacts, wishes: Wishes<'_>) -> Result<Boot> {
-    let inner = match wishes.testbed {
-        Testbed::HostInTcg => Some(artifacts.inner.clone().map_err(|why| anyhow!(why))?),
-        _ => None,
-    };
+    if let Some(why) = artifacts.lacks(wishes.testbed) {
+        bail!("{why}");
+    }
     let folder = run_folder(&workspace::output()?)?;
     let (disk, knowledge) = match wishes.disk {
         Some(disk) => (disk, DiskKnowledge::Users),
@@ -81,7 +80,8 @@ pub(crate) fn prepare(artifacts: &Artifacts, wishes: Wishes<'_>) -> Result<Boot>
         publish,
         more: Vec::new(),
         ringside: artifacts.ringside.clone(),
-        inner,
+        inner: artifacts.inner.clone().ok(),
+        xen: artifacts.xen.clone().ok(),
         folder: folder.path().into(),
     };
     Ok(Boot { machine, disk: knowledge, _folder: folder })

@@ -47,8 +47,11 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
     if columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(|profile| profile.program == HOST_IN_TCG)) {
         artifacts.complete_for(Testbed::HostInTcg)?;
     }
+    if columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(|profile| profile.uses("xen"))) {
+        artifacts.complete_for(Testbed::XenPv)?;
+    }
     let interrupted = boots::interruption()?;
-    let Artifacts { image, disk, ringside, inner, .. } = artifacts;
+    let Artifacts { image, disk, ringside, inner, xen, .. } = artifacts;
     let setting = Setting {
         image,
         disk,
@@ -57,6 +60,7 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
         kvm: common.kvm(),
         tap: options.tap.clone(),
         inner,
+        xen,
     };
     ui::say(&format!("{} checks on every testbed", chosen.len()));
     let testbeds = run_all(&columns, &setting, &catalogue, &patterns, &interrupted);

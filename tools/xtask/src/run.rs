@@ -57,7 +57,7 @@ fn stay_in_shell(boot: &Boot, interrupted: &AtomicBool) -> Result<ExitCode> {
     ui::say(&format!("the guest's port {} is at http://127.0.0.1:{}/", publish.guest, publish.host));
     ui::say(match machine.testbed {
         Testbed::Host => "poweroff in the shell ends the machine",
-        Testbed::Qemu | Testbed::QemuMicrovm | Testbed::HostInTcg => {
+        Testbed::Qemu | Testbed::QemuMicrovm | Testbed::HostInTcg | Testbed::XenPv => {
             "poweroff in the shell ends the machine, and so does Ctrl-A x"
         }
     });

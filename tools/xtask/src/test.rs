@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use ringside_tests::inner::Inner;
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use ringside_tests::tour::{self, Silent, Verdict};
+use ringside_tests::xen::Xen;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -42,6 +43,7 @@ struct Programs<'a> {
     /// Only where our host can run, on this machine's KVM or in the inner Linux.
     with_bugs: Option<&'a Path>,
     inner: Option<&'a Inner>,
+    xen: Option<&'a Xen>,
 }
 
 /// How a boot went.
@@ -63,7 +65,8 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     let inner = artifacts.inner.as_ref().ok();
     let has_host = inner.is_some() || Testbed::Host.available(common.kvm()).is_ok();
     let with_bugs = if has_host { Some(artifacts::build_host_with_bugs()?) } else { None };
-    let programs = Programs { kernel: &artifacts.kernel, with_bugs: with_bugs.as_deref(), inner };
+    let (kernel, xen) = (&*artifacts.kernel, artifacts.xen.as_ref().ok());
+    let programs = Programs { kernel, with_bugs: with_bugs.as_deref(), inner, xen };
     let (units, notes) = run_cargo_tests(programs, common.kvm(), &interrupted)?;
     let boots = run_boots(&artifacts, common.kvm(), &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
@@ -89,6 +92,9 @@ fn run_cargo_tests(
     }
     if let Some(inner) = programs.inner {
         command.env("RINGSIDE_INNER_LINUX", inner.linux.folder()).env("RINGSIDE_INNER_INIT", &inner.init);
+    }
+    if let Some(xen) = programs.xen {
+        command.env("RINGSIDE_XEN", xen.folder());
     }
     command.env("RINGSIDE_KERNEL", programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
@@ -155,10 +161,9 @@ fn print_output_of(log: &str, test: &str) {
 /// Every variant on every testbed, a few at a time; by variant and testbed.
 fn run_boots(artifacts: &Artifacts, kvm: KvmPolicy, interrupted: &AtomicBool) -> Result<Vec<Vec<Ended>>> {
     ui::say("booting the image on every testbed");
-    let absences = Testbed::ALL.map(|testbed| match (testbed.available(kvm), &artifacts.inner) {
-        (Err(error), _) => Some(format!("{error:#}")),
-        (Ok(()), Err(why)) if testbed == Testbed::HostInTcg => Some(why.clone()),
-        (Ok(()), _) => None,
+    let absences = Testbed::ALL.map(|testbed| match testbed.available(kvm) {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(()) => artifacts.lacks(testbed).map(str::to_owned),
     });
     let jobs: Vec<(usize, usize)> = (0..VARIANTS.len())
         .flat_map(|variant| (0..Testbed::ALL.len()).map(move |testbed| (variant, testbed)))

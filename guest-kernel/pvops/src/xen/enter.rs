@@ -146,7 +146,7 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
         build.table(first_table + table, |index| {
             let pfn = table * ENTRIES + index;
             let flags = if read_only(pfn) { data & !(WRITE | DIRTY) } else { data };
-            if pfn < frames { build.machine(pfn) * PAGE | flags } else { 0 }
+            if pfn < frames { (build.machine(pfn) * PAGE) | flags } else { 0 }
         })?;
     }
     let above = PRESENT | WRITE | ACCESSED;
@@ -154,13 +154,13 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
     for directory in 0..directories {
         build.table(first_directory + directory, |index| {
             let table = directory * ENTRIES + index;
-            if table < leaf_tables { build.machine(first_table + table) * PAGE | above } else { 0 }
+            if table < leaf_tables { (build.machine(first_table + table) * PAGE) | above } else { 0 }
         })?;
     }
     let top = first_directory + directories;
     let first = direct_map as u64 >> 30 & (ENTRIES - 1);
     build.table(top, |index| match index.checked_sub(first) {
-        Some(directory) if directory < directories => build.machine(first_directory + directory) * PAGE | above,
+        Some(directory) if directory < directories => (build.machine(first_directory + directory) * PAGE) | above,
         _ => 0,
     })?;
     // SAFETY: the page is the scratch page no more; nothing else is there.
@@ -168,7 +168,9 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
     let root = build.machine(pfn_of(info.pt_base)) * PAGE;
     let slot = (direct_map as u64 >> 39 & (ENTRIES - 1)) * 8;
     // SAFETY: nothing is mapped there yet.
-    unsafe { hypercall::mmu_update(&[MmuUpdate { address: root + slot, value: build.machine(top) * PAGE | above }])? };
+    unsafe {
+        hypercall::mmu_update(&[MmuUpdate { address: root + slot, value: (build.machine(top) * PAGE) | above }])?
+    };
 
     let direct = |pfn: u64| direct_map + (pfn * PAGE) as usize;
     // SAFETY: the frames are free, and mapped now.
@@ -236,7 +238,7 @@ impl Build {
 
     /// Fills a frame with entries.
     fn table(&self, pfn: u64, entry: impl Fn(u64) -> u64) -> Result<(), Refused> {
-        let mapping = self.machine(pfn) * PAGE | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
+        let mapping = (self.machine(pfn) * PAGE) | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
         // SAFETY: the scratch page is nobody else's, and the frame is free.
         unsafe {
             update_va_mapping(self.scratch, mapping, uvmf::INVLPG_LOCAL)?;

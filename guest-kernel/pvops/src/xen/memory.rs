@@ -245,19 +245,19 @@ extern "sysv64" fn encode_entry(entry: u64) -> u64 {
     // A frame that the domain has given away cannot be mapped.
     let Some(mfn) = machine_frame(pfn) else { return 0 };
     let flags = entry & !FRAME & if is_table(pfn) { !WRITE } else { !0 };
-    mfn * PAGE_SIZE as u64 | flags
+    (mfn * PAGE_SIZE as u64) | flags
 }
 
 extern "sysv64" fn decode_entry(entry: u64) -> u64 {
     if entry & PRESENT == 0 || entry & UNCACHED != 0 {
         return entry;
     }
-    physical_frame((entry & FRAME) / PAGE_SIZE as u64) * PAGE_SIZE as u64 | entry & !FRAME
+    (physical_frame((entry & FRAME) / PAGE_SIZE as u64) * PAGE_SIZE as u64) | entry & !FRAME
 }
 
 fn map_direct(pfn: u64, flags: u64) {
     let address = DIRECT.load(Relaxed) + pfn as usize * PAGE_SIZE;
-    let entry = encode_entry(pfn * PAGE_SIZE as u64 | PRESENT | NO_EXECUTE | flags);
+    let entry = encode_entry((pfn * PAGE_SIZE as u64) | PRESENT | NO_EXECUTE | flags);
     // SAFETY: the frame is mapped there already; only the rights change.
     unsafe { hypercall::update_va_mapping(address, entry, uvmf::INVLPG_LOCAL) }.unwrap_or_else(|refused| refused.end());
 }

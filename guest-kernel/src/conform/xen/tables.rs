@@ -93,8 +93,8 @@ fn update(updates: &[MmuUpdate]) -> Result<(), Refused> {
 
 /// An entry that maps a frame, differently for each index.
 fn mapping(frame: &Frame, index: usize) -> u64 {
-    let more = if index % 3 == 0 { mmu::DIRTY } else { 0 };
-    frame.machine() * PAGE_SIZE as u64 | READ_ONLY | more
+    let more = if index.is_multiple_of(3) { mmu::DIRTY } else { 0 };
+    (frame.machine() * PAGE_SIZE as u64) | READ_ONLY | more
 }
 
 fn fill_one_by_one(table: &Table, page: &Frame) {
@@ -141,7 +141,7 @@ pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
     let (page, table) = (Frame::new()?, Table::new()?);
     let good = mapping(&page, 1);
     // The table itself, writable.
-    let bad = table.0.machine() * PAGE_SIZE as u64 | READ_ONLY | WRITE;
+    let bad = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
     let list = [table.0.update(0, good), table.0.update(1, bad), table.0.update(2, good)];
     let result = update(&list);
     holds(result.is_err(), "a list with a bad update", "an error", "none")?;
@@ -176,7 +176,7 @@ pub fn table_refuses_writes(lab: &Lab) -> Verdict {
 pub fn pinned_frame_stays_a_table(lab: &Lab) -> Verdict {
     here(lab)?;
     let table = Table::new()?;
-    let entry = table.0.machine() * PAGE_SIZE as u64 | READ_ONLY | WRITE;
+    let entry = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
     // SAFETY: a page of the check's own.
     let result = unsafe { hypercall::update_va_mapping(table.0.address(), entry, 0) };
     holds(result.is_err(), "a writable mapping of a pinned table", "refused", "made")
@@ -196,7 +196,7 @@ pub fn bad_table_is_not_pinned(lab: &Lab) -> Verdict {
     let frame = Frame::new()?;
     // It maps itself writable.
     // SAFETY: the frame is the check's own.
-    unsafe { (frame.address() as *mut u64).write_volatile(frame.machine() * PAGE_SIZE as u64 | READ_ONLY | WRITE) };
+    unsafe { (frame.address() as *mut u64).write_volatile((frame.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE) };
     // SAFETY: as above.
     unsafe { mmu::adopt_table(frame.0, 1) };
     let result = pin(&frame, mmuext::PIN_L1_TABLE);
@@ -216,8 +216,8 @@ pub fn base_pointer_must_be_a_table(lab: &Lab) -> Verdict {
 pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
     here(lab)?;
     let (first, second) = (Frame::new()?, Frame::new()?);
-    let own = mmu::encode(first.0 * PAGE_SIZE as u64 | READ_ONLY | WRITE | mmu::DIRTY);
-    let other = mmu::encode(second.0 * PAGE_SIZE as u64 | READ_ONLY);
+    let own = mmu::encode((first.0 * PAGE_SIZE as u64) | READ_ONLY | WRITE | mmu::DIRTY);
+    let other = mmu::encode((second.0 * PAGE_SIZE as u64) | READ_ONLY);
     // SAFETY: both frames are the check's own, and both are mapped as before when it ends.
     let saw = unsafe {
         (first.address() as *mut u64).write_volatile(1);
