@@ -131,17 +131,17 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn prepare(common: &'a Common) -> Result<Self> {
         let setup = setup::ensure(common)?;
-        Ok(Self { common, artifacts: artifacts::build(&setup)?, interrupted: boots::interruption()? })
+        let mut artifacts = artifacts::build(&setup)?;
+        WORLDS.into_iter().try_for_each(|testbed| artifacts.complete_for(testbed))?;
+        Ok(Self { common, artifacts, interrupted: boots::interruption()? })
     }
 
     /// The worlds that can be booted here.
     fn testbeds(&self) -> impl Iterator<Item = Testbed> {
-        WORLDS.into_iter().filter(|testbed| match testbed.available(self.common.kvm()) {
-            Ok(()) => true,
-            Err(why) => {
-                ui::warn(&format!("{testbed} skipped, because {why:#}"));
-                false
-            }
+        WORLDS.into_iter().filter(|&testbed| {
+            let lacks = self.artifacts.lacks(testbed).map(str::to_owned);
+            let why = lacks.or_else(|| testbed.available(self.common.kvm()).err().map(|why| format!("{why:#}")));
+            why.inspect(|why| ui::warn(&format!("{testbed} skipped, because {why}"))).is_none()
         })
     }
 
