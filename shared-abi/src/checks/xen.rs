@@ -205,14 +205,14 @@ pub const CHECKS: &[Check] = &[
     row(
         "xen/batch-of-512-costs-two-hypercalls-at-most",
         "A batch is collected",
-        "Ringside docs/patching.md, Batches",
+        "Ringside docs/worlds.md, Batches",
         "Count the hypercalls of 512 set_pte in a batch",
         "2 or fewer",
     ),
     row(
         "xen/single-updates-cost-one-each",
         "Without a batch each update is made at once",
-        "Ringside docs/patching.md, Batches",
+        "Ringside docs/worlds.md, Batches",
         "Count the hypercalls of 512 set_pte",
         "512",
     ),
