@@ -88,6 +88,9 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     let clock = time::init(&found);
     println!("time: {clock}");
     bench::run(cmdline);
+    if let Some(order) = conform::hostile::Order::from_cmdline(cmdline) {
+        conform::hostile::start(found, cmdline, order);
+    }
     if let Some(filter) = conform::Filter::from_cmdline(cmdline) {
         conform::start(found, cmdline, filter);
     }

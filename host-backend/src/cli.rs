@@ -38,8 +38,9 @@ struct Run {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(config::CPUS_MAX)))]
     cpus: u32,
-    /// Raw disk image, may be given several times; ro: read only, serial=TEXT: its serial number
-    #[arg(long = "disk", value_name = "PATH[,ro][,serial=TEXT]")]
+    /// Raw disk image, may be given several times; ro: read only, queues=N: queues for requests,
+    /// serial=TEXT: its serial number
+    #[arg(long = "disk", value_name = "PATH[,ro][,queues=N][,serial=TEXT]")]
     disks: Vec<Disk>,
     /// Network card: tap=NAME, passt (started and ended with the VM), stream=SOCKET (any peer of QEMU's stream framing)
     /// or none; mac=ADDRESS may follow

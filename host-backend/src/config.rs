@@ -8,6 +8,9 @@ pub const CPUS_MAX: u32 = 64;
 /// Longest serial number of a disk.
 pub const SERIAL_MAX: usize = shared_abi::virtio::blk::ID_LEN;
 
+/// Most queues of a disk.
+pub const QUEUES_MAX: u16 = 16;
+
 /// One VM.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,6 +64,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// What the guest may do.
     pub access: DiskAccess,
+    /// Queues for requests.
+    pub queues: u16,
     /// Its serial number; otherwise the end of the file's name.
     pub serial: Option<String>,
 }
@@ -152,15 +157,21 @@ impl FromStr for Disk {
         if path.is_empty() {
             return bad("the path is missing");
         }
-        let mut disk = Self { path: path.into(), access: DiskAccess::ReadWrite, serial: None };
+        let mut disk = Self { path: path.into(), access: DiskAccess::ReadWrite, queues: 1, serial: None };
         for option in parts {
             match option.split_once('=') {
                 None if option == "ro" => disk.access = DiskAccess::ReadOnly,
                 Some(("serial", serial)) if serial.is_empty() || serial.len() > SERIAL_MAX || !serial.is_ascii() => {
                     return bad(format!("serial takes 1 to {SERIAL_MAX} ASCII characters"));
                 }
+                Some(("queues", count)) => match count.parse() {
+                    Ok(count @ 1..=QUEUES_MAX) => disk.queues = count,
+                    _ => return bad(format!("queues takes a number from 1 to {QUEUES_MAX}")),
+                },
                 Some(("serial", serial)) => disk.serial = Some(serial.into()),
-                _ => return bad(format!("\"{option}\" is no option of a disk: there are ro and serial=TEXT")),
+                _ => {
+                    return bad(format!("\"{option}\" is no option of a disk: there are ro, queues=N and serial=TEXT"));
+                }
             }
         }
         Ok(disk)
@@ -258,8 +269,12 @@ mod tests {
     fn disks_have_options() {
         let disk: Disk = "a/b.img,ro,serial=tour".parse().unwrap();
         assert_eq!((disk.access, disk.serial.as_deref()), (DiskAccess::ReadOnly, Some("tour")));
-        assert_eq!("x".parse::<Disk>().unwrap().access, DiskAccess::ReadWrite);
-        for wrong in ["", ",ro", "x,rw", "x,serial=", "x,serial=123456789012345678901"] {
+        let disk: Disk = "x".parse().unwrap();
+        assert_eq!((disk.access, disk.queues), (DiskAccess::ReadWrite, 1));
+        assert_eq!("x,queues=4".parse::<Disk>().unwrap().queues, 4);
+        for wrong in
+            ["", ",ro", "x,rw", "x,queues=0", "x,queues=17", "x,queues=", "x,serial=", "x,serial=123456789012345678901"]
+        {
             assert!(wrong.parse::<Disk>().is_err(), "{wrong}");
         }
     }

@@ -124,6 +124,7 @@ fn a_disk_locked_by_another_process_is_told() {
     let disk = host_backend::config::Disk {
         path: image.clone(),
         access: host_backend::config::DiskAccess::ReadWrite,
+        queues: 1,
         serial: None,
     };
     // The lock belongs to the open file, so this process is as good as any other.

@@ -13,6 +13,7 @@ pub mod kvm;
 pub mod outside;
 pub mod pvh;
 pub mod report;
+pub mod station;
 pub mod tour;
 pub mod virtio;
 pub mod xen;

@@ -64,6 +64,26 @@ words! {
     }
 }
 
+words! {
+    /// What a machine has made of a driver that breaks the rules, worst last: the field `verdict` of a check of the group
+    /// `hostile`. The guest tells the first three; a guest that is gone tells nothing, so the last is the harness's to say.
+    Handling {
+        /// The device served on, without a reset.
+        Handled = "handled",
+        /// It said no, by a status or by asking for a reset or by falling silent, and served on, after a reset at the latest.
+        Rejected = "rejected",
+        /// It, or another device, answers no well-formed request any more.
+        Wedged = "wedged",
+        /// The virtual machine or its hypervisor has ended, or says nothing any more.
+        Crashed = "crashed",
+    }
+}
+
+impl Handling {
+    /// The field's name.
+    pub const FIELD: &'static str = "verdict";
+}
+
 /// Starts a report line on `out`. Finish it with [`LineWriter::end`].
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use crate::package::{Package, Wanted, bytes_of, find, output};
 use anyhow::{Context, Result, anyhow, ensure};
-use inner_init::{ARGUMENTS, IMAGE, MODULES, RINGSIDE};
+use inner_init::{ARGUMENTS, IMAGE, MODULES, RINGSIDE, RUNS};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,8 +74,9 @@ impl Inner {
     ///
     /// # Errors
     /// When something cannot be read or written.
-    pub fn pack(&self, image: &Path, arguments: &[String], initrd: &Path) -> Result<()> {
-        ensure!(arguments.iter().all(|argument| !argument.contains('\n')), "an argument has more than one line");
+    pub fn pack(&self, image: &Path, arguments: &[String], runs: &[String], initrd: &Path) -> Result<()> {
+        let mut lines = arguments.iter().chain(runs);
+        ensure!(lines.all(|line| !line.contains('\n')), "an argument has more than one line");
         let scratch = tempfile::tempdir().context("cannot create a folder")?;
         let root = scratch.path();
         for folder in [MODULES, "dev", "proc", "tmp"] {
@@ -90,6 +91,9 @@ impl Inner {
             fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         fs::write(root.join(ARGUMENTS), arguments.join("\n"))?;
+        if !runs.is_empty() {
+            fs::write(root.join(RUNS), runs.join("\n"))?;
+        }
         let archive = mkimage::initrd::load(root).context("cannot pack the initrd")?;
         fs::write(initrd, archive).with_context(|| format!("cannot write {}", initrd.display()))
     }
@@ -179,11 +183,13 @@ mod tests {
             fs::write(path(name), name).unwrap();
         }
         let inner = Inner { linux: Linux { folder: path("linux") }, init: path("i"), ringside: path("r") };
-        inner.pack(&path("g"), &["run".into(), "a b".into()], &path("initrd")).unwrap();
+        inner.pack(&path("g"), &["run".into(), "a b".into()], &["c d".into()], &path("initrd")).unwrap();
         let archive = String::from_utf8_lossy(&fs::read(path("initrd")).unwrap()).into_owned();
-        for text in ["init", "modules/01-kvm.ko", "modules/02-kvm-amd.ko", RINGSIDE, IMAGE, ARGUMENTS, "run\na b"] {
+        for text in
+            ["init", "modules/01-kvm.ko", "modules/02-kvm-amd.ko", RINGSIDE, IMAGE, ARGUMENTS, "run\na b", RUNS, "c d"]
+        {
             assert!(archive.contains(text), "{text}");
         }
-        assert!(inner.pack(&path("g"), &["two\nlines".into()], &path("initrd")).is_err());
+        assert!(inner.pack(&path("g"), &["two\nlines".into()], &[], &path("initrd")).is_err());
     }
 }

@@ -8,7 +8,7 @@ use crate::inner::Inner;
 use crate::testbed::{QEMU, Testbed};
 use crate::xen::Xen;
 use anyhow::{Context, Result, anyhow};
-use inner_init::{CONTROL, DISK, IMAGE, NETWORK};
+use inner_init::{CONTROL, DISK, IMAGE, NETWORK, peak_memory};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -126,6 +126,20 @@ impl Machine {
         }
     }
 
+    /// The same on QEMU, captured, with its network card on a socket that listens, in QEMU's stream framing.
+    pub fn command_on_wire(&self, socket: &Path) -> Command {
+        let usual = self.command(SerialLine::Captured);
+        let mut command = Command::new(usual.get_program());
+        for arg in usual.get_args() {
+            if arg.to_string_lossy().starts_with("user,id=n0") {
+                command.arg(format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", quoted(socket)));
+            } else {
+                command.arg(arg);
+            }
+        }
+        command
+    }
+
     fn ringside_command(&self) -> Command {
         let mut command = Command::new(&self.ringside);
         command.arg("run").arg("--kernel").arg(&self.image).args(self.sizes());
@@ -139,7 +153,8 @@ impl Machine {
     fn inner_arguments(&self) -> Vec<String> {
         let mut arguments = vec!["run".into(), "--kernel".into(), format!("/{IMAGE}")];
         arguments.extend(self.sizes());
-        arguments.extend(["--disk".into(), self.disk_argument(OsStr::new(DISK)).to_string_lossy().into_owned()]);
+        arguments
+            .extend(["--disk".into(), format!("{},queues=4", self.disk_argument(OsStr::new(DISK)).to_string_lossy())]);
         arguments.extend(["--net".into(), format!("stream={NETWORK}"), "--balloon".into(), "--rng".into()]);
         arguments.extend(["--control".into(), CONTROL.into()]);
         arguments.extend(self.more.iter().cloned());
@@ -250,8 +265,16 @@ impl Machine {
     /// # Errors
     /// When they cannot be written.
     pub fn prepare(&self) -> Result<()> {
+        self.prepare_runs(&[])
+    }
+
+    /// The same; on [`Testbed::HostInTcg`] the host program runs once for each of these command lines, if there are any.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_runs(&self, runs: &[String]) -> Result<()> {
         match (self.testbed, &self.inner) {
-            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), &self.initrd()),
+            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), runs, &self.initrd()),
             (Testbed::HostInTcg, None) => Err(anyhow!("there is no inner Linux to boot")),
             (Testbed::XenPv, _) if self.xen.is_none() => Err(anyhow!("there is no Xen to boot")),
             _ => Ok(()),
@@ -303,6 +326,7 @@ pub struct Running {
     child: Child,
     stderr: Option<Receiver<String>>,
     stopped: bool,
+    peak_memory: Option<u64>,
     /// The guest's console.
     pub console: Console,
 }
@@ -331,7 +355,7 @@ impl Running {
             // The process must not wait for us to read on.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
         });
-        Ok(Self { child, stderr: Some(receiver), stopped: false, console: Console::new(stdout) })
+        Ok(Self { child, stderr: Some(receiver), stopped: false, peak_memory: None, console: Console::new(stdout) })
     }
 
     /// Types a line on the guest's console.
@@ -363,7 +387,7 @@ impl Running {
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for the process")? {
+            if let Some(status) = self.try_wait().context("cannot wait for the process")? {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
@@ -376,7 +400,17 @@ impl Running {
 
     /// Its status, once it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.try_wait().ok().flatten()
+    }
+
+    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.peak_memory = self.peak_memory.or_else(|| peak_memory(&self.child));
+        self.child.try_wait()
+    }
+
+    /// The most memory in bytes that it, or a process that it started, had at a time: known once it has ended by itself.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.peak_memory
     }
 
     /// What it wrote to its error output. Ends it if it still runs.
@@ -491,7 +525,7 @@ mod tests {
         }
         let inside = machine(Testbed::HostInTcg).inner_arguments().join(" ");
         assert!(
-            inside.contains("--cmdline tour --mem 131072K --cpus 2 --disk /dev/nvme0n1,ro --net stream="),
+            inside.contains("--cmdline tour --mem 131072K --cpus 2 --disk /dev/nvme0n1,ro,queues=4 --net stream="),
             "{inside}"
         );
     }

@@ -25,3 +25,21 @@ fn every_dependency_has_its_line_in_the_table_and_every_line_its_dependency() {
     assert!(named.len() > 20, "the manifest was understood: {named:?}");
     assert_eq!(named, told);
 }
+
+#[test]
+fn every_clause_with_a_number_is_a_section_of_virtio_1_4() {
+    let sections: BTreeSet<&str> =
+        include_str!("virtio-1.4-sections.txt").lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(sections.len() > 300, "{} sections", sections.len());
+    let mut cited = 0;
+    for check in shared_abi::checks::iter() {
+        for clause in check.clause.split("; ").filter(|clause| clause.starts_with(|c: char| c.is_ascii_digit())) {
+            // The data sheet of the 82093AA is no section.
+            if clause.split(' ').next().is_some_and(|number| number.contains('.')) {
+                assert!(sections.contains(clause), "{}: {clause:?} is no section", check.name);
+                cited += 1;
+            }
+        }
+    }
+    assert!(cited > 100, "only {cited} clauses were looked at");
+}

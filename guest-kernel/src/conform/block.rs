@@ -2,7 +2,7 @@
 
 use super::disk::{Answer, Disk, UNWRITTEN, scratch};
 use super::raw::{Buf, Dir, Link, link};
-use super::{End, Lab, Row, Verdict, equal, holds, ranges, skip};
+use super::{End, Lab, Row, Verdict, equal, holds, queues, ranges, skip};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -89,9 +89,18 @@ pub const ROWS: &[Row] = &[
     }),
     ("block/zeroes-then-write-keeps-the-write", ranges::zeroes_then_write),
     ("block/read-only-disk-refuses-writes", read_only_disk_refuses_writes),
+    ("block/read-only-disk-refuses-ranges", read_only_disk_refuses_ranges),
+    ("block/read-only-disk-serves-the-rest", read_only_disk_serves_the_rest),
     ("block/writeback-reads-as-written", writeback_reads_as_written),
     ("block/each-queue-answers", each_queue_answers),
     ("block/seg-max-segments-are-taken", seg_max_segments_are_taken),
+    ("block/queues-serve-at-once", queues::serve_at_once),
+    ("block/queues-answer-where-asked", queues::answer_where_asked),
+    ("block/long-queue-holds-no-other-up", queues::long_queue_holds_no_other_up),
+    ("block/flush-among-requests-in-flight", flush_among_requests),
+    ("block/requests-not-offered-are-unsupported", not_offered_is_unsupported),
+    ("block/discard-of-most-ranges", |lab| ranges::most(lab, ranges::Most::Discard)),
+    ("block/write-zeroes-of-most-ranges", |lab| ranges::most(lab, ranges::Most::Zeroes)),
 ];
 
 pub const OK: u8 = RequestStatus::OK.0;
@@ -356,10 +365,42 @@ fn goes_on_after_errors(lab: &Lab) -> Verdict {
 }
 
 fn read_only_disk_refuses_writes(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_with(lab, Features::RO)?;
+    let mut disk = Disk::start_read_only(lab)?;
+    let (before, data) = (disk.sectors(1)?, disk.sectors(1)?);
+    disk.read(0, &before)?;
+    data.pattern(0x31);
+    equal("status", IOERR, disk.request(RequestType::OUT, 0, &[link(&data, Dir::Out)])?.status)?;
+    disk.read(0, &data)?;
+    equal("sector as it was", true, before.bytes() == data.bytes())
+}
+
+fn read_only_disk_refuses_ranges(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start_read_only(lab)?;
+    let (before, after) = (disk.sectors(1)?, disk.sectors(1)?);
+    disk.read(0, &before)?;
+    let range = disk.dev.buffer(16)?;
+    range.write32(8, 1);
+    for kind in [RequestType::DISCARD, RequestType::WRITE_ZEROES] {
+        let status = disk.request(kind, 0, &[link(&range, Dir::Out)])?.status;
+        // To ignore a discard is to do it.
+        let sound = kind == RequestType::DISCARD || status == IOERR;
+        holds(sound || status == UNSUPP, &format!("status of type {}", kind.0), "1 or 2", status)?;
+    }
+    disk.read(0, &after)?;
+    equal("sector as it was", true, before.bytes() == after.bytes())
+}
+
+fn read_only_disk_serves_the_rest(lab: &Lab) -> Verdict {
+    let mut disk = Disk::start_read_only(lab)?;
     let data = disk.sectors(1)?;
     disk.read(0, &data)?;
-    equal("status", IOERR, disk.request(RequestType::OUT, 0, &[link(&data, Dir::Out)])?.status)
+    disk.read(disk.capacity - 1, &data)?;
+    let id = disk.dev.buffer(ID_LEN)?;
+    equal("status of GET_ID", OK, disk.request(RequestType::GET_ID, 0, &[link(&id, Dir::In)])?.status)?;
+    if disk.dev.has(Features::FLUSH.bits()) {
+        equal("status of a flush", OK, disk.request(RequestType::FLUSH, 0, &[])?.status)?;
+    }
+    disk.dev.healthy()
 }
 
 fn writeback_reads_as_written(lab: &Lab) -> Verdict {
@@ -394,12 +435,57 @@ fn each_queue_answers(lab: &Lab) -> Verdict {
 
 fn seg_max_segments_are_taken(lab: &Lab) -> Verdict {
     let mut disk = Disk::start(lab, Features::SEG_MAX.bits(), 256)?;
-    if !disk.dev.has(Features::SEG_MAX.bits()) {
-        return Err(skip("the disk does not offer SEG_MAX"));
-    }
+    disk.dev.needs(Features::SEG_MAX)?;
     let most = field(&disk, offset_of!(Config, seg_max), 4) as usize;
     let count = most.min(usize::from(disk.queue.size) - 2).min(disk.capacity as usize);
     let data = disk.sectors(count)?;
     let links: Vec<Link> = (0..count).map(|n| link(&data.part(n * SECTOR_SIZE, SECTOR_SIZE), Dir::In)).collect();
     equal(&format!("status with {count} buffers"), OK, disk.request(RequestType::IN, 0, &links)?.status)
+}
+
+fn flush_among_requests(lab: &Lab) -> Verdict {
+    scratch(lab, Features::FLUSH, 8, |disk, first| {
+        let data = disk.sectors(8)?;
+        data.pattern(0x2b);
+        for n in 0..9u16 {
+            // Four writes, a flush, four writes.
+            let sector = usize::from(n - u16::from(n > 4)) % 8;
+            let part = data.part(sector * SECTOR_SIZE, SECTOR_SIZE);
+            let links = match n {
+                4 => disk.links(n, RequestType::FLUSH, 0, &[]),
+                _ => disk.links(n, RequestType::OUT, first + sector as u64, &[link(&part, Dir::Out)]),
+            };
+            let head = disk.queue.chain(3 * n, &links);
+            disk.queue.offer(head);
+        }
+        disk.queue.publish();
+        disk.queue.notify(&disk.dev);
+        disk.queue.skip(9)?;
+        (0..9).try_for_each(|n| equal(&format!("status of request {n}"), OK, disk.status_of(n)))?;
+        data.fill(0);
+        disk.read(first, &data)?;
+        equal("first byte that is not as written", None, data.differs(0x2b))
+    })
+}
+
+fn not_offered_is_unsupported(lab: &Lab) -> Verdict {
+    const LIFETIME: RequestType = RequestType(10);
+    const SECURE_ERASE: RequestType = RequestType(14);
+    let mut disk = Disk::start(lab, 0, 8)?;
+    let data = disk.dev.buffer(64)?;
+    let mut tried = false;
+    for (feature, kind, dir) in [
+        (Features::DISCARD, RequestType::DISCARD, Dir::Out),
+        (Features::WRITE_ZEROES, RequestType::WRITE_ZEROES, Dir::Out),
+        (Features::LIFETIME, LIFETIME, Dir::In),
+        (Features::SECURE_ERASE, SECURE_ERASE, Dir::Out),
+    ] {
+        if disk.dev.offered & feature.bits() == 0 {
+            let part = data.part(0, if dir == Dir::Out { 16 } else { 64 });
+            let status = disk.request(kind, 0, &[link(&part, dir)])?.status;
+            equal(&format!("status of type {}", kind.0), UNSUPP, status)?;
+            tried = true;
+        }
+    }
+    if tried { Ok(()) } else { Err(skip("the disk offers all requests")) }
 }

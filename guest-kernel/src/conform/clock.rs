@@ -34,10 +34,14 @@ impl Quota {
     pub fn fill(&self, lab: &Lab, what: &str, mut once: impl FnMut() -> Verdict) -> Verdict {
         // Looking at the clock may cost more than what is done.
         const BETWEEN_LOOKS: u32 = 64;
+        // A run without patching is a second one, which only looks whether it is the same.
+        const UNPATCHED_SHARE: u64 = 5;
+        let unpatched = crate::patches().count(None) > 0;
+        let time = if unpatched { self.time / UNPATCHED_SHARE } else { self.time };
         let start = time::now();
         let mut done = 0;
         while done < self.wanted {
-            if done >= self.needed && done.is_multiple_of(BETWEEN_LOOKS) && time::now() - start > self.time {
+            if done >= self.needed && done.is_multiple_of(BETWEEN_LOOKS) && time::now() - start > time {
                 break;
             }
             once()?;

@@ -2,7 +2,7 @@
 
 use super::raw::{Buf, Pages, Queue, wait_until};
 use super::registers::{Layout, Regs};
-use super::{End, error, fail};
+use super::{End, Verdict, error, fail, skip};
 use crate::devices::{Interrupts, Place};
 use crate::platform::pci::VECTORS;
 use crate::trap::irq;
@@ -10,6 +10,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use bitflags::Flags;
 use core::cell::RefCell;
 use pvops::event::Trigger;
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status, ring};
@@ -54,6 +55,11 @@ impl Target {
         self.regs.set_status(0);
         wait_until(RESET_PATIENCE, || self.regs.status() == 0)
     }
+}
+
+/// Those of the features that are not among `bits`.
+fn difference<F: Flags<Bits = u64>>(features: &F, bits: u64) -> F {
+    F::from_bits_retain(features.bits() & !bits)
 }
 
 /// A device from reset to reset.
@@ -106,6 +112,19 @@ impl<'a> Dev<'a> {
 
     pub fn has(&self, feature: u64) -> bool {
         self.features & feature == feature
+    }
+
+    /// Goes on only with these features negotiated.
+    ///
+    /// # Errors
+    /// Not applicable when the device does not offer them.
+    pub fn needs(&self, features: impl Flags<Bits = u64>) -> Verdict {
+        let missing = difference(&features, self.features);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = missing.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(" ");
+        Err(skip(format!("the {} device does not offer {names}", self.target.device_type.name())))
     }
 
     /// Sets a queue up, as large as the device and `size` allow.

@@ -1,6 +1,6 @@
 //! A block device in the hands of the checks: requests whose parts can be laid out in any way.
 
-use super::device::Dev;
+use super::device::{Dev, Target};
 use super::raw::{Buf, Dir, Link, Queue, Used, link};
 use super::{End, Lab, Verdict, equal, error, fail, skip};
 use alloc::vec::Vec;
@@ -42,7 +42,22 @@ impl<'a> Disk<'a> {
     /// # Errors
     /// Not applicable without a disk.
     pub fn start_on(lab: &'a Lab, features: u64, size: u16, queue: u16) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::BLOCK)?, features)?;
+        Self::open(lab.device(DeviceType::BLOCK)?, features, size, queue)
+    }
+
+    /// Starts the first one that is read-only.
+    ///
+    /// # Errors
+    /// Not applicable without one.
+    pub fn start_read_only(lab: &'a Lab) -> Result<Self, End> {
+        let Some(target) = lab.targets.iter().find(|target| is_read_only(target)) else {
+            return Err(skip("no block device offers RO"));
+        };
+        Self::open(target, (Features::RO | Features::FLUSH).bits(), 16, 0)
+    }
+
+    fn open(target: &'a Target, features: u64, size: u16, queue: u16) -> Result<Self, End> {
+        let dev = Dev::with_features(target, features)?;
         let queue = dev.queue(queue, size)?;
         dev.start();
         let headers = dev.buffer(usize::from(SLOTS) * 16)?;
@@ -57,11 +72,8 @@ impl<'a> Disk<'a> {
     /// Not applicable without them.
     pub fn start_with(lab: &'a Lab, features: Features) -> Result<Self, End> {
         let disk = Self::start(lab, features.bits(), 64)?;
-        if disk.dev.has(features.bits()) {
-            return Ok(disk);
-        }
-        let names = features.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(" ");
-        Err(skip(format_args!("the disk does not offer {names}")))
+        disk.dev.needs(features)?;
+        Ok(disk)
     }
 
     /// Writes a header.
@@ -143,6 +155,11 @@ impl<'a> Disk<'a> {
     pub fn sectors(&self, count: usize) -> Result<Buf, End> {
         self.dev.buffer(count * SECTOR_SIZE)
     }
+}
+
+/// Whether a device is a disk that nobody may write to.
+pub fn is_read_only(target: &Target) -> bool {
+    target.device_type == DeviceType::BLOCK && Dev::new(target).is_ok_and(|dev| dev.offered & Features::RO.bits() != 0)
 }
 
 /// Runs a check that writes to the last sectors of the disk, and puts back what was there.

@@ -5,11 +5,16 @@
 //! Each starts and ends with a reset, and waits with bounds, so that none takes later ones down.
 
 mod block;
+mod card;
+mod chains;
 mod clock;
 mod console;
+mod control;
 mod device;
 mod disk;
 mod eoi;
+mod frames;
+pub mod hostile;
 mod inflate;
 mod interrupts;
 mod kernel;
@@ -17,9 +22,13 @@ mod kvm;
 mod lines;
 mod mmio;
 mod net;
+mod offload;
 mod outside;
+mod packet;
 mod pci;
 mod queue;
+mod queue_reset;
+mod queues;
 mod ranges;
 mod raw;
 mod registers;
@@ -38,7 +47,7 @@ use crate::task::Executor;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::{Surroundings, World};
@@ -97,6 +106,8 @@ pub struct Lab {
     wishes: &'static str,
     /// The check that runs.
     pub name: &'static str,
+    /// Whether a station echoes frames, once that was tried.
+    pub station: Cell<Option<bool>>,
     /// What it says of how it was done, for the evidence.
     did: RefCell<Option<String>>,
 }
@@ -111,7 +122,16 @@ impl Lab {
                 Err(why) => log::error!("{} at {location}: {why}", device_type.name()),
             }
         }
-        Self { targets, found, wishes: cmdline.value(WORD).unwrap_or(""), name: "", did: RefCell::new(None) }
+        // The checks that write take the first disk.
+        targets.sort_by_key(disk::is_read_only);
+        Self {
+            targets,
+            found,
+            wishes: cmdline.value(WORD).unwrap_or(""),
+            name: "",
+            station: Cell::new(None),
+            did: RefCell::new(None),
+        }
     }
 
     /// Whether the kernel has something of the machine that a paravirtual hypervisor keeps for itself.
@@ -125,7 +145,7 @@ impl Lab {
         }
     }
 
-    /// Says how much was done, where that depends on the machine.
+    /// Says how much was done where that depends on the machine, and what was seen although it breaks no rule.
     pub fn did(&self, what: impl Display) {
         self.did.replace(Some(what.to_string()));
     }
@@ -171,9 +191,13 @@ const GROUPS: &[(&[Check], &[Row])] = &[
     (checks::mmio::CHECKS, mmio::ROWS),
     (checks::pci::CHECKS, pci::ROWS),
     (checks::queue::CHECKS, queue::ROWS),
+    (checks::queue_reset::CHECKS, queue_reset::ROWS),
     (checks::block::CHECKS, block::ROWS),
     (checks::rng::CHECKS, rng::ROWS),
     (checks::net::NET, net::NET),
+    (checks::frames::CHECKS, frames::ROWS),
+    (checks::offload::CHECKS, offload::ROWS),
+    (checks::control::CHECKS, control::ROWS),
     (checks::console::CHECKS, console::ROWS),
     (checks::balloon::CHECKS, inflate::ROWS),
     (checks::outside::CHECKS, outside::ROWS),

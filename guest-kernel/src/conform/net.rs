@@ -1,15 +1,13 @@
-//! The network card. What is received is a DHCP server's answer: user networking has one.
+//! The network card. What is received is a DHCP server's answer, which user networking has, or the echo
+//! of the question where a station is the other end.
 
-use super::device::Dev;
-use super::raw::{Buf, Dir, Queue, link, wait_until};
+use super::card::{ATTEMPTS, BUFFER, Card, FILL, HEADER, PATIENCE};
+use super::raw::{Buf, Dir, link, wait_until};
 use super::{End, Lab, Row, Verdict, equal, holds, skip};
 use alloc::vec;
 use alloc::vec::Vec;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::net::{
-    ETHERNET_HEADER, FRAME_MAX, Features, GSO_NONE, HDR_DATA_VALID, Header, RECEIVE_QUEUE, STATUS_LINK_UP,
-    TRANSMIT_QUEUE,
-};
+use shared_abi::station;
+use shared_abi::virtio::net::{ETHERNET_HEADER, FRAME_MAX, Features, GSO_NONE, HDR_DATA_VALID, STATUS_LINK_UP};
 
 pub const NET: &[Row] = &[
     ("net/mac-is-unicast", |lab| {
@@ -51,51 +49,16 @@ pub const NET: &[Row] = &[
     ("net/mergeable-buffers-are-counted", mergeable),
 ];
 
-const HEADER: usize = size_of::<Header>();
-/// Bytes of a receive buffer, and what it is filled with.
-const BUFFER: usize = 2048;
-const FILL: u8 = 0xa5;
 const TRANSACTION: u32 = 0x5249_4e47;
-/// How long an answer is waited for, and how often the request is sent.
-const PATIENCE: u64 = 1_000_000_000;
-const ATTEMPTS: u32 = 3;
 
-struct Card<'a> {
-    dev: Dev<'a>,
-    receive: Queue,
-    transmit: Queue,
-}
-
-impl<'a> Card<'a> {
-    fn start(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::NET)?, (features | Features::MAC).bits())?;
-        if !dev.has(features.bits()) {
-            return Err(skip("the card does not offer it"));
-        }
-        let (receive, transmit) = (dev.queue(RECEIVE_QUEUE, 16)?, dev.queue(TRANSMIT_QUEUE, 16)?);
-        dev.start();
-        Ok(Self { dev, receive, transmit })
-    }
-
-    fn mac(&self) -> [u8; 6] {
-        core::array::from_fn(|at| self.dev.regs().config_read(at, 1) as u8)
-    }
-
-    /// A broadcast frame of a protocol for experiments, behind its header.
+impl Card<'_> {
+    /// A frame of a protocol for experiments, behind its header, for nobody: an echo would be in the way of later checks.
     fn frame(&self, len: usize) -> Result<Buf, End> {
         let buf = self.dev.buffer(HEADER + len)?;
-        buf.part(HEADER, 6).fill(0xff);
+        buf.part(HEADER, 6).put(&[2, 0, 0, 0, 0, 0xfe]);
         buf.part(HEADER + 6, 6).put(&self.mac());
-        buf.part(HEADER + 12, 2).put(&[0x88, 0xb5]);
+        buf.part(HEADER + 12, 2).put(&station::PROTOCOL);
         Ok(buf)
-    }
-
-    /// Sends what is in a buffer.
-    fn send(&mut self, buf: &Buf) -> Verdict {
-        let head = self.transmit.chain(0, &[link(buf, Dir::Out)]);
-        self.transmit.send(&self.dev, head);
-        equal("used length", 0, self.transmit.wait()?.len)?;
-        self.dev.healthy()
     }
 
     fn discover(&mut self) -> Verdict {
@@ -103,19 +66,6 @@ impl<'a> Card<'a> {
         let buf = self.dev.buffer(HEADER + frame.len())?;
         buf.part(HEADER, frame.len()).put(&frame);
         self.send(&buf)
-    }
-
-    /// Offers receive buffers, parts of one.
-    fn offer(&mut self, len: usize, count: u16) -> Result<Buf, End> {
-        let buf = self.dev.buffer(len * usize::from(count))?;
-        buf.fill(FILL);
-        for n in 0..count {
-            let head = self.receive.chain(n, &[link(&buf.part(usize::from(n) * len, len), Dir::In)]);
-            self.receive.offer(head);
-        }
-        self.receive.publish();
-        self.receive.notify(&self.dev);
-        Ok(buf)
     }
 
     /// Asks until the answer is there, taking other frames on the way; the buffer and its used length.
@@ -233,8 +183,12 @@ fn discover(mac: [u8; 6]) -> Vec<u8> {
     frame
 }
 
+/// An answer of a server, or our own request from a station that echoes.
 fn is_reply(buf: &Buf) -> bool {
     const UDP: usize = HEADER + ETHERNET_HEADER + 20;
     let bootp = buf.part(UDP + 8, 8).bytes();
-    buf.part(UDP, 4).bytes() == [0, 67, 0, 68] && bootp[0] == 2 && bootp[4..8] == TRANSACTION.to_be_bytes()
+    let ports = buf.part(UDP, 4).bytes();
+    let answer = ports == [0, 67, 0, 68] && bootp[0] == 2;
+    let echo = ports == [0, 68, 0, 67] && buf.part(HEADER + 6, 6).bytes() == station::MAC;
+    (answer || echo) && bootp[4..8] == TRANSACTION.to_be_bytes()
 }

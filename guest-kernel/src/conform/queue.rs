@@ -1,38 +1,40 @@
-//! The split virtqueue: shapes of chains, order, wrap-around. `suppress.rs` has notifications in both directions.
+//! The split virtqueue: used elements, order, sizes, resets. `chains.rs` has the shapes of chains, `suppress.rs`
+//! notifications in both directions.
 
+use super::chains::{self, Shape, plain, shape};
 use super::device::Dev;
 use super::disk::{Disk, scratch};
-use super::raw::{Buf, Dir, Link, link, wait_until, write_descriptor, write_indirect};
+use super::raw::{Dir, link, wait_until};
 use super::rng::Rng;
-use super::{End, Lab, Row, Verdict, equal, error, fail, holds, skip, suppress};
+use super::{Lab, Row, Verdict, equal, error, fail, holds, skip, suppress};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::CommonFeatures;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
-use shared_abi::virtio::ring::{self, DescriptorFlags};
+use shared_abi::virtio::ring;
 
 pub const ROWS: &[Row] = &[
-    ("queue/one-descriptor", one_descriptor),
+    ("queue/one-descriptor", chains::one_descriptor),
     ("queue/three-descriptors", |lab| {
         shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
     }),
     ("queue/descriptors-in-descending-order", |lab| {
         shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain_at(&[6, 3, 1], &links)))
     }),
-    ("queue/header-in-two-parts", |lab| shape(lab, |disk, data| divided_header(disk, data, 2))),
-    ("queue/header-in-sixteen-parts", |lab| shape(lab, |disk, data| divided_header(disk, data, 16))),
-    ("queue/status-behind-data", status_behind_data),
-    ("queue/header-before-data", header_before_data),
-    ("queue/many-small-parts", many_small_parts),
-    ("queue/parts-of-odd-sizes-at-odd-addresses", odd_parts),
-    ("queue/part-across-a-page-boundary", across_a_page),
-    ("queue/longest-chain", |lab| longest(lab, Shape::Direct)),
-    ("queue/indirect-chain", |lab| indirect_shape(lab, &[0, 1, 2])),
-    ("queue/indirect-table-of-one", indirect_table_of_one),
-    ("queue/indirect-table-out-of-order", |lab| indirect_shape(lab, &[0, 3, 1])),
-    ("queue/longest-indirect-chain", |lab| longest(lab, Shape::Indirect)),
-    ("queue/indirect-and-direct-mixed", indirect_and_direct_mixed),
+    ("queue/header-in-two-parts", |lab| shape(lab, |disk, data| chains::divided_header(disk, data, 2))),
+    ("queue/header-in-sixteen-parts", |lab| shape(lab, |disk, data| chains::divided_header(disk, data, 16))),
+    ("queue/status-behind-data", chains::status_behind_data),
+    ("queue/header-before-data", chains::header_before_data),
+    ("queue/many-small-parts", chains::many_small_parts),
+    ("queue/parts-of-odd-sizes-at-odd-addresses", chains::odd_parts),
+    ("queue/part-across-a-page-boundary", chains::across_a_page),
+    ("queue/longest-chain", |lab| chains::longest(lab, Shape::Direct)),
+    ("queue/indirect-chain", |lab| chains::indirect_shape(lab, &[0, 1, 2])),
+    ("queue/indirect-table-of-one", chains::indirect_table_of_one),
+    ("queue/indirect-table-out-of-order", |lab| chains::indirect_shape(lab, &[0, 3, 1])),
+    ("queue/longest-indirect-chain", |lab| chains::longest(lab, Shape::Indirect)),
+    ("queue/indirect-and-direct-mixed", chains::indirect_and_direct_mixed),
     ("queue/used-length-of-a-read", used_length_of_a_read),
     ("queue/used-length-of-a-write", used_length_of_a_write),
     ("queue/used-id-is-the-head", used_id_is_the_head),
@@ -62,202 +64,13 @@ pub const ROWS: &[Row] = &[
     ("queue/event-index-overrules-the-flag", suppress::event_index_overrules_the_flag),
     ("queue/idle-device-asks-for-notifications", suppress::idle_device_asks),
     ("queue/idle-device-moves-avail-event", suppress::idle_device_moves_avail_event),
+    ("queue/direct-then-indirect", chains::direct_then_indirect),
+    ("queue/write-flag-of-a-table-is-ignored", chains::write_flag_of_a_table),
+    ("queue/zero-length-part-is-survived", chains::zero_length_part),
+    ("queue/in-order-is-kept", in_order),
 ];
 
 const OK: u8 = RequestStatus::OK.0;
-const INDIRECT: u64 = CommonFeatures::INDIRECT_DESC.bits();
-
-fn one_descriptor(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
-    let buf = rng.dev.buffer(16)?;
-    rng.fill(&buf).map(drop)
-}
-
-fn plain(disk: &mut Disk<'_>, data: &Buf) -> Result<Vec<Link>, End> {
-    Ok(disk.links(0, RequestType::IN, 0, &[link(data, Dir::In)]))
-}
-
-/// Reads sector 0 plainly and by a chain of another shape; `build` writes it and returns its head.
-fn shape(lab: &Lab, build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>) -> Verdict {
-    shape_with(lab, 0, 0, build)
-}
-
-/// The same with a feature, and with the data at an offset in its pages.
-fn shape_with(
-    lab: &Lab,
-    features: u64,
-    offset: usize,
-    build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>,
-) -> Verdict {
-    let mut disk = Disk::start(lab, features, 64)?;
-    if !disk.dev.has(features) {
-        return Err(skip("the disk does not offer indirect descriptors"));
-    }
-    let expected = disk.sectors(1)?;
-    disk.read(0, &expected)?;
-    let data = disk.dev.buffer(offset + SECTOR_SIZE + 16)?.part(offset, SECTOR_SIZE);
-    data.fill(0x5a);
-    let head = build(&mut disk, &data)?;
-    let answer = disk.run(head)?;
-    equal("status", OK, answer.status)?;
-    equal("data as from a plain read", true, expected.bytes() == data.bytes())?;
-    disk.dev.healthy()
-}
-
-fn divided_header(disk: &mut Disk<'_>, data: &Buf, parts: usize) -> Result<u16, End> {
-    let header = disk.header(0, RequestType::IN, 0);
-    let size = 16 / parts;
-    let mut links: Vec<Link> = (0..parts).map(|n| link(&header.part(n * size, size), Dir::Out)).collect();
-    links.extend([link(data, Dir::In), link(&disk.status(0), Dir::In)]);
-    Ok(disk.queue.chain(0, &links))
-}
-
-fn status_behind_data(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 64)?;
-    let expected = disk.sectors(1)?;
-    disk.read(0, &expected)?;
-    let data = disk.dev.buffer(SECTOR_SIZE + 1)?;
-    data.fill(0x5a);
-    let header = link(&disk.header(0, RequestType::IN, 0), Dir::Out);
-    let head = disk.queue.chain(0, &[header, link(&data, Dir::In)]);
-    let used = disk.run(head)?.used;
-    equal("status", OK, data.read8(SECTOR_SIZE))?;
-    equal("used length", 513, used.len)?;
-    equal("data as from a plain read", true, expected.bytes() == data.part(0, SECTOR_SIZE).bytes())
-}
-
-fn header_before_data(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, sector| {
-        let message = disk.dev.buffer(16 + SECTOR_SIZE)?;
-        message.pattern(3);
-        message.write32(0, RequestType::OUT.0);
-        message.write32(4, 0);
-        message.write64(8, sector);
-        let status = link(&disk.status(0), Dir::In);
-        let head = disk.queue.chain(0, &[link(&message, Dir::Out), status]);
-        equal("status", OK, disk.run(head)?.status)?;
-        let back = disk.sectors(1)?;
-        disk.read(sector, &back)?;
-        equal("data as written", true, back.bytes() == message.part(16, SECTOR_SIZE).bytes())
-    })
-}
-
-fn many_small_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, 0, 0, |disk, data| {
-        let mut parts = 32;
-        if disk.dev.offered & Features::SEG_MAX.bits() != 0 {
-            parts = parts.min(disk.dev.regs().config_read(12, 4).max(1) as usize);
-        }
-        while !SECTOR_SIZE.is_multiple_of(parts) || parts + 2 > usize::from(disk.queue.size) {
-            parts -= 1;
-        }
-        let size = SECTOR_SIZE / parts;
-        let links: Vec<Link> = (0..parts).map(|n| link(&data.part(n * size, size), Dir::In)).collect();
-        let links = disk.links(0, RequestType::IN, 0, &links);
-        Ok(disk.queue.chain(0, &links))
-    })
-}
-
-fn odd_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, 0, 1, |disk, data| {
-        let mut at = 0;
-        let links: Vec<Link> = [1, 3, 127, 381]
-            .into_iter()
-            .map(|len| {
-                at += len;
-                link(&data.part(at - len, len), Dir::In)
-            })
-            .collect();
-        let links = disk.links(0, RequestType::IN, 0, &links);
-        Ok(disk.queue.chain(0, &links))
-    })
-}
-
-fn across_a_page(lab: &Lab) -> Verdict {
-    shape_with(lab, 0, 4096 - 100, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Direct,
-    Indirect,
-}
-
-fn longest(lab: &Lab, shape: Shape) -> Verdict {
-    let mut rng = Rng::start(lab, if shape == Shape::Indirect { INDIRECT } else { 0 }, 256)?;
-    if shape == Shape::Indirect && !rng.dev.has(INDIRECT) {
-        return Err(skip("the device does not offer indirect descriptors"));
-    }
-    let count = rng.queue.size;
-    let data = rng.dev.buffer(count.into())?;
-    let links: Vec<Link> = (0..count).map(|n| link(&data.part(n.into(), 1), Dir::In)).collect();
-    let head = if shape == Shape::Indirect {
-        let table = rng.dev.buffer(usize::from(count) * 16)?;
-        write_indirect(&table, &links);
-        rng.queue.indirect(0, &table, count)
-    } else {
-        rng.queue.chain(0, &links)
-    };
-    rng.queue.send(&rng.dev, head);
-    let used = rng.queue.wait()?;
-    holds((1..=u32::from(count)).contains(&used.len), "used length", format!("1 to {count}"), used.len)?;
-    rng.dev.healthy()
-}
-
-fn indirect_shape(lab: &Lab, places: &'static [u16]) -> Verdict {
-    shape_with(lab, INDIRECT, 0, |disk, data| {
-        let table = disk.dev.buffer(4 * 16)?;
-        for (n, (address, len, dir)) in plain(disk, data)?.into_iter().enumerate() {
-            let next = places.get(n + 1).copied();
-            let mut flags = if dir == Dir::In { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
-            flags.set(DescriptorFlags::NEXT, next.is_some());
-            write_descriptor(&table, places[n], address, len, flags, next.unwrap_or(0));
-        }
-        Ok(disk.queue.indirect(5, &table, places.iter().max().map_or(1, |last| last + 1)))
-    })
-}
-
-fn indirect_table_of_one(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, INDIRECT, 8)?;
-    if !rng.dev.has(INDIRECT) {
-        return Err(skip("the device does not offer indirect descriptors"));
-    }
-    let (data, table) = (rng.dev.buffer(16)?, rng.dev.buffer(16)?);
-    write_indirect(&table, &[link(&data, Dir::In)]);
-    let head = rng.queue.indirect(2, &table, 1);
-    rng.queue.send(&rng.dev, head);
-    let used = rng.queue.wait()?;
-    equal("id of the used element", 2, used.id)?;
-    holds((1..=16).contains(&used.len), "used length", "1 to 16", used.len)
-}
-
-fn indirect_and_direct_mixed(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, INDIRECT, 64)?;
-    if !disk.dev.has(INDIRECT) {
-        return Err(skip("the disk does not offer indirect descriptors"));
-    }
-    let (data, tables) = (disk.sectors(8)?, disk.dev.buffer(8 * 64)?);
-    for n in 0..8u16 {
-        let at = usize::from(n);
-        let sector = data.part(at * SECTOR_SIZE, SECTOR_SIZE);
-        let links = disk.links(n, RequestType::IN, 0, &[link(&sector, Dir::In)]);
-        let head = if n % 2 == 0 {
-            let table = tables.part(at * 64, 48);
-            write_indirect(&table, &links);
-            disk.queue.indirect(3 * n, &table, 3)
-        } else {
-            disk.queue.chain(3 * n, &links)
-        };
-        disk.queue.offer(head);
-    }
-    disk.queue.publish();
-    disk.queue.notify(&disk.dev);
-    disk.queue.skip(8)?;
-    for n in 0..8 {
-        equal(&format!("status of request {n}"), OK, disk.status_of(n))?;
-    }
-    Ok(())
-}
 
 fn used_length_of_a_read(lab: &Lab) -> Verdict {
     let mut disk = Disk::start(lab, 0, 8)?;
@@ -477,4 +290,48 @@ fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
     disk.read(0, &all.part(64, SECTOR_SIZE))?;
     equal("first byte changed before the buffer", None, all.part(0, 64).first_not(0xa5))?;
     equal("first byte changed behind the buffer", None, all.part(64 + SECTOR_SIZE, 64).first_not(0xa5))
+}
+
+fn in_order(lab: &Lab) -> Verdict {
+    const COUNTS: [usize; 5] = [64, 1, 32, 1, 8];
+    let mut disk = Disk::start(lab, CommonFeatures::IN_ORDER.bits(), 16)?;
+    disk.dev.needs(CommonFeatures::IN_ORDER)?;
+    let size = disk.queue.size;
+    if disk.capacity < 64 || size < 15 {
+        return Err(skip("the disk or its queue is too small"));
+    }
+    let data = disk.sectors(COUNTS.iter().sum())?;
+    let mut next = 0;
+    for _ in 0..6 {
+        let mut heads = Vec::new();
+        let mut at = 0;
+        for (slot, count) in (0..).zip(COUNTS) {
+            let part = data.part(at * SECTOR_SIZE, count * SECTOR_SIZE);
+            at += count;
+            let links = disk.links(slot, RequestType::IN, 0, &[link(&part, Dir::In)]);
+            // Descriptors in ring order, round and round.
+            let places: Vec<u16> = (next..next + 3).map(|place| place % size).collect();
+            next = (next + 3) % size;
+            let head = disk.queue.chain_at(&places, &links);
+            disk.queue.offer(head);
+            heads.push(u32::from(head));
+        }
+        disk.queue.publish();
+        disk.queue.notify(&disk.dev);
+        disk.queue.wait_for(5)?;
+        // The device may write one element for a batch, in the slot of the first of it: the id is that of the last.
+        let mut done = 0;
+        while done < heads.len() {
+            let Some(used) = disk.queue.take() else { break };
+            let Some(behind) = heads[done..].iter().position(|&head| head == used.id) else {
+                return Err(fail("id of a used element", format_args!("one of {:?}", &heads[done..]), used.id));
+            };
+            for _ in 0..behind {
+                disk.queue.take();
+            }
+            done += behind + 1;
+        }
+        (0..5).try_for_each(|slot| equal(&format!("status of request {slot}"), OK, disk.status_of(slot)))?;
+    }
+    disk.dev.healthy()
 }

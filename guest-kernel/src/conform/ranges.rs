@@ -4,6 +4,8 @@ use super::block::{OK, UNSUPP};
 use super::disk::{Disk, UNWRITTEN, scratch};
 use super::raw::{Dir, link};
 use super::{End, Lab, Verdict, equal, holds, skip};
+use alloc::format;
+use alloc::vec::Vec;
 use core::mem::offset_of;
 use shared_abi::virtio::blk::{Config, Features, RequestType, SECTOR_SIZE, Segment};
 
@@ -150,5 +152,38 @@ pub fn zeroes_then_write(lab: &Lab) -> Verdict {
         data.fill(0);
         disk.read(first, &data)?;
         equal("first byte that is not as written", None, data.differs(0x21))
+    })
+}
+
+/// Which request is made with as many ranges as its limit says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Most {
+    Discard,
+    Zeroes,
+}
+
+/// Every second sector, up to the limit of ranges (and sixteen of them).
+pub fn most(lab: &Lab, most: Most) -> Verdict {
+    let ((feature, kind, flags), limit) = match most {
+        Most::Discard => (DISCARD, offset_of!(Config, max_discard_seg)),
+        Most::Zeroes => (ZEROES, offset_of!(Config, max_write_zeroes_seg)),
+    };
+    scratch(lab, feature, 32, |disk, first| {
+        let count = u64::from(disk.dev.regs().config_read(limit, 4).min(16));
+        let (data, expected) = (disk.sectors(32)?, disk.sectors(32)?);
+        expected.pattern(0x79);
+        disk.write(first, &expected)?;
+        let segments: Vec<_> = (0..count).map(|n| (first + 2 * n, 1, flags)).collect();
+        equal("status", OK, ranges(disk, kind, &segments)?)?;
+        disk.read(first, &data)?;
+        for n in 0..32 {
+            let part = |buf: &super::raw::Buf| buf.part(n * SECTOR_SIZE, SECTOR_SIZE);
+            if n % 2 == 1 || n as u64 >= 2 * count {
+                equal(&format!("sector {n} as it was"), true, part(&data).bytes() == part(&expected).bytes())?;
+            } else if most == Most::Zeroes {
+                equal(&format!("first byte of sector {n} that is not zero"), None, part(&data).first_not(0))?;
+            }
+        }
+        Ok(())
     })
 }

@@ -135,9 +135,12 @@ impl Buf {
         (0..self.len).find(|&at| self.read8(at) != value)
     }
 
-    /// Copies bytes to its start.
+    /// Copies bytes to its start, by words where it is aligned: emulated instructions are slow.
     pub fn put(&self, bytes: &[u8]) {
-        bytes.iter().enumerate().for_each(|(at, &byte)| self.write8(at, byte));
+        let (words, rest) = if self.address().is_multiple_of(4) { bytes.as_chunks() } else { (&[][..], bytes) };
+        words.iter().enumerate().for_each(|(at, word)| self.write32(4 * at, u32::from_le_bytes(*word)));
+        let done = bytes.len() - rest.len();
+        rest.iter().enumerate().for_each(|(at, &byte)| self.write8(done + at, byte));
     }
 }
 
@@ -275,6 +278,11 @@ impl Queue {
             self.seen = self.seen.wrapping_add(1);
             Used { id: self.used.read32(at), len: self.used.read32(at + 4) }
         })
+    }
+
+    /// Counts everything that was returned as taken.
+    pub fn catch_up(&mut self) {
+        self.seen = self.used_index();
     }
 
     pub fn notify(&self, dev: &Dev<'_>) {

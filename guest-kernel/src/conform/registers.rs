@@ -120,6 +120,22 @@ impl Regs {
         }
     }
 
+    /// Starts a reset of the selected queue alone (with RING_RESET).
+    pub fn reset_queue(&self) {
+        match self {
+            Self::Mmio(window) => Self::mmio_write(window, Register::QueueReset, 1),
+            Self::Pci(windows, _) => windows.common.write16(common!(queue_reset), 1),
+        }
+    }
+
+    /// Whether a reset of the selected queue alone is under way.
+    pub fn queue_reset(&self) -> u32 {
+        match self {
+            Self::Mmio(window) => Self::mmio_read(window, Register::QueueReset),
+            Self::Pci(windows, _) => windows.common.read16(common!(queue_reset)).into(),
+        }
+    }
+
     /// Writes size and addresses of the selected queue, and its MSI-X vectors.
     pub fn place_queue(&self, layout: Layout) {
         let addresses = [layout.descriptors, layout.available, layout.used];

@@ -21,9 +21,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn start(lab: &'a Lab, features: CommonFeatures) -> Result<Self, End> {
         let dev = Dev::with_features(lab.device(DeviceType::RNG)?, features.bits())?;
-        if !dev.has(features.bits()) {
-            return Err(skip("the device does not offer the event index"));
-        }
+        dev.needs(features)?;
         let queue = dev.queue(0, 64)?;
         dev.start();
         let data = dev.buffer(queue.size.into())?;

@@ -268,7 +268,8 @@ fn devices(config: &Config, memory: &GuestRam, stop: &Arc<Stop>, output: &Arc<Ou
         let engine = RawFile::open(disk).map_err(|source| Error::Disk { path: disk.path.clone(), source })?;
         let name = disk.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let serial = disk.serial.as_deref().unwrap_or(&name);
-        models.push(format!("block{index}"), Block::new(Box::new(engine), disk.access, serial));
+        models
+            .push(format!("block{index}"), Block::new(Box::new(engine), disk.access, serial).with_queues(disk.queues));
     }
     if let Some(net) = &config.net {
         let link = link(&net.peer, &config.publish, &mut models.passt)?;

@@ -288,6 +288,12 @@ impl Device for Balloon {
         self.shared.inside.store(0, Ordering::Relaxed);
     }
 
+    fn reset_queue(&mut self, index: usize) {
+        if Some(index as u16) == QUEUES.stats {
+            self.stats_buffer = None;
+        }
+    }
+
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         let number = Some(index as u16);
         if number == QUEUES.stats {

@@ -32,6 +32,10 @@ pub enum Bug {
     BalloonActualWrong,
     /// KVM's clock is set back by 2 ms every 20 ms.
     ClockGoesBack,
+    /// A device that has asked for a reset asks for one again behind it.
+    FaultOutlivesReset,
+    /// What makes no sense ends the host.
+    FaultEndsHost,
 }
 
 #[cfg(not(any(test, feature = "test-faults")))]

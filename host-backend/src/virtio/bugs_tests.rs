@@ -115,7 +115,7 @@ fn the_interrupt_at_the_wrap_of_the_used_index_is_lost() {
 fn disk() -> (Rig, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [1; 4096]).unwrap();
-    let disk = Disk { path: file.path().into(), access: DiskAccess::ReadWrite, serial: None };
+    let disk = Disk { path: file.path().into(), access: DiskAccess::ReadWrite, queues: 1, serial: None };
     (Rig::running(Block::new(Box::new(RawFile::open(&disk).unwrap()), disk.access, "")), file)
 }
 

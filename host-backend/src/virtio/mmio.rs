@@ -129,6 +129,12 @@ impl MmioTransport {
                     self.needs_reset(&mut inner, &fault);
                 }
             }
+            Register::QueueReset => {
+                inner.reset_queue(value);
+                drop(inner);
+                // The device may wait for something else now.
+                self.wake();
+            }
             Register::Status => self.write_status(inner, value),
             _ => self.signal.counters.bad_accesses.add(1),
         }
@@ -137,6 +143,9 @@ impl MmioTransport {
     fn write_status(&self, mut inner: MutexGuard<'_, State>, value: u32) {
         if value == 0 {
             inner.reset();
+            if is_injected(Bug::FaultOutlivesReset) && self.fault.get().is_some() {
+                inner.status = Status::DEVICE_NEEDS_RESET;
+            }
             self.publish(&inner);
             self.signal.acknowledge(u32::MAX);
             drop(inner);
@@ -214,6 +223,9 @@ impl MmioTransport {
 
     /// The device cannot go on with what the guest gave it.
     fn needs_reset(&self, inner: &mut State, fault: &Fault) {
+        if is_injected(Bug::FaultEndsHost) {
+            std::process::abort();
+        }
         self.signal.counters.faults.add(1);
         self.fault.get_or_init(|| fault.to_string());
         inner.status |= Status::DEVICE_NEEDS_RESET;

@@ -115,6 +115,33 @@ fn a_reset_brings_the_fresh_state_back() {
 }
 
 #[test]
+fn a_queue_reset_takes_one_queue_back_and_lets_it_be_set_up_elsewhere() {
+    let rig = Rig::running(Rng::new());
+    rig.request(0, &[(DATA, 8, WRITE)]).unwrap();
+    rig.write(Register::QueueReset, 1);
+    assert_eq!((rig.read(Register::QueueReset), rig.read(Register::QueueReady)), (0, 0));
+    assert!(rig.status().contains(Status::DRIVER_OK));
+    rig.chain(0, 0, &[(DATA, 8, WRITE)]);
+    rig.offer(0, 0);
+    rig.kick(0);
+    assert_eq!(rig.used_index(0), 1, "nothing is used any more");
+    rig.memory_cleared();
+    rig.place(0, 8, descriptors(1), available(0), used(0));
+    rig.put_descriptor(descriptors(1), 0, (DATA, 8), WRITE, 0);
+    rig.offer(0, 0);
+    rig.kick(0);
+    assert_eq!(rig.used_index(0), 1);
+}
+
+#[test]
+fn a_queue_reset_that_was_not_negotiated_is_ignored() {
+    let rig = Rig::new(Rng::new());
+    rig.start(VERSION_1);
+    rig.write(Register::QueueReset, 1);
+    assert_eq!(rig.read(Register::QueueReady), 1);
+}
+
+#[test]
 fn buffers_offered_before_driver_ok_are_served_after_it() {
     let rig = Rig::new(Rng::new());
     rig.negotiate(VERSION_1);

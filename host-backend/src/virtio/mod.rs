@@ -55,6 +55,9 @@ pub trait Device: Send {
     /// Forgets everything that the driver did.
     fn reset(&mut self) {}
 
+    /// Forgets what it holds of queue `index`, which the driver has reset alone.
+    fn reset_queue(&mut self, _index: usize) {}
+
     /// The guest put buffers into queue `index`.
     ///
     /// # Errors

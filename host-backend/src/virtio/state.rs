@@ -8,9 +8,12 @@ use super::queue::{EventIdx, Fault, Placement, VirtQueue};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::{CommonFeatures, Status};
 
-/// Features of every device here.
-const COMMON: CommonFeatures =
-    CommonFeatures::VERSION_1.union(CommonFeatures::INDIRECT_DESC).union(CommonFeatures::EVENT_IDX);
+/// Features of every device here: each uses buffers in the order in which they come.
+const COMMON: CommonFeatures = CommonFeatures::VERSION_1
+    .union(CommonFeatures::INDIRECT_DESC)
+    .union(CommonFeatures::EVENT_IDX)
+    .union(CommonFeatures::IN_ORDER)
+    .union(CommonFeatures::RING_RESET);
 
 pub(super) struct State {
     pub(super) device: Box<dyn Device>,
@@ -91,6 +94,15 @@ impl State {
             _ => EventIdx::Negotiated,
         };
         self.queues[index].set_up(memory, self.places[index], event_idx)
+    }
+
+    /// Takes the selected queue back at once, so that QueueReset reads 0 from then on.
+    pub(super) fn reset_queue(&mut self, value: u32) {
+        let negotiated = self.driver_features & CommonFeatures::RING_RESET.bits() != 0;
+        let Some(index) = self.selected().filter(|_| negotiated && value & 1 != 0) else { return };
+        self.device.reset_queue(index);
+        self.queues[index].reset();
+        self.places[index] = Placement::default();
     }
 
     pub(super) fn reset(&mut self) {

@@ -7,10 +7,10 @@ const WALL_CLOCK: &str = "Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_WALL
 const EOI: &str = "Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_EOI_EN";
 const STEAL: &str = "Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_STEAL_TIME";
 const CPUID: &str = "Linux Documentation/virt/kvm/x86/cpuid.rst";
-const TSC: &str = "Intel SDM volume 3, 17.17 Time-Stamp Counter";
-const TIMER: &str = "Intel SDM volume 3, 10.5.4 APIC Timer";
-const IO_APIC: &str = "82093AA I/O APIC, 3.2.4 IOREDTBL";
-const IF: &str = "Intel SDM volume 3, 6.8.1 Masking Maskable Hardware Interrupts";
+const TSC: &str = "Intel SDM volume 3, Time-Stamp Counter";
+const TIMER: &str = "Intel SDM volume 3, APIC Timer";
+const IO_APIC: &str = "82093AA I/O APIC data sheet, I/O Redirection Table Registers";
+const IF: &str = "Intel SDM volume 3, Masking Maskable Hardware Interrupts";
 const USED: &str = "2.7.7.2 Device Requirements: Used Buffer Notification Suppression";
 
 /// Group `clock`.
@@ -162,7 +162,7 @@ pub const IRQ: &[Check] = &[
     row(
         "irq/config-vector-stays-quiet",
         "Used buffers interrupt by their own vector",
-        "4.1.5.3 Notifying the Driver",
+        "4.1.5.3 Used Buffer Notifications",
         "Ten buffers; count the interrupts of the configuration's vector",
         "None",
     ),
@@ -176,7 +176,7 @@ pub const IRQ: &[Check] = &[
     row(
         "irq/none-that-nobody-asked-for",
         "Only vectors that were programmed are raised",
-        "Intel SDM volume 3, 10.9 Spurious Interrupt",
+        "Intel SDM volume 3, Spurious Interrupt",
         "Count all others since boot",
         "0",
     ),

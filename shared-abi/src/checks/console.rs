@@ -71,7 +71,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "console/nothing-behind-the-input",
         "A device writes no more than it says",
-        "2.7.8.1 Device Requirements: The Virtqueue Used Ring",
+        "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         "Fill the receive buffer with 0xa5 before a text is typed",
         "0xa5 behind the used length",
     ),

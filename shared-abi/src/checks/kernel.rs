@@ -5,11 +5,11 @@ use super::{Check, row};
 
 const PATCHING: &str = "Ringside docs/patching.md, The patcher";
 const NEVER_BOTH: &str = "Ringside docs/patching.md, Never writable and executable";
-const SDM_IF: &str = "Intel SDM volume 3, 6.8.1 Masking Maskable Hardware Interrupts";
-const SDM_CR: &str = "Intel SDM volume 3, 2.5 Control Registers";
-const SDM_MSR: &str = "Intel SDM volume 3, 10.4 Model-Specific Registers; volume 4, 2.1 Architectural MSRs";
-const SDM_PAGING: &str = "Intel SDM volume 3, 4.10 Caching Translation Information";
-const SDM_TIMER: &str = "Intel SDM volume 3, 10.5.4 APIC Timer";
+const SDM_IF: &str = "Intel SDM volume 3, Masking Maskable Hardware Interrupts";
+const SDM_CR: &str = "Intel SDM volume 3, Control Registers";
+const SDM_MSR: &str = "Intel SDM volume 3, Model-Specific Registers; volume 4, Architectural MSRs";
+const SDM_PAGING: &str = "Intel SDM volume 3, Caching Translation Information";
+const SDM_TIMER: &str = "Intel SDM volume 3, APIC Timer";
 
 /// Group `pvops`: each operation does what the native instruction does, whatever stands at its sites.
 pub const PVOPS: &[Check] = &[
@@ -76,7 +76,7 @@ pub const PVOPS: &[Check] = &[
     row(
         "pvops/cr2-tells-the-fault",
         "CR2 holds the address of the last page fault",
-        "Intel SDM volume 3, 6.15 Interrupt 14",
+        "Intel SDM volume 3, Interrupt 14, Page-Fault Exception",
         "Write to the read-only table, expect the fault, read CR2",
         "The address",
     ),
@@ -133,7 +133,7 @@ pub const PVOPS: &[Check] = &[
     row(
         "pvops/cpu-number-is-stable",
         "The number of a CPU does not change",
-        "Intel SDM volume 3, 10.4.6 Local APIC ID",
+        "Intel SDM volume 3, Local APIC ID",
         "Ask a hundred times",
         "The same; below 4096",
     ),

@@ -10,12 +10,17 @@ pub mod balloon;
 pub mod block;
 pub mod clock;
 pub mod console;
+pub mod control;
+pub mod frames;
+pub mod hostile;
 pub mod kernel;
 pub mod mmio;
 pub mod net;
+pub mod offload;
 pub mod outside;
 pub mod pci;
 pub mod queue;
+pub mod queue_reset;
 pub mod rng;
 pub mod smp;
 pub mod xen;
@@ -52,14 +57,18 @@ const fn row(
     Check { name, rule, clause, method, expectation }
 }
 
-/// All groups, in the order in which they run.
+/// The groups that run one after the other in one virtual machine, in the order in which they run.
 pub const ALL: &[&[Check]] = &[
     mmio::CHECKS,
     pci::CHECKS,
     queue::CHECKS,
+    queue_reset::CHECKS,
     block::CHECKS,
     rng::CHECKS,
     net::NET,
+    frames::CHECKS,
+    offload::CHECKS,
+    control::CHECKS,
     console::CHECKS,
     balloon::CHECKS,
     outside::CHECKS,
@@ -73,9 +82,9 @@ pub const ALL: &[&[Check]] = &[
     xen::CHECKS,
 ];
 
-/// All checks, in the order in which they run.
+/// All checks, in the order in which they run; those of [`hostile`] last, each in a virtual machine of its own.
 pub fn iter() -> impl Iterator<Item = &'static Check> {
-    ALL.iter().copied().flatten()
+    ALL.iter().copied().flatten().chain(hostile::CHECKS)
 }
 
 /// The check of a name.
@@ -108,7 +117,7 @@ mod tests {
     #[test]
     fn each_group_has_one_prefix_of_its_own() {
         let mut groups = HashSet::new();
-        for rows in ALL {
+        for rows in ALL.iter().chain(&[hostile::CHECKS]) {
             assert!(groups.insert(rows[0].group()), "{} is there twice", rows[0].group());
             assert!(rows.iter().all(|check| check.group() == rows[0].group()), "{}", rows[0].group());
         }

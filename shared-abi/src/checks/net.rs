@@ -3,9 +3,9 @@
 use super::{Check, row};
 
 const LAYOUT: &str = "5.1.4 Device configuration layout";
-const TRANSMIT: &str = "5.1.6.2 Packet Transmission";
-const RECEIVE: &str = "5.1.6.4 Processing of Incoming Packets";
-const RECEIVE_DEVICE: &str = "5.1.6.4.1 Device Requirements: Processing of Incoming Packets";
+const TRANSMIT: &str = "5.1.9.2 Packet Transmission";
+const RECEIVE: &str = "5.1.9.4 Processing of Incoming Packets";
+const RECEIVE_DEVICE: &str = "5.1.9.4.1 Device Requirements: Processing of Incoming Packets";
 
 /// Group `net`. What is received is the answer of a DHCP server, which user networking brings.
 pub const NET: &[Check] = &[
@@ -70,7 +70,7 @@ pub const NET: &[Check] = &[
     row(
         "net/nothing-behind-the-used-length",
         "A device writes no more than it says",
-        "2.7.8.1 Device Requirements: The Virtqueue Used Ring",
+        "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         "Fill the buffer with 0xa5 before",
         "0xa5 behind the used length",
     ),

@@ -71,7 +71,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "outside/frames-are-taken-while-the-link-is-down",
         "The transmit queue goes on without a link",
-        "5.1.6.2 Packet Transmission",
+        "5.1.9.2 Packet Transmission",
         "Have the cable pulled, send two frames, have it plugged in",
         "Both used, no DEVICE_NEEDS_RESET",
     ),

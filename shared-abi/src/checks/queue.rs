@@ -7,7 +7,7 @@ const TABLE: &str = "2.7.5 The Virtqueue Descriptor Table";
 const INDIRECT: &str = "2.7.5.3 Indirect Descriptors";
 const AVAILABLE: &str = "2.7.6 The Virtqueue Available Ring";
 const INTERRUPTS: &str = "2.7.7.2 Device Requirements: Used Buffer Notification Suppression";
-const USED: &str = "2.7.8.1 Device Requirements: The Virtqueue Used Ring";
+const USED: &str = "2.7.8.2 Device Requirements: The Virtqueue Used Ring";
 const NOTIFICATIONS: &str = "2.7.10.2 Device Requirements: Available Buffer Notification Suppression";
 const STATUS: &str = "2.1.2 Device Requirements: Device Status Field";
 
@@ -327,5 +327,33 @@ pub const CHECKS: &[Check] = &[
         NOTIFICATIONS,
         "Three requests with event index, wait until the device is idle, each time",
         "avail_event is the available index",
+    ),
+    row(
+        "queue/direct-then-indirect",
+        "A device handles normal descriptors followed by one that refers to an indirect table",
+        "2.7.5.3.2 Device Requirements: Indirect Descriptors",
+        "The header in a descriptor of the ring, sector and status in a table",
+        "Status OK, data as from a plain read",
+    ),
+    row(
+        "queue/write-flag-of-a-table-is-ignored",
+        "A device ignores the write flag of a descriptor that refers to an indirect table",
+        "2.7.5.3.2 Device Requirements: Indirect Descriptors",
+        "A read whose table is referred to with the write flag set",
+        "Status OK, data as from a plain read",
+    ),
+    row(
+        "queue/zero-length-part-is-survived",
+        "No text allows or forbids an empty buffer: a device serves it, or asks for a reset",
+        TABLE,
+        "A read with an empty buffer between header and sector; then, behind a reset, a plain one",
+        "Status OK and the right data, or DEVICE_NEEDS_RESET; the plain read succeeds",
+    ),
+    row(
+        "queue/in-order-is-kept",
+        "With IN_ORDER buffers are used in the order in which they were made available",
+        "6.2 Device Requirements: Reserved Feature Bits",
+        "Where offered: six rounds of five reads of 64, 1, 32, 1 and 8 sectors, in descriptors in ring order",
+        "Ids in that order; one may stand for those before it",
     ),
 ];

@@ -38,7 +38,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "rng/nothing-behind-the-used-length",
         "A device writes no more than it says",
-        "2.7.8.1 Device Requirements: The Virtqueue Used Ring",
+        "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         "Fill 128 bytes with 0xa5, give the first 64 away",
         "The bytes behind the used length are 0xa5",
     ),

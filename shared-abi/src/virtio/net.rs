@@ -38,8 +38,20 @@ bitflags::bitflags! {
         const STATUS = 1 << 16;
         /// There is a control queue.
         const CTRL_VQ = 1 << 17;
+        /// Receive modes and MAC table over the control queue.
+        const CTRL_RX = 1 << 18;
+        /// VLAN filter over the control queue.
+        const CTRL_VLAN = 1 << 19;
+        /// More receive modes.
+        const CTRL_RX_EXTRA = 1 << 20;
+        /// The device may ask for gratuitous packets.
+        const GUEST_ANNOUNCE = 1 << 21;
         /// Several queue pairs.
         const MQ = 1 << 22;
+        /// The address can be set over the control queue.
+        const CTRL_MAC_ADDR = 1 << 23;
+        /// The device takes UDP datagrams to cut.
+        const HOST_USO = 1 << 56;
     }
 }
 
@@ -70,6 +82,58 @@ pub const HDR_NEEDS_CSUM: u8 = 1;
 pub const HDR_DATA_VALID: u8 = 2;
 /// No segmentation.
 pub const GSO_NONE: u8 = 0;
+
+/// TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+/// TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// UDP datagrams, each with a header.
+pub const GSO_UDP_L4: u8 = 5;
+
+/// Commands of the control queue: class and command, then data; the device writes one byte of [`ack`](control::OK).
+pub mod control {
+    /// Answer: done.
+    pub const OK: u8 = 0;
+    /// Answer: not done.
+    pub const ERR: u8 = 1;
+    /// Class: receive modes. A byte of data, 0 or 1.
+    pub const RX: u8 = 0;
+    /// Of [`RX`]: frames for anybody.
+    pub const PROMISC: u8 = 0;
+    /// Of [`RX`]: all multicast.
+    pub const ALLMULTI: u8 = 1;
+    /// Of [`RX`], with CTRL_RX_EXTRA: all unicast.
+    pub const ALLUNI: u8 = 2;
+    /// Of [`RX`], with CTRL_RX_EXTRA: no multicast.
+    pub const NOMULTI: u8 = 3;
+    /// Of [`RX`], with CTRL_RX_EXTRA: no unicast.
+    pub const NOUNI: u8 = 4;
+    /// Of [`RX`], with CTRL_RX_EXTRA: no broadcast.
+    pub const NOBCAST: u8 = 5;
+    /// Class: addresses.
+    pub const MAC: u8 = 1;
+    /// Of [`MAC`]: two tables, each a u32 count and as many addresses: unicast, multicast.
+    pub const TABLE_SET: u8 = 0;
+    /// Of [`MAC`]: the card's own address.
+    pub const ADDR_SET: u8 = 1;
+    /// Class: VLAN filter. A u16 id.
+    pub const VLAN: u8 = 2;
+    /// Of [`VLAN`].
+    pub const VLAN_ADD: u8 = 0;
+    /// Of [`VLAN`].
+    pub const VLAN_DEL: u8 = 1;
+    /// Class: gratuitous packets.
+    pub const ANNOUNCE: u8 = 3;
+    /// Of [`ANNOUNCE`].
+    pub const ANNOUNCE_ACK: u8 = 0;
+    /// Class: queue pairs. A u16 count.
+    pub const MQ: u8 = 4;
+    /// Of [`MQ`].
+    pub const PAIRS_SET: u8 = 0;
+}
+
+/// `status`: the driver is asked for gratuitous packets.
+pub const STATUS_ANNOUNCE: u16 = 2;
 
 /// `status`: the link is up.
 pub const STATUS_LINK_UP: u16 = 1;

@@ -3,6 +3,10 @@
 //! The testbed host-kvm-in-tcg is a stock Linux with `kvm-amd` inside of QEMU's software CPU, and our host program on
 //! its `/dev/kvm`. The harness packs the initrd, the program of this package brings the Linux up.
 
+mod memory;
+
+pub use memory::peak_memory;
+
 /// Kernel modules, loaded in the order of their names.
 pub const MODULES: &str = "modules";
 /// Our host program, linked statically.
@@ -11,6 +15,15 @@ pub const RINGSIDE: &str = "ringside";
 pub const IMAGE: &str = "guest.elf";
 /// The arguments of the host program, one a line.
 pub const ARGUMENTS: &str = "arguments";
+/// Command lines of the guest, one a line: the host program runs once for each, with that in place of the one in
+/// [`ARGUMENTS`]. Without this file it runs once.
+pub const RUNS: &str = "runs";
+/// The start of the line before each run of [`RUNS`]; what follows is the command line.
+pub const RUN: &str = "inner: run ";
+/// The start of the line behind each run of [`RUNS`], before [`ENDED`]: the most memory that it had, in bytes.
+pub const PEAK: &str = "inner: peak memory ";
+/// Seconds after which a run of [`RUNS`] is ended.
+pub const RUN_SECONDS_MAX: u64 = 30;
 /// Where QEMU's disk appears; NVMe, because stock kernels have the driver built in.
 pub const DISK: &str = "/dev/nvme0n1";
 /// The host program's control socket; everything on the second serial line is for it.
@@ -19,5 +32,5 @@ pub const CONTROL: &str = "/tmp/control";
 pub const NETWORK: &str = "/tmp/network";
 /// QEMU's network card.
 pub const CARD: &str = "eth0";
-/// The start of the last line; what follows is the end of the host program as [`std::process::ExitStatus`] shows it.
+/// The start of the last line, and of the last one of each run; what follows is the end of the host program as [`std::process::ExitStatus`] shows it.
 pub const ENDED: &str = "inner: ringside ended with ";

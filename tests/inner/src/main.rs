@@ -5,7 +5,7 @@ mod control;
 mod network;
 
 use anyhow::{Context, Result};
-use inner_init::{ARGUMENTS, ENDED, MODULES, RINGSIDE};
+use inner_init::{ARGUMENTS, CONTROL, ENDED, MODULES, PEAK, RINGSIDE, RUN, RUN_SECONDS_MAX, RUNS, peak_memory};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -14,18 +14,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn main() {
     if std::process::id() != 1 {
         eprintln!("inner-init: this is the first process of a virtual machine, made for cargo xtask");
         std::process::exit(2);
     }
-    match serve() {
-        Ok(status) => println!("\n{ENDED}{status}"),
-        Err(error) => println!("\ninner: {error:#}"),
+    if let Err(error) = serve() {
+        println!("\ninner: {error:#}");
     }
     // The serial line is slower than we are.
     thread::sleep(Duration::from_millis(200));
@@ -33,7 +32,7 @@ fn main() {
     println!("inner: cannot switch off: {error}");
 }
 
-fn serve() -> Result<ExitStatus> {
+fn serve() -> Result<()> {
     for (kind, at) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("tmpfs", "/tmp")] {
         fs::create_dir_all(at).with_context(|| format!("cannot create {at}"))?;
         let mounted = mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>);
@@ -41,17 +40,62 @@ fn serve() -> Result<ExitStatus> {
     }
     load_modules(&Path::new("/").join(MODULES))?;
     make_raw(&io::stdin()).context("the console")?;
-    control::relay().context("the control line")?;
     network::relay().context("the network")?;
     let arguments = fs::read_to_string(Path::new("/").join(ARGUMENTS)).context("cannot read the arguments")?;
-    let mut command = Command::new(Path::new("/").join(RINGSIDE));
+    let arguments: Vec<&str> = arguments.lines().collect();
+    match fs::read_to_string(Path::new("/").join(RUNS)) {
+        Ok(runs) => runs.lines().try_for_each(|cmdline| run_one_of_many(&arguments, cmdline)),
+        Err(_) => run(&arguments),
+    }
+}
+
+/// Runs the host program for its user, who has the console and the control line.
+fn run(arguments: &[&str]) -> Result<()> {
+    control::relay().context("the control line")?;
+    let mut command = ringside(arguments);
     // Not the terminal itself: the host program leaves one alone that is not its own job's.
-    command.args(arguments.lines()).stdin(Stdio::piped());
-    let mut ringside = command.spawn().context("cannot start ringside")?;
+    let mut ringside = command.stdin(Stdio::piped()).spawn().context("cannot start ringside")?;
     if let Some(mut input) = ringside.stdin.take() {
         thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut input));
     }
-    ringside.wait().context("cannot wait for ringside")
+    let status = ringside.wait().context("cannot wait for ringside")?;
+    println!("\n{ENDED}{status}");
+    Ok(())
+}
+
+/// Runs it without a user, with a bound, and tells what it took.
+fn run_one_of_many(arguments: &[&str], cmdline: &str) -> Result<()> {
+    println!("\n{RUN}{cmdline}");
+    // One that was ended leaves it behind.
+    let _ = fs::remove_file(CONTROL);
+    let mut arguments = arguments.to_vec();
+    if let Some(at) = arguments.iter().position(|argument| *argument == "--cmdline") {
+        arguments[at + 1] = cmdline;
+    }
+    let mut child = ringside(&arguments).stdin(Stdio::null()).spawn().context("cannot start ringside")?;
+    let deadline = Instant::now() + Duration::from_secs(RUN_SECONDS_MAX);
+    let mut peak = None;
+    let status = loop {
+        peak = peak.or_else(|| peak_memory(&child));
+        if let Some(status) = child.try_wait().context("cannot wait for ringside")? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill().context("cannot end ringside")?;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    match peak {
+        Some(peak) => println!("\n{PEAK}{peak}\n{ENDED}{status}"),
+        None => println!("\n{ENDED}{status}"),
+    }
+    Ok(())
+}
+
+fn ringside(arguments: &[&str]) -> Command {
+    let mut command = Command::new(Path::new("/").join(RINGSIDE));
+    command.args(arguments);
+    command
 }
 
 fn load_modules(folder: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The checks that there are, as the harness sees them: the catalogue that guest and harness share, and patterns over names.
 
+use crate::conform::agree;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::Serialize;
 use thiserror::Error;
@@ -26,7 +27,7 @@ impl Entry {
     }
 }
 
-/// All checks, in the order in which they run.
+/// All checks, in the order in which they run: the guest's, and that of the harness with its group.
 pub fn all() -> Vec<Entry> {
     let entry = |check: &shared_abi::checks::Check| Entry {
         name: check.name.into(),
@@ -35,7 +36,11 @@ pub fn all() -> Vec<Entry> {
         method: check.method.into(),
         expectation: check.expectation.into(),
     };
-    shared_abi::checks::iter().map(entry).collect()
+    let mut all: Vec<Entry> = shared_abi::checks::iter().map(entry).collect();
+    let own = agree::entry();
+    let behind = all.iter().rposition(|entry| entry.group() == own.group()).map_or(all.len(), |last| last + 1);
+    all.insert(behind, own);
+    all
 }
 
 /// The group of a check by its name.

@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// All placeholders and what they stand for; docs/conformance.md has the same list.
-pub const PLACEHOLDERS: [(&str, &str); 12] = [
+pub const PLACEHOLDERS: [(&str, &str); 14] = [
     ("image", "the guest: an ELF file with a PVH entry"),
     ("cmdline", "words for the guest, which it needs to run the checks"),
     ("disk", "a raw disk that the guest may write to, made for this run"),
+    ("second_disk", "a small raw disk of its own, for a device that is read-only"),
     ("memory_mib", "the guest's memory"),
     ("cpus", "the guest's processors"),
     ("tap", "the tap device of --tap"),
     ("port", "a free TCP port on the loopback"),
+    ("station", "the path of a socket with the station that echoes frames, in QEMU's stream framing"),
     ("folder", "an empty folder that is removed after the run"),
     ("control", "the path of a socket in it"),
     ("serial", "the path of the file or pipe that the serial line is written to"),

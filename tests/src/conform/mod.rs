@@ -4,8 +4,10 @@
 //! Called by `cargo xtask conform` and by tests. It trusts neither the profile (parsed strictly), nor the hypervisor (every
 //! wait, line and byte is bounded), nor the guest's lines (broken ones are reported, control characters never shown).
 
+pub mod agree;
 pub mod catalogue;
 pub mod fill;
+pub mod hostile;
 pub mod html;
 pub mod junit;
 pub mod outcome;
@@ -13,6 +15,7 @@ pub mod outside;
 pub mod profile;
 pub mod run;
 pub mod start;
+pub mod station;
 pub mod text;
 
 /// The word on the kernel's command line that runs the checks.

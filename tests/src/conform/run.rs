@@ -3,6 +3,7 @@
 
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
+use crate::conform::hostile;
 use crate::conform::outcome::{CheckResult, Outcome, State, TestbedResult};
 use crate::conform::outside::{self, Granter};
 use crate::conform::profile::{Ends, Profile};
@@ -10,6 +11,7 @@ use crate::conform::start::{self, Prepared, Setting, shown};
 use crate::console::{Console, Event};
 use crate::machine::{Running, run_folder};
 use anyhow::{Result, anyhow};
+use shared_abi::checks::hostile::GROUP;
 use shared_abi::report::{self, Kind, Report};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -25,11 +27,11 @@ pub const LINES_MAX: usize = 50_000;
 /// Likewise, in bytes.
 pub const BYTES_MAX: usize = 16 << 20;
 /// From the guest's last line to the end of the process.
-const END_MAX: Duration = Duration::from_secs(20);
+pub(super) const END_MAX: Duration = Duration::from_secs(20);
 /// From the end of the process to the last lines that it wrote.
-const LAST_LINES_MAX: Duration = Duration::from_secs(2);
+pub(super) const LAST_LINES_MAX: Duration = Duration::from_secs(2);
 /// How often we look whether we are to stop.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Console lines kept for the report of a failure.
 const TAIL: usize = 30;
 /// Problems that are worth telling; more are counted.
@@ -45,6 +47,18 @@ pub fn run(
     only: &[Pattern],
     interrupted: &AtomicBool,
 ) -> TestbedResult {
+    run_with(profile, setting, catalogue, only, "", interrupted)
+}
+
+/// The same with more words for the kernel.
+pub fn run_with(
+    profile: &Profile,
+    setting: &Setting,
+    catalogue: &[Entry],
+    only: &[Pattern],
+    more: &str,
+    interrupted: &AtomicBool,
+) -> TestbedResult {
     let started = Instant::now();
     let mut result = TestbedResult::absent(&profile.name, &profile.title, State::Ran);
     result.untested.clone_from(&profile.untested);
@@ -52,8 +66,23 @@ pub fn run(
         Err(why) => result.state = State::Skipped(shown(&format!("{why:#}"))),
         Ok(program) => {
             let mut follower = Follower::new(profile, catalogue, result);
-            if let Err(error) = boot(profile, setting, &program, only, &mut follower, interrupted) {
+            let asked = |entry: &&Entry| only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
+            let (apart, together): (Vec<&Entry>, Vec<&Entry>) =
+                catalogue.iter().filter(asked).partition(|entry| entry.group() == GROUP);
+            let started = if together.is_empty() {
+                follower.through = Some(0);
+                Ok(())
+            } else {
+                boot(profile, setting, &program, &format!("{} {more}", word(only)), &mut follower, interrupted)
+            };
+            if let Err(error) = started {
                 follower.ended_badly(format!("cannot be started: {error:#}"));
+            }
+            // A hypervisor on which no check ran at all would fail them one by one.
+            if follower.through.is_some() || !follower.result.checks.is_empty() {
+                let hostile = hostile::run_all(profile, setting, &program, &apart, interrupted);
+                follower.apart = hostile.len();
+                follower.result.checks.extend(hostile);
             }
             result = follower.conclude(only);
         }
@@ -66,32 +95,42 @@ fn boot(
     profile: &Profile,
     setting: &Setting,
     program: &Path,
-    only: &[Pattern],
+    cmdline: &str,
     follower: &mut Follower<'_>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
-    let mut words = word(only);
+    let mut words = cmdline.trim_end().to_owned();
     if let Some(outside) = &profile.outside {
         words = format!("{words} {}", outside::word(outside));
         follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
     }
-    let Prepared { command, pipe } = start::prepare(profile, setting, program, folder.path(), &words)?;
+    let prepared = start::prepare(profile, setting, program, folder.path(), &words)?;
+    let stderr = watch(prepared, |running| follower.follow(running, interrupted))?;
+    let lines = stderr.lines().map(shown).filter(|line| !line.trim().is_empty());
+    follower.result.stderr = lines.collect::<VecDeque<_>>().into_iter().rev().take(TAIL).collect();
+    follower.result.stderr.reverse();
+    Ok(())
+}
+
+/// Starts a program, lets `follow` read its serial line, and ends it; what it wrote to its error output.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Result<String> {
+    let Prepared { command, station: _station, pipe } = prepared;
     let mut running = Running::spawn(command)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
         thread::spawn(move || drain(talk));
     }
-    follower.follow(&mut running, interrupted);
+    follow(&mut running);
     let stderr = running.stderr();
     if let Some(pipe) = &pipe {
         // The reader may still wait for somebody to open the other end.
         drop(OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe));
     }
-    let lines = stderr.lines().map(shown).filter(|line| !line.trim().is_empty());
-    follower.result.stderr = lines.collect::<VecDeque<_>>().into_iter().rev().take(TAIL).collect();
-    follower.result.stderr.reverse();
-    Ok(())
+    Ok(stderr)
 }
 
 /// The guest's word for the checks that are asked for.
@@ -125,6 +164,20 @@ impl Read for Pipe {
     }
 }
 
+/// What a line says about a check; `None` while it only says that it is about to begin.
+pub(super) fn result_of(report: &Report<'_>) -> Option<CheckResult> {
+    let outcome = match report.outcome {
+        report::Outcome::Success => Outcome::Pass,
+        report::Outcome::Skip => Outcome::Skip,
+        report::Outcome::Failure => Outcome::Fail,
+        report::Outcome::Error => Outcome::Error,
+        report::Outcome::Waiting => return None,
+    };
+    let cut = |value: report::Value<'_>| value.to_string().chars().take(VALUE_MAX).collect();
+    let evidence = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
+    Some(CheckResult { name: report.name.to_owned(), outcome, evidence, reported: true, known: None })
+}
+
 struct Follower<'a> {
     profile: &'a Profile,
     catalogue: &'a [Entry],
@@ -139,6 +192,8 @@ struct Follower<'a> {
     granter: Option<Granter>,
     /// Why a wish of the check that runs could not be granted.
     ungranted: Option<String>,
+    /// How many checks are from machines of their own.
+    apart: usize,
 }
 
 impl<'a> Follower<'a> {
@@ -153,6 +208,7 @@ impl<'a> Follower<'a> {
             through: None,
             granter: None,
             ungranted: None,
+            apart: 0,
         }
     }
 
@@ -274,15 +330,11 @@ impl<'a> Follower<'a> {
 
     fn check(&mut self, report: &Report<'_>) {
         let ungranted = self.ungranted.take();
-        let outcome = match report.outcome {
+        let Some(mut result) = result_of(report) else { return };
+        if ungranted.is_some() && result.outcome == Outcome::Fail {
             // It says nothing about the machine.
-            report::Outcome::Failure if ungranted.is_some() => Outcome::Error,
-            report::Outcome::Success => Outcome::Pass,
-            report::Outcome::Skip => Outcome::Skip,
-            report::Outcome::Failure => Outcome::Fail,
-            report::Outcome::Error => Outcome::Error,
-            report::Outcome::Waiting => return,
-        };
+            result.outcome = Outcome::Error;
+        }
         let known = self.catalogue.iter().any(|entry| entry.name == report.name);
         if !known {
             return self.problem(format!("the catalogue has no check {:?}", report.name));
@@ -290,16 +342,13 @@ impl<'a> Follower<'a> {
         if self.result.check(report.name).is_some() {
             return self.problem(format!("{} was reported twice", report.name));
         }
-        let cut = |value: report::Value<'_>| value.to_string().chars().take(VALUE_MAX).collect();
-        let mut evidence: Vec<_> = report.fields().map(|(key, value)| (shown(key), cut(value))).collect();
-        evidence.extend(ungranted.map(|why| ("not granted".into(), shown(&why))));
-        let name = report.name.to_owned();
-        self.result.checks.push(CheckResult { name, outcome, evidence, reported: true, known: None });
+        result.evidence.extend(ungranted.map(|why| ("not granted".into(), shown(&why))));
+        self.result.checks.push(result);
     }
 
     /// Adds what was not said, and the reasons of known defects.
     fn conclude(mut self, only: &[Pattern]) -> TestbedResult {
-        let said = self.result.checks.len() as u64;
+        let said = (self.result.checks.len() - self.apart) as u64;
         if let Some(ran) = self.through
             && ran != said
         {

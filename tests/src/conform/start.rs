@@ -2,8 +2,9 @@
 
 use crate::conform::fill::{Quoting, fill};
 use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
+use crate::conform::station::Station;
 use crate::inner::Inner;
-use crate::machine::{Access, Disk, Machine, Publish, Running, SerialLine};
+use crate::machine::{Access, Disk, Machine, Publish, Running};
 use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
 use crate::web;
 use crate::xen::Xen;
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// A program that can work here says so within this time.
 const PROBE_MAX: Duration = Duration::from_secs(20);
+
+/// Bytes of the second disk.
+const SECOND_DISK: usize = 64 << 10;
 
 /// What all runs have in common.
 #[derive(Clone, Debug)]
@@ -110,6 +114,8 @@ pub(super) fn shown(text: &str) -> String {
 pub struct Prepared {
     /// The command.
     pub command: Command,
+    /// The other end of the guest's Ethernet, for as long as the run lasts.
+    pub station: Option<Station>,
     /// A pipe to read the serial line from instead of the standard output.
     pub pipe: Option<PathBuf>,
 }
@@ -120,16 +126,19 @@ pub struct Prepared {
 /// When a file cannot be written, or a placeholder has no value.
 pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Path, cmdline: &str) -> Result<Prepared> {
     if profile.program == HOST_IN_TCG {
-        return prepare_inner(profile, setting, folder, cmdline);
+        return prepare_inner(profile, setting, folder, cmdline, &[]);
     }
     let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{path:?} is no UTF-8"));
     let (disk, serial) = (folder.join("disk.img"), folder.join("serial"));
+    let (station, second_disk) = (folder.join("station"), folder.join("second.img"));
     let mut values = BTreeMap::from([
         ("image", path(&setting.image)?),
         ("cmdline", cmdline.to_owned()),
         ("disk", path(&disk)?),
+        ("second_disk", path(&second_disk)?),
         ("memory_mib", profile.memory_mib.to_string()),
         ("cpus", profile.cpus.to_string()),
+        ("station", path(&station)?),
         ("folder", path(folder)?),
         ("control", path(&folder.join("control"))?),
         ("serial", path(&serial)?),
@@ -147,6 +156,9 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
     if profile.uses("disk") {
         fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
     }
+    if profile.uses("second_disk") {
+        fs::write(&second_disk, [0x5a; SECOND_DISK]).context("cannot write the second disk")?;
+    }
     for file in &profile.files {
         let quoting = if file.name.ends_with(".json") { Quoting::Json } else { Quoting::Plain };
         let text = fill(&file.text, &values, quoting)?;
@@ -163,11 +175,26 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
             Some(serial)
         }
     };
-    Ok(Prepared { command, pipe })
+    let station = if profile.uses("station") { Some(Station::start(&station)?) } else { None };
+    Ok(Prepared { command, station, pipe })
+}
+
+/// For a profile whose host runs inside a stock Linux: one start of the Linux, in which the host runs for each command line.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_many(profile: &Profile, setting: &Setting, folder: &Path, cmdlines: &[String]) -> Result<Prepared> {
+    prepare_inner(profile, setting, folder, "", cmdlines)
 }
 
 /// The same for our host inside a stock Linux.
-fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &str) -> Result<Prepared> {
+fn prepare_inner(
+    profile: &Profile,
+    setting: &Setting,
+    folder: &Path,
+    cmdline: &str,
+    runs: &[String],
+) -> Result<Prepared> {
     let disk = folder.join("disk.img");
     fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
     let machine = Machine {
@@ -184,6 +211,8 @@ fn prepare_inner(profile: &Profile, setting: &Setting, folder: &Path, cmdline: &
         xen: None,
         folder: folder.into(),
     };
-    machine.prepare()?;
-    Ok(Prepared { command: machine.command(SerialLine::Captured), pipe: None })
+    machine.prepare_runs(runs)?;
+    let path = folder.join("station");
+    let station = Station::start(&path)?;
+    Ok(Prepared { command: machine.command_on_wire(&path), station: Some(station), pipe: None })
 }

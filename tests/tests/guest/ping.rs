@@ -1,10 +1,9 @@
 //! The guest on an Ethernet whose only other station is this test: ARP and ping, byte by byte (RFC 826, RFC 792).
 
 use super::{PATIENCE, guest_with};
-use ringside_tests::machine::{Machine, Running, SerialLine};
+use ringside_tests::machine::{Machine, Running};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command;
 
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 const OUR_IP: [u8; 4] = [10, 9, 8, 1];
@@ -12,20 +11,6 @@ const GUEST_IP: [u8; 4] = [10, 9, 8, 2];
 const BROADCAST: [u8; 6] = [0xff; 6];
 const ARP: [u8; 2] = [8, 6];
 const IPV4: [u8; 2] = [8, 0];
-
-/// The machine with its network card on a socket of ours, in QEMU's stream framing.
-fn on_the_wire(machine: &Machine, socket: &str) -> anyhow::Result<Running> {
-    let usual = machine.command(SerialLine::Captured);
-    let mut command = Command::new(usual.get_program());
-    for arg in usual.get_args() {
-        if arg.to_string_lossy().starts_with("user,id=n0") {
-            command.arg(format!("stream,id=n0,server=off,addr.type=unix,addr.path={socket}"));
-        } else {
-            command.arg(arg);
-        }
-    }
-    Running::spawn(command)
-}
 
 fn send(wire: &mut UnixStream, frame: &[u8]) {
     wire.write_all(&(frame.len() as u32).to_be_bytes()).unwrap();
@@ -75,7 +60,7 @@ fn the_guest_answers_arp_and_ping_with_what_was_sent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wire");
     let listener = UnixListener::bind(&path).unwrap();
-    let start = |machine: &Machine| on_the_wire(machine, path.to_str().unwrap());
+    let start = |machine: &Machine| Running::spawn(machine.command_on_wire(&path));
     let Some(mut guest) = guest_with("ping", 64, "ip=10.9.8.2/24", start) else { return };
     let (mut wire, _) = listener.accept().unwrap();
     wire.set_read_timeout(Some(PATIENCE)).unwrap();

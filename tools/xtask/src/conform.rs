@@ -9,7 +9,7 @@ use ringside_tests::conform::catalogue::{self, Entry, Pattern};
 use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
 use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile};
 use ringside_tests::conform::start::Setting;
-use ringside_tests::conform::{html, junit, run, text};
+use ringside_tests::conform::{agree, html, junit, text};
 use ringside_tests::testbed::Testbed;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -113,7 +113,8 @@ fn run_all(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, profile)) = columns.get(at) else { return };
             let result = match profile {
-                Ok(profile) => run::run(profile, setting, catalogue, patterns, interrupted),
+                Ok(profile) => agree::run(profile, setting, catalogue, patterns, interrupted)
+                    .unwrap_or_else(|why| TestbedResult::absent(name, "", State::Broken(why.to_string()))),
                 Err(why) => TestbedResult::absent(name, "", State::Broken(why.clone())),
             };
             let word = match &result.state {

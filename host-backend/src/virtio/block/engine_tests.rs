@@ -4,7 +4,7 @@ use super::*;
 use std::path::Path;
 
 fn disk(path: &Path, access: DiskAccess) -> Disk {
-    Disk { path: path.into(), access, serial: None }
+    Disk { path: path.into(), access, queues: 1, serial: None }
 }
 
 fn image(len: u64) -> tempfile::NamedTempFile {

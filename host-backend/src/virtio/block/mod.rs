@@ -1,4 +1,4 @@
-//! The block device (section 5.2 "Block Device"): one queue of requests over an [`Engine`].
+//! The block device (section 5.2 "Block Device"): queues of requests over an [`Engine`].
 //!
 //! Data moves between the engine and guest memory without a copy in between, so that nothing here grows with what the
 //! guest asks for. A bad request gets an error status; a chain without room for one is a [`Fault`].
@@ -33,6 +33,7 @@ pub struct Block {
     engine: Box<dyn Engine>,
     access: DiskAccess,
     id: [u8; ID_LEN],
+    queues: u16,
     cache: Cache,
     unflushed: Unflushed,
 }
@@ -52,7 +53,14 @@ impl Block {
         let tail = &bytes[bytes.len().saturating_sub(ID_LEN)..];
         let mut id = [0; ID_LEN];
         id[..tail.len()].copy_from_slice(tail);
-        Self { engine, access, id, cache: Cache::WriteBack, unflushed: Unflushed::default() }
+        Self { engine, access, id, queues: 1, cache: Cache::WriteBack, unflushed: Unflushed::default() }
+    }
+
+    /// The same with several queues. One thread serves them all, in turn, so that a request that was answered on one is
+    /// done for all.
+    #[must_use]
+    pub fn with_queues(self, queues: u16) -> Self {
+        Self { queues, ..self }
     }
 
     fn config(&self) -> Config {
@@ -60,7 +68,7 @@ impl Block {
             capacity: self.engine.len() / SECTOR,
             seg_max: SEG_MAX,
             blk_size: SECTOR_SIZE as u32,
-            num_queues: 1,
+            num_queues: self.queues,
             max_discard_sectors: DISCARD_SECTORS_MAX,
             max_discard_seg: DISCARD_SEGMENTS_MAX,
             discard_sector_alignment: 8,
@@ -243,11 +251,12 @@ impl Device for Block {
             DiskAccess::ReadOnly => Features::RO,
             DiskAccess::ReadWrite => Features::DISCARD | Features::WRITE_ZEROES,
         };
-        (always | by_access).bits()
+        let by_queues = if self.queues > 1 { Features::MQ } else { Features::empty() };
+        (always | by_access | by_queues).bits()
     }
 
     fn queue_count(&self) -> usize {
-        1
+        self.queues.into()
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {

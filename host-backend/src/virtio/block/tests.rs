@@ -18,7 +18,7 @@ fn rig(access: DiskAccess) -> (Rig, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let bytes: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i / SECTOR) as u8 + 1).collect();
     std::fs::write(file.path(), bytes).unwrap();
-    let engine = RawFile::open(&Disk { path: file.path().into(), access, serial: None }).unwrap();
+    let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
     (Rig::running(Block::new(Box::new(engine), access, "a disk of the tests, with a long name")), file)
 }
 

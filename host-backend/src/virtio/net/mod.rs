@@ -1,8 +1,10 @@
-//! The network card (section 5.1 "Network Device"): one pair of queues over a [`Link`].
+//! The network card (section 5.1 "Network Device"): one pair of queues over a [`Link`], and a control queue.
 //!
 //! A packet is a [`Header`] and a frame. One packet per direction is held here, in buffers of fixed size; what the link
 //! cannot take waits in the guest's queue, what the guest cannot take waits in the link.
 
+mod control;
+mod offload;
 pub mod passt;
 pub mod stream;
 pub mod tap;
@@ -12,8 +14,11 @@ use super::queue::Chain;
 use super::{BATCH, Cable, Change, Changed, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
+use control::Filter;
+use offload::Cut;
 use shared_abi::virtio::net::{
-    Config, ETHERNET_HEADER, Features, GSO_NONE, HDR_NEEDS_CSUM, Header, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE,
+    Config, ETHERNET_HEADER, Features, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header,
+    RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE,
 };
 use shared_abi::virtio::{CommonFeatures, DeviceType};
 use std::io;
@@ -24,6 +29,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 const RX: usize = RECEIVE_QUEUE as usize;
 const TX: usize = TRANSMIT_QUEUE as usize;
+const CONTROL: usize = 2;
+/// What the card does itself if its link does not.
+const OFFLOADS: Features =
+    Features::CSUM.union(Features::HOST_TSO4).union(Features::HOST_TSO6).union(Features::HOST_USO);
 /// Bytes of the header before every frame.
 pub const HEADER_LEN: usize = size_of::<Header>();
 /// Largest packet that a link may deliver or the guest send: a header and a 64 KiB frame.
@@ -79,6 +88,11 @@ pub struct Net {
     incoming: Vec<u8>,
     incoming_len: usize,
     outgoing: Vec<u8>,
+    /// The packet in `outgoing`, if one is on its way.
+    sending: Option<Sending>,
+    /// A segment of it, behind a header that asks for nothing.
+    segment: Vec<u8>,
+    filter: Filter,
     /// The guest has no buffers for what came.
     starved: bool,
     /// The link has no room for what the guest sends.
@@ -86,6 +100,14 @@ pub struct Net {
     up: bool,
     /// A pulled cable loses the frames of both directions.
     cable: Cable,
+}
+
+/// A packet of the guest that is on its way.
+struct Sending {
+    /// Its chain.
+    head: u16,
+    len: usize,
+    cut: Option<Cut>,
 }
 
 /// What became of an incoming packet.
@@ -98,13 +120,17 @@ enum Delivery {
 impl Net {
     /// A card at `link`; without a MAC one is made up.
     pub fn new(link: Box<dyn Link>, mac: Option<Mac>) -> Self {
+        let mac = mac.unwrap_or_else(random_mac);
         Self {
             link,
-            mac: mac.unwrap_or_else(random_mac),
+            mac,
             features: Features::empty(),
             incoming: vec![0; PACKET_MAX],
             incoming_len: 0,
             outgoing: vec![0; PACKET_MAX],
+            sending: None,
+            segment: Vec::new(),
+            filter: Filter::new(mac),
             starved: false,
             busy: false,
             up: true,
@@ -123,6 +149,7 @@ impl Net {
         for _ in 0..BATCH {
             if self.incoming_len == 0 {
                 match self.link.receive(&mut self.incoming) {
+                    Ok(Some(len)) if !self.filter.lets_in(&self.incoming[HEADER_LEN..len]) => continue,
                     Ok(Some(len)) => self.incoming_len = len,
                     Ok(None) => {
                         progress = Progress::Done;
@@ -210,50 +237,108 @@ impl Net {
         self.busy = false;
         let mut progress = Progress::More;
         for _ in 0..BATCH {
-            let Some(chain) = io.queues[TX].pop_or_arm(io.memory)? else {
-                progress = Progress::Done;
-                break;
-            };
-            match self.send(io.memory, &chain) {
-                Ok(Sent::Yes) => {
-                    io.signal.counters.requests.add(1);
-                    io.signal.counters.bytes_from_guest.add(chain.readable_len() - HEADER_LEN as u64);
-                }
-                Ok(Sent::Busy) => {
-                    io.queues[TX].undo_pop(1);
-                    self.busy = true;
+            if self.sending.is_none() {
+                let Some(chain) = io.queues[TX].pop_or_arm(io.memory)? else {
                     progress = Progress::Done;
                     break;
+                };
+                self.sending = self.take(io.memory, &chain);
+                if self.sending.is_none() {
+                    io.signal.counters.errors.add(1);
+                    io.queues[TX].push_used(io.memory, chain.head(), 0)?;
+                    continue;
                 }
-                Err(_) => io.signal.counters.errors.add(1),
             }
-            io.queues[TX].push_used(io.memory, chain.head(), 0)?;
+            let sent = self.send();
+            if matches!(sent, Ok(Sent::Busy)) {
+                self.busy = true;
+                progress = Progress::Done;
+                break;
+            }
+            let Some(sending) = self.sending.take() else { continue };
+            if sent.is_ok() {
+                io.signal.counters.requests.add(1);
+                io.signal.counters.bytes_from_guest.add((sending.len - HEADER_LEN) as u64);
+            } else {
+                io.signal.counters.errors.add(1);
+            }
+            io.queues[TX].push_used(io.memory, sending.head, 0)?;
         }
         self.follow_link(io);
         io.interrupt(TX)?;
         Ok(progress)
     }
 
-    /// Sends one packet of the guest, if it is one.
-    fn send(&mut self, memory: &GuestRam, chain: &Chain) -> io::Result<Sent> {
-        let malformed = || Err(io::ErrorKind::InvalidData.into());
-        let len = chain.readable_len();
-        if !(HEADER_LEN + ETHERNET_HEADER..=PACKET_MAX).contains(&(len as usize)) {
-            return malformed();
+    /// Takes one packet of the guest, if it is one, and does what the link cannot.
+    fn take(&mut self, memory: &GuestRam, chain: &Chain) -> Option<Sending> {
+        let len = usize::try_from(chain.readable_len()).ok()?;
+        if !(HEADER_LEN + ETHERNET_HEADER..=PACKET_MAX).contains(&len) {
+            return None;
         }
+        let packet = &mut self.outgoing[..len];
+        chain.read(memory, 0, packet);
+        let (header, frame) = Header::mut_from_prefix(packet).ok()?;
+        header.num_buffers = 0;
+        header.flags &= HDR_NEEDS_CSUM;
+        let mut needed = if header.flags == 0 { Features::empty() } else { Features::CSUM };
+        needed |= match header.gso_type {
+            GSO_NONE => Features::empty(),
+            GSO_TCPV4 => Features::HOST_TSO4,
+            GSO_TCPV6 => Features::HOST_TSO6,
+            GSO_UDP_L4 => Features::HOST_USO,
+            _ => return None,
+        };
+        if !self.features.contains(needed) {
+            return None;
+        }
+        let mut cut = None;
+        if header.gso_type != GSO_NONE {
+            cut = Some(Cut::new(header, frame)?);
+        } else if !self.link.offloads().contains(needed) {
+            offload::complete(header, frame).then_some(())?;
+            *header = Header::default();
+        }
+        Some(Sending { head: chain.head(), len, cut })
+    }
+
+    /// Sends the packet that was taken, or what is left of it.
+    fn send(&mut self) -> io::Result<Sent> {
+        let Some(sending) = &mut self.sending else { return Ok(Sent::Yes) };
         if !self.link.is_up() || self.cable == Cable::Down {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let packet = &mut self.outgoing[..len as usize];
-        chain.read(memory, 0, packet);
-        let Ok((header, _)) = Header::mut_from_prefix(packet) else { return malformed() };
-        header.num_buffers = 0;
-        header.flags &= HDR_NEEDS_CSUM;
-        let unfinished = header.flags != 0 && !self.features.contains(Features::CSUM);
-        if unfinished || header.gso_type != GSO_NONE {
-            return malformed();
+        let packet = &self.outgoing[..sending.len];
+        let Some(cut) = &mut sending.cut else { return self.link.send(packet) };
+        loop {
+            self.segment.clear();
+            self.segment.resize(HEADER_LEN, 0);
+            if !cut.write_next(&packet[HEADER_LEN..], &mut self.segment) {
+                return Ok(Sent::Yes);
+            }
+            // A stream may have to finish the segment before.
+            if !self.link.flush() || self.link.send(&self.segment)? == Sent::Busy {
+                return Ok(Sent::Busy);
+            }
+            cut.advance();
         }
-        self.link.send(packet)
+    }
+
+    /// Executes the commands in the control queue.
+    fn control(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        if !self.features.contains(Features::CTRL_VQ) {
+            return Ok(Progress::Done);
+        }
+        io.drain(CONTROL, |memory, chain, counters| {
+            if chain.writable_len() == 0 {
+                return Err(Fault::NoAnswer(chain.head()));
+            }
+            let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
+            chain.read(memory, 0, &mut command);
+            let answer = self.filter.execute(&command);
+            counters.errors.add((answer != 0).into());
+            chain.write(memory, 0, &[answer]);
+            Ok(1)
+        })
     }
 
     /// Tells the guest when the link went down.
@@ -266,7 +351,7 @@ impl Net {
 
     fn config(&self) -> Config {
         let status = if self.up && self.cable == Cable::Up { STATUS_LINK_UP } else { 0 };
-        Config { mac: self.mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
+        Config { mac: self.filter.mac().0, status, max_virtqueue_pairs: 1, mtu: MTU }
     }
 }
 
@@ -286,11 +371,11 @@ impl Device for Net {
 
     fn features(&self) -> u64 {
         let always = Features::MAC | Features::MTU | Features::STATUS | Features::MRG_RXBUF;
-        (always | self.link.offloads()).bits()
+        (always | OFFLOADS | control::FEATURES | self.link.offloads()).bits()
     }
 
     fn queue_count(&self) -> usize {
-        2
+        3
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
@@ -300,6 +385,7 @@ impl Device for Net {
     fn activate(&mut self, features: u64) {
         debug_assert!(features & CommonFeatures::VERSION_1.bits() != 0);
         self.features = Features::from_bits_truncate(features);
+        self.filter.activate(self.features);
         self.link.activate(self.features);
     }
 
@@ -312,13 +398,26 @@ impl Device for Net {
 
     fn reset(&mut self) {
         self.features = Features::empty();
+        self.filter = Filter::new(self.mac);
         self.incoming_len = 0;
         self.starved = false;
         self.busy = false;
+        self.sending = None;
+    }
+
+    fn reset_queue(&mut self, index: usize) {
+        if index == TX {
+            self.busy = false;
+            self.sending = None;
+        }
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        if index == RX { self.receive(io) } else { self.transmit(io) }
+        match index {
+            RX => self.receive(io),
+            TX => self.transmit(io),
+            _ => self.control(io),
+        }
     }
 
     fn event_source(&self) -> Option<(RawFd, EventSet)> {

@@ -2,7 +2,7 @@
 //! u32. passt speaks it, and so do QEMU and other switches.
 //!
 //! The peer is not trusted either: a length that no frame can have ends the link. Checksums are complete in both
-//! directions, so no offload is offered.
+//! directions: what the guest leaves open, the card does before.
 
 use super::{ETHERNET_HEADER, HEADER_LEN, Link, PACKET_MAX, Sent};
 use shared_abi::virtio::net::Features;

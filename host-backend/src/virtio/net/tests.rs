@@ -147,7 +147,7 @@ fn a_frame_that_no_full_ring_can_take_is_dropped() {
 fn malformed_packets_of_the_guest_are_dropped() {
     let (rig, mut peer) = rig();
     let good = [3; 20];
-    send(&rig, Header { flags: HDR_NEEDS_CSUM, ..Header::default() }, &good);
+    send(&rig, Header { flags: HDR_NEEDS_CSUM, csum_offset: 19, ..Header::default() }, &good);
     send(&rig, Header { gso_type: 1, ..Header::default() }, &good);
     send(&rig, Header::default(), &good[..5]);
     rig.request(TXQ, &[(DATA, 3, READ)]);
@@ -157,6 +157,97 @@ fn malformed_packets_of_the_guest_are_dropped() {
     let mut got = [0; 24];
     peer.read_exact(&mut got).unwrap();
     assert_eq!(got, framed(&good)[..]);
+}
+
+#[test]
+fn a_checksum_that_the_guest_left_open_is_complete_on_the_wire() {
+    let (rig, mut peer) = rig();
+    let mut frame: Vec<u8> = (0..60).collect();
+    send(&rig, Header { flags: HDR_NEEDS_CSUM, csum_start: 50, csum_offset: 8, ..Header::default() }, &frame);
+    let sum: u32 = frame[50..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[58..].copy_from_slice(&sum.to_be_bytes());
+    let mut got = [0; 64];
+    peer.read_exact(&mut got).unwrap();
+    assert_eq!(got, framed(&frame)[..]);
+}
+
+/// A UDP packet over IPv4 to be cut into datagrams of 1000 bytes.
+fn to_be_cut(payload: &[u8]) -> (Header, Vec<u8>) {
+    let mut frame = vec![2; 12];
+    frame.extend([8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 9, 0, 9, 0, 0, 0, 0]);
+    frame.extend(payload);
+    let header = Header {
+        flags: HDR_NEEDS_CSUM,
+        gso_type: GSO_UDP_L4,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 6,
+        ..Header::default()
+    };
+    (header, frame)
+}
+
+#[test]
+fn a_packet_in_segments_goes_on_where_the_peer_stopped_reading() {
+    let (rig, mut peer) = rig();
+    let payload: Vec<u8> = (0..60_000u32).map(|i| (i / 7) as u8).collect();
+    let (header, frame) = to_be_cut(&payload);
+    let mut sent = 0;
+    while rig.used_index(TXQ) == sent {
+        send(&rig, header, &frame);
+        sent += 1;
+        assert!(sent < 1000);
+    }
+    let mut got = Vec::new();
+    while got.len() < usize::from(sent) * 60 * (4 + 42 + 1000) {
+        let mut part = [0; 1 << 16];
+        let n = peer.read(&mut part).unwrap();
+        got.extend_from_slice(&part[..n]);
+        poll(&rig);
+    }
+    assert_eq!(rig.used_index(TXQ), sent);
+    for (n, datagram) in got.chunks(4 + 42 + 1000).enumerate() {
+        assert_eq!(datagram[46..], payload[n % 60 * 1000..][..1000], "datagram {n}");
+    }
+}
+
+#[test]
+fn a_reset_of_the_transmit_queue_forgets_the_packet_on_its_way() {
+    let (rig, _peer) = rig();
+    let (header, frame) = to_be_cut(&[1; 60_000]);
+    let mut sent = 0;
+    while rig.used_index(TXQ) == sent {
+        send(&rig, header, &frame);
+        sent += 1;
+    }
+    rig.write(Register::QueueSel, TXQ);
+    rig.write(Register::QueueReset, 1);
+    assert_eq!((rig.read(Register::QueueReset), rig.read(Register::QueueReady)), (0, 0));
+    poll(&rig);
+    assert_eq!(rig.used_index(TXQ), sent - 1, "the old ring is left alone");
+    assert!(!rig.needs_reset());
+    assert!(!rig.transport.event_source().unwrap().1.contains(EventSet::OUT));
+}
+
+#[test]
+fn what_the_control_queue_filters_does_not_reach_the_guest() {
+    let (rig, mut peer) = rig();
+    offer_buffers(&rig, 4, 400);
+    let answer = |command: &[u8]| {
+        rig.put(DATA + 0x8000, command);
+        let chain = [(DATA + 0x8000, command.len() as u32, READ), (DATA + 0x9000, 1, WRITE)];
+        let used = rig.request(CONTROL as u32, &chain).unwrap();
+        assert_eq!(used.len, 1);
+        rig.get(DATA + 0x9000, 1)[0]
+    };
+    assert_eq!((answer(&[0, 0, 0]), answer(&[0, 0]), answer(&[9, 9, 9])), (0, 1, 1));
+    for to in [[2, 0, 0, 0, 0, 8], MAC.0] {
+        peer.write_all(&framed(&[&to[..], &[7; 50]].concat())).unwrap();
+    }
+    poll(&rig);
+    assert_eq!(rig.used_index(RXQ), 1);
+    assert_eq!(rig.get(DATA + HEADER_LEN as u64, 6), MAC.0);
 }
 
 #[test]

@@ -1,0 +1,325 @@
+//! The control queue of the network card: answers to every class of commands, and what the filters let in.
+//!
+//! The station sends to whatever address a frame claims to come from, which is how frames for others are made.
+
+use super::card::{Card, PATIENCE, find_station};
+use super::device::Dev;
+use super::raw::{Dir, Link, Queue, link};
+use super::{End, Lab, Row, Verdict, equal, error, fail, holds};
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use shared_abi::station::BROADCAST;
+use shared_abi::virtio::CommonFeatures;
+use shared_abi::virtio::net::control::{
+    ADDR_SET, ALLMULTI, ALLUNI, ANNOUNCE, ANNOUNCE_ACK, ERR, MAC, MQ, NOBCAST, NOMULTI, NOUNI, OK, PAIRS_SET, PROMISC,
+    RX, TABLE_SET, VLAN, VLAN_ADD, VLAN_DEL,
+};
+use shared_abi::virtio::net::{Config, Features, Header, STATUS_ANNOUNCE};
+
+pub const ROWS: &[Row] = &[
+    ("net-control/receive-modes-are-acknowledged", |lab| modes(lab, Features::CTRL_RX, &[PROMISC, ALLMULTI])),
+    ("net-control/more-receive-modes-are-acknowledged", |lab| {
+        modes(lab, Features::CTRL_RX | Features::CTRL_RX_EXTRA, &[ALLUNI, NOMULTI, NOUNI, NOBCAST])
+    }),
+    ("net-control/command-in-parts-is-acknowledged", command_in_parts),
+    ("net-control/unknown-class-is-an-error", |lab| refused(lab, &[(0x7f, 0, &[0]), (0xff, 0xff, &[])])),
+    ("net-control/unknown-command-is-an-error", |lab| refused(lab, &[(RX, 0x7f, &[1]), (MAC, 0x7f, &[0; 8])])),
+    ("net-control/missing-data-is-an-error", |lab| {
+        let three_with_two = [[3, 0, 0, 0].as_slice(), &[2; 12]].concat();
+        let endless = [[0xff; 4].as_slice(), &[2; 12]].concat();
+        refused(
+            lab,
+            &[(RX, PROMISC, &[]), (MAC, TABLE_SET, &[]), (MAC, TABLE_SET, &three_with_two), (MAC, TABLE_SET, &endless)],
+        )
+    }),
+    ("net-control/mac-table-is-acknowledged", |lab| {
+        let mut control = Control::start(lab, Features::CTRL_RX)?;
+        control.table(&[], &[])?;
+        control.table(&[OTHER], &[])?;
+        control.table(&[OTHER, THIRD], &[GROUP, [1; 6], [3; 6]])
+    }),
+    ("net-control/address-is-set", address_is_set),
+    ("net-control/short-address-is-an-error", |lab| {
+        let mut control = Control::start(lab, Features::CTRL_RX | Features::CTRL_MAC_ADDR)?;
+        let before = control.card.mac();
+        equal("answer", ERR, control.command(MAC, ADDR_SET, &OTHER[..5])?)?;
+        equal("mac", before, control.card.mac())
+    }),
+    ("net-control/promiscuous-card-hears-all", |lab| {
+        let mut control = Control::filtering(lab, Features::empty())?;
+        control.must(RX, PROMISC, &[1])?;
+        control.hears(OTHER, Heard::Yes)?;
+        control.hears(GROUP, Heard::Yes)
+    }),
+    ("net-control/unknown-addresses-are-dropped", |lab| {
+        let mut control = Control::filtering(lab, Features::empty())?;
+        control.hears(OTHER, Heard::No)?;
+        control.hears(GROUP, Heard::No)?;
+        let own = control.card.mac();
+        control.hears(own, Heard::Yes)
+    }),
+    ("net-control/table-lets-addresses-in", |lab| {
+        let mut control = Control::filtering(lab, Features::empty())?;
+        control.table(&[OTHER], &[GROUP])?;
+        control.hears(OTHER, Heard::Yes)?;
+        control.hears(GROUP, Heard::Yes)?;
+        control.hears(THIRD, Heard::No)
+    }),
+    ("net-control/set-address-is-received", |lab| {
+        let mut control = Control::filtering(lab, Features::CTRL_MAC_ADDR)?;
+        control.must(MAC, ADDR_SET, &OTHER)?;
+        control.hears(OTHER, Heard::Yes)
+    }),
+    ("net-control/all-multicast-lets-multicast-in", |lab| {
+        let mut control = Control::filtering(lab, Features::empty())?;
+        control.must(RX, ALLMULTI, &[1])?;
+        control.hears(GROUP, Heard::Yes)?;
+        control.hears(OTHER, Heard::No)
+    }),
+    ("net-control/broadcast-is-received-unless-suppressed", |lab| {
+        let mut control = Control::filtering(lab, Features::CTRL_RX_EXTRA)?;
+        control.hears(BROADCAST, Heard::Yes)?;
+        control.must(RX, NOBCAST, &[1])?;
+        control.hears(BROADCAST, Heard::No)
+    }),
+    ("net-control/vlan-filter-lets-its-ids-in", vlan),
+    ("net-control/announcement-is-cleared", |lab| {
+        let mut control = Control::start(lab, Features::GUEST_ANNOUNCE | Features::STATUS)?;
+        let answer = control.command(ANNOUNCE, ANNOUNCE_ACK, &[])?;
+        holds(answer <= ERR, "answer", "0 or 1", answer)?;
+        let status = control.card.dev.regs().config_read(offset_of!(Config, status), 2) as u16;
+        equal("announce bit of status", 0, status & STATUS_ANNOUNCE)
+    }),
+    ("net-control/queue-pairs-have-limits", |lab| {
+        let mut control = Control::start(lab, Features::MQ)?;
+        let most = control.pairs();
+        for (count, answer) in [(1, OK), (most, OK), (0, ERR), (most + 1, ERR)] {
+            let saw = control.command(MQ, PAIRS_SET, &count.to_le_bytes())?;
+            equal(&format!("answer to {count} pairs"), answer, saw)?;
+        }
+        Ok(())
+    }),
+    ("net-control/every-pair-sends", every_pair_sends),
+    ("net-control/reset-forgets-modes", reset_forgets_modes),
+];
+
+const OTHER: [u8; 6] = [0x02, 0xaa, 0, 0, 0, 0x01];
+const THIRD: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 0x02];
+const GROUP: [u8; 6] = [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03];
+/// How long a frame is waited for that must not come.
+const QUIET: u64 = PATIENCE / 5;
+const UNWRITTEN: u8 = 0xaa;
+
+/// Whether a frame arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Heard {
+    Yes,
+    No,
+}
+
+/// A card with its control queue.
+struct Control<'a> {
+    card: Card<'a>,
+    queue: Queue,
+    /// Further pairs: receive and transmit queues.
+    more: Vec<(Queue, Queue)>,
+}
+
+fn pairs(dev: &Dev<'_>) -> u16 {
+    dev.regs().config_read(offset_of!(Config, max_virtqueue_pairs), 2) as u16
+}
+
+impl<'a> Control<'a> {
+    fn start(lab: &'a Lab, features: Features) -> Result<Self, End> {
+        let card = Card::prepare(lab, Features::CTRL_VQ | features, CommonFeatures::empty())?;
+        let pairs = if features.contains(Features::MQ) { pairs(&card.dev) } else { 1 };
+        holds((1..=0x8000).contains(&pairs), "max_virtqueue_pairs", "1 to 0x8000", pairs)?;
+        let more = (1..pairs).map(|pair| Ok((card.dev.queue(2 * pair, 16)?, card.dev.queue(2 * pair + 1, 16)?)));
+        let more = more.collect::<Result<_, End>>()?;
+        let queue = card.dev.queue(2 * pairs, 16)?;
+        card.dev.start();
+        Ok(Self { card, queue, more })
+    }
+
+    /// The same with a station and with all filters on: only what is for the card is received.
+    fn filtering(lab: &'a Lab, features: Features) -> Result<Self, End> {
+        find_station(lab)?;
+        let mut control = Self::start(lab, Features::CTRL_RX | features)?;
+        control.must(RX, PROMISC, &[0])?;
+        control.must(RX, ALLMULTI, &[0])?;
+        control.table(&[], &[])?;
+        Ok(control)
+    }
+
+    fn pairs(&self) -> u16 {
+        pairs(&self.card.dev)
+    }
+
+    /// Sends a command in one buffer; its answer.
+    fn command(&mut self, class: u8, command: u8, data: &[u8]) -> Result<u8, End> {
+        self.command_in(class, command, data, &[2 + data.len()])
+    }
+
+    /// The same with class, command and data in descriptors of these lengths.
+    fn command_in(&mut self, class: u8, command: u8, data: &[u8], parts: &[usize]) -> Result<u8, End> {
+        let message = self.card.dev.buffer(2 + data.len())?;
+        message.put(&[&[class, command], data].concat());
+        let answer = self.card.dev.buffer(1)?;
+        answer.write8(0, UNWRITTEN);
+        let mut at = 0;
+        let mut links: Vec<Link> = Vec::new();
+        for &len in parts {
+            links.push(link(&message.part(at, len), Dir::Out));
+            at += len;
+        }
+        links.push(link(&answer, Dir::In));
+        let head = self.queue.chain(0, &links);
+        self.queue.send(&self.card.dev, head);
+        let used = self.queue.wait()?;
+        equal("used length of a command", 1, used.len)?;
+        self.card.dev.healthy()?;
+        Ok(answer.read8(0))
+    }
+
+    /// Sends a command that the device must do.
+    fn must(&mut self, class: u8, command: u8, data: &[u8]) -> Verdict {
+        let answer = self.command(class, command, data)?;
+        equal(&format!("answer to command {command} of class {class} with {data:02x?}"), OK, answer)
+    }
+
+    fn table(&mut self, unicast: &[[u8; 6]], multicast: &[[u8; 6]]) -> Verdict {
+        let part = |addresses: &[[u8; 6]]| [&(addresses.len() as u32).to_le_bytes()[..], &addresses.concat()].concat();
+        self.must(MAC, TABLE_SET, &[part(unicast), part(multicast)].concat())
+    }
+
+    /// Has the station send to an address, and looks whether that arrives.
+    fn hears(&mut self, address: [u8; 6], expected: Heard) -> Verdict {
+        let mut frame = self.card.to_station(80);
+        frame[6..12].copy_from_slice(&address);
+        self.expect(&frame, expected, &format!("a frame for {address:02x?}"))
+    }
+
+    fn expect(&mut self, frame: &[u8], expected: Heard, what: &str) -> Verdict {
+        let patience = if expected == Heard::Yes { 5 * PATIENCE } else { QUIET };
+        let saw = if self.card.try_echo(frame, patience)?.is_some() { Heard::Yes } else { Heard::No };
+        if saw == expected { Ok(()) } else { Err(fail(what, shown(expected), shown(saw))) }
+    }
+}
+
+fn shown(heard: Heard) -> &'static str {
+    match heard {
+        Heard::Yes => "received",
+        Heard::No => "not received",
+    }
+}
+
+fn modes(lab: &Lab, features: Features, modes: &[u8]) -> Verdict {
+    let mut control = Control::start(lab, features)?;
+    for &mode in modes {
+        [1, 0, 1, 0].into_iter().try_for_each(|on| control.must(RX, mode, &[on]))?;
+    }
+    Ok(())
+}
+
+fn command_in_parts(lab: &Lab) -> Verdict {
+    let mut control = Control::start(lab, Features::CTRL_RX)?;
+    for parts in [&[1, 1, 1][..], &[3], &[1, 2]] {
+        equal(&format!("answer to parts of {parts:?}"), OK, control.command_in(RX, PROMISC, &[1], parts)?)?;
+    }
+    Ok(())
+}
+
+/// These are answered with an error, and the queue goes on.
+fn refused(lab: &Lab, commands: &[(u8, u8, &[u8])]) -> Verdict {
+    let mut control = Control::start(lab, Features::CTRL_RX)?;
+    for &(class, command, data) in commands {
+        let what = format!("answer to command {command:#x} of class {class:#x} with {data:02x?}");
+        equal(&what, ERR, control.command(class, command, data)?)?;
+        control.must(RX, PROMISC, &[1])?;
+    }
+    Ok(())
+}
+
+fn address_is_set(lab: &Lab) -> Verdict {
+    let mut control = Control::start(lab, Features::CTRL_MAC_ADDR)?;
+    let before = control.card.mac();
+    for address in [OTHER, before] {
+        control.must(MAC, ADDR_SET, &address)?;
+        equal("mac", address, control.card.mac())?;
+    }
+    Ok(())
+}
+
+fn vlan(lab: &Lab) -> Verdict {
+    const ID: u16 = 5;
+    let mut control = Control::filtering(lab, Features::CTRL_VLAN)?;
+    let tagged = |control: &mut Control<'_>, expected, what: &str| {
+        // The echo is told from others by what follows the addresses: the tag, and behind it the protocol.
+        let plain = control.card.to_station(100);
+        let mut frame = plain[..12].to_vec();
+        frame.extend([0x81, 0x00]);
+        frame.extend(ID.to_be_bytes());
+        frame.extend(&plain[12..]);
+        control.expect(&frame, expected, what)
+    };
+    tagged(&mut control, Heard::No, "a frame of a VLAN that is not in the table")?;
+    control.must(VLAN, VLAN_ADD, &ID.to_le_bytes())?;
+    tagged(&mut control, Heard::Yes, "a frame of a VLAN that was added")?;
+    control.must(VLAN, VLAN_DEL, &ID.to_le_bytes())?;
+    tagged(&mut control, Heard::No, "a frame of a VLAN that was deleted")
+}
+
+fn every_pair_sends(lab: &Lab) -> Verdict {
+    find_station(lab)?;
+    let mut control = Control::start(lab, Features::MQ)?;
+    let count = control.pairs();
+    if count < 2 {
+        return Err(error("it offers MQ with one pair of queues"));
+    }
+    control.must(MQ, PAIRS_SET, &count.to_le_bytes())?;
+    // Frames may arrive on any pair.
+    let room = control.card.dev.buffer(usize::from(count) * 4096)?;
+    for (pair, (receive, _)) in control.more.iter_mut().enumerate() {
+        for n in 0..2 {
+            let head = receive.chain(n, &[link(&room.part(4096 * pair + 2048 * usize::from(n), 2048), Dir::In)]);
+            receive.offer(head);
+        }
+        receive.publish();
+        receive.notify(&control.card.dev);
+    }
+    control.card.stock(2048, 16)?;
+    for pair in 0..usize::from(count) {
+        let frame = control.card.to_station(90);
+        let buf = control.card.dev.buffer(size_of::<Header>() + frame.len())?;
+        buf.part(size_of::<Header>(), frame.len()).put(&frame);
+        let transmit = if pair == 0 { &mut control.card.transmit } else { &mut control.more[pair - 1].1 };
+        let head = transmit.chain(0, &[link(&buf, Dir::Out)]);
+        transmit.send(&control.card.dev, head);
+        transmit.wait()?;
+    }
+    let arrived = |control: &Control<'_>| {
+        let more: u16 = control.more.iter().map(|(receive, _)| receive.used_index()).sum();
+        control.card.receive.used_index() + more
+    };
+    let all = super::raw::wait_until(5 * PATIENCE, || arrived(&control) >= count);
+    holds(all, "echoes on all pairs", count, arrived(&control))
+}
+
+fn reset_forgets_modes(lab: &Lab) -> Verdict {
+    {
+        let mut control = Control::filtering(lab, Features::empty())?;
+        let extra = Features::CTRL_RX_EXTRA.bits();
+        if control.card.dev.offered & extra != 0 {
+            drop(control);
+            control = Control::filtering(lab, Features::CTRL_RX_EXTRA)?;
+            [NOMULTI, NOUNI, NOBCAST].into_iter().try_for_each(|mode| control.must(RX, mode, &[1]))?;
+        }
+    }
+    let mut card = Card::with_station(lab, Features::MAC)?;
+    let frame = card.to_station(80);
+    card.echo(&frame)?;
+    let mut frame = card.to_station(80);
+    frame[6..12].copy_from_slice(&BROADCAST);
+    card.echo(&frame).map(drop)
+}

@@ -1,0 +1,162 @@
+//! The check that the harness makes itself: a kernel whose call sites are patched and one whose are not must see the same.
+//! So each testbed is started a second time with `pvops=unpatched`, for the groups that depend on call sites.
+
+use crate::conform::catalogue::{Entry, Pattern, PatternError};
+use crate::conform::outcome::{CheckResult, Outcome, State, TestbedResult};
+use crate::conform::profile::Profile;
+use crate::conform::run;
+use crate::conform::start::Setting;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Its name.
+pub const NAME: &str = "pvops/patched-and-unpatched-agree";
+/// The kernel's word for call sites that stay as the compiler made them, and its reason for skipping what is about patching.
+const UNPATCHED: &str = "pvops=unpatched";
+/// What is compared: groups without devices, and interrupts.
+const GROUPS: [&str; 7] = ["pvops", "mm", "time", "clock", "irq", "kvm", "smp"];
+
+/// Its row of the catalogue.
+pub fn entry() -> Entry {
+    Entry {
+        name: NAME.into(),
+        rule: "A patched call site does what the call through the table does".into(),
+        clause: "Ringside docs/patching.md, The patcher".into(),
+        method: "Boot again with pvops=unpatched; compare each check of pvops, mm, time, clock, irq, kvm and smp"
+            .into(),
+        expectation: "The same outcomes, apart from the checks that are about patching".into(),
+    }
+}
+
+/// Runs the checks on a profile's hypervisor, and this one if it is asked for.
+///
+/// # Errors
+/// Never in practice: the patterns are constants.
+pub fn run(
+    profile: &Profile,
+    setting: &Setting,
+    catalogue: &[Entry],
+    only: &[Pattern],
+    interrupted: &AtomicBool,
+) -> Result<TestbedResult, PatternError> {
+    let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(NAME));
+    let guest: Vec<Entry> = catalogue.iter().filter(|entry| entry.name != NAME).cloned().collect();
+    let boot = |only: &[Pattern], more: &str| run::run_with(profile, setting, &guest, only, more, interrupted);
+    let mut result = boot(only, "");
+    if !asked || guest.len() == catalogue.len() || result.state != State::Ran || interrupted.load(Ordering::Relaxed) {
+        return Ok(result);
+    }
+    let groups = GROUPS.iter().map(|group| Pattern::new(&format!("{group}/*"))).collect::<Result<Vec<_>, _>>()?;
+    let mut verdict = if result.checks.iter().any(is_compared) {
+        let unpatched = boot(if only.is_empty() { &groups } else { only }, UNPATCHED);
+        result.seconds += unpatched.seconds;
+        compare(&result, &unpatched)
+    } else {
+        // Nothing but this check was asked for.
+        let (patched, unpatched) = (boot(&groups, ""), boot(&groups, UNPATCHED));
+        result.seconds += patched.seconds + unpatched.seconds;
+        compare(&patched, &unpatched)
+    };
+    let defect = profile.defects().unwrap_or_default().into_iter().find(|(pattern, _)| pattern.matches(NAME));
+    verdict.known = defect.map(|(_, reason)| reason.to_owned());
+    result.checks.push(verdict);
+    Ok(result)
+}
+
+fn is_compared(check: &CheckResult) -> bool {
+    GROUPS.contains(&check.name.split('/').next().unwrap_or_default())
+}
+
+/// What the harness reports for the two runs.
+pub fn compare(patched: &TestbedResult, unpatched: &TestbedResult) -> CheckResult {
+    let verdict = |outcome, evidence: &[(&str, String)]| CheckResult {
+        name: NAME.into(),
+        outcome,
+        evidence: evidence.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+        reported: true,
+        known: None,
+    };
+    if let Some(problem) = patched.problems.first() {
+        return verdict(Outcome::Error, &[("why", format!("the patched run: {problem}"))]);
+    }
+    if let Some(problem) = unpatched.problems.first() {
+        return verdict(Outcome::Error, &[("why", format!("the unpatched run: {problem}"))]);
+    }
+    let (mut same, mut about_patching, mut different) = (0, 0, Vec::new());
+    for check in patched.checks.iter().filter(|check| is_compared(check)) {
+        let Some(other) = unpatched.check(&check.name) else { continue };
+        if other.outcome == Outcome::Skip && other.field("why") == Some(UNPATCHED) {
+            about_patching += 1;
+        } else if other.outcome == check.outcome {
+            same += 1;
+        } else {
+            different.push(format!("{}: {}, then {}", check.name, told(check), told(other)));
+        }
+    }
+    if !different.is_empty() {
+        let (expected, saw) = ("the same outcomes patched and unpatched".to_owned(), different.join("; "));
+        return verdict(Outcome::Fail, &[("why", "outcomes".into()), ("expected", expected), ("saw", saw)]);
+    }
+    if same == 0 {
+        return verdict(Outcome::Error, &[("why", "there was nothing to compare".into())]);
+    }
+    verdict(Outcome::Pass, &[("did", format!("{same} checks agree, {about_patching} are about patching"))])
+}
+
+/// As in `fail (interrupts: 2)`.
+fn told(check: &CheckResult) -> String {
+    match (check.field("why"), check.field("saw")) {
+        (Some(why), Some(saw)) => format!("{} ({why}: {saw})", check.outcome.word()),
+        (Some(why), None) => format!("{} ({why})", check.outcome.word()),
+        _ => check.outcome.word().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(checks: &[(&str, Outcome, &str)]) -> TestbedResult {
+        let mut result = TestbedResult::absent("fake", "", State::Ran);
+        result.checks = checks
+            .iter()
+            .map(|&(name, outcome, why)| CheckResult {
+                name: name.into(),
+                outcome,
+                evidence: if why.is_empty() { vec![] } else { vec![("why".into(), why.into())] },
+                reported: true,
+                known: None,
+            })
+            .collect();
+        result
+    }
+
+    #[test]
+    fn equal_outcomes_agree_and_checks_about_patching_may_skip() {
+        let patched = result(&[
+            ("pvops/a", Outcome::Pass, ""),
+            ("pvops/b", Outcome::Pass, ""),
+            ("irq/c", Outcome::Fail, "x"),
+            ("block/d", Outcome::Pass, ""),
+        ]);
+        let unpatched = result(&[
+            ("pvops/a", Outcome::Skip, UNPATCHED),
+            ("pvops/b", Outcome::Pass, ""),
+            ("irq/c", Outcome::Fail, "y"),
+        ]);
+        let verdict = compare(&patched, &unpatched);
+        assert_eq!(verdict.outcome, Outcome::Pass);
+        assert_eq!(verdict.field("did"), Some("2 checks agree, 1 are about patching"));
+    }
+
+    #[test]
+    fn another_outcome_is_told_with_both_and_an_ended_run_is_an_error() {
+        let patched = result(&[("pvops/a", Outcome::Pass, "")]);
+        let mut unpatched = result(&[("pvops/a", Outcome::Skip, "some other reason")]);
+        let verdict = compare(&patched, &unpatched);
+        assert_eq!(verdict.outcome, Outcome::Fail);
+        assert_eq!(verdict.field("saw"), Some("pvops/a: pass, then skip (some other reason)"));
+        unpatched.problems.push("it hung".into());
+        assert_eq!(compare(&patched, &unpatched).field("why"), Some("the unpatched run: it hung"));
+        assert_eq!(compare(&result(&[]), &result(&[])).outcome, Outcome::Error);
+    }
+}
