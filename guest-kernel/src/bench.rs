@@ -1,5 +1,5 @@
 //! Measurements of the operations, as `@bench` lines: `bench=pte` counts what page-table updates cost alone and in a
-//! batch, `bench=ops` what each operation costs. Then the machine is switched off.
+//! batch, `bench=ops` what each operation costs, `bench=ops:NAME` only that one. Then the machine is switched off.
 //!
 //! Hypercalls are counted; ticks are medians of the time stamp counter, which a software CPU counts by its host's clock.
 
@@ -25,8 +25,10 @@ pub fn run(cmdline: Cmdline) {
     match cmdline.value(WORD) {
         None => return,
         Some(PTE) => pte(),
-        Some(OPS) => operations(),
-        Some(other) => log::error!("{WORD}={other}: not {PTE} or {OPS}"),
+        Some(other) => match other.split_once(':').unwrap_or((other, "")) {
+            (OPS, only) => operations(only),
+            _ => log::error!("{WORD}={other}: not {PTE} or {OPS}"),
+        },
     }
     power::end(Ending::Off)
 }
@@ -120,7 +122,7 @@ fn pte() {
 /// An operation to measure: which, and how to do it once.
 type Measured<'a> = (Op, &'a mut dyn FnMut());
 
-fn operations() {
+fn operations(only: &str) {
     let Some(table) = Table::new() else {
         log::error!("no memory for a page table");
         return;
@@ -154,7 +156,7 @@ fn operations() {
         (op::smp::cpu, &mut || _ = smp::cpu()),
         (op::smp::relax, &mut smp::relax),
     ];
-    for (op, once) in &mut list {
+    for (op, once) in list.iter_mut().filter(|(op, _)| only.is_empty() || op.name() == only) {
         irq::disable();
         let cost = measured(|| (0..REPEATS).for_each(|_| once()));
         irq::disable();
@@ -171,6 +173,7 @@ fn report(op: Op, cost: &Cost) {
             .field("how", how.map_or("indirect", patch::Kind::name))?
             .field("code", code)?
             .field("repeats", REPEATS)?
+            .field("runs", ROUNDS + 2)?
             .field("hypercalls", cost.hypercalls)?
             .field("ticks", cost.ticks)
     });

@@ -55,6 +55,12 @@ impl Display for Violation {
     }
 }
 
+/// How many instructions code has, padding left out.
+pub fn instructions(code: &[u8]) -> usize {
+    let decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    decoder.into_iter().filter(|instruction| instruction.mnemonic() != Mnemonic::Nop).count()
+}
+
 /// What was looked at, and what was found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {

@@ -39,6 +39,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Conform(options) => conform::command(&common, &options),
         Command::Test => test::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
+        Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),
+        Command::Bench { what: BenchCommand::Ops } => bench::ops::operations(&common),
         Command::Bench { what: BenchCommand::Start } => bench::start::command(&common),
     }
 }

@@ -81,6 +81,10 @@ pub(crate) enum Command {
 pub(crate) enum BenchCommand {
     /// Guest instructions from entry to ready, on QEMU with counted instructions
     Boot,
+    /// What page-table updates cost alone and in a batch, in every world that can be booted here
+    Pte,
+    /// What each operation costs: instructions in line, hypercalls, exits, ticks, in every world
+    Ops,
     /// Time from the start of ringside to the guest's first byte, beside a bare C program; and its memory
     Start,
 }

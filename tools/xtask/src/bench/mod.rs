@@ -2,4 +2,5 @@
 
 pub(crate) mod boot;
 mod memory;
+pub(crate) mod ops;
 pub(crate) mod start;
