@@ -97,7 +97,15 @@ const OPS: Ops = Ops {
 };
 
 const TEMPLATES: &[(Op, Template)] =
-    &[(op::irq::disable, DISABLE), (op::irq::enable, ENABLE), (op::smp::relax, native::RELAX)];
+    &[(op::irq::save, SAVE), (op::irq::disable, DISABLE), (op::irq::enable, ENABLE), (op::smp::relax, native::RELAX)];
+
+template!(
+    /// The upcall mask of CPU 0 as it was, then set.
+    SAVE,
+    "mov al, 1",
+    "xchg al, byte ptr [XEN_SHARED_INFO + 1]",
+    "movzx eax, al",
+);
 
 template!(
     /// The upcall mask of CPU 0.
