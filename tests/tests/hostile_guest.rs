@@ -49,7 +49,8 @@ fn bench(test: &str) -> Option<Bench> {
     let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
     let base = folder.path().into();
     let inner = Err("there is none in this test".into());
-    let setting = Setting { image, disk, ringside: program.into(), base, kvm, tap: None, inner };
+    let xen = Err("the hosts are ours".into());
+    let setting = Setting { image, disk, ringside: program.into(), base, kvm, tap: None, inner, xen };
     let profile = Profile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/host-kvm.toml")).unwrap();
     match start::available(&profile, &setting) {
         Ok(program) => Some(Bench { setting, profile, program, _folder: folder }),

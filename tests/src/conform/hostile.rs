@@ -38,6 +38,9 @@ pub fn run_all(
     if entries.is_empty() {
         return Vec::new();
     }
+    if let Some(reason) = &profile.without_hostile {
+        return entries.iter().map(|entry| left_out(entry, reason)).collect();
+    }
     if profile.program == HOST_IN_TCG {
         return in_one_linux(profile, setting, entries, interrupted);
     }
@@ -58,6 +61,16 @@ pub fn run_all(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn left_out(entry: &Entry, reason: &str) -> CheckResult {
+    CheckResult {
+        name: entry.name.clone(),
+        outcome: Outcome::Skip,
+        evidence: vec![("why".into(), reason.into())],
+        reported: true,
+        known: None,
+    }
 }
 
 fn processors() -> usize {

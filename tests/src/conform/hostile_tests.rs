@@ -1,4 +1,5 @@
 use super::*;
+use crate::testbed::KvmPolicy;
 use std::path::Path;
 
 const NAME: &str = "hostile/chain-loops";
@@ -78,4 +79,24 @@ fn runs_in_one_linux_are_told_apart_and_the_one_that_took_it_down_has_crashed() 
     let told: Vec<_> = results.iter().map(|result| (result.name.as_str(), result.outcome)).collect();
     assert_eq!(told, [(NAME, Outcome::Pass), ("hostile/b", Outcome::Fail), ("hostile/c", Outcome::Error)]);
     assert_eq!(results[0].field("peak_mib"), Some("1"));
+}
+
+#[test]
+fn a_profile_that_leaves_the_group_out_starts_no_machine_and_says_why() {
+    let entry =
+        Entry { name: NAME.into(), rule: "r".into(), clause: "c".into(), method: "m".into(), expectation: "e".into() };
+    let setting = Setting {
+        image: "/nonexistent".into(),
+        disk: "/nonexistent".into(),
+        ringside: "/nonexistent".into(),
+        base: "/nonexistent".into(),
+        kvm: KvmPolicy::Absent,
+        tap: None,
+        inner: Err("there is none in this test".into()),
+        xen: Err("there is none in this test".into()),
+    };
+    let profile = profile("without_hostile = 'others have it'");
+    let results = run_all(&profile, &setting, Path::new("/nonexistent"), &[&entry], &AtomicBool::new(false));
+    let told: Vec<_> = results.iter().map(|result| (&*result.name, result.outcome, result.field("why"))).collect();
+    assert_eq!(told, [(NAME, Outcome::Skip, Some("others have it"))]);
 }

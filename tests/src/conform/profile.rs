@@ -178,6 +178,8 @@ pub struct Profile {
     pub cpus: u32,
     /// What the program may have at most beside the guest's memory, looked at behind each check of the group `hostile`.
     pub overhead_mib: Option<u64>,
+    /// Why the group `hostile`, with a machine for each check, is left out.
+    pub without_hostile: Option<String>,
     /// Set where nobody has run it yet: what it was written from.
     pub untested: Option<String>,
     /// A short start that shows whether it can work here.
@@ -252,6 +254,8 @@ impl Profile {
         sense((1..=64).contains(&self.cpus), "cpus is from 1 to 64")?;
         sense(self.overhead_mib.is_none_or(|mib| mib <= 65536), "overhead_mib is at most 65536")?;
         sense(self.files.iter().all(|file| word(&file.name)), "the name of a file is a word without folders")?;
+        let told = self.without_hostile.as_ref().is_none_or(|reason| !reason.trim().is_empty());
+        sense(told, "without_hostile has no reason")?;
         let reasons = self.known_defects.iter().all(|defect| !defect.reason.trim().is_empty());
         sense(reasons, "a known defect has no reason")?;
         let texts = self.args.iter().map(|arg| ("args".to_owned(), arg));
