@@ -14,6 +14,8 @@ impl<T> Lock<T> {
     }
 
     /// Locks.
+    // Not inlined, like the release: each copy would bring call sites, which are all patched at boot.
+    #[inline(never)]
     pub fn lock(&self) -> Guard<'_, T> {
         let flags = pvops::irq::save();
         Guard { value: core::mem::ManuallyDrop::new(self.inner.lock()), flags }
@@ -53,6 +55,7 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 impl<T> Drop for Guard<'_, T> {
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: dropped once, here; the flags are those from before it was locked.
         unsafe {

@@ -3,12 +3,14 @@
 //! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks what stands there and writes through a
 //! [`Text`], which knows how to write to code without ever having it writable and executable at once.
 
-use crate::site::{Code, INDIRECT_CALL_LEN, SITE_MAX, Site, len_of};
+use crate::site::{Code, INDIRECT_CALL_LEN, SITE_LEN, SITE_MAX, Site, len_of};
 use crate::table::{Backend, Op, live_table};
 use core::fmt;
 
 /// Bytes of `call rel32`.
 const DIRECT_CALL_LEN: usize = 5;
+/// Its first byte.
+const CALL: u8 = 0xe8;
 
 /// How a site was patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +124,8 @@ pub struct Plan {
 enum Recipe {
     /// The same bytes everywhere.
     Same(Plan),
-    /// A call of this function.
-    Call(usize),
+    /// A call of this function: padded, its distance left out.
+    Call(usize, Code),
 }
 
 /// Decides what the site of `op` at an address becomes.
@@ -137,7 +139,12 @@ pub fn plan(op: Op, site: usize, backend: &Backend) -> Result<Plan, PatchError> 
 /// What the sites of `op` become; `site` is the one to name in errors.
 fn recipe(op: Op, site: usize, backend: &Backend) -> Result<Recipe, PatchError> {
     let target = backend.target(op).ok_or(PatchError::MissingOp { site, op })?;
-    let Some(template) = backend.template(op) else { return Ok(Recipe::Call(target)) };
+    let Some(template) = backend.template(op) else {
+        let mut bytes = Code::zeroed(len_of(op));
+        bytes[0] = CALL;
+        fill_with_nops(&mut bytes[DIRECT_CALL_LEN..]);
+        return Ok(Recipe::Call(target, bytes));
+    };
     let code = template.bytes();
     let mut bytes = Code::zeroed(len_of(op));
     let too_long = PatchError::TemplateTooLong { site, op, template: code.len(), room: len_of(op) };
@@ -148,16 +155,13 @@ fn recipe(op: Op, site: usize, backend: &Backend) -> Result<Recipe, PatchError> 
 
 impl Recipe {
     fn at(self, op: Op, site: usize) -> Result<Plan, PatchError> {
-        let target = match self {
+        let (target, mut bytes) = match self {
             Self::Same(plan) => return Ok(plan),
-            Self::Call(target) => target,
+            Self::Call(target, bytes) => (target, bytes),
         };
         let distance = target.wrapping_sub(site + DIRECT_CALL_LEN) as isize;
-        let [a, b, c, d] =
-            i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?.to_le_bytes();
-        let mut bytes = Code::zeroed(len_of(op));
-        bytes[..DIRECT_CALL_LEN].copy_from_slice(&[0xe8, a, b, c, d]);
-        fill_with_nops(&mut bytes[DIRECT_CALL_LEN..]);
+        let distance = i32::try_from(distance).map_err(|_| PatchError::OutOfRange { site, op, target })?;
+        bytes[1..DIRECT_CALL_LEN].copy_from_slice(&distance.to_le_bytes());
         Ok(Plan { kind: Kind::Direct, bytes })
     }
 }
@@ -242,8 +246,13 @@ impl Summary {
         self.ops().map(|(_, summary)| summary.sites).sum()
     }
 
-    fn add(&mut self, op: Op, kind: Option<Kind>, before: Code, after: Code) {
-        self.ops[op.index()].get_or_insert(OpSummary { sites: 0, kind, before, after }).sites += 1;
+    /// Counts a site. What stands at the first one of an operation is kept, and what it becomes.
+    fn add(&mut self, op: Op, kind: Option<Kind>, site: &Site, after: Option<Code>) {
+        let first = || {
+            let before = bytes(site);
+            OpSummary { sites: 0, kind, before, after: after.unwrap_or(before) }
+        };
+        self.ops[op.index()].get_or_insert_with(first).sites += 1;
     }
 }
 
@@ -258,15 +267,15 @@ pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn
     let mut summary = Summary::EMPTY;
     let Some(text) = text else {
         for site in sites {
-            let (op, before) = check(site)?;
-            summary.add(op, None, before, before);
+            let op = check(site)?;
+            summary.add(op, None, site, None);
         }
         return Ok(summary);
     };
     // A kernel has hundreds of sites and some thirty operations: what can be decided once is.
     let mut recipes = [None; Op::COUNT];
     for site in sites {
-        let (op, _) = check(site)?;
+        let op = check(site)?;
         let recipe = match recipes[op.index()] {
             Some(recipe) => recipe,
             None => *recipes[op.index()].insert(recipe(op, site.address(), backend)?),
@@ -274,12 +283,11 @@ pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn
         recipe.at(op, site.address())?;
     }
     for site in sites {
-        let (op, before) = check(site)?;
-        let Some(recipe) = recipes[op.index()] else { continue };
+        let Some((op, recipe)) = site.op().and_then(|op| Some((op, recipes[op.index()]?))) else { continue };
         let plan = recipe.at(op, site.address())?;
+        summary.add(op, Some(plan.kind), site, Some(plan.bytes));
         // SAFETY: `check` saw a whole site there; this CPU is here and not in it.
         unsafe { text.write(site.address(), &plan.bytes) };
-        summary.add(op, Some(plan.kind), before, plan.bytes);
     }
     Ok(summary)
 }
@@ -295,19 +303,20 @@ pub fn bytes(site: &Site) -> Code {
 }
 
 /// Makes sure that the record is sane and that the call which it names is there.
-fn check(site: &Site) -> Result<(Op, Code), PatchError> {
+fn check(site: &Site) -> Result<Op, PatchError> {
     let address = site.address();
     let op = site.op().ok_or(PatchError::UnknownOp { site: address, number: site.op_number() })?;
     if site.len() != len_of(op) {
         return Err(PatchError::BadLength { site: address, len: site.len() });
     }
-    let found = bytes(site);
+    // SAFETY: code is readable, and every site has so many bytes.
+    let found = unsafe { (address as *const [u8; SITE_LEN]).read_volatile() };
     if !is_call_of(&found, address, op) {
         let mut head = [0; INDIRECT_CALL_LEN];
         head.copy_from_slice(&found[..INDIRECT_CALL_LEN]);
         return Err(PatchError::NotACall { site: address, op, found: head });
     }
-    Ok((op, found))
+    Ok(op)
 }
 
 /// Whether the bytes are the call through the live table's slot of `op`.
