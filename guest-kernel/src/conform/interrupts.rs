@@ -6,6 +6,7 @@ use super::raw::wait_until;
 use super::rng::Rng;
 use super::{End, Lab, Row, Verdict, equal, holds, lines, skip, smp};
 use crate::devices::Place;
+use crate::task;
 use crate::trap::irq;
 use pvops::{event, time};
 
@@ -30,6 +31,7 @@ pub const ROWS: &[Row] = &[
     ("irq/edge-line-interrupts-once", lines::edge_interrupts_once),
     ("irq/level-line-interrupts-until-acknowledged", lines::level_interrupts_until_acknowledged),
     ("irq/halt-ends-with-an-interrupt", halt_ends),
+    ("irq/none-between-sti-and-hlt", none_between_sti_and_hlt),
     ("irq/config-vector-stays-quiet", config_vector_stays_quiet),
     ("irq/quiet-when-idle", quiet_when_idle),
     ("irq/none-that-nobody-asked-for", |_| equal("unexpected interrupts", 0, irq::unexpected_count())),
@@ -57,28 +59,12 @@ fn none_is_lost(lab: &Lab, quota: Quota) -> Verdict {
     let mut rng = Rng::start(lab, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
     quota.fill(lab, "buffers", || {
-        let (before, used) = (count(&rng.dev)?, rng.queue.used_index());
-        let head = rng.queue.chain(0, &[super::raw::link(&buf, super::raw::Dir::In)]);
-        rng.queue.send(&rng.dev, head);
-        // Busily: with a halted CPU it would be its timer that is tested, too.
-        spin_until(|| rng.queue.used_index() != used);
-        rng.queue.wait()?;
-        let came = spin_until(|| rng.dev.interrupts() != Some(before));
+        let before = count(&rng.dev)?;
+        rng.fill(&buf)?;
+        let came = wait_until(PATIENCE, || rng.dev.interrupts() != Some(before));
         rng.dev.regs().take_interrupt();
         holds(came, "interrupts of a used buffer", "one within 1 s", "none")
     })
-}
-
-/// Waits without halting; whether it came within a second.
-fn spin_until(mut done: impl FnMut() -> bool) -> bool {
-    let end = time::now() + PATIENCE;
-    while !done() {
-        if time::now() > end {
-            return done();
-        }
-        pvops::smp::relax();
-    }
-    true
 }
 
 fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
@@ -89,7 +75,7 @@ fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
     Quota { wanted: 100_000, needed: 2000, time: 6 * PATIENCE }.fill(lab, "interrupts", || {
         // SAFETY: the vector has an event; this CPU runs.
         unsafe { pvops::smp::send_ipi(here, vector) };
-        let came = spin_until(|| irq::count_of(event) != before);
+        let came = wait_until(PATIENCE, || irq::count_of(event) != before);
         before += 1;
         let saw = irq::count_of(event);
         holds(came && saw == before, "interrupts of the vector since boot", before, saw)
@@ -179,6 +165,24 @@ fn halt_ends(lab: &Lab) -> Verdict {
         rng.dev.regs().take_interrupt();
     }
     Ok(())
+}
+
+/// The trap path goes on behind the `hlt` of such an interrupt, or this would hang instead.
+fn none_between_sti_and_hlt(lab: &Lab) -> Verdict {
+    let mut rng = Rng::start(lab, 0, 8)?;
+    let buf = rng.dev.buffer(1)?;
+    count(&rng.dev)?;
+    Quota { wanted: 10_000, needed: 500, time: 5 * PATIENCE }.fill(lab, "buffers", || {
+        let used = rng.queue.used_index();
+        let head = rng.queue.chain(0, &[super::raw::link(&buf, super::raw::Dir::In)]);
+        rng.queue.send(&rng.dev, head);
+        let came = task::block_until(PATIENCE, || rng.queue.used_index() != used);
+        holds(came, "used buffers", "one within 1 s", "none")?;
+        rng.queue.wait()?;
+        rng.dev.regs().take_interrupt();
+        Ok(())
+    })?;
+    equal("interrupts between sti and hlt since boot", 0, irq::unprotected_halts())
 }
 
 fn config_vector_stays_quiet(lab: &Lab) -> Verdict {

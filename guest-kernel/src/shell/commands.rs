@@ -200,6 +200,7 @@ fn irq(out: &mut String) -> fmt::Result {
             None => writeln!(out, "vector {vector:#04x} {} message: {count}", owner.name)?,
         }
     }
+    writeln!(out, "between sti and hlt: {}", trap::irq::unprotected_halts())?;
     writeln!(out, "unexpected: {}", trap::irq::unexpected_count())
 }
 

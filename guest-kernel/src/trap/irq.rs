@@ -23,6 +23,8 @@ static TIMER: Vector = Vector::new();
 static TABLE: [Vector; VECTORS] = [const { Vector::new() }; VECTORS];
 static OWNERS: Lock<Vec<Owner, VECTORS>> = Lock::new(Vec::new());
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
+/// Interrupts between `sti` and `hlt`.
+static UNPROTECTED_HALTS: AtomicU64 = AtomicU64::new(0);
 
 /// Who has a vector.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +150,16 @@ pub fn timer_count() -> u64 {
 /// Interrupts that nobody asked for.
 pub fn unexpected_count() -> u64 {
     UNEXPECTED.load(Relaxed)
+}
+
+/// Notes an interrupt that came between `sti` and `hlt`.
+pub(super) fn count_unprotected_halt() {
+    UNPROTECTED_HALTS.fetch_add(1, Relaxed);
+}
+
+/// Interrupts that came between `sti` and `hlt` so far, where none may come.
+pub fn unprotected_halts() -> u64 {
+    UNPROTECTED_HALTS.load(Relaxed)
 }
 
 /// Interrupts of an event's vector so far; 0 for an event that belongs to no vector.

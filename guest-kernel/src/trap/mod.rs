@@ -120,6 +120,21 @@ unsafe fn load(gdt: *mut Gdt, tss: *mut Tss, fault_stack: *const FaultStack) {
 extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
         exception @ 0..32 => report::exception(exception, frame),
-        vector => irq::dispatch(vector),
+        vector => {
+            go_on_behind_halt(frame);
+            irq::dispatch(vector);
+        }
+    }
+}
+
+/// An interrupt between `sti` and `hlt` must not be followed by the `hlt`.
+fn go_on_behind_halt(frame: &mut TrapFrame) {
+    const RING: u64 = 3;
+    if frame.cs & RING == 0
+        // SAFETY: ring 0 is where `halt` is `sti; hlt`, and all that runs there is the kernel.
+        && let Some(rip) = unsafe { pvops::irq::behind_unprotected_halt(frame.rip as usize) }
+    {
+        frame.rip = rip as u64;
+        irq::count_unprotected_halt();
     }
 }
