@@ -15,7 +15,9 @@ mod console;
 mod cpus;
 mod devices;
 mod disk;
+mod files;
 mod fs;
+mod initrd;
 mod mm;
 mod net;
 mod platform;
@@ -34,6 +36,7 @@ use alloc::vec::Vec;
 use boot::info::{BootInfo, Range};
 use cmdline::Cmdline;
 use devices::Devices;
+use initrd::Archive;
 use pvops::detect::{Console, Surroundings, World};
 use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
@@ -62,8 +65,8 @@ pub struct System {
     pub found: Surroundings,
     /// Memory as the loader described it.
     pub ram: Vec<Range>,
-    /// The initrd.
-    pub initrd: &'static [u8],
+    /// The initrd, or why it cannot be read.
+    pub initrd: Result<Archive<'static>, initrd::Error>,
     /// What came up.
     pub devices: Devices,
     /// The network.
@@ -99,7 +102,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     let system = Rc::new(System {
         found,
         ram: info.ram.iter().copied().collect(),
-        initrd: info.initrd,
+        initrd: open_initrd(info.initrd),
         devices,
         net: net::Status::default(),
         started: pvops::time::now(),
@@ -157,6 +160,17 @@ fn init_interrupts(found: &Surroundings) {
         Ok(event) => console::enable_input(event),
         Err(error) => log::warn!("{name}: no input: {error}"),
     }
+}
+
+/// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.
+fn open_initrd(bytes: &'static [u8]) -> Result<Archive<'static>, initrd::Error> {
+    let opened = Archive::open(bytes);
+    match &opened {
+        Ok(_) if bytes.is_empty() => {}
+        Ok(archive) => println!("initrd: {} bytes, {} files", bytes.len(), archive.count()),
+        Err(error) => log::error!("initrd: {error}"),
+    }
+    opened
 }
 
 /// The tasks: clock, network, balloon, and the tour or the shells.

@@ -5,11 +5,16 @@ extern crate alloc;
 
 mod editor_tests;
 mod frames_tests;
+mod initrd_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod cmdline;
+
+#[path = "../../../guest-kernel/src/initrd.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod initrd;
 
 /// Stand-in for the loader's information.
 mod boot {
