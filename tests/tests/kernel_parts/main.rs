@@ -6,6 +6,9 @@ extern crate alloc;
 mod editor_tests;
 mod frames_tests;
 mod initrd_tests;
+mod interrupts_tests;
+mod memory_tests;
+mod pci_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
@@ -17,7 +20,12 @@ mod cmdline;
 mod initrd;
 
 /// Stand-in for the loader's information.
+#[path = "."]
 mod boot {
+    #[path = "../../../guest-kernel/src/boot/memory.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod memory;
+
     pub(crate) mod info {
         /// As in the kernel.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +79,23 @@ mod mm {
 
 #[path = "."]
 mod platform {
+    #[path = "../../../guest-kernel/src/platform/interrupts.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod interrupts;
+
     #[path = "../../../guest-kernel/src/platform/mmio.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
     pub(crate) mod mmio;
+
+    #[path = "."]
+    pub(crate) mod pci {
+        #[path = "../../../guest-kernel/src/platform/pci/bars.rs"]
+        #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+        pub(crate) mod bars;
+        #[path = "../../../guest-kernel/src/platform/pci/walk.rs"]
+        #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+        pub(crate) mod walk;
+    }
 }
 
 #[path = "."]
