@@ -17,6 +17,7 @@ mod devices;
 mod disk;
 mod files;
 mod fs;
+mod gpt;
 mod initrd;
 mod mm;
 mod net;

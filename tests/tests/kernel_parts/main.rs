@@ -5,6 +5,7 @@ extern crate alloc;
 
 mod editor_tests;
 mod frames_tests;
+mod gpt_tests;
 mod initrd_tests;
 mod interrupts_tests;
 mod memory_tests;
@@ -14,6 +15,10 @@ mod words_tests;
 #[path = "../../../guest-kernel/src/cmdline.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod cmdline;
+
+#[path = "../../../guest-kernel/src/gpt.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod gpt;
 
 #[path = "../../../guest-kernel/src/initrd.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
