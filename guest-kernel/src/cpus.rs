@@ -7,7 +7,6 @@ use crate::mm::{PAGE_SIZE, direct};
 use crate::platform::acpi;
 use crate::println;
 use crate::trap::{self, Tables};
-use ::acpi::madt::{Madt, MadtEntry};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -106,19 +105,8 @@ fn start_all() -> Others {
 /// Local APIC ids of the CPUs beside this one: those that ACPI lists, else as many as CPUID counts, numbered from 0.
 fn ids() -> Vec<u32> {
     let here = smp::cpu();
-    let listed = listed().unwrap_or_else(|| (0..counted()).collect());
+    let listed = acpi::cpus(RSDP.load(Ordering::Relaxed)).unwrap_or_else(|| (0..counted()).collect());
     listed.into_iter().filter(|&id| id != here).collect()
-}
-
-/// The enabled CPUs of the MADT (ACPI 6.5, "Processor Local APIC Structure").
-fn listed() -> Option<Vec<u32>> {
-    const ENABLED: u32 = 1;
-    let madt = acpi::tables(RSDP.load(Ordering::Relaxed))?.find_table::<Madt>().ok()?;
-    let cpus = madt.get().entries().filter_map(|entry| match entry {
-        MadtEntry::LocalApic(cpu) if { cpu.flags } & ENABLED != 0 => Some(u32::from(cpu.apic_id)),
-        _ => None,
-    });
-    Some(cpus.collect())
 }
 
 /// Logical processors of this package (Intel SDM volume 2, CPUID leaves 0xb and 1).

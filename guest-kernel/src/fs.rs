@@ -1,10 +1,12 @@
-//! The read-only FAT file system on the first disk, by `embedded-sdmmc`.
+//! The read-only FAT file system of a disk, by `embedded-sdmmc`.
 //!
 //! The crate reads synchronously, block by block: everything else stands still meanwhile, and a small read-ahead keeps the
-//! number of requests down. It insists on a partition table; a disk that is one large file system gets one made up, one
-//! sector long, in front of it.
+//! number of requests down. It insists on an old partition table: a disk that is one large file system gets one made up, one
+//! sector long, in front of it; for a disk with a GUID partition table, the made-up one names the first partition with such
+//! a file system and is seen in place of the protective one.
 
 use crate::disk::{Disk, DiskError};
+use crate::gpt::{self, Partition};
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -23,35 +25,77 @@ type Error = embedded_sdmmc::Error<DiskError>;
 
 struct Reader {
     disk: Rc<Disk>,
+    /// The partition that a made-up partition table in the first sector names.
+    made_up: Option<Partition>,
     /// Sectors of a made-up partition table before the disk's own.
     shift: u64,
     cache: RefCell<Option<(u64, Vec<u8>)>>,
 }
 
+/// A boot sector of FAT starts with a jump and names its type; a partition table does neither.
+fn is_fat(sector: &[u8]) -> bool {
+    matches!(sector[0], 0xeb | 0xe9) && (&sector[54..57] == b"FAT" || &sector[82..85] == b"FAT")
+}
+
+/// Kind of the first partition in an old partition table.
+const FIRST_KIND: usize = 446 + 4;
+
+/// The GUID partition table's header, if the disk has one.
+fn guid_table(disk: &Disk, first: &[u8]) -> Result<Option<gpt::Layout>, DiskError> {
+    if first[FIRST_KIND] != gpt::PROTECTIVE {
+        return Ok(None);
+    }
+    let layout = gpt::layout(&disk.read_now(gpt::HEADER_SECTOR, SECTOR_SIZE)?);
+    layout.map(Some).ok_or_else(|| DiskError("the disk's partition table is damaged".to_string()))
+}
+
+/// Behind the last sector that does not belong to a partition table.
+pub fn end_of_data(disk: &Disk) -> Result<u64, DiskError> {
+    let table = guid_table(disk, &disk.read_now(0, SECTOR_SIZE)?)?;
+    Ok(table.map_or(disk.capacity(), |table| table.end.min(disk.capacity())))
+}
+
 impl Reader {
     fn new(disk: Rc<Disk>) -> Result<Self, DiskError> {
         let first = disk.read_now(0, SECTOR_SIZE)?;
-        // A boot sector of FAT starts with a jump and names its type; a partition table does neither.
-        let is_fat = matches!(first[0], 0xeb | 0xe9) && (&first[54..57] == b"FAT" || &first[82..85] == b"FAT");
-        Ok(Self { disk, shift: u64::from(is_fat), cache: RefCell::new(None) })
+        let (made_up, shift) = if is_fat(&first) {
+            (Some(Partition { first: 1, sectors: disk.capacity() }), 1)
+        } else {
+            let made_up = guid_table(&disk, &first)?.map(|table| Self::choose(&disk, table)).transpose()?;
+            (made_up, 0)
+        };
+        Ok(Self { disk, made_up, shift, cache: RefCell::new(None) })
     }
 
-    /// A partition table with one FAT32 partition (LBA) over the whole disk.
-    fn made_up_table(&self) -> [u8; SECTOR_SIZE] {
+    /// The first partition that has FAT.
+    fn choose(disk: &Disk, table: gpt::Layout) -> Result<Partition, DiskError> {
+        let bytes = disk.read_now(table.table_first, table.table_bytes.next_multiple_of(SECTOR_SIZE))?;
+        let damaged = || DiskError("the disk's partition table is damaged".to_string());
+        for partition in table.partitions(&bytes).ok_or_else(damaged)? {
+            if is_fat(&disk.read_now(partition.first, SECTOR_SIZE)?) {
+                return Ok(partition);
+            }
+        }
+        Err(DiskError("no partition has a FAT file system".to_string()))
+    }
+
+    /// A partition table with one FAT32 partition (LBA).
+    fn made_up_table(partition: Partition) -> [u8; SECTOR_SIZE] {
         let mut table = [0; SECTOR_SIZE];
-        let sectors = u32::try_from(self.disk.capacity()).unwrap_or(u32::MAX);
-        table[446 + 4] = 0x0c;
-        table[446 + 8..446 + 12].copy_from_slice(&1u32.to_le_bytes());
-        table[446 + 12..446 + 16].copy_from_slice(&sectors.to_le_bytes());
+        let number = |sectors| u32::try_from(sectors).unwrap_or(u32::MAX).to_le_bytes();
+        table[FIRST_KIND] = 0x0c;
+        table[446 + 8..446 + 12].copy_from_slice(&number(partition.first));
+        table[446 + 12..446 + 16].copy_from_slice(&number(partition.sectors));
         table[510..].copy_from_slice(&[0x55, 0xaa]);
         table
     }
 
     fn sector(&self, sector: u64, into: &mut [u8; SECTOR_SIZE]) -> Result<(), DiskError> {
-        let Some(sector) = sector.checked_sub(self.shift) else {
-            *into = self.made_up_table();
+        if let (0, Some(partition)) = (sector, self.made_up) {
+            *into = Self::made_up_table(partition);
             return Ok(());
-        };
+        }
+        let sector = sector - self.shift;
         let start = sector / READ_AHEAD * READ_AHEAD;
         let mut cache = self.cache.borrow_mut();
         if !matches!(&*cache, Some((first, _)) if *first == start) {

@@ -15,7 +15,10 @@ mod console;
 mod cpus;
 mod devices;
 mod disk;
+mod files;
 mod fs;
+mod gpt;
+mod initrd;
 mod mm;
 mod net;
 mod platform;
@@ -34,6 +37,8 @@ use alloc::vec::Vec;
 use boot::info::{BootInfo, Range};
 use cmdline::Cmdline;
 use devices::Devices;
+use initrd::Archive;
+use platform::interrupts::Routing;
 use pvops::detect::{Console, Surroundings, World};
 use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
@@ -62,8 +67,8 @@ pub struct System {
     pub found: Surroundings,
     /// Memory as the loader described it.
     pub ram: Vec<Range>,
-    /// The initrd.
-    pub initrd: &'static [u8],
+    /// The initrd, or why it cannot be read.
+    pub initrd: Result<Archive<'static>, initrd::Error>,
     /// What came up.
     pub devices: Devices,
     /// The network.
@@ -83,7 +88,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     mm::paging::protect_image();
     let rsdp = if found.has_bios { platform::acpi::search_bios() } else { info.rsdp };
     platform::power::init(found.board_slots.is_some(), rsdp);
-    init_interrupts(&found);
+    init_interrupts(&found, rsdp);
     cpus::init(info.trampoline, rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
@@ -99,7 +104,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     let system = Rc::new(System {
         found,
         ram: info.ram.iter().copied().collect(),
-        initrd: info.initrd,
+        initrd: open_initrd(info.initrd),
         devices,
         net: net::Status::default(),
         started: pvops::time::now(),
@@ -124,6 +129,10 @@ fn enter_world(found: &Surroundings) {
 /// Frames, then page tables, then the frames that only the new tables reach.
 fn init_memory(info: &BootInfo) {
     const BOOT_MAPPED: u64 = 4 << 30;
+    assert!(!info.ram.is_empty(), "the loader's memory map has no memory");
+    if info.lost > 0 {
+        log::warn!("memory: {} KiB are in too many pieces to be used", info.lost >> 10);
+    }
     // SAFETY: the loader's map says what is RAM; the boot tables map its first 4 GiB, the final ones all of it.
     unsafe {
         mm::frames::FRAMES.lock().init(&info.ram, &info.reserved, BOOT_MAPPED);
@@ -134,29 +143,41 @@ fn init_memory(info: &BootInfo) {
 }
 
 /// The interrupt controllers, and the console's line.
-fn init_interrupts(found: &Surroundings) {
+fn init_interrupts(found: &Surroundings, rsdp: u64) {
     extern "sysv64" fn map(physical: u64, len: usize) -> usize {
         mm::paging::map_device(physical, len as u64).unwrap_or(0)
     }
     if found.has_legacy_chips {
         platform::mask_pic();
     }
-    // SAFETY: the handlers are set up, and nothing else uses the controllers.
-    if let Err(error) = unsafe { pvops::event::start(map) } {
+    let routing = platform::acpi::routing(rsdp).unwrap_or_else(Routing::usual);
+    // SAFETY: the handlers are set up, and nothing else uses the controllers, which are where every PC or the MADT has them.
+    if let Err(error) = unsafe { pvops::event::start(map, &routing.chips()) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
     }
     if found.kvm.contains(Features::PV_EOI) {
         // SAFETY: the feature is there, and pvops is part of the image.
         unsafe { pvops::kvm::start_eoi(mm::image::physical) };
     }
-    let (name, line) = match found.console {
-        Console::Serial => ("serial", board::COM1_GSI),
-        Console::Hypervisor { line } => ("console", line),
+    let (name, (line, trigger)) = match found.console {
+        Console::Serial => ("serial", routing.isa(board::COM1_GSI as u8)),
+        Console::Hypervisor { line } => ("console", (line, Trigger::Edge)),
     };
-    match trap::irq::bind_line(name, line, Trigger::Edge) {
+    match trap::irq::bind_line(name, line, trigger) {
         Ok(event) => console::enable_input(event),
         Err(error) => log::warn!("{name}: no input: {error}"),
     }
+}
+
+/// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.
+fn open_initrd(bytes: &'static [u8]) -> Result<Archive<'static>, initrd::Error> {
+    let opened = Archive::open(bytes);
+    match &opened {
+        Ok(_) if bytes.is_empty() => {}
+        Ok(archive) => println!("initrd: {} bytes, {} files", bytes.len(), archive.count()),
+        Err(error) => log::error!("initrd: {error}"),
+    }
+    opened
 }
 
 /// The tasks: clock, network, balloon, and the tour or the shells.

@@ -16,7 +16,7 @@ use shared_abi::tour::{
     WORLD,
 };
 
-/// Sectors that the write step uses: the last ones of the disk.
+/// Sectors that the write step uses: the last ones of the disk, apart from those of a partition table.
 const SECTOR_COUNT: u64 = 16;
 const SECTOR_BYTES: usize = SECTOR_COUNT as usize * 512;
 /// How often a step that waits looks again.
@@ -114,8 +114,9 @@ async fn sectors(system: &System) -> Result<(), Ended> {
     if disk.read_only() {
         return Err(Ended::Skip("the disk is read-only".to_string()));
     }
-    let first =
-        disk.capacity().checked_sub(SECTOR_COUNT).ok_or_else(|| Ended::Skip("the disk is too small".to_string()))?;
+    let first = fs::end_of_data(disk)?
+        .checked_sub(SECTOR_COUNT)
+        .ok_or_else(|| Ended::Skip("the disk is too small".to_string()))?;
     let before = disk.read(first, SECTOR_BYTES).await?;
     // Different in every sector and every run.
     let seed = time::now();

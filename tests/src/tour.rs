@@ -134,11 +134,21 @@ pub fn run(
     watcher: &mut dyn Watcher,
     interrupted: &AtomicBool,
 ) -> Result<Verdict> {
-    let mut running = machine.start()?;
+    Ok(follow(machine, machine.start()?, disk, watcher, interrupted))
+}
+
+/// Follows a machine that has been started, by its own command or one like it.
+pub fn follow(
+    machine: &Machine,
+    mut running: Running,
+    disk: &DiskKnowledge,
+    watcher: &mut dyn Watcher,
+    interrupted: &AtomicBool,
+) -> Verdict {
     let mut guide = Guide::new(machine, disk, watcher);
     guide.follow(&mut running, interrupted);
     guide.conclude(&mut running);
-    Ok(guide.verdict(running.stderr()))
+    guide.verdict(running.stderr())
 }
 
 struct Guide<'a> {

@@ -1,6 +1,6 @@
 //! The local APIC and the I/O APIC of the native worlds (Intel SDM volume 3, chapter "APIC"; 82093AA data sheet).
 
-use crate::event::MapRegisters;
+use crate::event::{Chips, MapRegisters, Trigger};
 use crate::native::Scale;
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -40,19 +40,36 @@ const ACTIVE_LOW: u32 = 1 << 13;
 const REDIRECTION: u32 = 0x10;
 
 static LOCAL: AtomicUsize = AtomicUsize::new(0);
-static IO: AtomicUsize = AtomicUsize::new(0);
-static IO_PINS: AtomicU32 = AtomicU32::new(0);
+/// I/O APICs that are used at most.
+pub const IO_APICS_MAX: usize = 8;
+static IO: [Io; IO_APICS_MAX] = [const { Io::none() }; IO_APICS_MAX];
 static TIMER_MUL: AtomicU32 = AtomicU32::new(0);
 static TIMER_SHIFT: AtomicU8 = AtomicU8::new(0);
 /// The deadline in force, so that "none" is not programmed over and over.
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Takes the interrupt chips over, where PCs have them: all lines masked, the local APIC on. The timer works after
+/// An I/O APIC: an index register at 0 and a window at 0x10.
+struct Io {
+    base: AtomicUsize,
+    first_line: AtomicU32,
+    /// 0 when it is not there.
+    pins: AtomicU32,
+}
+
+/// `IA32_APIC_BASE` and its bits: the local APIC is on, and in x2APIC mode.
+const APIC_BASE: u32 = 0x1b;
+const ENABLED: u64 = 1 << 11;
+const X2: u64 = 1 << 10;
+
+/// Takes the interrupt chips over: all lines masked, the local APIC on. The timer works after
 /// [`set_timer_hz`]. Returns 0, or 1 plus what stood in the version register of a local APIC that does not answer.
-pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters) -> u64 {
+pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters, chips: *const Chips<'static>) -> u64 {
     const BLOCK: usize = 4096;
-    let (local, io) = (map(board::LOCAL_APIC_BASE, BLOCK), map(board::IO_APIC_BASE, BLOCK));
-    if local == 0 || io == 0 {
+    // SAFETY: per `event::start`'s contract.
+    let chips = unsafe { &*chips };
+    leave_x2apic();
+    let local = map(chips.local, BLOCK);
+    if local == 0 {
         return 1;
     }
     LOCAL.store(local, Relaxed);
@@ -64,13 +81,38 @@ pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters) -> u64 {
     open_this_cpu(0);
     write_local(lapic::DIVIDE, DIVIDE_BY_1);
     write_local(lapic::TIMER, u32::from(TIMER_VECTOR));
-    IO.store(io, Relaxed);
-    let pins = (read_io(1) >> 16 & 0xff) + 1;
-    IO_PINS.store(pins, Relaxed);
-    for pin in 0..pins {
-        write_io(REDIRECTION + 2 * pin, MASKED);
+    for (io, chip) in IO.iter().zip(chips.io) {
+        let base = map(chip.address, BLOCK);
+        if base == 0 {
+            continue;
+        }
+        io.base.store(base, Relaxed);
+        let version = io.read(1);
+        if version == u32::MAX {
+            continue;
+        }
+        io.first_line.store(chip.first_line, Relaxed);
+        io.pins.store((version >> 16 & 0xff) + 1, Relaxed);
+        for pin in 0..io.pins.load(Relaxed) {
+            io.write(REDIRECTION + 2 * pin, MASKED);
+        }
     }
     0
+}
+
+/// Firmware may leave this CPU in x2APIC mode, where the registers are not in memory: with so many CPUs that eight bits do not
+/// number them. Ours have eight bits. The way back leads through "off" (Intel SDM volume 3, "x2APIC State Transitions").
+fn leave_x2apic() {
+    // SAFETY: every CPU with a local APIC has the register; interrupts are off, and no mode was chosen yet.
+    unsafe {
+        let base = crate::cpu::read_msr(APIC_BASE);
+        if base & X2 != 0 {
+            crate::cpu::write_msr(APIC_BASE, base & !(X2 | ENABLED));
+        }
+        if base & (X2 | ENABLED) != ENABLED {
+            crate::cpu::write_msr(APIC_BASE, base & !X2 | ENABLED);
+        }
+    }
 }
 
 /// Lets the local APIC of this CPU deliver interrupts; its timer stays off. Does nothing in a world without one. The first
@@ -80,6 +122,9 @@ pub fn open_this_cpu(slot: usize) {
         return;
     }
     crate::percpu::enter(slot);
+    if slot > 0 {
+        leave_x2apic();
+    }
     write_local(lapic::TASK_PRIORITY, 0);
     write_local(lapic::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
     // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.
@@ -129,35 +174,39 @@ pub(crate) unsafe extern "sysv64" fn cpu() -> u32 {
     if LOCAL.load(Relaxed) == 0 { 0 } else { id() }
 }
 
-pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) -> u64 {
-    let exists = line < IO_PINS.load(Relaxed);
-    if exists {
-        let mode = match level {
-            0 => 0,
-            1 => LEVEL | ACTIVE_LOW,
-            _ => LEVEL,
-        };
-        write_io(REDIRECTION + 2 * line, MASKED | vector | mode);
-        write_io(REDIRECTION + 2 * line + 1, id() << 24);
-    }
-    exists.into()
+pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, trigger: u32) -> u64 {
+    let Some((io, pin)) = input(line) else { return 0 };
+    let mode = [(Trigger::Level, LEVEL | ACTIVE_LOW), (Trigger::LevelHigh, LEVEL), (Trigger::EdgeLow, ACTIVE_LOW)]
+        .into_iter()
+        .find(|(named, _)| *named as u32 == trigger)
+        .map_or(0, |(_, mode)| mode);
+    io.write(REDIRECTION + 2 * pin, MASKED | vector | mode);
+    io.write(REDIRECTION + 2 * pin + 1, id() << 24);
+    1
 }
 
 pub(crate) unsafe extern "sysv64" fn mask(line: u32) {
-    if line < IO_PINS.load(Relaxed) {
-        let low = read_io(REDIRECTION + 2 * line);
-        write_io(REDIRECTION + 2 * line, low | MASKED);
+    if let Some((io, pin)) = input(line) {
+        io.write(REDIRECTION + 2 * pin, io.read(REDIRECTION + 2 * pin) | MASKED);
     }
 }
 
 pub(crate) unsafe extern "sysv64" fn unmask(line: u32) {
-    if line < IO_PINS.load(Relaxed) {
-        let low = read_io(REDIRECTION + 2 * line);
+    if let Some((io, pin)) = input(line) {
+        let low = io.read(REDIRECTION + 2 * pin);
         // An unbound entry has vector 0: it stays masked.
         if low & 0xff != 0 {
-            write_io(REDIRECTION + 2 * line, low & !MASKED);
+            io.write(REDIRECTION + 2 * pin, low & !MASKED);
         }
     }
+}
+
+/// The I/O APIC that has a line, and the pin there.
+fn input(line: u32) -> Option<(&'static Io, u32)> {
+    IO.iter().find_map(|io| {
+        let pin = line.checked_sub(io.first_line.load(Relaxed))?;
+        (pin < io.pins.load(Relaxed)).then_some((io, pin))
+    })
 }
 
 /// The target of a hot site: changes RAX only.
@@ -216,20 +265,25 @@ fn write_local(register: usize, value: u32) {
     unsafe { ((LOCAL.load(Relaxed) + register) as *mut u32).write_volatile(value) };
 }
 
-/// The I/O APIC has an index register at 0 and a window at 0x10.
-fn select_io(register: u32) -> usize {
-    let base = IO.load(Relaxed);
-    // SAFETY: as in `read_local`.
-    unsafe { (base as *mut u32).write_volatile(register) };
-    base + 0x10
-}
+impl Io {
+    const fn none() -> Self {
+        Self { base: AtomicUsize::new(0), first_line: AtomicU32::new(0), pins: AtomicU32::new(0) }
+    }
 
-fn read_io(register: u32) -> u32 {
-    // SAFETY: as in `select_io`.
-    unsafe { (select_io(register) as *const u32).read_volatile() }
-}
+    fn select(&self, register: u32) -> *mut u32 {
+        let base = self.base.load(Relaxed);
+        // SAFETY: as in `read_local`; only an I/O APIC with a base is accessed.
+        unsafe { (base as *mut u32).write_volatile(register) };
+        (base + 0x10) as *mut u32
+    }
 
-fn write_io(register: u32, value: u32) {
-    // SAFETY: as in `select_io`.
-    unsafe { (select_io(register) as *mut u32).write_volatile(value) };
+    fn read(&self, register: u32) -> u32 {
+        // SAFETY: as in `select`.
+        unsafe { self.select(register).read_volatile() }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        // SAFETY: as in `select`.
+        unsafe { self.select(register).write_volatile(value) };
+    }
 }

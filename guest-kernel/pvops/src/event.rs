@@ -12,6 +12,26 @@ pub enum Trigger {
     Level,
     /// By a level, active high.
     LevelHigh,
+    /// By an edge, active low.
+    EdgeLow,
+}
+
+/// An I/O APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApic {
+    /// Its registers.
+    pub address: u64,
+    /// The line of its first input.
+    pub first_line: u32,
+}
+
+/// Where the interrupt chips are.
+#[derive(Clone, Copy, Debug)]
+pub struct Chips<'a> {
+    /// Registers of the local APICs.
+    pub local: u64,
+    /// The I/O APICs; the first [`IO_APICS_MAX`] are used.
+    pub io: &'a [IoApic],
 }
 
 /// Maps device registers: physical address and length to an address; 0 when that cannot be done.
@@ -30,11 +50,11 @@ pub struct NoLocalApic {
 /// [`NoLocalApic`].
 ///
 /// # Safety
-/// Interrupts are off, their handlers are set up, and nothing else uses the controllers.
-pub unsafe fn start(map: MapRegisters) -> Result<(), NoLocalApic> {
+/// Interrupts are off, their handlers are set up, the chips are there, and nothing else uses them.
+pub unsafe fn start(map: MapRegisters, chips: &Chips<'_>) -> Result<(), NoLocalApic> {
     let code: u64;
     // SAFETY: per the contract.
-    unsafe { calling!(event.start, "rdi" = map => code) };
+    unsafe { calling!(event.start, "rdi" = map, "rsi" = &raw const *chips => code) };
     match code.checked_sub(1) {
         None => Ok(()),
         Some(version) => Err(NoLocalApic { version: version as u32 }),
@@ -118,4 +138,4 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
-pub use crate::apic::{SPURIOUS_VECTOR, TIMER_VECTOR, open_this_cpu};
+pub use crate::apic::{IO_APICS_MAX, SPURIOUS_VECTOR, TIMER_VECTOR, open_this_cpu};

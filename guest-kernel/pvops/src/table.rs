@@ -129,10 +129,10 @@ groups! {
     /// Interrupt lines.
     event: EventOps {
         /// Takes the interrupt controllers over, with all lines masked; 0 when that worked.
-        start: fn(map: crate::event::MapRegisters) -> u64;
-        /// Connects a line to a vector; `level` 0 for edges, 1 for a low level, 2 for a high one. Leaves it
-        /// masked. 1 when that worked.
-        bind: fn(line: u32, vector: u32, level: u32) -> u64;
+        start: fn(map: crate::event::MapRegisters, chips: *const crate::event::Chips<'static>) -> u64;
+        /// Connects a line to a vector, signalling by a [`Trigger`](crate::event::Trigger). Leaves it masked. 1 when that
+        /// worked.
+        bind: fn(line: u32, vector: u32, trigger: u32) -> u64;
         /// Connects an entry of a PCI function's MSI-X table to a vector. Returns what is to be written there: address
         /// times 2^32 plus data; 0 if the world has done so, all ones if it cannot.
         bind_message: fn(device: u32, entry: u32, vector: u32, table: u64) -> u64;

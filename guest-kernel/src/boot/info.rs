@@ -2,6 +2,7 @@
 //! the loader's memory again.
 
 use super::DIRECT_MAP;
+use super::memory::{Map, PIECES_MAX};
 use core::str;
 use shared_abi::bundle::{self, Header, Part, Slot, Symbol};
 use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, StartInfo};
@@ -9,8 +10,6 @@ use zerocopy::FromBytes;
 
 /// Longest command line that is looked at, the terminating NUL included.
 const CMDLINE_MAX: usize = 2048;
-/// Memory map entries that are looked at.
-const MEMMAP_MAX: usize = 64;
 const RESERVED_MAX: usize = 6;
 
 /// The slot that mkimage fills in.
@@ -36,8 +35,10 @@ impl Range {
 
 /// All that the loader said.
 pub struct BootInfo {
-    /// Usable memory, as given, at most 64 ranges.
-    pub ram: heapless::Vec<Range, MEMMAP_MAX>,
+    /// Usable memory: whole pages, sorted, apart from each other.
+    pub ram: heapless::Vec<Range, PIECES_MAX>,
+    /// Bytes of memory that are in too many small pieces to be used.
+    pub lost: u64,
     /// What must not be handed out: kernel, bundle, initrd, trampoline, and what the boot code keeps.
     pub reserved: heapless::Vec<Range, RESERVED_MAX>,
     /// Tables of the boot code: free once the final ones are live.
@@ -122,6 +123,7 @@ impl BootInfo {
     fn new() -> Self {
         let mut info = Self {
             ram: heapless::Vec::new(),
+            lost: 0,
             reserved: heapless::Vec::new(),
             boot_tables: heapless::Vec::new(),
             trampoline: None,
@@ -167,16 +169,15 @@ pub unsafe fn from_xen(boot: &pvops::xen::Boot, cmdline: &[u8]) -> BootInfo {
 /// # Safety
 /// As [`read`].
 unsafe fn memory(info: &mut BootInfo, address: u64, entries: u32) {
-    for index in 0..(entries as u64).min(MEMMAP_MAX as u64) {
-        let size = size_of::<MemmapEntry>() as u64;
-        // SAFETY: per the contract.
-        let Some(bytes) = (unsafe { physical(address + index * size, size) }) else { return };
-        let Ok(entry) = MemmapEntry::read_from_bytes(bytes) else { return };
-        let Some(end) = entry.addr.checked_add(entry.size) else { continue };
-        if entry.kind == MemmapKind::RAM && entry.size > 0 {
-            let _ = info.ram.push(Range { start: entry.addr, end });
-        }
-    }
+    let size = size_of::<MemmapEntry>() as u64;
+    // SAFETY: per the contract.
+    let entry = |index: u64| unsafe { physical(address.checked_add(index * size)?, size) };
+    let all = || (0..u64::from(entries)).map_while(|index| MemmapEntry::read_from_bytes(entry(index)?).ok());
+    let mut map = Map::default();
+    all().filter(|entry| entry.kind == MemmapKind::RAM).for_each(|entry| map.add(entry.addr, entry.size));
+    all().filter(|entry| entry.kind != MemmapKind::RAM).for_each(|entry| map.remove(entry.addr, entry.size));
+    info.lost = map.lost();
+    info.ram = map.finish();
 }
 
 /// A NUL-terminated string; empty if it is absent, too long or no UTF-8.

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod info;
+mod memory;
 pub mod trampoline;
 mod xen;
 

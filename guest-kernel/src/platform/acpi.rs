@@ -1,14 +1,62 @@
 //! The machine's ACPI tables, by the `acpi` crate, which checks signatures and checksums. For what boot and power need;
 //! their contents are believed.
 
+use super::interrupts::{Override, Routing};
+use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use core::ptr::NonNull;
+use pvops::event::IoApic;
+
+/// Entries of a MADT that are looked at: one without a length would have no end.
+const ENTRIES_MAX: usize = 4096;
 
 /// The tables behind a root pointer, if there are any.
 pub fn tables(rsdp: u64) -> Option<AcpiTables<Handler>> {
     let rsdp = usize::try_from(rsdp).ok().filter(|&address| address != 0)?;
     // SAFETY: the loader said that the RSDP is there; the crate checks signatures and checksums.
     unsafe { AcpiTables::from_rsdp(Handler, rsdp) }.ok()
+}
+
+/// The interrupt chips and ISA interrupts that the MADT tells of, if there is one.
+pub fn routing(rsdp: u64) -> Option<Routing> {
+    const ISA_BUS: u8 = 0;
+    let madt = tables(rsdp)?.find_table::<Madt>().ok()?;
+    let mut routing = Routing::new(madt.get().local_apic_address.into());
+    let mut left_out = 0;
+    for entry in madt.get().entries().take(ENTRIES_MAX) {
+        let kept = match entry {
+            MadtEntry::LocalApicAddressOverride(entry) => {
+                routing.local = entry.local_apic_address;
+                true
+            }
+            MadtEntry::IoApic(entry) => {
+                let (address, first_line) = (entry.io_apic_address.into(), entry.global_system_interrupt_base);
+                routing.io.push(IoApic { address, first_line }).is_ok()
+            }
+            MadtEntry::InterruptSourceOverride(entry) if entry.bus == ISA_BUS => {
+                let (irq, line, flags) = (entry.irq, entry.global_system_interrupt, entry.flags);
+                routing.overrides.push(Override { irq, line, flags }).is_ok()
+            }
+            _ => true,
+        };
+        left_out += u32::from(!kept);
+    }
+    if left_out > 0 {
+        log::warn!("acpi: {left_out} interrupt chips or overrides are too many");
+    }
+    Some(routing)
+}
+
+/// Local APIC ids of the enabled CPUs, if there is a MADT.
+pub fn cpus(rsdp: u64) -> Option<alloc::vec::Vec<u32>> {
+    const ENABLED: u32 = 1;
+    let madt = tables(rsdp)?.find_table::<Madt>().ok()?;
+    let cpus = madt.get().entries().take(ENTRIES_MAX).filter_map(|entry| match entry {
+        MadtEntry::LocalApic(cpu) if { cpu.flags } & ENABLED != 0 => Some(u32::from(cpu.apic_id)),
+        MadtEntry::LocalX2Apic(cpu) if { cpu.flags } & ENABLED != 0 => Some(cpu.x2apic_id),
+        _ => None,
+    });
+    Some(cpus.collect())
 }
 
 /// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.

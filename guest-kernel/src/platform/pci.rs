@@ -1,7 +1,10 @@
-//! Virtio devices on PCI bus 0: configuration ports, BARs, capabilities, MSI-X.
+//! Virtio devices on PCI: configuration ports, BARs, capabilities, MSI-X.
 //!
-//! The firmware has given the BARs their addresses. What a device says about itself is checked: a capability that points
+//! The firmware has given the buses their numbers and the BARs their addresses. What a device says about itself is checked: a capability that points
 //! outside of its BAR is as if it were not there.
+
+mod bars;
+mod walk;
 
 use super::registers::Window;
 use crate::trap::irq;
@@ -10,7 +13,7 @@ use alloc::string::String;
 use frontends::transport::pci::{Vectors, Windows};
 use frontends::transport::{PciTransport, Registers, TransportError};
 use pci_types::capability::{MsixCapability, PciCapability, PciCapabilityAddress};
-use pci_types::{Bar, CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
+use pci_types::{CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
 use pvops::event::MessageEntry;
 use pvops::port;
 use shared_abi::virtio::DeviceType;
@@ -93,25 +96,16 @@ pub struct Function {
     pub device_type: DeviceType,
 }
 
-/// All virtio functions of bus 0.
+/// All virtio functions. A bridge that nobody can look behind is logged.
 pub fn functions(ports: ConfigPorts) -> impl Iterator<Item = Function> {
-    (0..32u8).flat_map(move |device| {
-        let first = PciHeader::new(PciAddress::new(0, 0, device, 0));
-        let functions = match first.id(ports) {
-            (0xffff, _) => 0,
-            _ if first.has_multiple_functions(ports) => 8,
-            _ => 1,
-        };
-        (0..functions).filter_map(move |function| {
-            let address = PciAddress::new(0, 0, device, function);
-            let (vendor, id) = PciHeader::new(address).id(ports);
-            let device_type = match id {
-                MODERN_DEVICE_ID.. => DeviceType(u32::from(id - MODERN_DEVICE_ID)),
-                TRANSITIONAL_DEVICE_ID.. => DeviceType::NONE,
-                _ => return None,
-            };
-            (vendor == VENDOR_ID).then_some(Function { ports, address, device_type })
-        })
+    let walk = walk::walk(ports, |vendor, device| vendor == VENDOR_ID && device >= TRANSITIONAL_DEVICE_ID);
+    for bridge in walk.unnumbered {
+        let (bus, device, function) = (bridge.bus(), bridge.device(), bridge.function());
+        log::warn!("pci {bus:02x}:{device:02x}.{function}: a bridge without a bus number; nobody looks behind it");
+    }
+    walk.functions.into_iter().map(move |found| {
+        let kind = found.device.checked_sub(MODERN_DEVICE_ID).map_or(DeviceType::NONE, |id| DeviceType(id.into()));
+        Function { ports, address: found.address, device_type: kind }
     })
 }
 
@@ -120,6 +114,8 @@ pub fn functions(ports: ConfigPorts) -> impl Iterator<Item = Function> {
 pub enum PciError {
     /// It is no endpoint.
     NotAnEndpoint,
+    /// The firmware did not set it up.
+    NoAddress,
     /// A structure that every modern device has is missing or lies outside of its BAR.
     Missing(&'static str),
     /// See there.
@@ -130,6 +126,7 @@ impl core::fmt::Display for PciError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::NotAnEndpoint => f.write_str("not an endpoint"),
+            Self::NoAddress => f.write_str("the firmware gave its registers no address"),
             Self::Missing(what) => write!(f, "no usable {what} structure (a legacy device?)"),
             Self::Transport(error) => error.fmt(f),
         }
@@ -177,11 +174,7 @@ impl Function {
             EndpointHeader::from_header(PciHeader::new(self.address), ports).ok_or(PciError::NotAnEndpoint)?;
         // Sizing a BAR moves it for a moment.
         header.update_command(ports, |command| command - CommandRegister::MEMORY_ENABLE);
-        let bars: [Option<(u64, u64)>; 6] = core::array::from_fn(|slot| match header.bar(slot as u8, ports) {
-            Some(Bar::Memory32 { address, size, .. }) => Some((address.into(), size.into())),
-            Some(Bar::Memory64 { address, size, .. }) => Some((address, size)),
-            Some(Bar::Io { .. }) | None => None,
-        });
+        let bars = bars::memory(&header, ports);
         header.update_command(ports, |command| {
             command
                 | CommandRegister::MEMORY_ENABLE
@@ -213,6 +206,9 @@ impl Function {
                 PciCapability::MsiX(capability) => msix = Some(capability),
                 _ => {}
             }
+        }
+        if common.is_none() && bars.iter().flatten().any(|&(address, _)| address == 0) {
+            return Err(PciError::NoAddress);
         }
         let interrupts = match msix {
             Some(msix) => {

@@ -1,6 +1,8 @@
-//! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state, else a reset.
+//! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state, else a reset: by
+//! ACPI's reset register, else by a fault that cannot be delivered.
 
 use super::acpi;
+use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use pvops::port;
@@ -44,7 +46,32 @@ pub fn end(ending: Ending) -> ! {
         unsafe { port::write_u16(control, value) };
     }
     // Machines without either (QEMU's microvm without ACPI) end by a reset.
+    reset();
     pvops::cpu::triple_fault()
+}
+
+/// Writes what the FADT says to where it says (ACPI 6.5, "Reset Register"): a port or memory. The machine may take a moment.
+fn reset() {
+    const PATIENCE: u32 = 1_000_000;
+    let Some(tables) = acpi::tables(RSDP.load(Relaxed)) else { return };
+    let Ok(fadt) = tables.find_table::<Fadt>() else { return };
+    if !{ fadt.flags }.supports_system_reset_via_fadt() {
+        return;
+    }
+    let value = fadt.reset_value;
+    match fadt.reset_register() {
+        Ok(GenericAddress { address_space: AddressSpace::SystemIo, address, .. }) => {
+            // SAFETY: ACPI says that this resets the machine.
+            unsafe { port::write_u8(address as u16, value) };
+        }
+        Ok(GenericAddress { address_space: AddressSpace::SystemMemory, address, .. }) => {
+            let Some(register) = crate::mm::paging::map_device(address, 1) else { return };
+            // SAFETY: as above, and just mapped.
+            unsafe { (register as *mut u8).write_volatile(value) };
+        }
+        _ => return,
+    }
+    (0..PATIENCE).for_each(|_| core::hint::spin_loop());
 }
 
 const SLEEP_ENABLE: u16 = 1 << 13;

@@ -4,7 +4,7 @@ use crate::balloon::KernelBalloon;
 use crate::mm::frames::FRAMES;
 use crate::mm::heap;
 use crate::platform::power::{self, Ending};
-use crate::{System, fs, task, trap};
+use crate::{System, files, task, trap};
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -26,8 +26,8 @@ blk zero|discard SECTOR COUNT [N]   clears sectors, or gives them up
 net                network card, address, counters
 balloon            target, size and counters of the balloon
 balloon PAGES      sets the target, where no host does
-ls [PATH]          a directory of the first disk
-cat PATH           a file of the first disk
+ls [PATH]          a directory: / has the initrd's files and, as disk0, disk1 and so on, the disks' file systems
+cat PATH           a file's text
 sum PATH           size and CRC-32 of a file
 uptime             time since boot, and how much of it the CPU slept
 checks             the kernel's checks of itself
@@ -83,11 +83,11 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         ("balloon", pages) => balloon(system, pages, out),
         ("ls", path) => ls(system, path.unwrap_or("/"), out),
         ("cat", Some(path)) => {
-            out.push_str(&String::from_utf8_lossy(&fs::read(first_disk(system)?, path)?));
+            out.push_str(&String::from_utf8_lossy(&files::read(system, path)?));
             Ok(())
         }
         ("sum", Some(path)) => {
-            let bytes = fs::read(first_disk(system)?, path)?;
+            let bytes = files::read(system, path)?;
             writeln!(out, "{:08x} {} {path}", crate::tour::crc32(&bytes), bytes.len()).map_err(formatting)
         }
         ("uptime", _) => uptime(system, out).map_err(formatting),
@@ -116,10 +116,6 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
 fn overflow(level: u64) -> u64 {
     let frame = core::hint::black_box([level; 32]);
     if level == u64::MAX { level } else { overflow(level + 1).max(frame[0]) }
-}
-
-fn first_disk(system: &System) -> Result<&Rc<crate::disk::Disk>, Failed> {
-    system.devices.disks.first().ok_or_else(|| "there is no disk".to_string())
 }
 
 fn pvops(op: Option<&str>, out: &mut String) -> Result<(), Failed> {
@@ -171,7 +167,10 @@ fn mem(system: &System, out: &mut String) -> fmt::Result {
         heap.used >> 10,
         heap.allocations
     )?;
-    writeln!(out, "initrd: {} bytes", system.initrd.len())?;
+    match &system.initrd {
+        Ok(archive) => writeln!(out, "initrd: {} bytes, {} files", archive.len(), archive.count())?,
+        Err(error) => writeln!(out, "initrd: {error}")?,
+    }
     for range in &system.ram {
         writeln!(out, "ram {:#012x} .. {:#012x} {:>8} KiB", range.start, range.end, range.len() >> 10)?;
     }
@@ -321,10 +320,12 @@ fn balloon_state(balloon: &KernelBalloon, out: &mut String) -> fmt::Result {
 }
 
 fn ls(system: &System, path: &str, out: &mut String) -> Result<(), Failed> {
-    for entry in fs::list(first_disk(system)?, path)? {
-        match entry.size {
-            Some(size) => writeln!(out, "{size:>10} {}", entry.name),
-            None => writeln!(out, "{:>10} {}", "dir", entry.name),
+    for files::Entry { name, what } in files::list(system, path)? {
+        match what {
+            files::What::File(size) => writeln!(out, "{size:>10} {name}"),
+            files::What::Directory => writeln!(out, "{:>10} {name}", "dir"),
+            files::What::Link(target) => writeln!(out, "{:>10} {name} -> {target}", "link"),
+            files::What::Special => writeln!(out, "{:>10} {name}", "special"),
         }
         .map_err(formatting)?;
     }

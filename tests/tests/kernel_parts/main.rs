@@ -5,14 +5,32 @@ extern crate alloc;
 
 mod editor_tests;
 mod frames_tests;
+mod gpt_tests;
+mod initrd_tests;
+mod interrupts_tests;
+mod memory_tests;
+mod pci_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod cmdline;
 
+#[path = "../../../guest-kernel/src/gpt.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod gpt;
+
+#[path = "../../../guest-kernel/src/initrd.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod initrd;
+
 /// Stand-in for the loader's information.
+#[path = "."]
 mod boot {
+    #[path = "../../../guest-kernel/src/boot/memory.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod memory;
+
     pub(crate) mod info {
         /// As in the kernel.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +84,23 @@ mod mm {
 
 #[path = "."]
 mod platform {
+    #[path = "../../../guest-kernel/src/platform/interrupts.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod interrupts;
+
     #[path = "../../../guest-kernel/src/platform/mmio.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
     pub(crate) mod mmio;
+
+    #[path = "."]
+    pub(crate) mod pci {
+        #[path = "../../../guest-kernel/src/platform/pci/bars.rs"]
+        #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+        pub(crate) mod bars;
+        #[path = "../../../guest-kernel/src/platform/pci/walk.rs"]
+        #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+        pub(crate) mod walk;
+    }
 }
 
 #[path = "."]

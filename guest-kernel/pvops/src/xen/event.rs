@@ -6,6 +6,7 @@
 use super::hypercall::{self, Refused};
 use super::{entry, shared_info};
 use crate::apic::TIMER_VECTOR;
+use crate::event::Trigger;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::xen::{
     AddDevice, BindIpi, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number,
@@ -121,11 +122,14 @@ pub(super) unsafe extern "sysv64" fn end_in_service() {
 }
 
 /// Takes the timer over. There are no chips to set up.
-pub(super) unsafe extern "sysv64" fn start(_map: crate::event::MapRegisters) -> u64 {
+pub(super) unsafe extern "sysv64" fn start(
+    _map: crate::event::MapRegisters,
+    _chips: *const crate::event::Chips<'static>,
+) -> u64 {
     // SAFETY: the command takes no argument.
     let stopped = unsafe { hypercall::call3(number::VCPU_OP, vcpu::STOP_PERIODIC_TIMER.into(), 0, 0) };
     Refused::check("stop_periodic_timer", stopped).unwrap_or_else(|refused| refused.end());
-    match connect(VIRTUAL | event::VIRQ_TIMER, TIMER_VECTOR.into(), false) {
+    match connect(VIRTUAL | event::VIRQ_TIMER, TIMER_VECTOR.into(), Trigger::Edge as u32) {
         // SAFETY: the line was bound.
         Ok(()) => unsafe { unmask(VIRTUAL | event::VIRQ_TIMER) },
         Err(refused) => refused.end(),
@@ -133,11 +137,11 @@ pub(super) unsafe extern "sysv64" fn start(_map: crate::event::MapRegisters) -> 
     0
 }
 
-pub(super) unsafe extern "sysv64" fn bind(line: u32, vector: u32, level: u32) -> u64 {
-    connect(line, vector, level != 0).is_ok().into()
+pub(super) unsafe extern "sysv64" fn bind(line: u32, vector: u32, trigger: u32) -> u64 {
+    connect(line, vector, trigger).is_ok().into()
 }
 
-fn connect(line: u32, vector: u32, level: bool) -> Result<(), Refused> {
+fn connect(line: u32, vector: u32, trigger: u32) -> Result<(), Refused> {
     let full = Refused { what: "bind: no line left", error: -28, done: 0 };
     let slot = LINES.iter().find(|(used, _)| used.load(Ordering::Relaxed) == UNUSED).ok_or(full)?;
     let (channel, end) = if line & VIRTUAL != 0 {
@@ -146,7 +150,9 @@ fn connect(line: u32, vector: u32, level: bool) -> Result<(), Refused> {
         unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::BIND_VIRQ, "bind_virq", &mut bind)? };
         (bind.channel, 0)
     } else {
-        let mut setup = SetupGsi { gsi: line as i32, triggering: level.into(), polarity: level.into(), pad: 0 };
+        let is = |one: Trigger, other: Trigger| u8::from(trigger == one as u32 || trigger == other as u32);
+        let (level, low) = (is(Trigger::Level, Trigger::LevelHigh), is(Trigger::Level, Trigger::EdgeLow));
+        let mut setup = SetupGsi { gsi: line as i32, triggering: level, polarity: low, pad: 0 };
         // SAFETY: the structure of that command.
         unsafe { hypercall::command(number::PHYSDEV_OP, physdev::SETUP_GSI, "setup_gsi", &mut setup) }.ok();
         let map = MapPirq { kind: physdev::MAP_GSI, index: line as i32, pirq: line as i32, ..MapPirq::default() };
