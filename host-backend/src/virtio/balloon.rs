@@ -38,6 +38,8 @@ pub struct Balloon {
     inside: PageMap,
     /// The statistics buffer, which the device keeps until it wants new numbers.
     stats_buffer: Option<u16>,
+    /// The target that a live driver sees: it changes together with the configuration's generation.
+    shown: Option<u32>,
 }
 
 /// The host's end of a balloon.
@@ -99,7 +101,7 @@ impl Balloon {
             stats_changed: Condvar::new(),
             poke: event()?,
         };
-        Ok(Self { shared: Arc::new(shared), actual: 0, inside: PageMap::default(), stats_buffer: None })
+        Ok(Self { shared: Arc::new(shared), actual: 0, inside: PageMap::default(), stats_buffer: None, shown: None })
     }
 
     /// The host's end.
@@ -265,7 +267,7 @@ impl Device for Balloon {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let num_pages = self.shared.target.load(Ordering::Relaxed);
+        let num_pages = self.shown.unwrap_or_else(|| self.shared.target.load(Ordering::Relaxed));
         let config = Config { num_pages, actual: self.actual, ..Config::default() };
         read_config_bytes(config.as_bytes(), offset, data);
     }
@@ -279,11 +281,16 @@ impl Device for Balloon {
         }
     }
 
+    fn activate(&mut self, _features: u64) {
+        self.shown = Some(self.shared.target.load(Ordering::Relaxed));
+    }
+
     /// A new driver starts with an empty balloon: it knows nothing of what an earlier one put in.
     fn reset(&mut self) {
         self.actual = 0;
         self.inside = PageMap::default();
         self.stats_buffer = None;
+        self.shown = None;
         self.shared.actual.store(0, Ordering::Relaxed);
         self.shared.inside.store(0, Ordering::Relaxed);
     }
@@ -319,6 +326,7 @@ impl Device for Balloon {
         let _ = self.shared.poke.read();
         let mut slot = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut slot.target_changed) {
+            self.shown = Some(self.shared.target.load(Ordering::Relaxed));
             io.signal.config_changed();
         }
         drop(slot);

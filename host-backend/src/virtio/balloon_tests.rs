@@ -102,6 +102,23 @@ fn a_new_target_changes_the_configuration_and_interrupts() {
 }
 
 #[test]
+fn a_live_driver_sees_a_new_target_together_with_its_generation() {
+    let (rig, handle) = rig();
+    let seen = || {
+        let mut num_pages = [0; 4];
+        rig.config(0, &mut num_pages);
+        (u32::from_le_bytes(num_pages), rig.read(Register::ConfigGeneration))
+    };
+    let (before, generation) = seen();
+    assert!(handle.set_target(before + 77));
+    assert_eq!(seen(), (before, generation), "not before the device has told of it");
+    rig.transport.process_event(EventSet::IN);
+    let (target, changed) = seen();
+    assert_eq!(target, before + 77);
+    assert_ne!(changed, generation);
+}
+
+#[test]
 fn a_target_beyond_the_guests_memory_is_refused() {
     let (_rig, handle) = rig();
     assert_eq!(u64::from(handle.pages()), MEMORY / PAGE);
