@@ -7,6 +7,26 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 
+/// What happens to a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and that is an error.
+    Keep,
+    /// It is replaced.
+    Replace,
+}
+
+/// Refuses an output that exists, unless it may be replaced.
+///
+/// # Errors
+/// [`Error::Exists`].
+pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
+    if existing == Existing::Keep && fs::symlink_metadata(output).is_ok() {
+        return Err(Error::Exists(output.into()));
+    }
+    Ok(())
+}
+
 /// Refuses an output that is not a regular file, or that is one of the inputs.
 ///
 /// # Errors
