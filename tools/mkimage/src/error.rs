@@ -144,6 +144,12 @@ pub enum Error {
     /// There are no loaders for a bootable disk.
     #[error("cannot find the loaders in {0}; `cargo xtask build` makes them, --loaders names their folder")]
     NoLoaders(PathBuf),
+    /// The program that makes a format is missing.
+    #[error("cannot make the format {format}: qemu-img is not installed (package qemu-utils)")]
+    NoQemuImg {
+        /// The format.
+        format: String,
+    },
     /// A loader is none.
     #[error("cannot use the loader {path}: {what}")]
     BadLoader {

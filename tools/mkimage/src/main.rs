@@ -58,6 +58,12 @@ enum Format {
     Elf,
     /// A raw disk that boots with BIOS and with UEFI.
     Disk,
+    /// The same for QEMU; needs qemu-img.
+    Qcow2,
+    /// The same for Hyper-V; needs qemu-img.
+    Vhdx,
+    /// The same for VMware; needs qemu-img.
+    Vmdk,
 }
 
 impl From<Format> for bootable::Format {
@@ -65,6 +71,9 @@ impl From<Format> for bootable::Format {
         match format {
             Format::Elf => Self::Elf,
             Format::Disk => Self::Disk,
+            Format::Qcow2 => Self::Qcow2,
+            Format::Vhdx => Self::Vhdx,
+            Format::Vmdk => Self::Vmdk,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Called by the `mkimage` program, by `cargo xtask` and by the tests.
 
+mod convert;
 mod disk;
 mod esp;
 pub mod extract;
@@ -27,6 +28,24 @@ pub enum Format {
     Elf,
     /// A raw disk that BIOS and UEFI boot.
     Disk,
+    /// The same for QEMU, by qemu-img.
+    Qcow2,
+    /// The same for Hyper-V, by qemu-img.
+    Vhdx,
+    /// The same for VMware, by qemu-img.
+    Vmdk,
+}
+
+impl Format {
+    /// qemu-img's name, for what it makes.
+    fn of_qemu_img(self) -> Option<&'static str> {
+        match self {
+            Self::Elf | Self::Disk => None,
+            Self::Qcow2 => Some("qcow2"),
+            Self::Vhdx => Some("vhdx"),
+            Self::Vmdk => Some("vmdk"),
+        }
+    }
 }
 
 /// How far writing is: bytes done, bytes in all.
@@ -74,7 +93,10 @@ impl Image {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose(format)?;
+        let disk = self.compose()?;
+        if let Some(name) = format.of_qemu_img() {
+            return convert::write(&disk, name, output, progress);
+        }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
     }
 
@@ -82,11 +104,8 @@ impl Image {
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn compose(&self, format: Format) -> Result<Sparse> {
-        let content = Content::new(self)?;
-        match format {
-            Format::Elf | Format::Disk => disk::compose(&content),
-        }
+    pub fn compose(&self) -> Result<Sparse> {
+        disk::compose(&Content::new(self)?)
     }
 }
 
