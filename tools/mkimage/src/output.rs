@@ -57,7 +57,7 @@ pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()
 /// The same for who wants the new file's path.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_path(output: &Path, mode: u32, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let file = beside(output, mode)?;
     fill(file.path())?;
