@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use host_backend::config::{self, Config, Console, Disk, Net, Publish, StatsFormat};
+use host_backend::config::{self, Config, Console, Disk, Kernel, Net, Publish, StatsFormat};
 use host_backend::{control, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,12 +24,15 @@ enum Command {
 #[derive(Args)]
 struct Run {
     /// Kernel: an ELF file with a PVH entry
-    #[arg(long, value_name = "IMAGE")]
-    kernel: PathBuf,
+    #[arg(long, value_name = "IMAGE", required_unless_present = "image")]
+    kernel: Option<PathBuf>,
+    /// A bootable disk made by mkimage: kernel, command line and initrd are taken out of it and loaded directly
+    #[arg(long, value_name = "DISK", conflicts_with_all = ["kernel", "initrd"])]
+    image: Option<PathBuf>,
     /// Initial RAM disk, given to the guest as PVH module 0
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Kernel command line
+    /// Kernel command line; with --image, added to the disk's own
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     cmdline: String,
     /// Memory, with K, M or G
@@ -117,8 +120,10 @@ fn one_line(text: &str) -> String {
 impl From<Run> for Config {
     fn from(run: Run) -> Self {
         Self {
-            kernel: run.kernel,
-            initrd: run.initrd,
+            kernel: match (run.kernel, run.image) {
+                (Some(path), _) => Kernel::Elf { path, initrd: run.initrd },
+                (None, image) => Kernel::Disk(image.unwrap_or_default()),
+            },
             cmdline: run.cmdline,
             memory: run.mem,
             cpus: run.cpus,

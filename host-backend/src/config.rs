@@ -14,10 +14,8 @@ pub const QUEUES_MAX: u16 = 16;
 /// One VM.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// PVH ELF file.
-    pub kernel: PathBuf,
-    /// Initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    /// What is started.
+    pub kernel: Kernel,
     /// Command line, given to the guest as it is.
     pub cmdline: String,
     /// Bytes of memory.
@@ -44,6 +42,20 @@ pub struct Config {
     pub stats: Option<StatsFormat>,
     /// The KVM device.
     pub kvm: PathBuf,
+}
+
+/// Where kernel and initrd come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Files of their own.
+    Elf {
+        /// PVH ELF file.
+        path: PathBuf,
+        /// Initial RAM disk.
+        initrd: Option<PathBuf>,
+    },
+    /// A bootable disk, whose command line comes before the VM's.
+    Disk(PathBuf),
 }
 
 /// The other end of a console.

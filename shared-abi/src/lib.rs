@@ -9,6 +9,7 @@ pub mod bench;
 pub mod board;
 pub mod bundle;
 pub mod checks;
+pub mod disk;
 pub mod kvm;
 pub mod outside;
 pub mod pvh;

@@ -229,7 +229,7 @@ pub mod console {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct StartInfo {
-    /// "xen-<version>-<platform>", ended by a NUL.
+    /// `xen-<version>-<platform>`, ended by a NUL.
     pub magic: [u8; 32],
     /// Pages of the domain.
     pub nr_pages: u64,

@@ -22,7 +22,7 @@ use crate::virtio::{Change, Device};
 use crate::vmm::exits::Counters;
 use crate::vmm::kvm::{self, IrqLine};
 use crate::vmm::vcpu::{self, Running};
-use crate::vmm::{GuestRam, cpuid, loader, memory};
+use crate::vmm::{GuestRam, cpuid, memory};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde_json::{Value, json};
 use shared_abi::board;
@@ -86,10 +86,7 @@ impl Machine {
     /// [`Error`]: nothing is left behind.
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<Ready, Error> {
         let memory = memory::map(config.memory)?;
-        let sources =
-            loader::Sources { kernel: &config.kernel, initrd: config.initrd.as_deref(), cmdline: &config.cmdline };
-        let entry =
-            loader::load(&memory, sources).map_err(|source| Error::Kernel { path: config.kernel.clone(), source })?;
+        let entry = super::image::load(&memory, config)?;
         let output = open_output(&config.console, stop)?;
         let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
         let Models { models, balloon, console_input, console, passt } = devices(config, &memory, stop, &output)?;

@@ -5,6 +5,7 @@
 
 mod clock_bug;
 mod events;
+mod image;
 mod machine;
 mod stats;
 
@@ -31,6 +32,8 @@ pub enum Error {
     Memory(#[from] memory::Error),
     #[error("load kernel {}: {source}", path.display())]
     Kernel { path: PathBuf, source: loader::Error },
+    #[error("take the kernel out of {}: {source}", path.display())]
+    Image { path: PathBuf, source: mkimage::Error },
     #[error("open disk {}: {source}", path.display())]
     Disk { path: PathBuf, source: crate::virtio::block::OpenError },
     #[error("{0}")]

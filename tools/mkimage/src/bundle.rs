@@ -87,7 +87,7 @@ impl Bundle {
     }
 }
 
-fn check_cmdline(cmdline: &str) -> Result<()> {
+pub(crate) fn check_cmdline(cmdline: &str) -> Result<()> {
     let bad = |what: String| Err(Error::BadCommandLine { what });
     if let Some(at) = cmdline.bytes().position(|byte| byte.is_ascii_control()) {
         return bad(format!("has the control character {:#04x} at byte {at}", cmdline.as_bytes()[at]));

@@ -3,7 +3,7 @@
 //! Everything that a formatter would take from the clock or from chance is fixed: volume id, time stamps (1980-01-01),
 //! order of the files. The file is sparse.
 
-mod dots;
+pub(crate) mod dots;
 
 use crate::{Error, Result, initrd, output, size};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
@@ -115,7 +115,7 @@ fn format_options(partition: u64) -> FormatVolumeOptions {
     options.fat_type(FatType::Fat16).bytes_per_cluster(cluster as u32)
 }
 
-fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: &Path, size: u64) -> Result<()> {
+pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: &Path, size: u64) -> Result<()> {
     let root = volume.root_dir();
     for (name, path) in initrd::walk(folder)? {
         let unreadable = |source| Error::Read { path: path.clone(), source };

@@ -26,6 +26,9 @@ pub enum Error {
     /// The output exists and is something else than a file.
     #[error("cannot write {0}: it exists and is not a regular file")]
     OutputNotAFile(PathBuf),
+    /// The output exists.
+    #[error("cannot write {0}: it exists; --force replaces it")]
+    Exists(PathBuf),
     /// The output would replace the input.
     #[error("cannot write {0}: it is the input; choose another output")]
     OutputIsInput(PathBuf),
@@ -134,5 +137,36 @@ pub enum Error {
     BadDisk {
         /// What is wrong.
         what: String,
+    },
+    /// Not a disk that mkimage has made.
+    #[error("{0} is no bootable disk: it has no EFI system partition with {kernel}", kernel = "ringside/kernel.elf")]
+    NotBootable(PathBuf),
+    /// There are no loaders for a bootable disk.
+    #[error("cannot find the loaders in {0}; `cargo xtask build` makes them, --loaders names their folder")]
+    NoLoaders(PathBuf),
+    /// The program that makes a format is missing.
+    #[error("cannot make the format {format}: qemu-img is not installed (package qemu-utils)")]
+    NoQemuImg {
+        /// The format.
+        format: String,
+    },
+    /// A loader is none.
+    #[error("cannot use the loader {path}: {what}")]
+    BadLoader {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: &'static str,
+    },
+    /// `SOURCE_DATE_EPOCH` is no number.
+    #[error("bad SOURCE_DATE_EPOCH {0:?}: use seconds since 1970")]
+    BadTime(String),
+    /// A part of a disk cannot be made.
+    #[error("cannot make {what}: {source}")]
+    Compose {
+        /// Which part.
+        what: &'static str,
+        /// What went wrong.
+        source: io::Error,
     },
 }

@@ -1,20 +1,26 @@
-//! Images for Ringside: a kernel ELF that carries its command line, initrd and symbols, and data disks with a FAT
-//! file system. Same input, same bytes out.
+//! Images for Ringside: a kernel ELF that carries its command line, initrd and symbols, disks that firmware boots, and
+//! data disks with a FAT file system. Same input, same bytes out.
 //!
 //! The `mkimage` program is a thin shell around this; `cargo xtask` and the tests call it directly. No input is
 //! trusted: every offset of a file is checked before use.
 #![forbid(unsafe_code)]
 
+pub mod bootable;
 pub mod bundle;
 pub mod disk;
 mod error;
 pub mod image;
 pub mod initrd;
+#[cfg(feature = "inspect")]
 pub mod inspect;
 pub mod kernel;
+pub mod loaders;
 pub mod output;
 pub mod size;
+pub mod sparse;
+pub mod time;
 
+pub use bootable::Image;
 pub use error::Error;
 
 /// What everything here returns.

@@ -2,10 +2,29 @@
 
 use crate::{Error, Result};
 use std::fs::{self, File, Permissions};
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
+
+/// What happens to a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and that is an error.
+    Keep,
+    /// It is replaced.
+    Replace,
+}
+
+/// Refuses an output that exists, unless it may be replaced.
+///
+/// # Errors
+/// [`Error::Exists`].
+pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
+    if existing == Existing::Keep && fs::symlink_metadata(output).is_ok() {
+        return Err(Error::Exists(output.into()));
+    }
+    Ok(())
+}
 
 /// Refuses an output that is not a regular file, or that is one of the inputs.
 ///
@@ -30,17 +49,33 @@ pub fn check(output: &Path, inputs: &[&Path]) -> Result<()> {
 /// # Errors
 /// Those of `fill`, and [`Error::Write`].
 pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let failed = |source: io::Error| Error::Write { path: output.into(), source };
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file: NamedTempFile = Builder::new()
-        .prefix(".mkimage-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut file = beside(output, mode)?;
     fill(file.as_file_mut())?;
-    file.persist(output).map_err(|error| failed(error.error))?;
+    put(file, output)
+}
+
+/// The same for who wants the new file's path.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_path(output: &Path, mode: u32, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let file = beside(output, mode)?;
+    fill(file.path())?;
+    put(file, output)
+}
+
+/// The folder of a file.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn beside(output: &Path, mode: u32) -> Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(".mkimage-").permissions(Permissions::from_mode(mode));
+    builder.tempfile_in(folder_of(output)).map_err(|source| Error::Write { path: output.into(), source })
+}
+
+fn put(file: NamedTempFile, output: &Path) -> Result<()> {
+    file.persist(output).map_err(|error| Error::Write { path: output.into(), source: error.error })?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Disks: what is on them, what does not fit, and what a second tool says about them.
 
-use mkimage::inspect::{Report, inspect};
+use mkimage::inspect::{PartitionKind, Report, inspect};
 use mkimage::{Error, disk};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ fn a_disk_holds_the_files_of_its_folder_in_one_partition_at_1_mib() {
         assert_eq!(fs::metadata(&output).unwrap().len(), size);
         let Report::Disk(report) = inspect(&output).unwrap() else { panic!("no disk") };
         let partition = &report.partitions[0];
-        assert_eq!((partition.kind, partition.first_sector), (kind, 2048));
+        assert_eq!((&partition.kind, partition.first_sector), (&PartitionKind::Mbr(kind), 2048));
         let volume = partition.volume.as_ref().unwrap();
         assert_eq!((volume.kind.as_str(), volume.label.trim()), (fat, "RINGSIDE"));
         let expected = [

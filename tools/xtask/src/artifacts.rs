@@ -2,14 +2,18 @@
 
 use crate::options::Common;
 use crate::setup::{self, Setup};
-use crate::toolchain::Toolchain;
+use crate::toolchain::{Bare, Toolchain};
 use crate::{ui, workspace};
 use anyhow::{Context, Result, bail};
+use mkimage::bootable::{Format, Image};
+use mkimage::loaders::{self, Loaders};
+use mkimage::output::Existing;
 use ringside_tests::inner::{Inner, Linux};
 use ringside_tests::sample::{self, ExpectedFile};
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use ringside_tests::xen::Xen;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// What has been built.
@@ -19,6 +23,10 @@ pub(crate) struct Artifacts {
     pub(crate) kernel: PathBuf,
     /// The image for all testbeds.
     pub(crate) image: PathBuf,
+    /// The folder of the loaders for bootable disks.
+    pub(crate) loaders: PathBuf,
+    /// A disk that firmware boots, with the image, an empty command line and no initrd.
+    pub(crate) boot_disk: PathBuf,
     /// Our host program.
     pub(crate) ringside: PathBuf,
     /// The sample disk, never given to a guest itself.
@@ -35,7 +43,7 @@ pub(crate) struct Artifacts {
 pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let artifacts = build(&setup)?;
-    for path in [&artifacts.image, &artifacts.ringside, &artifacts.disk] {
+    for path in [&artifacts.image, &artifacts.boot_disk, &artifacts.ringside, &artifacts.disk] {
         println!("    {}", path.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -43,14 +51,17 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
 
 /// Builds everything.
 pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
-    let kernel = build_kernel(setup.toolchain)?;
+    let kernel = build_bare(setup.toolchain, Bare::Kernel, "the guest")?;
+    let loaders = build_loaders(setup.toolchain)?;
     let ringside = build_host()?;
     let output = workspace::output()?;
     let (image, disk) = (output.join("guest.elf"), output.join("sample.img"));
     mkimage::image::write(&kernel, "", None, &image).context("cannot make the image")?;
     let file = sample::write(&output.join("sample"), &disk).context("cannot make the sample disk")?;
+    let boot_disk = output.join("ringside.img");
+    make_boot_disk(&image, &loaders, &boot_disk).context("cannot make the bootable disk")?;
     let (inner, xen) = (Err("it was not built".into()), Err("it was not fetched".into()));
-    Ok(Artifacts { kernel, image, ringside, disk, file, inner, xen })
+    Ok(Artifacts { kernel, image, loaders, boot_disk, ringside, disk, file, inner, xen })
 }
 
 impl Artifacts {
@@ -110,14 +121,34 @@ fn static_build(name: &str) -> (Command, PathBuf) {
     (command, target_dir.join(TARGET).join("release"))
 }
 
-fn build_kernel(toolchain: Toolchain) -> Result<PathBuf> {
-    ui::say(match toolchain {
-        Toolchain::Installed => "building the guest",
-        Toolchain::Debian => "building the guest with Debian's compiler",
+fn build_bare(toolchain: Toolchain, what: Bare, name: &str) -> Result<PathBuf> {
+    ui::say(&match toolchain {
+        Toolchain::Installed => format!("building {name}"),
+        Toolchain::Debian => format!("building {name} with Debian's compiler"),
     });
-    let (mut command, kernel) = toolchain.kernel_build();
-    succeed(&mut command, "the guest does not build")?;
-    Ok(kernel)
+    let (mut command, file) = toolchain.build(what);
+    succeed(&mut command, &format!("{name} does not build"))?;
+    Ok(file)
+}
+
+/// Builds the loaders and puts them beside the release build of `mkimage`, where that looks for them.
+fn build_loaders(toolchain: Toolchain) -> Result<PathBuf> {
+    let folder = workspace::target().join("release").join(loaders::FOLDER);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for (what, title, name) in [
+        (Bare::BiosLoader, "the loader for BIOS", loaders::BIOS_FILE),
+        (Bare::EfiLoader, "the loader for UEFI", loaders::EFI_FILE),
+    ] {
+        let file = build_bare(toolchain, what, title)?;
+        fs::copy(&file, folder.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(folder)
+}
+
+fn make_boot_disk(kernel: &Path, loaders: &Path, output: &Path) -> Result<()> {
+    let mut image = Image::read(kernel, "", None)?;
+    image.loaders = Some(Loaders::read(loaders)?);
+    Ok(image.write(Format::Disk, output, Existing::Replace, &mut |_, _| {})?)
 }
 
 fn build_host() -> Result<PathBuf> {

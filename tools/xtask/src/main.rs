@@ -41,6 +41,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),
         Command::Bench { what: BenchCommand::Ops } => bench::ops::operations(&common),
+        Command::Bench { what: BenchCommand::Image } => bench::image::command(&common),
         Command::Bench { what: BenchCommand::Start } => bench::start::command(&common),
     }
 }

@@ -85,6 +85,8 @@ pub(crate) enum BenchCommand {
     Pte,
     /// What each operation costs: instructions in line, hypercalls, exits, ticks, in every world
     Ops,
+    /// Our own time for a bootable disk of 64 MiB
+    Image,
     /// Time from the start of ringside to the guest's first byte, beside a bare C program; and its memory
     Start,
 }

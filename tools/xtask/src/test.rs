@@ -25,6 +25,8 @@ const VARIANTS: [(&str, &str); 3] = [
     ("tour, pvops=unpatched", "tour pvops=unpatched"),
     ("tour, drivers=reference", "tour drivers=reference"),
 ];
+/// What does not build for the target that we run on.
+const BARE: [&str; 3] = ["guest-kernel", "loader-bios", "loader-efi"];
 /// Boots at a time.
 const PARALLEL: usize = 2;
 
@@ -40,6 +42,8 @@ struct Tally {
 #[derive(Clone, Copy)]
 struct Programs<'a> {
     kernel: &'a Path,
+    loaders: &'a Path,
+    ringside: &'a Path,
     /// Only where our host can run, on this machine's KVM or in the inner Linux.
     with_bugs: Option<&'a Path>,
     inner: Option<&'a Inner>,
@@ -65,8 +69,15 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     let inner = artifacts.inner.as_ref().ok();
     let has_host = inner.is_some() || Testbed::Host.available(common.kvm()).is_ok();
     let with_bugs = if has_host { Some(artifacts::build_host_with_bugs()?) } else { None };
-    let (kernel, xen) = (&*artifacts.kernel, artifacts.xen.as_ref().ok());
-    let programs = Programs { kernel, with_bugs: with_bugs.as_deref(), inner, xen };
+    let xen = artifacts.xen.as_ref().ok();
+    let programs = Programs {
+        kernel: &artifacts.kernel,
+        loaders: &artifacts.loaders,
+        ringside: &artifacts.ringside,
+        with_bugs: with_bugs.as_deref(),
+        inner,
+        xen,
+    };
     let (units, notes) = run_cargo_tests(programs, common.kvm(), &interrupted)?;
     let boots = run_boots(&artifacts, common.kvm(), &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
@@ -86,7 +97,8 @@ fn run_cargo_tests(
     let log_path = workspace::output()?.join("test.log");
     ui::say(&format!("running the unit and host-run tests (log: {})", log_path.display()));
     let mut command = workspace::cargo();
-    command.args(["test", "--workspace", "--exclude", "guest-kernel", "--no-fail-fast", "--", "--show-output"]);
+    command.args(["test", "--workspace"]).args(BARE.iter().flat_map(|package| ["--exclude", package]));
+    command.args(["--no-fail-fast", "--", "--show-output"]);
     if let Some(with_bugs) = programs.with_bugs {
         command.env("RINGSIDE_WITH_BUGS", with_bugs);
     }
@@ -96,6 +108,7 @@ fn run_cargo_tests(
     if let Some(xen) = programs.xen {
         command.env("RINGSIDE_XEN", xen.folder());
     }
+    command.env("RINGSIDE_LOADERS", programs.loaders).env("RINGSIDE_HOST", programs.ringside);
     command.env("RINGSIDE_KERNEL", programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
         command.env("RINGSIDE_NO_KVM", "1");

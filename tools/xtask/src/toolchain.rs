@@ -9,8 +9,43 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The target of everything in ring 0.
-pub(crate) const TARGET: &str = "x86_64-unknown-none";
+/// What is built for other targets than the one that we run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bare {
+    /// The guest.
+    Kernel,
+    /// Its loader for disks that a BIOS boots.
+    BiosLoader,
+    /// Its loader for disks that UEFI boots.
+    EfiLoader,
+}
+
+impl Bare {
+    fn package(self) -> &'static str {
+        match self {
+            Self::Kernel => "guest-kernel",
+            Self::BiosLoader => "loader-bios",
+            Self::EfiLoader => "loader-efi",
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::Kernel | Self::BiosLoader => TARGETS[0],
+            Self::EfiLoader => TARGETS[1],
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Kernel | Self::BiosLoader => self.package(),
+            Self::EfiLoader => "loader-efi.efi",
+        }
+    }
+}
+
+/// The targets of everything that runs without an operating system.
+const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-uefi"];
 
 /// Debian's packages that belong together.
 const DEBIAN_PACKAGES: [(&str, &str); 4] = [
@@ -30,8 +65,8 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
-    /// The command that builds the kernel, and the ELF file that it makes.
-    pub(crate) fn kernel_build(self) -> (Command, PathBuf) {
+    /// The command that builds it, and the file that it makes.
+    pub(crate) fn build(self, what: Bare) -> (Command, PathBuf) {
         let (mut command, target_dir) = match self {
             Self::Installed => (workspace::cargo(), workspace::target()),
             Self::Debian => {
@@ -39,8 +74,9 @@ impl Toolchain {
                 let mut command = Command::new("/usr/bin/cargo");
                 command.current_dir(workspace::root());
                 command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("PATH", "/usr/bin:/bin");
-                // The target's own linker is called rust-lld, which Debian does not have under that name.
+                // The targets' own linker is called rust-lld, which Debian does not have under that name.
                 command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "/usr/bin/ld.lld-22");
+                command.env("CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER", "/usr/bin/lld-link-22");
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
                 command.env("CARGO_TARGET_DIR", &target_dir);
                 (command, target_dir)
@@ -48,11 +84,11 @@ impl Toolchain {
         };
         // These would take the place of the flags that link the kernel where it belongs.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
-        command.args(["build", "--release", "--package", "guest-kernel", "--target", TARGET]);
+        command.args(["build", "--release", "--package", what.package(), "--target", what.target()]);
         if self == Self::Debian {
             command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
-        (command, target_dir.join(TARGET).join("release/guest-kernel"))
+        (command, target_dir.join(what.target()).join("release").join(what.file()))
     }
 }
 
@@ -61,7 +97,7 @@ pub(crate) fn ensure(common: &Common) -> Result<Toolchain> {
     match common.toolchain {
         ToolchainChoice::Rustup => ensure_target(common.installing()).map(|()| Toolchain::Installed),
         ToolchainChoice::Debian => ensure_debian(common.installing()).map(|()| Toolchain::Debian),
-        ToolchainChoice::Auto if has_target() => Ok(Toolchain::Installed),
+        ToolchainChoice::Auto if has_targets() => Ok(Toolchain::Installed),
         ToolchainChoice::Auto if has_debian_packages() => Ok(Toolchain::Debian),
         ToolchainChoice::Auto => match ensure_target(common.installing()) {
             Ok(()) => Ok(Toolchain::Installed),
@@ -74,18 +110,21 @@ pub(crate) fn ensure(common: &Common) -> Result<Toolchain> {
 }
 
 fn ensure_target(installing: Installing) -> Result<()> {
-    if has_target() {
+    if has_targets() {
         return Ok(());
     }
+    let targets = TARGETS.join(" ");
     if installing == Installing::ReportOnly {
-        bail!("the compiler target {TARGET} is missing; to install by hand: rustup target add {TARGET}");
+        bail!("a compiler target is missing; to install by hand: rustup target add {targets}");
     }
-    let rustup = find_program("rustup").ok_or_else(|| anyhow!("there is no rustup to install {TARGET}"))?;
-    ui::say(&format!("installing {TARGET}: needed for building the guest, which runs without an operating system"));
+    let rustup = find_program("rustup").ok_or_else(|| anyhow!("there is no rustup to install {targets}"))?;
+    ui::say(&format!(
+        "installing {targets}: needed for building the guest and its loaders, which run without an operating system"
+    ));
     let mut command = Command::new(rustup);
-    command.current_dir(workspace::root()).args(["target", "add", TARGET]);
+    command.current_dir(workspace::root()).args(["target", "add"]).args(TARGETS);
     ui::run_quietly("rustup target add", &mut command)?;
-    if has_target() { Ok(()) } else { bail!("rustup has installed {TARGET}, but the compiler does not find it") }
+    if has_targets() { Ok(()) } else { bail!("rustup has installed {targets}, but the compiler does not find them") }
 }
 
 fn ensure_debian(installing: Installing) -> Result<()> {
@@ -93,10 +132,14 @@ fn ensure_debian(installing: Installing) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { setup::install_packages(installing, &missing) }
 }
 
-/// Whether the installed compiler has a core library for the target.
-fn has_target() -> bool {
+/// Whether the installed compiler has core libraries for the targets.
+fn has_targets() -> bool {
+    TARGETS.into_iter().all(has_target)
+}
+
+fn has_target(target: &str) -> bool {
     let mut rustc = Command::new("rustc");
-    rustc.current_dir(workspace::root()).args(["--print", "target-libdir", "--target", TARGET]).stderr(Stdio::null());
+    rustc.current_dir(workspace::root()).args(["--print", "target-libdir", "--target", target]).stderr(Stdio::null());
     let Ok(output) = rustc.output() else { return false };
     let Ok(folder) = String::from_utf8(output.stdout) else { return false };
     let Ok(entries) = fs::read_dir(folder.trim()) else { return false };

@@ -52,7 +52,7 @@ enum Root {
 }
 
 /// Reorders the first entries of every folder but the root.
-pub(super) fn repair<T: Read + Write + Seek>(disk: T) -> io::Result<()> {
+pub(crate) fn repair<T: Read + Write + Seek>(disk: T) -> io::Result<()> {
     let mut volume = Volume::open(disk)?;
     let mut folders = folders_in(&volume.read_root()?);
     while let Some(first) = folders.pop() {

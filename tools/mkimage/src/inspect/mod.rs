@@ -1,11 +1,13 @@
 //! What is in an image or a disk: `mkimage inspect`.
 
+mod disk;
+
+pub use disk::{BootReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
+
 use crate::bundle::Bundle;
-use crate::disk::{BOOT_SIGNATURE, PARTITION_TABLE, PartitionEntry, SECTOR};
+use crate::disk::{BOOT_SIGNATURE, SECTOR};
 use crate::kernel::{Kernel, Note};
-use crate::{Error, Result, size};
-use fatfs::{FileSystem, FsOptions};
-use fscommon::{BufStream, StreamSlice};
+use crate::{Error, Result};
 use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -15,9 +17,8 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek};
 use std::path::Path;
-use zerocopy::FromBytes;
 
 /// Section of the kernel with one record for each patch site: its place (4 bytes), the number of its operation (2 bytes),
 /// its length, what it may change. `pvops::site` defines it.
@@ -89,56 +90,6 @@ pub struct BundleReport {
     pub symbols: usize,
 }
 
-/// What a disk holds.
-#[derive(Debug, Serialize)]
-pub struct DiskReport {
-    /// SHA-256 of the file.
-    pub sha256: String,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// The used entries of the partition table.
-    pub partitions: Vec<PartitionReport>,
-}
-
-/// A partition.
-#[derive(Debug, Serialize)]
-pub struct PartitionReport {
-    /// Type byte.
-    pub kind: u8,
-    /// First sector.
-    pub first_sector: u64,
-    /// Sectors.
-    pub sectors: u64,
-    /// The file system, where it is FAT.
-    pub volume: Option<VolumeReport>,
-}
-
-/// A FAT file system.
-#[derive(Debug, Serialize)]
-pub struct VolumeReport {
-    /// FAT12, FAT16 or FAT32.
-    pub kind: String,
-    /// Label.
-    pub label: String,
-    /// Volume id.
-    pub id: u32,
-    /// Bytes of a cluster.
-    pub cluster_bytes: u32,
-    /// Bytes free.
-    pub free_bytes: u64,
-    /// Its files, a folder's name ends with a slash.
-    pub files: Vec<FileReport>,
-}
-
-/// A file.
-#[derive(Debug, Serialize)]
-pub struct FileReport {
-    /// Path in the file system.
-    pub path: String,
-    /// Bytes.
-    pub bytes: u64,
-}
-
 /// Looks into a file.
 ///
 /// # Errors
@@ -157,7 +108,7 @@ pub fn inspect(path: &Path) -> Result<Report> {
         file.read_to_end(&mut data).map_err(unreadable)?;
         inspect_elf(&data).map(Report::Elf)
     } else if start.len() as u64 == SECTOR && start.ends_with(&BOOT_SIGNATURE) {
-        inspect_disk(&mut file, &start, path).map(Report::Disk)
+        disk::inspect_disk(&mut file, &start, path).map(Report::Disk)
     } else {
         Err(Error::Unknown(path.into()))
     }
@@ -221,81 +172,6 @@ fn count_sites(records: &[u8]) -> BTreeMap<String, usize> {
     sites
 }
 
-fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
-    let bytes = file.metadata().map_err(unreadable)?.len();
-    let mut partitions = Vec::new();
-    for entry in record[PARTITION_TABLE..510].chunks_exact(size_of::<PartitionEntry>()) {
-        let damaged = |what: String| Error::BadDisk { what };
-        let entry = PartitionEntry::read_from_bytes(entry).map_err(|_| damaged("the partition table".into()))?;
-        if entry.kind == 0 {
-            continue;
-        }
-        let (first, sectors) = (u64::from(entry.first.get()), u64::from(entry.sectors.get()));
-        let end = (first + sectors) * SECTOR;
-        if end > bytes {
-            return Err(damaged(format!("a partition ends at byte {end}, the disk at {bytes}")));
-        }
-        let volume = if is_fat(entry.kind) {
-            let slice = StreamSlice::new(&mut *file, first * SECTOR, end).map_err(unreadable)?;
-            let volume = inspect_volume(BufStream::new(slice));
-            Some(volume.map_err(|error| damaged(format!("its FAT file system does not read: {error}")))?)
-        } else {
-            None
-        };
-        partitions.push(PartitionReport { kind: entry.kind, first_sector: first, sectors, volume });
-    }
-    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => break,
-            len => digest.update(&buffer[..len]),
-        }
-    }
-    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, partitions })
-}
-
-fn is_fat(kind: u8) -> bool {
-    matches!(kind, 0x01 | 0x04 | 0x06 | 0x0b | 0x0c | 0x0e)
-}
-
-fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
-    let volume = FileSystem::new(disk, FsOptions::new())?;
-    let free = volume.stats()?.free_clusters();
-    let mut files = Vec::new();
-    let mut folders = vec![(volume.root_dir(), String::new(), 0)];
-    while let Some((folder, prefix, depth)) = folders.pop() {
-        for entry in folder.iter() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == "." || name == ".." {
-                continue;
-            }
-            let path = format!("{prefix}{name}");
-            if entry.is_dir() {
-                files.push(FileReport { path: format!("{path}/"), bytes: 0 });
-                // A damaged disk may have a folder that contains itself.
-                if depth < 32 {
-                    folders.push((entry.to_dir(), format!("{path}/"), depth + 1));
-                }
-            } else {
-                files.push(FileReport { path, bytes: entry.len() });
-            }
-        }
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(VolumeReport {
-        kind: format!("{:?}", volume.fat_type()).to_uppercase(),
-        label: volume.volume_label(),
-        id: volume.volume_id(),
-        cluster_bytes: volume.cluster_size(),
-        free_bytes: u64::from(free) * u64::from(volume.cluster_size()),
-        files,
-    })
-}
-
 fn hex(digest: &[u8]) -> String {
     digest.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -349,29 +225,6 @@ impl Display for ElfReport {
                 f,
                 "{kind:<6} {flags:<5} {offset:>#10x} {vaddr:>#18x} {paddr:>#10x} {file_bytes:>#10x} {memory_bytes:>#10x}"
             )?;
-        }
-        Ok(())
-    }
-}
-
-impl Display for DiskReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "type          disk")?;
-        writeln!(f, "bytes         {} ({})", self.bytes, size::display(self.bytes))?;
-        writeln!(f, "sha256        {}", self.sha256)?;
-        for partition in &self.partitions {
-            let PartitionReport { kind, first_sector, sectors, volume } = partition;
-            writeln!(f, "partition     type {kind:#04x}, {sectors} sectors from sector {first_sector}")?;
-            let Some(volume) = volume else { continue };
-            let VolumeReport { kind, label, id, cluster_bytes, free_bytes, files } = volume;
-            writeln!(
-                f,
-                "  {kind} {:?}, id {id:08x}, clusters of {cluster_bytes}, {free_bytes} bytes free",
-                label.trim()
-            )?;
-            for file in files {
-                writeln!(f, "  {:>12}  {}", file.bytes, file.path.escape_debug())?;
-            }
         }
         Ok(())
     }

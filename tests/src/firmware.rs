@@ -1,0 +1,95 @@
+//! Firmware that boots a disk in QEMU, and what a boot says on the serial line.
+
+use crate::console::Event;
+use crate::machine::Running;
+use crate::testbed::QEMU;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// UEFI's code, of Debian's package ovmf.
+pub const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// Its variables as they are in a new machine.
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// What starts a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// QEMU's own BIOS.
+    SeaBios,
+    /// UEFI.
+    Ovmf,
+}
+
+impl Firmware {
+    /// All of it.
+    pub const ALL: [Self; 2] = [Self::SeaBios, Self::Ovmf];
+
+    /// Whether it is here, and QEMU too.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn available(self) -> Result<()> {
+        if crate::testbed::find_program(QEMU).is_none() {
+            bail!("{QEMU} is not installed");
+        }
+        if self == Self::Ovmf && !Path::new(OVMF).exists() {
+            bail!("there is no {OVMF} (package ovmf)");
+        }
+        Ok(())
+    }
+}
+
+/// How the medium is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A disk, raw.
+    Disk,
+    /// A CD.
+    Cd,
+}
+
+/// The command that boots a medium with nothing beside it but a serial line, and does not write to it; `folder` takes
+/// firmware's variables.
+///
+/// # Errors
+/// When these cannot be written.
+pub fn command(firmware: Firmware, path: &Path, medium: Medium, memory_mib: u64, folder: &Path) -> Result<Command> {
+    let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
+    let mut command = Command::new(QEMU);
+    command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
+    command.args(["-display", "none", "-serial", "stdio", "-m", &memory_mib.to_string()]);
+    if firmware == Firmware::Ovmf {
+        let variables = folder.join("variables.fd");
+        fs::copy(OVMF_VARIABLES, &variables).with_context(|| format!("cannot copy {OVMF_VARIABLES}"))?;
+        command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF}")]);
+        command.args(["-drive", &format!("if=pflash,unit=1,format=raw,file={}", quoted(&variables))]);
+    }
+    let kind = match medium {
+        Medium::Disk => "media=disk,snapshot=on",
+        Medium::Cd => "media=cdrom,readonly=on",
+    };
+    command.args(["-drive", &format!("format=raw,{kind},file={}", quoted(path))]);
+    Ok(command)
+}
+
+/// Everything on the serial line until the process ends.
+///
+/// # Errors
+/// When it has not ended in time.
+pub fn listen(command: Command, patience: Duration) -> Result<Vec<String>> {
+    let mut running = Running::spawn(command)?;
+    let deadline = Instant::now() + patience;
+    let mut lines = Vec::new();
+    while Instant::now() < deadline {
+        match running.console.next(Duration::from_millis(100)) {
+            Event::Line(line) => lines.push(line),
+            Event::Quiet => {}
+            Event::Closed => return Ok(lines),
+        }
+    }
+    running.stop();
+    bail!("it did not end within {} s; it said:\n{}", patience.as_secs(), lines.join("\n"))
+}

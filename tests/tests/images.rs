@@ -1,0 +1,133 @@
+//! One bootable disk on all that boots it: SeaBIOS and OVMF in QEMU, microvm with the kernel taken out of it, and our host.
+//! `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`, the loaders in `RINGSIDE_LOADERS`, the host in `RINGSIDE_HOST`.
+
+use mkimage::bootable::{Format, Image, extract};
+use mkimage::loaders::Loaders;
+use mkimage::output::Existing;
+use ringside_tests::firmware::{self, Firmware, Medium};
+use ringside_tests::machine::run_folder;
+use ringside_tests::testbed::{KvmPolicy, QEMU, Testbed, find_program};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Made {
+    folder: TempDir,
+    path: PathBuf,
+}
+
+/// A disk whose command line asks for the tour, with one program in its initrd; `None`, said, where there is nothing to
+/// make it of.
+fn made(test: &str, format: Format) -> Option<Made> {
+    let (Some(kernel), Some(loaders)) = (env::var_os("RINGSIDE_KERNEL"), env::var_os("RINGSIDE_LOADERS")) else {
+        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL or RINGSIDE_LOADERS is not set; cargo xtask test does that");
+        return None;
+    };
+    let folder = run_folder(&env::temp_dir()).unwrap();
+    let programs = folder.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::write(programs.join("a program with a long name"), "#!/bin/ringside\n").unwrap();
+    let mut image = Image::read(Path::new(&kernel), "tour", Some(&programs)).unwrap();
+    image.loaders = Some(Loaders::read(Path::new(&loaders)).unwrap());
+    let path = folder.path().join("ringside.img");
+    image.write(format, &path, Existing::Keep, &mut |_, _| {}).unwrap();
+    Some(Made { folder, path })
+}
+
+/// What a tour must have said: ready, no failed step, the end in good order.
+fn check(lines: &[String], what: &str) {
+    let said = lines.join("\n");
+    assert!(lines.iter().any(|line| line.starts_with("@boot ready ok")), "{what}: not ready:\n{said}");
+    assert!(lines.iter().any(|line| line.starts_with("@tour power-off ok failed=0")), "{what}: no good end:\n{said}");
+    let failed =
+        |line: &String| line.split_whitespace().nth(2).is_some_and(|outcome| matches!(outcome, "fail" | "error"));
+    assert!(!lines.iter().any(failed), "{what}: something failed:\n{said}");
+}
+
+fn boots(test: &str, format: Format, medium: Medium, memories_mib: &[u64]) {
+    let Some(made) = made(test, format) else { return };
+    for firmware in Firmware::ALL {
+        if let Err(why) = firmware.available() {
+            eprintln!("SKIPPED {test}: {why}");
+            continue;
+        }
+        for &memory in memories_mib {
+            let command = firmware::command(firmware, &made.path, medium, memory, made.folder.path()).unwrap();
+            check(&firmware::listen(command, PATIENCE).unwrap(), &format!("{firmware:?} with {memory} MiB"));
+        }
+    }
+}
+
+#[test]
+fn one_disk_takes_the_tour_with_bios_and_uefi_whether_memory_is_little_or_reaches_above_4_gib() {
+    let test = "one_disk_takes_the_tour_with_bios_and_uefi_whether_memory_is_little_or_reaches_above_4_gib";
+    boots(test, Format::Disk, Medium::Disk, &[64, 3 << 10, 6 << 10]);
+}
+
+#[test]
+fn what_is_extracted_from_the_disk_takes_the_tour_on_microvm() {
+    let test = "what_is_extracted_from_the_disk_takes_the_tour_on_microvm";
+    let Some(made) = made(test, Format::Disk) else { return };
+    if let Err(why) = Testbed::QemuMicrovm.available(KvmPolicy::Absent) {
+        eprintln!("SKIPPED {test}: {why}");
+        return;
+    }
+    let parts = extract::extract(&made.path).unwrap();
+    assert_eq!(parts.cmdline, "tour");
+    let folder = made.folder.path().join("parts");
+    parts.write(&folder, Existing::Keep).unwrap();
+    let mut command = Command::new(QEMU);
+    command.args(["-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config"]);
+    command.args(["-no-reboot", "-display", "none", "-serial", "stdio", "-m", "64"]);
+    command.arg("-kernel").arg(folder.join("kernel.elf")).arg("-initrd").arg(folder.join("initrd.img"));
+    command.args(["-append", &parts.cmdline]);
+    check(&firmware::listen(command, PATIENCE).unwrap(), "microvm");
+}
+
+#[test]
+fn our_host_takes_kernel_command_line_and_initrd_out_of_the_disk() {
+    let test = "our_host_takes_kernel_command_line_and_initrd_out_of_the_disk";
+    let Some(made) = made(test, Format::Disk) else { return };
+    let Some(host) = env::var_os("RINGSIDE_HOST") else {
+        eprintln!("SKIPPED {test}: RINGSIDE_HOST is not set; cargo xtask test does that");
+        return;
+    };
+    let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
+    if let Err(why) = Testbed::Host.available(kvm) {
+        eprintln!("SKIPPED {test}: {why:#}");
+        return;
+    }
+    let mut command = Command::new(host);
+    command.args(["run", "--mem", "64M", "--image"]).arg(&made.path);
+    check(&firmware::listen(command, PATIENCE).unwrap(), "our host");
+}
+
+#[test]
+fn partition_table_and_file_system_have_no_faults_that_others_find() {
+    let test = "partition_table_and_file_system_have_no_faults_that_others_find";
+    let Some(made) = made(test, Format::Disk) else { return };
+    let run = |program: &str, arguments: &[&str], file: &Path| {
+        let Some(program) = find_program(program) else {
+            eprintln!("SKIPPED {test}: {program} is not installed");
+            return None;
+        };
+        let output = Command::new(&program).args(arguments).arg(file).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Some((output.status, said))
+    };
+    if let Some((status, said)) = run("sgdisk", &["-v"], &made.path) {
+        assert!(status.success() && said.contains("No problems found"), "{said}");
+    }
+    let partition = made.folder.path().join("partition");
+    let bytes = fs::read(&made.path).unwrap();
+    // The system partition ends with the last whole MiB before the table's copy.
+    fs::write(&partition, &bytes[2 << 20..bytes.len() - (1 << 20)]).unwrap();
+    if let Some((status, said)) = run("fsck.fat", &["-n"], &partition) {
+        assert!(status.success() && !said.to_lowercase().contains("free cluster"), "{said}");
+    }
+}
