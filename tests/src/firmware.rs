@@ -45,8 +45,10 @@ impl Firmware {
 /// How the medium is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
-    /// A disk, raw.
+    /// A raw disk that the kernel has no driver for: it gets what the loader read.
     Disk,
+    /// A raw disk on virtio, which firmware and kernel both read.
+    VirtioDisk,
     /// A CD.
     Cd,
 }
@@ -69,8 +71,12 @@ pub fn command(firmware: Firmware, path: &Path, medium: Medium, memory_mib: u64,
     }
     let kind = match medium {
         Medium::Disk => "media=disk,snapshot=on",
+        Medium::VirtioDisk => "if=none,id=d0,snapshot=on",
         Medium::Cd => "media=cdrom,readonly=on",
     };
+    if medium == Medium::VirtioDisk {
+        command.args(["-device", "virtio-blk-pci,disable-legacy=on,drive=d0,bootindex=0"]);
+    }
     command.args(["-drive", &format!("format=raw,{kind},file={}", quoted(path))]);
     Ok(command)
 }
