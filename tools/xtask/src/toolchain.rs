@@ -5,6 +5,7 @@ use crate::options::{Common, Installing, ToolchainChoice};
 use crate::{setup, ui, workspace};
 use anyhow::{Result, anyhow, bail};
 use ringside_tests::testbed::find_program;
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -85,11 +86,21 @@ impl Toolchain {
         // These would take the place of the flags that link the kernel where it belongs.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
         command.args(["build", "--release", "--package", what.package(), "--target", what.target()]);
+        // Joined to the flags of .cargo/config.toml: the same bytes from every folder, whoever's crates are where.
+        let flags = remapped_paths().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
+        command.arg("--config").arg(format!("target.{}.rustflags={flags:?}", what.target()));
         if self == Self::Debian {
             command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         (command, target_dir.join(what.target()).join("release").join(what.file()))
     }
+}
+
+/// Folders of this machine, and what stands for them in what is built.
+fn remapped_paths() -> [(String, &'static str); 2] {
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let crates = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| "/.cargo".into());
+    [(crates.display().to_string(), "/cargo"), (workspace::root().display().to_string(), "/ringside")]
 }
 
 /// Finds a compiler for the guest, installing one if there is none.
