@@ -100,7 +100,7 @@ fn a_neighbour_keeps_answering_while_every_hostile_check_runs_beside_it() {
         let mut answers = 0;
         while !hostile.is_finished() || answers == 0 {
             // It reads its disk, and with the right bytes.
-            neighbour.type_line(&format!("sum {SAMPLE_FILE}")).unwrap();
+            neighbour.type_line(&format!("sum /disk0/{SAMPLE_FILE}")).unwrap();
             wait_for(&mut neighbour, &crc32);
             answers += 1;
             thread::sleep(Duration::from_millis(50));

@@ -87,7 +87,7 @@ fn a_device_whose_interrupt_xen_cannot_route_is_told_and_polled() {
     guest.expect("warning: block: its interrupt cannot be routed; it is polled");
     guest.expect("warning: net: its interrupt cannot be routed; it is polled");
     guest.expect(PROMPT);
-    guest.type_line("cat README.TXT");
+    guest.type_line("cat /disk0/README.TXT");
     guest.expect("Ringside");
     guest.type_line("poweroff");
     guest.end();
