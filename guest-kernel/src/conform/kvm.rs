@@ -227,8 +227,9 @@ fn old_clock_tells_the_same_time(lab: &Lab) -> Verdict {
         cpu::write_msr(MSR_SYSTEM_TIME, own);
         time
     };
-    let fine = by_old >= by_new && by_old - by_new < 1_000_000_000;
-    holds(fine, "time by the old MSR", format_args!("{by_new} or little more"), by_old)
+    // The old pair may switch KVM to another way of keeping time, which steps where the TSC is not stable.
+    let fine = by_old.abs_diff(by_new) < 1_000_000_000;
+    holds(fine, "time by the old MSR", format_args!("within a second of {by_new}"), by_old)
 }
 
 fn old_wall_clock_agrees(lab: &Lab) -> Verdict {
