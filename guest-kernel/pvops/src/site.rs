@@ -142,10 +142,10 @@ impl PartialEq for Code {
 
 impl Eq for Code {}
 
-/// The call and its record; the caller adds operands and clobbers.
-macro_rules! call {
-    ($group:ident.$op:ident, $clobbers:expr, $($operands:tt)*) => {
-        core::arch::asm!(
+/// The call and its record, as `asm!` or `naked_asm!`; the caller adds lines behind them, operands and clobbers.
+macro_rules! site {
+    ($asm:ident, $group:ident.$op:ident, $clobbers:expr, [$($line:literal)*], $($operands:tt)*) => {
+        core::arch::$asm!(
             "771: call qword ptr [rip + {table} + {slot}]",
             ".skip {pad}, 0x90",
             ".pushsection pvops_sites, \"aR\"",
@@ -154,6 +154,7 @@ macro_rules! call {
             ".short {op}",
             ".byte {len}, {clobbers}",
             ".popsection",
+            $($line,)*
             table = sym $crate::table::LIVE,
             slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
             op = const $crate::table::op::$group::$op.index(),
@@ -165,26 +166,17 @@ macro_rules! call {
     };
 }
 
+/// A site within a function.
+macro_rules! call {
+    ($group:ident.$op:ident, $clobbers:expr, $($operands:tt)*) => {
+        $crate::site::site!(asm, $group.$op, $clobbers, [], $($operands)*)
+    };
+}
+
 /// The body of a naked function that is nothing but a site: for operations that do not return to it.
 macro_rules! naked_call {
     ($group:ident.$op:ident) => {
-        core::arch::naked_asm!(
-            "771: call qword ptr [rip + {table} + {slot}]",
-            ".skip {pad}, 0x90",
-            ".pushsection pvops_sites, \"aR\"",
-            ".balign 4",
-            ".long 771b - .",
-            ".short {op}",
-            ".byte {len}, {clobbers}",
-            ".popsection",
-            "ud2",
-            table = sym $crate::table::LIVE,
-            slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
-            op = const $crate::table::op::$group::$op.index(),
-            pad = const $crate::site::len_of($crate::table::op::$group::$op) - $crate::site::INDIRECT_CALL_LEN,
-            len = const $crate::site::len_of($crate::table::op::$group::$op),
-            clobbers = const $crate::site::Clobbers::Rax as u8,
-        )
+        $crate::site::site!(naked_asm, $group.$op, $crate::site::Clobbers::Rax, ["ud2"],)
     };
 }
 
@@ -207,4 +199,4 @@ macro_rules! calling {
         $crate::site::call!($group.$op, $crate::site::Clobbers::Call, $(in($reg) $value,)* lateout("rax") $result, clobber_abi("sysv64"))
     };
 }
-pub(crate) use {call, calling, hot, naked_call};
+pub(crate) use {call, calling, hot, naked_call, site};
