@@ -88,7 +88,6 @@ global_asm!(
     ".fill 510, 8, 0",
     ".quad boot_pd - {base} + {table}",
     ".quad 0",
-    ".globl boot_pml4",
     "boot_pml4:",
     ".quad boot_pdpt - {base} + {table}",
     ".fill 272, 8, 0",
@@ -128,6 +127,25 @@ global_asm!(
     "mov ebp, edx",
     "cmp dword ptr [ebx], {magic}",
     "jne 9f",
+    "mov edi, offset {high} - {base}",
+    "jmp long_mode",
+    // Not started by PVH: nothing is known, not even a console.
+    "9: hlt",
+    "jmp 9b",
+    ".code64",
+    ".popsection",
+    magic = const START_MAGIC,
+    base = const KERNEL_VIRTUAL_BASE,
+    high = sym high_half,
+);
+
+// From protected mode without paging to 64-bit mode, on the boot tables, at the linked address of what EDI is the physical
+// address of. Leaves EBX, ESI and EBP as they are.
+global_asm!(
+    ".pushsection .text.boot, \"ax\"",
+    ".code32",
+    ".globl long_mode",
+    "long_mode:",
     // CR4: PAE, PGE. EFER: LME, NXE. CR0: PG, WP, PE and what was there.
     "mov eax, 0xa0",
     "mov cr4, eax",
@@ -144,9 +162,6 @@ global_asm!(
     ".byte 0xea",
     ".long 8f - {base}",
     ".short {code}",
-    // Not started by PVH: nothing is known, not even a console.
-    "9: hlt",
-    "jmp 9b",
     ".code64",
     "8: mov eax, {data}",
     "mov ds, eax",
@@ -155,19 +170,19 @@ global_asm!(
     "xor eax, eax",
     "mov fs, eax",
     "mov gs, eax",
-    "movabs rax, offset {high}",
+    // The upper half of a register means nothing until it is written in this mode.
+    "mov edi, edi",
+    "movabs rax, {base}",
+    "add rax, rdi",
     "jmp rax",
     ".balign 8",
-    ".globl boot_gdt_pointer",
     "boot_gdt_pointer:",
     ".short 39",
     ".long BOOT_GDT - {base}",
     ".popsection",
-    magic = const START_MAGIC,
     code = const CODE_SELECTOR,
     data = const DATA_SELECTOR,
     base = const KERNEL_VIRTUAL_BASE,
-    high = sym high_half,
 );
 
 /// The first code at its linked address: the stack, then Rust.

@@ -1,11 +1,10 @@
 //! Where other CPUs begin: a page below 1 MiB that a startup command enters in real mode. Its code, copied there, does no
-//! more than reach protected mode; `cpu_start` in the kernel's text goes on without paging, takes the boot tables for the
-//! way into 64-bit mode, then the kernel's own, and calls what `pvops::smp::Start` says.
+//! more than reach protected mode; `cpu_start` in the kernel's text goes on without paging and into 64-bit mode as the first
+//! CPU did, on the boot tables; then it takes the kernel's own, and calls what `pvops::smp::Start` says.
 //!
 //! So nothing is ever writable and executable under paging here either: the page is plain data once paging is on.
 
 use super::info::Range;
-use super::{CODE_SELECTOR, DATA_SELECTOR};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use pvops::smp::Start;
@@ -69,34 +68,10 @@ global_asm!(
     "mov ds, eax",
     "mov es, eax",
     "mov ss, eax",
-    // As in pvh_start. CR4: PAE, PGE. EFER: LME, NXE. CR0: PG, WP, ET, PE.
-    "mov eax, 0xa0",
-    "mov cr4, eax",
-    "mov eax, offset boot_pml4 - {base}",
-    "mov cr3, eax",
-    "mov ecx, 0xc0000080",
-    "rdmsr",
-    "or eax, 0x900",
-    "wrmsr",
-    "mov eax, 0x80010011",
-    "mov cr0, eax",
-    "lgdt [boot_gdt_pointer - {base}]",
-    ".byte 0xea",
-    ".long 8f - {base}",
-    ".short {code}",
+    "mov edi, offset {high} - {base}",
+    "jmp long_mode",
     ".code64",
-    "8: mov eax, {data}",
-    "mov ds, eax",
-    "mov es, eax",
-    "mov ss, eax",
-    "xor eax, eax",
-    "mov fs, eax",
-    "mov gs, eax",
-    "movabs rax, offset {high}",
-    "jmp rax",
     ".popsection",
-    code = const CODE_SELECTOR,
-    data = const DATA_SELECTOR,
     base = const KERNEL_VIRTUAL_BASE,
     high = sym high_half,
 );
