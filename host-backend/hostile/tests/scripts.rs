@@ -2,21 +2,13 @@
 //! `HOSTILE_SCRIPTS` asks for another number of them.
 
 use host_backend::virtio::{Device, Fault, Io, Progress};
+use hostile_device::batch::{self, check_variety};
 use hostile_driver::{Ending, Script, Subject, run, run_on};
 use shared_abi::virtio::DeviceType;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
-use std::time::Duration;
 
-const SCRIPTS: u64 = 10_000;
-/// A script takes microseconds; one that takes so long does not end.
-const HANGS: Duration = Duration::from_secs(60);
 /// What a script and its device may have on the heap at a time. Two packets, a disk, and the chains of a full queue.
 const HEAP_MAX: usize = 512 << 10;
 
@@ -50,55 +42,21 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text:?}")))
-}
-
 /// Plays a script; how it ended, and the most that it had on the heap.
 fn play(subject: Subject, seed: u64) -> (Ending, usize) {
     let before = HAS.get();
     PEAK.set(before);
-    let play = AssertUnwindSafe(|| run(subject, &mut Script::from_seed(seed)));
-    let ending = catch_unwind(play).unwrap_or_else(|_| panic!("{subject:?}: HOSTILE_SEED={seed} replays what failed"));
+    let ending = run(subject, &mut Script::from_seed(seed));
     let peak = PEAK.get() - before;
-    assert!(peak <= HEAP_MAX, "{subject:?}: HOSTILE_SEED={seed} makes the device take {peak} bytes");
+    assert!(peak <= HEAP_MAX, "the device takes {peak} bytes");
     (ending, peak)
 }
 
-/// Plays every script of the device; what they ended in, by how often.
 fn play_all(subject: Subject) {
-    if let Some(seed) = number("HOSTILE_SEED") {
-        return println!("{subject:?}: {:?}", play(subject, seed));
-    }
-    let scripts = number("HOSTILE_SCRIPTS").unwrap_or(SCRIPTS);
-    static NOW: [AtomicU64; Subject::ALL.len()] = [const { AtomicU64::new(0) }; Subject::ALL.len()];
-    let now = &NOW[subject as usize];
-    let (done, played) = channel();
-    let player = thread::spawn(move || {
-        let mut endings = BTreeMap::<String, u64>::new();
-        let mut most = 0;
-        for seed in 0..scripts {
-            now.store(seed, Ordering::Relaxed);
-            let (ending, peak) = play(subject, seed);
-            most = most.max(peak);
-            *endings.entry(format!("{ending:?}")).or_default() += 1;
-            let _ = done.send(());
-        }
-        (endings, most)
-    });
-    loop {
-        match played.recv_timeout(HANGS) {
-            Ok(()) => {}
-            Err(RecvTimeoutError::Timeout) => panic!("{subject:?}: HOSTILE_SEED={} hangs", now.load(Ordering::Relaxed)),
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    let (endings, most) = player.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    println!("{subject:?}: {endings:?}, at most {most} bytes of heap");
-    // Scripts that all end the same way try nothing.
-    let of = |ending: Ending| endings.get(&format!("{ending:?}")).copied().unwrap_or(0);
-    assert_eq!(endings.values().sum::<u64>(), scripts);
-    assert!([Ending::Served, Ending::Faulted].map(of).iter().all(|count| *count > scripts / 100), "{endings:?}");
+    let Some(played) = batch::play_all(subject, play) else { return };
+    let (endings, peaks): (Vec<_>, Vec<_>) = played.into_iter().unzip();
+    println!("{subject:?}: at most {} bytes of heap", peaks.into_iter().max().unwrap_or(0));
+    check_variety(&endings, [Ending::Served, Ending::Faulted], 100);
 }
 
 #[test]

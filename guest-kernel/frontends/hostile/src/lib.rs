@@ -7,6 +7,7 @@
 //! gives up on a device that told no lie has broken a promise too.
 
 mod balloon;
+pub mod batch;
 mod block;
 mod console;
 mod liar;
