@@ -64,6 +64,8 @@ fn formatting(_: fmt::Error) -> Failed {
 pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Result<(), Failed> {
     let mut words = line.split_ascii_whitespace();
     let Some(command) = words.next() else { return Ok(()) };
+    // Names may have spaces in them.
+    let path = line.trim_ascii().strip_prefix(command).map(str::trim_ascii).filter(|path| !path.is_empty());
     match (command, words.next()) {
         ("help", _) => {
             out.push_str(HELP);
@@ -81,13 +83,14 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         ("blk", which) => blk(system, which, out).await,
         ("net", _) => net(system, out).map_err(formatting),
         ("balloon", pages) => balloon(system, pages, out),
-        ("ls", path) => ls(system, path.unwrap_or("/"), out),
-        ("cat", Some(path)) => {
-            out.push_str(&String::from_utf8_lossy(&files::read(system, path)?));
-            Ok(())
-        }
-        ("sum", Some(path)) => {
+        ("ls", _) => ls(system, path.unwrap_or("/"), out),
+        ("cat" | "sum", _) => {
+            let path = path.ok_or_else(|| alloc::format!("{command}: which file?"))?;
             let bytes = files::read(system, path)?;
+            if command == "cat" {
+                out.push_str(&String::from_utf8_lossy(&bytes));
+                return Ok(());
+            }
             writeln!(out, "{:08x} {} {path}", crate::tour::crc32(&bytes), bytes.len()).map_err(formatting)
         }
         ("uptime", _) => uptime(system, out).map_err(formatting),
@@ -106,7 +109,6 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
             crate::println!("power off");
             power::end(Ending::Off)
         }
-        ("cat" | "sum", None) => Err(alloc::format!("{command}: which file?")),
         _ => Err(alloc::format!("{command}: no such command; type help")),
     }
 }
