@@ -1,7 +1,8 @@
 //! Firmware that boots a disk in QEMU, and what a boot says on the serial line.
 
 use crate::console::Event;
-use crate::machine::Running;
+use crate::machine::quoted;
+use crate::running::Running;
 use crate::testbed::QEMU;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// Its variables as they are in a new machine.
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Those of a machine.
+const VARIABLES: &str = "variables.fd";
 
 /// What starts a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,28 @@ impl Firmware {
         }
         Ok(())
     }
+
+    /// QEMU's arguments for it, behind [`prepare`](Self::prepare).
+    pub fn arguments(self, folder: &Path) -> Vec<String> {
+        if self == Self::SeaBios {
+            return Vec::new();
+        }
+        let code = format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF}");
+        let variables = format!("if=pflash,unit=1,format=raw,file={}", quoted(&folder.join(VARIABLES)));
+        vec!["-drive".into(), code, "-drive".into(), variables]
+    }
+
+    /// Puts what it writes to into a folder.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub fn prepare(self, folder: &Path) -> Result<()> {
+        if self == Self::Ovmf {
+            fs::copy(OVMF_VARIABLES, folder.join(VARIABLES))
+                .with_context(|| format!("cannot copy {OVMF_VARIABLES}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// How the medium is connected.
@@ -59,16 +84,11 @@ pub enum Medium {
 /// # Errors
 /// When these cannot be written.
 pub fn command(firmware: Firmware, path: &Path, medium: Medium, memory_mib: u64, folder: &Path) -> Result<Command> {
-    let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
     let mut command = Command::new(QEMU);
     command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-no-reboot"]);
     command.args(["-display", "none", "-serial", "stdio", "-m", &memory_mib.to_string()]);
-    if firmware == Firmware::Ovmf {
-        let variables = folder.join("variables.fd");
-        fs::copy(OVMF_VARIABLES, &variables).with_context(|| format!("cannot copy {OVMF_VARIABLES}"))?;
-        command.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF}")]);
-        command.args(["-drive", &format!("if=pflash,unit=1,format=raw,file={}", quoted(&variables))]);
-    }
+    firmware.prepare(folder)?;
+    command.args(firmware.arguments(folder));
     let kind = match medium {
         Medium::Disk => "media=disk,snapshot=on",
         Medium::VirtioDisk => "if=none,id=d0,snapshot=on",

@@ -11,6 +11,8 @@ pub mod inner;
 pub mod machine;
 mod package;
 pub mod privileged;
+pub mod ready;
+pub mod running;
 pub mod sample;
 pub mod testbed;
 pub mod tour;

@@ -1,30 +1,21 @@
-//! A virtual machine on one of the testbeds: its command line, its process, its end.
+//! A virtual machine on one of the testbeds: what it is made of, and its command line.
 //!
 //! The same [`Machine`] describes all testbeds, so that the same image bytes meet the same devices everywhere.
 
-use crate::console::Console;
 use crate::control::{Control, Protocol};
+use crate::firmware::Firmware;
 use crate::inner::Inner;
+use crate::running::Running;
 use crate::testbed::{QEMU, Testbed};
 use crate::xen::Xen;
 use anyhow::{Context, Result, anyhow};
-use inner_init::{CONTROL, DISK, IMAGE, NETWORK, peak_memory};
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use inner_init::{CONTROL, DISK, IMAGE, NETWORK};
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 use tempfile::TempDir;
 
-/// What a process may have to say on its error output before we stop listening.
-const STDERR_MAX: u64 = 64 << 10;
 /// The path of a Unix socket has at most 107 bytes; this leaves some for its name.
 const SOCKET_FOLDER_MAX: usize = 80;
 /// CPUs of the inner Linux, however many the guest has: with two, QEMU's software SVM loses track of interrupts
@@ -77,14 +68,35 @@ pub enum SerialLine {
     Terminal,
 }
 
+/// What a machine boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel, which the VMM loads.
+    Kernel {
+        /// The image.
+        image: PathBuf,
+        /// Files for it.
+        initrd: Option<PathBuf>,
+    },
+    /// The machine's own disk. QEMU leaves that to firmware; our host takes kernel, command line and initrd out of it.
+    Disk(Firmware),
+}
+
+impl Boot {
+    /// An image alone.
+    pub fn kernel(image: impl Into<PathBuf>) -> Self {
+        Self::Kernel { image: image.into(), initrd: None }
+    }
+}
+
 /// A virtual machine with a disk, a network card, a balloon and an entropy device.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// Where.
     pub testbed: Testbed,
     /// The image.
-    pub image: PathBuf,
-    /// Added to the image's own command line.
+    pub boot: Boot,
+    /// Added to the image's own command line, unless firmware boots it.
     pub cmdline: String,
     /// Bytes.
     pub memory: u64,
@@ -145,7 +157,19 @@ impl Machine {
 
     fn ringside_command(&self) -> Command {
         let mut command = Command::new(&self.ringside);
-        command.arg("run").arg("--kernel").arg(&self.image).args(self.sizes());
+        command.arg("run");
+        match &self.boot {
+            Boot::Kernel { image, initrd } => {
+                command.arg("--kernel").arg(image);
+                if let Some(initrd) = initrd {
+                    command.arg("--initrd").arg(initrd);
+                }
+            }
+            Boot::Disk(_) => {
+                command.arg("--image").arg(&self.disk.path);
+            }
+        }
+        command.args(self.sizes());
         command.arg("--disk").arg(self.disk_argument(self.disk.path.as_os_str()));
         command.args(["--net", "passt", "--publish", &self.publish.to_string(), "--balloon", "--rng", "--control"]);
         command.arg(self.socket()).args(&self.more);
@@ -182,7 +206,7 @@ impl Machine {
         if let Some(inner) = &self.inner {
             command.arg("-kernel").arg(inner.linux.kernel());
         }
-        command.arg("-initrd").arg(self.initrd());
+        command.arg("-initrd").arg(self.inner_initrd());
         command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
         command.args(["-chardev", &format!("socket,id=c0,server=on,wait=off,path={}", quoted(&self.socket()))]);
         command.args(["-serial", "chardev:c0"]);
@@ -198,13 +222,25 @@ impl Machine {
             Bus::Mmio => &["-M", "microvm,acpi=off", "-global", "virtio-mmio.force-legacy=false"],
         };
         let mut command = self.qemu(serial, board, "max", self.memory, self.cpus);
-        command.arg("-kernel").arg(&self.image);
-        command.arg("-append").arg(&self.cmdline);
-        self.add_devices(&mut command, bus, &[BLOCK, NET, BALLOON, RNG]);
+        let block = match &self.boot {
+            Boot::Kernel { image, initrd } => {
+                command.arg("-kernel").arg(image).arg("-append").arg(&self.cmdline);
+                if let Some(initrd) = initrd {
+                    command.arg("-initrd").arg(initrd);
+                }
+                BLOCK
+            }
+            Boot::Disk(firmware) => {
+                command.args(firmware.arguments(&self.folder));
+                BOOT_BLOCK
+            }
+        };
+        self.add_devices(&mut command, bus, &[block, NET, BALLOON, RNG]);
         command
     }
 
-    /// The image is Xen's first module, and its command line follows the file's name. The balloon is Xen's own.
+    /// The image is Xen's first module, and its command line follows the file's name; the initrd is the second. The balloon
+    /// is Xen's own.
     fn xen_command(&self, serial: SerialLine) -> Command {
         // With SMAP, Xen in TCG ends a paravirtual first domain when it is to bounce an exception to it.
         let mut command = self.qemu(serial, &["-M", "q35"], "max,-smap,-smep", self.memory + XEN_MEMORY, self.cpus);
@@ -216,8 +252,12 @@ impl Machine {
             "-append",
             &format!("console=com1 com1=115200,8n1 guest_loglvl=all dom0_mem={memory}K,max:{memory}K"),
         ]);
-        let module = format!("{} {}", quoted(&self.image), self.cmdline.replace(',', ",,"));
-        command.args(["-initrd", module.trim_end()]);
+        if let Boot::Kernel { image, initrd } = &self.boot {
+            let module = format!("{} {}", quoted(image), self.cmdline.replace(',', ",,"));
+            let mut modules = module.trim_end().to_owned();
+            initrd.iter().for_each(|initrd| modules.extend([",", &quoted(initrd)]));
+            command.args(["-initrd", &modules]);
+        }
         self.add_devices(&mut command, Bus::Pci, &[BLOCK, NET, RNG]);
         command
     }
@@ -259,7 +299,7 @@ impl Machine {
         self.folder.join("control")
     }
 
-    fn initrd(&self) -> PathBuf {
+    fn inner_initrd(&self) -> PathBuf {
         self.folder.join("initrd")
     }
 
@@ -276,11 +316,17 @@ impl Machine {
     /// # Errors
     /// As [`prepare`](Self::prepare).
     pub fn prepare_runs(&self, runs: &[String]) -> Result<()> {
-        match (self.testbed, &self.inner) {
-            (Testbed::HostInTcg, Some(inner)) => inner.pack(&self.image, &self.inner_arguments(), runs, &self.initrd()),
-            (Testbed::HostInTcg, None) => Err(anyhow!("there is no inner Linux to boot")),
-            (Testbed::XenPv, _) if self.xen.is_none() => Err(anyhow!("there is no Xen to boot")),
-            _ => Ok(()),
+        let title = self.testbed.title();
+        match (&self.boot, self.testbed) {
+            (Boot::Kernel { image, initrd: None }, Testbed::HostInTcg) => {
+                let inner = self.inner.as_ref().ok_or_else(|| anyhow!("there is no inner Linux to boot"))?;
+                inner.pack(image, &self.inner_arguments(), runs, &self.inner_initrd())
+            }
+            (Boot::Kernel { .. }, Testbed::HostInTcg) => Err(anyhow!("{title} takes no initrd")),
+            (Boot::Kernel { .. }, Testbed::XenPv) if self.xen.is_none() => Err(anyhow!("there is no Xen to boot")),
+            (Boot::Kernel { .. }, _) | (Boot::Disk(_), Testbed::Host) => Ok(()),
+            (Boot::Disk(firmware), Testbed::Qemu) => firmware.prepare(&self.folder),
+            (Boot::Disk(_), _) => Err(anyhow!("{title} boots no disk")),
         }
     }
 
@@ -308,6 +354,7 @@ impl Machine {
 
 /// A device: its name without the bus, its options, and those on PCI only.
 const BLOCK: (&str, &str, &str) = ("virtio-blk", "drive=d0", "");
+const BOOT_BLOCK: (&str, &str, &str) = ("virtio-blk", "drive=d0,bootindex=0", "");
 const NET: (&str, &str, &str) = ("virtio-net", "netdev=n0", ",romfile=");
 const BALLOON: (&str, &str, &str) = ("virtio-balloon", "deflate-on-oom=on,free-page-reporting=on", "");
 const RNG: (&str, &str, &str) = ("virtio-rng", "", "");
@@ -319,163 +366,18 @@ enum Bus {
 }
 
 /// A path in QEMU's option syntax, where a comma is written twice.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
-}
-
-/// A process whose standard output is a guest's console. It ends with us, whatever happens.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    stderr: Option<Receiver<String>>,
-    stopped: bool,
-    peak_memory: Option<u64>,
-    /// The guest's console.
-    pub console: Console,
-}
-
-impl Running {
-    /// Starts a command.
-    ///
-    /// # Errors
-    /// When the program cannot be started.
-    pub fn spawn(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own, so that the processes it starts can be ended with it.
-        command.process_group(0);
-        end_with_parent(&mut command);
-        let mut child =
-            command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
-        let stdout = child.stdout.take().ok_or_else(|| anyhow!("no standard output"))?;
-        let stderr = child.stderr.take().ok_or_else(|| anyhow!("no error output"))?;
-        let (sender, receiver) = channel();
-        thread::spawn(move || {
-            let mut text = Vec::new();
-            let mut stderr = stderr;
-            let _ = Read::by_ref(&mut stderr).take(STDERR_MAX).read_to_end(&mut text);
-            // Nobody may want it any more.
-            let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
-            // The process must not wait for us to read on.
-            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-        });
-        Ok(Self { child, stderr: Some(receiver), stopped: false, peak_memory: None, console: Console::new(stdout) })
-    }
-
-    /// Types a line on the guest's console.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn type_line(&mut self, line: &str) -> Result<()> {
-        self.write_input(&format!("{line}\r"))
-    }
-
-    /// Writes to the process's standard input, as it is.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn write_input(&mut self, text: &str) -> Result<()> {
-        let input = self.child.stdin.as_mut().ok_or_else(|| anyhow!("no standard input"))?;
-        input.write_all(text.as_bytes()).context("cannot type")
-    }
-
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// When it has not ended in time; it is then ended.
-    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(status) = self.try_wait().context("cannot wait for the process")? {
-                return Ok(status);
-            }
-            if Instant::now() >= deadline {
-                self.stop();
-                return Err(anyhow!("it did not end within {} s", patience.as_secs()));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Its status, once it has ended by itself.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.try_wait().ok().flatten()
-    }
-
-    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
-        self.peak_memory = self.peak_memory.or_else(|| peak_memory(&self.child));
-        self.child.try_wait()
-    }
-
-    /// The most memory in bytes that it, or a process that it started, had at a time: known once it has ended by itself.
-    pub fn peak_memory(&self) -> Option<u64> {
-        self.peak_memory
-    }
-
-    /// What it wrote to its error output. Ends it if it still runs.
-    pub fn stderr(&mut self) -> String {
-        // A process that has left the group may hold the output open: we do not wait for that one.
-        const PATIENCE: Duration = Duration::from_secs(3);
-        self.stop();
-        self.stderr.take().and_then(|text| text.recv_timeout(PATIENCE).ok()).unwrap_or_default()
-    }
-
-    /// Asks it to end, and then makes it, and with it what it has started and left behind.
-    pub fn stop(&mut self) {
-        if self.stopped {
-            return;
-        }
-        stop(&mut self.child);
-        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
-        // Later the number may be another group's.
-        self.stopped = true;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// Asks a child to end; kills it when it has not done so after a few seconds.
-pub fn stop(child: &mut Child) {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let deadline = Instant::now() + PATIENCE;
-    if matches!(child.try_wait(), Ok(Some(_))) {
-        return;
-    }
-    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
-    while Instant::now() < deadline {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Lets the kernel end the process when the thread that starts it is gone.
-pub fn end_with_parent(command: &mut Command) {
-    let set = || prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into);
-    // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
-    unsafe { command.pre_exec(set) };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::Event;
 
     fn machine(testbed: Testbed) -> Machine {
         Machine {
             testbed,
-            image: "/i".into(),
+            boot: Boot::kernel("/i"),
             cmdline: "tour".into(),
             memory: 128 << 20,
             cpus: 2,
@@ -538,16 +440,5 @@ mod tests {
         let error = machine(Testbed::HostInTcg).start().unwrap_err().to_string();
         assert_eq!(error, "there is no inner Linux to boot");
         assert_eq!(machine(Testbed::XenPv).start().unwrap_err().to_string(), "there is no Xen to boot");
-    }
-
-    #[test]
-    fn a_process_that_does_not_end_is_ended_and_its_output_kept() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo hello; echo problem >&2; exec sleep 600"]);
-        let mut running = Running::spawn(command).unwrap();
-        assert_eq!(running.console.next(Duration::from_secs(10)), Event::Line("hello".into()));
-        assert!(running.wait(Duration::from_millis(10)).is_err());
-        assert_eq!(running.stderr(), "problem\n");
-        assert!(kill(Pid::from_raw(running.id() as i32), None).is_err(), "the process is gone");
     }
 }

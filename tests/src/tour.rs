@@ -7,7 +7,8 @@ mod tests;
 
 use crate::console::Event;
 use crate::control::{Balloon, Control};
-use crate::machine::{Machine, Running};
+use crate::machine::Machine;
+use crate::running::Running;
 use crate::sample::ExpectedFile;
 use crate::testbed::Testbed;
 use crate::web::{self, Page};

@@ -9,13 +9,11 @@ use ringside_tests::conform::outcome::Outcome;
 use ringside_tests::conform::profile::Profile;
 use ringside_tests::conform::start::{self, Setting};
 use ringside_tests::console::Event;
-use ringside_tests::machine::Running;
-use ringside_tests::sample;
-use ringside_tests::testbed::KvmPolicy;
+use ringside_tests::ready::{self, Files};
+use ringside_tests::running::Running;
 use shared_abi::checks::hostile::{GROUP, KEY, SEEDED, SEEDS};
 use shared_abi::report::{self, Handling};
 use shared_abi::tour::SAMPLE_FILE;
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -33,27 +31,23 @@ struct Bench {
     setting: Setting,
     profile: Profile,
     program: PathBuf,
+    /// Of the file that the neighbour reads.
+    crc32: u32,
     _folder: TempDir,
 }
 
 /// What the tests need; `None`, said, where it is missing.
 fn bench(test: &str) -> Option<Bench> {
-    let (Some(program), Some(kernel)) = (env::var_os("RINGSIDE_WITH_BUGS"), env::var_os("RINGSIDE_KERNEL")) else {
-        eprintln!("SKIPPED {test}: RINGSIDE_WITH_BUGS names no host program; cargo xtask test does");
-        return None;
-    };
+    let (ringside, kernel) = (ready::named(ready::WITH_BUGS, test)?, ready::named(ready::KERNEL, test)?);
     let folder = tempfile::tempdir().unwrap();
-    let (image, disk) = (folder.path().join("guest.elf"), folder.path().join("disk.img"));
-    mkimage::image::write(Path::new(&kernel), "", None, &image).unwrap();
-    sample::write(&folder.path().join("files"), &disk).unwrap();
-    let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
-    let base = folder.path().into();
+    let Files { image, sample: disk, file } = Files::write(&kernel, folder.path()).unwrap();
+    let (base, kvm) = (folder.path().into(), ready::kvm());
     let inner = Err("there is none in this test".into());
     let xen = Err("the hosts are ours".into());
-    let setting = Setting { image, disk, ringside: program.into(), base, kvm, tap: None, inner, xen };
+    let setting = Setting { image, disk, ringside, base, kvm, tap: None, inner, xen };
     let profile = Profile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/host-kvm.toml")).unwrap();
     match start::available(&profile, &setting) {
-        Ok(program) => Some(Bench { setting, profile, program, _folder: folder }),
+        Ok(program) => Some(Bench { setting, profile, program, crc32: file.crc32, _folder: folder }),
         Err(why) => {
             eprintln!("SKIPPED {test}: {why:#}");
             None
@@ -89,8 +83,7 @@ fn wait_for(running: &mut Running, text: &str) {
 fn a_neighbour_keeps_answering_while_every_hostile_check_runs_beside_it() {
     let Some(bench) = bench("a neighbour of hostile guests") else { return };
     let mut neighbour = bench.neighbour();
-    let crc32 =
-        format!("{:08x}", sample::write(&bench.setting.base.join("f"), &bench.setting.base.join("d")).unwrap().crc32);
+    let crc32 = format!("{:08x}", bench.crc32);
     let catalogue = catalogue::all();
     let entries: Vec<_> = catalogue.iter().filter(|entry| entry.group() == GROUP).collect();
     let interrupted = AtomicBool::new(false);

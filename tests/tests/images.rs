@@ -5,9 +5,11 @@ use mkimage::bootable::{Format, Image, extract};
 use mkimage::loaders::Loaders;
 use mkimage::output::Existing;
 use ringside_tests::firmware::{self, Firmware, Medium};
-use ringside_tests::machine::run_folder;
+use ringside_tests::machine::{Boot, run_folder};
+use ringside_tests::ready::{self, Ready};
+use ringside_tests::running::Running;
 use ringside_tests::sample;
-use ringside_tests::testbed::{KvmPolicy, QEMU, Testbed, find_program};
+use ringside_tests::testbed::{Testbed, find_program};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,32 +18,54 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// In the initrd.
+const PROGRAM: (&str, &str) = ("a program with a long name", "#!/bin/ringside\n");
 
 struct Made {
     folder: TempDir,
     path: PathBuf,
 }
 
-/// A disk whose command line asks for the tour, with one program in its initrd; `None`, said, where there is nothing to
+/// A disk with one program in its initrd, and what the tour reads beside the kernel; `None`, said, where there is nothing to
 /// make it of.
-fn made(test: &str, format: Format) -> Option<Made> {
-    let (Some(kernel), Some(loaders)) = (env::var_os("RINGSIDE_KERNEL"), env::var_os("RINGSIDE_LOADERS")) else {
-        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL or RINGSIDE_LOADERS is not set; cargo xtask test does that");
-        return None;
-    };
+fn made(test: &str, format: Format, cmdline: &str) -> Option<Made> {
+    let (kernel, loaders) = (ready::named(ready::KERNEL, test)?, ready::named(ready::LOADERS, test)?);
     let folder = run_folder(&env::temp_dir()).unwrap();
     let programs = folder.path().join("programs");
     fs::create_dir(&programs).unwrap();
-    fs::write(programs.join("a program with a long name"), "#!/bin/ringside\n").unwrap();
-    let mut image = Image::read(Path::new(&kernel), "tour", Some(&programs)).unwrap();
-    image.loaders = Some(Loaders::read(Path::new(&loaders)).unwrap());
-    // What the tour reads, beside the kernel.
+    fs::write(programs.join(PROGRAM.0), PROGRAM.1).unwrap();
+    let mut image = Image::read(&kernel, cmdline, Some(&programs)).unwrap();
+    image.loaders = Some(Loaders::read(&loaders).unwrap());
     let files = folder.path().join("files");
     sample::write(&files, &folder.path().join("sample.img")).unwrap();
     image.files = Some(files);
     let path = folder.path().join("ringside.img");
     image.write(format, &path, Existing::Keep, &mut |_, _| {}).unwrap();
     Some(Made { folder, path })
+}
+
+/// A machine with all devices whose disk is a copy of the image, and that boots it in this way; `None`, said, where that
+/// is not possible here.
+fn machine(test: &str, made: &Made, testbed: Testbed, boot: Boot, memory_mib: u64) -> Option<Ready> {
+    if let Boot::Disk(firmware) = boot
+        && testbed == Testbed::Qemu
+        && let Err(why) = firmware.available()
+    {
+        eprintln!("SKIPPED {test}: {why}");
+        return None;
+    }
+    let mut ready = Ready::new(test, testbed, memory_mib, "").unwrap()?;
+    ready.take_disk(&made.path).unwrap();
+    ready.machine.boot = boot;
+    Some(ready)
+}
+
+/// Every step of the tour passes, seen from both sides.
+fn takes_the_tour(test: &str, made: &Made, testbed: Testbed, boot: Boot, memory_mib: u64) {
+    let what = format!("{testbed}, {boot:?}, {memory_mib} MiB");
+    let Some(ready) = machine(test, made, testbed, boot, memory_mib) else { return };
+    let verdict = ready.follow(ready.machine.start().unwrap());
+    assert!(verdict.succeeded(), "{what}: {}\n{}\n{}", verdict.complaint(), verdict.tail.join("\n"), verdict.stderr);
 }
 
 /// What a tour must have said: ready, these steps done, no failed step, the end in good order.
@@ -58,8 +82,9 @@ fn check(lines: &[String], steps: &[&str], what: &str) {
     assert!(!lines.iter().any(failed), "{what}: something failed:\n{said}");
 }
 
-fn boots(test: &str, medium: Medium, steps: &[&str], memories_mib: &[u64]) {
-    let Some(made) = made(test, Format::Disk) else { return };
+/// The kernel of a medium that it has no driver for takes the tour without it.
+fn boots(test: &str, medium: Medium, memories_mib: &[u64]) {
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
     for firmware in Firmware::ALL {
         if let Err(why) = firmware.available() {
             eprintln!("SKIPPED {test}: {why}");
@@ -68,7 +93,7 @@ fn boots(test: &str, medium: Medium, steps: &[&str], memories_mib: &[u64]) {
         for &memory in memories_mib {
             let command = firmware::command(firmware, &made.path, medium, memory, made.folder.path()).unwrap();
             let lines = firmware::listen(command, PATIENCE).unwrap();
-            check(&lines, steps, &format!("{firmware:?} with {memory} MiB"));
+            check(&lines, &[], &format!("{firmware:?} with {memory} MiB"));
         }
     }
 }
@@ -76,58 +101,66 @@ fn boots(test: &str, medium: Medium, steps: &[&str], memories_mib: &[u64]) {
 #[test]
 fn one_disk_takes_the_tour_with_bios_and_uefi_whether_memory_is_little_or_reaches_above_4_gib() {
     let test = "one_disk_takes_the_tour_with_bios_and_uefi_whether_memory_is_little_or_reaches_above_4_gib";
-    boots(test, Medium::VirtioDisk, &["file", "sectors"], &[64, 3 << 10, 6 << 10]);
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
+    for firmware in Firmware::ALL {
+        for memory_mib in [64, 3 << 10, 6 << 10] {
+            takes_the_tour(test, &made, Testbed::Qemu, Boot::Disk(firmware), memory_mib);
+        }
+    }
 }
 
 #[test]
 fn a_disk_that_only_firmware_can_read_still_boots() {
-    boots("a_disk_that_only_firmware_can_read_still_boots", Medium::Disk, &[], &[64]);
+    boots("a_disk_that_only_firmware_can_read_still_boots", Medium::Disk, &[64]);
 }
 
 #[test]
 fn what_is_extracted_from_the_disk_takes_the_tour_on_microvm() {
     let test = "what_is_extracted_from_the_disk_takes_the_tour_on_microvm";
-    let Some(made) = made(test, Format::Disk) else { return };
-    if let Err(why) = Testbed::QemuMicrovm.available(KvmPolicy::Absent) {
-        eprintln!("SKIPPED {test}: {why}");
-        return;
-    }
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
     let parts = extract::extract(&made.path).unwrap();
-    assert_eq!(parts.cmdline, "tour");
     let folder = made.folder.path().join("parts");
     parts.write(&folder, Existing::Keep).unwrap();
-    let mut command = Command::new(QEMU);
-    command.args(["-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config"]);
-    command.args(["-no-reboot", "-display", "none", "-serial", "stdio", "-m", "64"]);
-    command.arg("-kernel").arg(folder.join("kernel.elf")).arg("-initrd").arg(folder.join("initrd.img"));
-    command.args(["-append", &parts.cmdline]);
-    check(&firmware::listen(command, PATIENCE).unwrap(), &[], "microvm");
+    let boot = Boot::Kernel { image: folder.join("kernel.elf"), initrd: Some(folder.join("initrd.img")) };
+    let Some(mut ready) = machine(test, &made, Testbed::QemuMicrovm, boot, 64) else { return };
+    ready.machine.cmdline = parts.cmdline;
+    let verdict = ready.follow(ready.machine.start().unwrap());
+    assert!(verdict.succeeded(), "{}\n{}", verdict.complaint(), verdict.tail.join("\n"));
 }
 
 #[test]
 fn our_host_takes_kernel_command_line_and_initrd_out_of_the_disk() {
     let test = "our_host_takes_kernel_command_line_and_initrd_out_of_the_disk";
-    let Some(made) = made(test, Format::Disk) else { return };
-    let Some(host) = env::var_os("RINGSIDE_HOST") else {
-        eprintln!("SKIPPED {test}: RINGSIDE_HOST is not set; cargo xtask test does that");
-        return;
-    };
-    let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
-    if let Err(why) = Testbed::Host.available(kvm) {
-        eprintln!("SKIPPED {test}: {why:#}");
-        return;
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
+    takes_the_tour(test, &made, Testbed::Host, Boot::Disk(Firmware::SeaBios), 64);
+}
+
+#[test]
+fn programs_of_the_initrd_are_in_the_root_whoever_loaded_them() {
+    let test = "programs_of_the_initrd_are_in_the_root_whoever_loaded_them";
+    let Some(made) = made(test, Format::Disk, "") else { return };
+    let firmware = Firmware::ALL.map(|firmware| (Testbed::Qemu, firmware));
+    for (testbed, firmware) in firmware.into_iter().chain([(Testbed::Host, Firmware::SeaBios)]) {
+        let Some(ready) = machine(test, &made, testbed, Boot::Disk(firmware), 64) else { continue };
+        let mut running = ready.machine.start().unwrap();
+        let expect = |running: &mut Running, text: &str| drop(running.expect(text, PATIENCE).unwrap());
+        expect(&mut running, "type help for the commands");
+        let (name, content) = PROGRAM;
+        running.type_line("ls").unwrap();
+        expect(&mut running, &format!("{} {name}", content.len()));
+        running.type_line(&format!("sum {name}")).unwrap();
+        expect(&mut running, &format!("{:08x} {} {name}", sample::crc32(content.as_bytes()), content.len()));
+        running.type_line(&format!("cat {name}")).unwrap();
+        expect(&mut running, content.trim_end());
+        running.type_line("poweroff").unwrap();
+        assert!(running.wait(PATIENCE).unwrap().success(), "{testbed}, {firmware:?}");
     }
-    let mut command = Command::new(host);
-    let disk = made.folder.path().join("copy.img");
-    fs::copy(&made.path, &disk).unwrap();
-    command.args(["run", "--mem", "64M", "--image"]).arg(&made.path).arg("--disk").arg(&disk);
-    check(&firmware::listen(command, PATIENCE).unwrap(), &["file", "sectors"], "our host");
 }
 
 #[test]
 fn partition_table_and_file_system_have_no_faults_that_others_find() {
     let test = "partition_table_and_file_system_have_no_faults_that_others_find";
-    let Some(made) = made(test, Format::Disk) else { return };
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
     let run = |program: &str, arguments: &[&str], file: &Path| {
         let Some(program) = find_program(program) else {
             eprintln!("SKIPPED {test}: {program} is not installed");

@@ -9,8 +9,7 @@ use ringside_tests::conform::profile::Profile;
 use ringside_tests::conform::run;
 use ringside_tests::conform::start::{self, Setting};
 use ringside_tests::inner::{Inner, Linux};
-use ringside_tests::sample;
-use ringside_tests::testbed::KvmPolicy;
+use ringside_tests::ready::{self, Files};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -51,23 +50,18 @@ fn outcome(result: &TestbedResult, check: &str) -> Option<Outcome> {
 
 #[test]
 fn each_injected_bug_is_caught_by_its_check_and_none_without() {
-    let path = |name: &str| env::var_os(name).map(PathBuf::from);
-    let (Some(ringside), Some(kernel)) = (path("RINGSIDE_WITH_BUGS"), path("RINGSIDE_KERNEL")) else {
-        eprintln!("SKIPPED injected bugs: RINGSIDE_WITH_BUGS names no host program; cargo xtask test does");
+    let test = "injected bugs";
+    let Some((ringside, kernel)) = ready::named(ready::WITH_BUGS, test).zip(ready::named(ready::KERNEL, test)) else {
         return;
     };
-    let inner = match (path("RINGSIDE_INNER_LINUX").and_then(|folder| Linux::at(&folder)), path("RINGSIDE_INNER_INIT"))
-    {
+    let path = |name: &str| env::var_os(name).map(PathBuf::from);
+    let inner = match (path(ready::INNER_LINUX).and_then(|folder| Linux::at(&folder)), path(ready::INNER_INIT)) {
         (Some(linux), Some(init)) => Ok(Inner { linux, init, ringside: ringside.clone() }),
-        _ => Err("RINGSIDE_INNER_LINUX and RINGSIDE_INNER_INIT name no stock Linux".into()),
+        _ => Err(format!("{} and {} name no stock Linux", ready::INNER_LINUX, ready::INNER_INIT)),
     };
     let folder = tempfile::tempdir().unwrap();
-    let (image, disk, files) =
-        (folder.path().join("guest.elf"), folder.path().join("disk.img"), folder.path().join("files"));
-    mkimage::image::write(&kernel, "", None, &image).unwrap();
-    std::fs::create_dir(&files).unwrap();
-    sample::write(&files, &disk).unwrap();
-    let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
+    let Files { image, sample: disk, .. } = Files::write(&kernel, folder.path()).unwrap();
+    let kvm = ready::kvm();
     let xen = Err("bugs are injected into our host".into());
     let setting = Setting { image, disk, ringside, base: folder.path().into(), kvm, tap: None, inner, xen };
 

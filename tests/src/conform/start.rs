@@ -4,7 +4,8 @@ use crate::conform::fill::{Quoting, fill};
 use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
 use crate::conform::station::Station;
 use crate::inner::Inner;
-use crate::machine::{Access, Disk, Machine, Publish, Running};
+use crate::machine::{Access, Boot, Disk, Machine, Publish};
+use crate::running::Running;
 use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
 use crate::web;
 use crate::xen::Xen;
@@ -199,7 +200,7 @@ fn prepare_inner(
     fs::copy(&setting.disk, &disk).context("cannot copy the sample disk")?;
     let machine = Machine {
         testbed: Testbed::HostInTcg,
-        image: setting.image.clone(),
+        boot: Boot::kernel(&setting.image),
         cmdline: cmdline.into(),
         memory: profile.memory_mib << 20,
         cpus: profile.cpus,

@@ -1,7 +1,7 @@
 //! The guide, led by host programs that only print lines.
 
 use super::*;
-use crate::machine::{Access, Disk, Publish};
+use crate::machine::{Access, Boot, Disk, Publish};
 use crate::testbed::Testbed;
 use shared_abi::tour::{POWER_OFF, PVOPS, WORLD};
 use std::fs;
@@ -24,7 +24,7 @@ fn verdict(lines: &[&str], status: u8, disk_after: &[u8]) -> Verdict {
     fs::write(path("disk"), disk_after).unwrap();
     let machine = Machine {
         testbed: Testbed::Host,
-        image: path("image"),
+        boot: Boot::kernel(path("image")),
         cmdline: "tour".into(),
         memory: 128 << 20,
         cpus: 1,

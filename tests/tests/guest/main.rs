@@ -5,16 +5,11 @@
 mod ping;
 mod xen;
 
-use ringside_tests::console::Event;
-use ringside_tests::machine::{Access, Disk, Machine, Publish, Running, run_folder};
-use ringside_tests::testbed::{KvmPolicy, Testbed};
-use ringside_tests::tour::DiskKnowledge;
-use ringside_tests::xen::Xen;
-use ringside_tests::{sample, web};
-use std::env;
-use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use ringside_tests::machine::Machine;
+use ringside_tests::ready::Ready;
+use ringside_tests::running::Running;
+use ringside_tests::testbed::Testbed;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,53 +22,7 @@ struct Guest {
     _folder: TempDir,
 }
 
-/// A machine that can be started, with a copy of the sample disk.
-struct Ready {
-    machine: Machine,
-    disk: DiskKnowledge,
-    folder: TempDir,
-}
-
-/// Makes one; `None`, said, where there is nothing to boot or nothing to boot on.
-fn ready(test: &str, testbed: Testbed, memory_mib: u64, cmdline: &str) -> Option<Ready> {
-    let Some(kernel) = env::var_os("RINGSIDE_KERNEL") else {
-        eprintln!("SKIPPED {test}: RINGSIDE_KERNEL names no kernel; cargo xtask test does");
-        return None;
-    };
-    if let Err(why) = testbed.available(KvmPolicy::Absent) {
-        eprintln!("SKIPPED {test}: {why}");
-        return None;
-    }
-    let xen = env::var_os("RINGSIDE_XEN").and_then(|folder| Xen::at(Path::new(&folder)));
-    if testbed == Testbed::XenPv && xen.is_none() {
-        eprintln!("SKIPPED {test}: RINGSIDE_XEN names no Xen; cargo xtask test does where the package can be fetched");
-        return None;
-    }
-    let folder = run_folder(&env::temp_dir()).unwrap();
-    let [image, original, path, files] =
-        ["guest.elf", "sample.img", "disk.img", "files"].map(|name| folder.path().join(name));
-    mkimage::image::write(Path::new(&kernel), "", None, &image).unwrap();
-    fs::create_dir(&files).unwrap();
-    let file = sample::write(&files, &original).unwrap();
-    fs::copy(&original, &path).unwrap();
-    let machine = Machine {
-        testbed,
-        image,
-        cmdline: cmdline.into(),
-        memory: memory_mib << 20,
-        cpus: 1,
-        disk: Disk { path, access: Access::ReadWrite },
-        publish: Publish { host: web::free_port().unwrap(), guest: 80 },
-        more: Vec::new(),
-        ringside: "ringside".into(),
-        inner: None,
-        xen,
-        folder: folder.path().into(),
-    };
-    Some(Ready { machine, disk: DiskKnowledge::Sample { file, original }, folder })
-}
-
-/// A guest at its prompt; `None` as for [`ready`].
+/// A guest at its prompt; `None` as for [`Ready::new`].
 fn guest(test: &str, memory_mib: u64) -> Option<Guest> {
     guest_with(test, memory_mib, "", |machine| machine.start())
 }
@@ -85,7 +34,7 @@ fn guest_with(
     cmdline: &str,
     start: impl FnOnce(&Machine) -> anyhow::Result<Running>,
 ) -> Option<Guest> {
-    let mut guest = started(ready(test, Testbed::QemuMicrovm, memory_mib, cmdline)?, start);
+    let mut guest = started(Ready::new(test, Testbed::QemuMicrovm, memory_mib, cmdline).unwrap()?, start);
     guest.expect(PROMPT);
     Some(guest)
 }
@@ -97,19 +46,8 @@ fn started(ready: Ready, start: impl FnOnce(&Machine) -> anyhow::Result<Running>
 }
 
 impl Guest {
-    /// The first line from here on that has a text.
     fn expect(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        while Instant::now() < deadline {
-            match self.running.console.next(Duration::from_millis(100)) {
-                Event::Line(line) if line.contains(text) => return line,
-                Event::Line(line) => seen.push(line),
-                Event::Quiet => {}
-                Event::Closed => break,
-            }
-        }
-        panic!("no {text:?} in:\n{}\n{}", seen.join("\n"), self.running.stderr());
+        self.running.expect(text, PATIENCE).unwrap()
     }
 
     fn type_line(&mut self, line: &str) {

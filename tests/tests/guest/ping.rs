@@ -1,7 +1,8 @@
 //! The guest on an Ethernet whose only other station is this test: ARP and ping, byte by byte (RFC 826, RFC 792).
 
 use super::{PATIENCE, guest_with};
-use ringside_tests::machine::{Machine, Running};
+use ringside_tests::machine::Machine;
+use ringside_tests::running::Running;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 

@@ -1,21 +1,27 @@
 //! The guest as the first domain of Xen: failures end with a report on Xen's console and end the machine, what Xen lacks is
 //! told, and the tour takes any size of memory.
 
-use super::{Guest, PROMPT, ready, started};
+use super::{Guest, PROMPT, started};
 use object::{Object, ObjectSymbol};
-use ringside_tests::machine::{Machine, Running, SerialLine};
+use ringside_tests::machine::{Boot, Machine, SerialLine};
+use ringside_tests::ready::Ready;
+use ringside_tests::running::Running;
+use ringside_tests::sample::crc32;
 use ringside_tests::testbed::Testbed;
-use ringside_tests::tour::{self, Silent};
 use std::env;
-use std::sync::atomic::AtomicBool;
+use std::fs;
 
 const MEMORY_MIB: u64 = 64;
 /// What Xen says of a domain that has ended itself, before it resets the machine.
 const CRASHED: &str = "(XEN) Hardware Dom0 crashed";
 
+fn ready(test: &str, memory_mib: u64, cmdline: &str) -> Option<Ready> {
+    Ready::new(test, Testbed::XenPv, memory_mib, cmdline).unwrap()
+}
+
 /// A guest at its prompt.
 fn guest(test: &str) -> Option<Guest> {
-    let mut guest = started(ready(test, Testbed::XenPv, MEMORY_MIB, "")?, Machine::start);
+    let mut guest = started(ready(test, MEMORY_MIB, "")?, Machine::start);
     guest.expect(PROMPT);
     Some(guest)
 }
@@ -73,7 +79,7 @@ fn a_stack_overflow_on_xen_ends_in_the_guard_page_and_xen_reports_where() {
 
 #[test]
 fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
-    let Some(ready) = ready("too little memory on Xen", Testbed::XenPv, 12, "") else { return };
+    let Some(ready) = ready("too little memory on Xen", 12, "") else { return };
     let mut guest = started(ready, Machine::start);
     guest.expect("ringside: cannot run on this Xen: 12 MiB of memory are too little: it takes ");
     guest.expect(CRASHED);
@@ -82,7 +88,7 @@ fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
 
 #[test]
 fn a_device_whose_interrupt_xen_cannot_route_is_told_and_polled() {
-    let Some(ready) = ready("no route on Xen", Testbed::XenPv, MEMORY_MIB, "") else { return };
+    let Some(ready) = ready("no route on Xen", MEMORY_MIB, "") else { return };
     let mut guest = started(ready, |machine| with_words(machine, "msi=0"));
     guest.expect("warning: block: its interrupt cannot be routed; it is polled");
     guest.expect("warning: net: its interrupt cannot be routed; it is polled");
@@ -96,8 +102,28 @@ fn a_device_whose_interrupt_xen_cannot_route_is_told_and_polled() {
 #[test]
 fn the_tour_on_xen_takes_any_size_of_memory() {
     for memory_mib in [40, 511, 513] {
-        let Some(ready) = ready("sizes of memory on Xen", Testbed::XenPv, memory_mib, "tour") else { return };
-        let verdict = tour::run(&ready.machine, &ready.disk, &mut Silent, &AtomicBool::new(false)).unwrap();
+        let Some(ready) = ready("sizes of memory on Xen", memory_mib, "tour") else { return };
+        let verdict = ready.follow(ready.machine.start().unwrap());
         assert!(verdict.succeeded(), "{memory_mib} MiB: {}\n{}", verdict.complaint(), verdict.tail.join("\n"));
     }
+}
+
+#[test]
+fn the_second_module_is_the_initrd() {
+    let test = "an initrd on Xen";
+    let Some(mut ready) = ready(test, MEMORY_MIB, "") else { return };
+    let files = ready.folder.path().join("programs");
+    let program: Vec<u8> = (0..300_000_u32).map(|byte| (byte * 11) as u8).collect();
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("program"), &program).unwrap();
+    let initrd = ready.folder.path().join("initrd,with a comma");
+    fs::write(&initrd, mkimage::initrd::load(&files).unwrap()).unwrap();
+    let Boot::Kernel { initrd: place, .. } = &mut ready.machine.boot else { unreachable!("a kernel boots") };
+    *place = Some(initrd);
+    let mut guest = started(ready, Machine::start);
+    guest.expect(PROMPT);
+    guest.type_line("sum program");
+    guest.expect(&format!("{:08x} 300000 program", crc32(&program)));
+    guest.type_line("poweroff");
+    guest.end();
 }

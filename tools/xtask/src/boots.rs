@@ -3,7 +3,7 @@
 use crate::artifacts::Artifacts;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
-use ringside_tests::machine::{Access, Disk, Machine, Publish, run_folder};
+use ringside_tests::machine::{self, Access, Disk, Machine, Publish, run_folder};
 use ringside_tests::testbed::Testbed;
 use ringside_tests::tour::DiskKnowledge;
 use ringside_tests::web;
@@ -72,7 +72,7 @@ pub(crate) fn prepare(artifacts: &Artifacts, wishes: Wishes<'_>) -> Result<Boot>
     };
     let machine = Machine {
         testbed: wishes.testbed,
-        image: artifacts.image.clone(),
+        boot: machine::Boot::kernel(&artifacts.image),
         cmdline: wishes.cmdline.into(),
         memory: wishes.memory,
         cpus: wishes.cpus,

@@ -4,7 +4,8 @@ use crate::boots::{self, Boot, Wishes};
 use crate::options::{Common, RunOptions};
 use crate::{artifacts, setup, ui};
 use anyhow::{Context, Result, bail};
-use ringside_tests::machine::{self, Access, SerialLine};
+use ringside_tests::machine::{Access, SerialLine};
+use ringside_tests::running;
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use ringside_tests::tour::{self, State, Verdict};
 use std::process::ExitCode;
@@ -63,14 +64,14 @@ fn stay_in_shell(boot: &Boot, interrupted: &AtomicBool) -> Result<ExitCode> {
     });
     machine.prepare()?;
     let mut command = machine.command(SerialLine::Terminal);
-    machine::end_with_parent(&mut command);
+    running::end_with_parent(&mut command);
     let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         if interrupted.load(Ordering::Relaxed) {
-            machine::stop(&mut child);
+            running::stop(&mut child);
             bail!("interrupted");
         }
         thread::sleep(Duration::from_millis(50));

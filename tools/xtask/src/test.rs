@@ -7,6 +7,7 @@ use crate::options::Common;
 use crate::{artifacts, setup, ui, workspace};
 use anyhow::{Context, Result, bail};
 use ringside_tests::inner::Inner;
+use ringside_tests::ready;
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use ringside_tests::tour::{self, Silent, Verdict};
 use ringside_tests::xen::Xen;
@@ -100,18 +101,18 @@ fn run_cargo_tests(
     command.args(["test", "--workspace"]).args(BARE.iter().flat_map(|package| ["--exclude", package]));
     command.args(["--no-fail-fast", "--", "--show-output"]);
     if let Some(with_bugs) = programs.with_bugs {
-        command.env("RINGSIDE_WITH_BUGS", with_bugs);
+        command.env(ready::WITH_BUGS, with_bugs);
     }
     if let Some(inner) = programs.inner {
-        command.env("RINGSIDE_INNER_LINUX", inner.linux.folder()).env("RINGSIDE_INNER_INIT", &inner.init);
+        command.env(ready::INNER_LINUX, inner.linux.folder()).env(ready::INNER_INIT, &inner.init);
     }
     if let Some(xen) = programs.xen {
-        command.env("RINGSIDE_XEN", xen.folder());
+        command.env(ready::XEN, xen.folder());
     }
-    command.env("RINGSIDE_LOADERS", programs.loaders).env("RINGSIDE_HOST", programs.ringside);
-    command.env("RINGSIDE_KERNEL", programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.env(ready::LOADERS, programs.loaders).env(ready::HOST, programs.ringside);
+    command.env(ready::KERNEL, programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
-        command.env("RINGSIDE_NO_KVM", "1");
+        command.env(ready::NO_KVM, "1");
     }
     let mut child = command.spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;

@@ -8,7 +8,8 @@ use crate::options::Common;
 use crate::{setup, ui, workspace};
 use anyhow::{Context, Result, bail};
 use ringside_tests::console::Event;
-use ringside_tests::machine::{self, Running, SerialLine};
+use ringside_tests::machine::{self, SerialLine};
+use ringside_tests::running::{self, Running};
 use ringside_tests::testbed::Testbed;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,7 @@ fn plain(artifacts: &Artifacts, guest: &Path) -> Command {
 
 fn with_devices(artifacts: &Artifacts, guest: &Path) -> Result<Duration> {
     let mut boot = boots::prepare(artifacts, Wishes::new(Testbed::Host, ""))?;
-    boot.machine.image = guest.into();
+    boot.machine.boot = machine::Boot::kernel(guest);
     first_byte(&mut boot.machine.command(SerialLine::Captured))
 }
 
@@ -127,7 +128,7 @@ fn first_byte(command: &mut Command) -> Result<Duration> {
     let read = child.stdout.as_mut().map(|stdout| stdout.read_exact(&mut byte));
     let time = start.elapsed();
     if !matches!(read, Some(Ok(()))) {
-        machine::stop(&mut child);
+        running::stop(&mut child);
         bail!("{:?} ended without a byte on the console", command.get_program());
     }
     let status = child.wait()?;
