@@ -3,6 +3,7 @@
 use crate::options::Common;
 use crate::setup::{self, Setup};
 use crate::toolchain::{Bare, Toolchain};
+use crate::workspace::Place;
 use crate::{ui, workspace};
 use anyhow::{Context, Result, bail};
 use mkimage::bootable::{Format, Image};
@@ -51,15 +52,13 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
 
 /// Builds everything.
 pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
-    let kernel = build_bare(setup.toolchain, Bare::Kernel, "the guest")?;
-    let loaders = build_loaders(setup.toolchain)?;
+    let place = Place::here();
+    let Guest { kernel, loaders } = build_guest(setup.toolchain, &place)?;
     let ringside = build_host()?;
     let output = workspace::output()?;
-    let (image, disk) = (output.join("guest.elf"), output.join("sample.img"));
-    mkimage::image::write(&kernel, "", None, &image).context("cannot make the image")?;
+    let disk = output.join("sample.img");
     let file = sample::write(&output.join("sample"), &disk).context("cannot make the sample disk")?;
-    let boot_disk = output.join("ringside.img");
-    make_boot_disk(&image, &loaders, &boot_disk).context("cannot make the bootable disk")?;
+    let Images { image, boot_disk } = make_images(&kernel, &loaders, &output)?;
     let (inner, xen) = (Err("it was not built".into()), Err("it was not fetched".into()));
     Ok(Artifacts { kernel, image, loaders, boot_disk, ringside, disk, file, inner, xen })
 }
@@ -121,25 +120,57 @@ fn static_build(name: &str) -> (Command, PathBuf) {
     (command, target_dir.join(TARGET).join("release"))
 }
 
-fn build_bare(toolchain: Toolchain, what: Bare, name: &str) -> Result<PathBuf> {
+/// What runs without an operating system.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    /// The kernel as it was linked.
+    pub(crate) kernel: PathBuf,
+    /// The folder of the loaders.
+    pub(crate) loaders: PathBuf,
+}
+
+/// Builds it in a place.
+pub(crate) fn build_guest(toolchain: Toolchain, place: &Place) -> Result<Guest> {
+    let kernel = build_bare(toolchain, place, Bare::Kernel, "the guest")?;
+    Ok(Guest { kernel, loaders: build_loaders(toolchain, place)? })
+}
+
+/// What mkimage makes of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Images {
+    /// For all testbeds.
+    pub(crate) image: PathBuf,
+    /// For firmware.
+    pub(crate) boot_disk: PathBuf,
+}
+
+/// Makes them, with an empty command line and no initrd.
+pub(crate) fn make_images(kernel: &Path, loaders: &Path, output: &Path) -> Result<Images> {
+    let (image, boot_disk) = (output.join("guest.elf"), output.join("ringside.img"));
+    mkimage::image::write(kernel, "", None, &image).context("cannot make the image")?;
+    make_boot_disk(&image, loaders, &boot_disk).context("cannot make the bootable disk")?;
+    Ok(Images { image, boot_disk })
+}
+
+fn build_bare(toolchain: Toolchain, place: &Place, what: Bare, name: &str) -> Result<PathBuf> {
     ui::say(&match toolchain {
         Toolchain::Installed => format!("building {name}"),
         Toolchain::Debian => format!("building {name} with Debian's compiler"),
     });
-    let (mut command, file) = toolchain.build(what);
+    let (mut command, file) = toolchain.build(place, what);
     succeed(&mut command, &format!("{name} does not build"))?;
     Ok(file)
 }
 
 /// Builds the loaders and puts them beside the release build of `mkimage`, where that looks for them.
-fn build_loaders(toolchain: Toolchain) -> Result<PathBuf> {
-    let folder = workspace::target().join("release").join(loaders::FOLDER);
+fn build_loaders(toolchain: Toolchain, place: &Place) -> Result<PathBuf> {
+    let folder = place.target.join("release").join(loaders::FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (what, title, name) in [
         (Bare::BiosLoader, "the loader for BIOS", loaders::BIOS_FILE),
         (Bare::EfiLoader, "the loader for UEFI", loaders::EFI_FILE),
     ] {
-        let file = build_bare(toolchain, what, title)?;
+        let file = build_bare(toolchain, place, what, title)?;
         fs::copy(&file, folder.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
     }
     Ok(folder)

@@ -8,6 +8,7 @@ mod bench;
 mod boots;
 mod conform;
 mod options;
+mod reproduce;
 mod run;
 mod setup;
 mod test;
@@ -38,6 +39,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run::command(&common, &options),
         Command::Conform(options) => conform::command(&common, &options),
         Command::Test => test::command(&common),
+        Command::Reproduce => reproduce::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),
         Command::Bench { what: BenchCommand::Ops } => bench::ops::operations(&common),

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Test,
     /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
     Conform(ConformOptions),
+    /// Build the guest, its loaders and the images a second time, elsewhere, and compare the bytes
+    Reproduce,
     /// Measure
     Bench {
         #[command(subcommand)]

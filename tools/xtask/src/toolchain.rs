@@ -2,10 +2,10 @@
 //! Debian's packages with the core library built from source.
 
 use crate::options::{Common, Installing, ToolchainChoice};
+use crate::workspace::Place;
 use crate::{setup, ui, workspace};
 use anyhow::{Result, anyhow, bail};
 use ringside_tests::testbed::find_program;
-use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -66,41 +66,33 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
-    /// The command that builds it, and the file that it makes.
-    pub(crate) fn build(self, what: Bare) -> (Command, PathBuf) {
+    /// The command that builds it in a place, and the file that it makes.
+    pub(crate) fn build(self, place: &Place, what: Bare) -> (Command, PathBuf) {
         let (mut command, target_dir) = match self {
-            Self::Installed => (workspace::cargo(), workspace::target()),
+            Self::Installed => (workspace::cargo(), place.target.clone()),
             Self::Debian => {
-                let target_dir = workspace::target().join("debian");
                 let mut command = Command::new("/usr/bin/cargo");
-                command.current_dir(workspace::root());
                 command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env("PATH", "/usr/bin:/bin");
                 // The targets' own linker is called rust-lld, which Debian does not have under that name.
                 command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "/usr/bin/ld.lld-22");
                 command.env("CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER", "/usr/bin/lld-link-22");
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-                command.env("CARGO_TARGET_DIR", &target_dir);
-                (command, target_dir)
+                (command, place.target.join("debian"))
             }
         };
+        command.current_dir(&place.root).env("CARGO_HOME", &place.cargo_home).env("CARGO_TARGET_DIR", &target_dir);
         // These would take the place of the flags that link the kernel where it belongs.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
         command.args(["build", "--release", "--package", what.package(), "--target", what.target()]);
         // Joined to the flags of .cargo/config.toml: the same bytes from every folder, whoever's crates are where.
-        let flags = remapped_paths().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
+        let flags = [(&place.cargo_home, "/cargo"), (&place.root, "/ringside")]
+            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
         command.arg("--config").arg(format!("target.{}.rustflags={flags:?}", what.target()));
         if self == Self::Debian {
             command.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         (command, target_dir.join(what.target()).join("release").join(what.file()))
     }
-}
-
-/// Folders of this machine, and what stands for them in what is built.
-fn remapped_paths() -> [(String, &'static str); 2] {
-    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
-    let crates = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| "/.cargo".into());
-    [(crates.display().to_string(), "/cargo"), (workspace::root().display().to_string(), "/ringside")]
 }
 
 /// Finds a compiler for the guest, installing one if there is none.

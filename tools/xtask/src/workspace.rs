@@ -18,6 +18,26 @@ pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
+/// Sources, and where what is built of them goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The root of the sources.
+    pub(crate) root: PathBuf,
+    /// Cargo's target directory.
+    pub(crate) target: PathBuf,
+    /// Cargo's home, where the crates are.
+    pub(crate) cargo_home: PathBuf,
+}
+
+impl Place {
+    /// This workspace.
+    pub(crate) fn here() -> Self {
+        let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+        let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);
+        Self { root: root(), target: target(), cargo_home: cargo_home.unwrap_or_else(|| "/.cargo".into()) }
+    }
+}
+
 /// The folder for what is made here: images, disks, logs.
 pub(crate) fn output() -> Result<PathBuf> {
     let output = target().join("ringside");
