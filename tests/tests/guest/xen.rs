@@ -116,7 +116,7 @@ fn the_second_module_is_the_initrd() {
     let program: Vec<u8> = (0..300_000_u32).map(|byte| (byte * 11) as u8).collect();
     fs::create_dir(&files).unwrap();
     fs::write(files.join("program"), &program).unwrap();
-    let initrd = ready.folder.path().join("initrd,with a comma");
+    let initrd = ready.folder.path().join("initrd,with-a-comma");
     fs::write(&initrd, mkimage::initrd::load(&files).unwrap()).unwrap();
     let Boot::Kernel { initrd: place, .. } = &mut ready.machine.boot else { unreachable!("a kernel boots") };
     *place = Some(initrd);
