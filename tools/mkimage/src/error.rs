@@ -29,6 +29,30 @@ pub enum Error {
     /// The output exists.
     #[error("cannot write {0}: it exists; --force replaces it")]
     Exists(PathBuf),
+    /// The output is a device, which takes only disks.
+    #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk")]
+    NotForDevices {
+        /// The device.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+    },
+    /// The output is a device that cannot be used.
+    #[error("cannot write {path}: {why}")]
+    BadDevice {
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The output is a device with too little room.
+    #[error("the device has {has} bytes, the disk needs {needs}; use a larger device or a smaller --size")]
+    DeviceTooSmall {
+        /// Bytes of the device.
+        has: u64,
+        /// Bytes of the disk.
+        needs: u64,
+    },
     /// The output would replace the input.
     #[error("cannot write {0}: it is the input; choose another output")]
     OutputIsInput(PathBuf),

@@ -7,6 +7,7 @@
 
 pub mod bootable;
 pub mod bundle;
+pub mod device;
 pub mod disk;
 mod error;
 pub mod image;
@@ -15,6 +16,7 @@ pub mod initrd;
 pub mod inspect;
 pub mod kernel;
 pub mod loaders;
+mod medium;
 pub mod output;
 pub mod size;
 pub mod sparse;

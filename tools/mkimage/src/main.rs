@@ -34,13 +34,13 @@ struct ImageArgs {
     /// What to make.
     #[arg(long, value_enum)]
     format: Format,
-    /// Where to put it.
+    /// Where to put it: a file, or for the format disk a block device such as /dev/sdX, with --force.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Replace the output if it exists.
+    /// Replace the output if it exists. A device loses all that is on it; one that is in use is refused all the same.
     #[arg(long)]
     force: bool,
-    /// Size of the disk: a number with K, M, G or T; otherwise what is needed, at least 64M.
+    /// Size of the disk, also on a larger device: a number with K, M, G or T; otherwise what is needed, at least 64M.
     #[arg(long, value_name = "SIZE", value_parser = mkimage::size::parse)]
     size: Option<u64>,
     /// A folder of more files for the disk's EFI system partition.
@@ -152,13 +152,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn make(args: ImageArgs) -> anyhow::Result<()> {
     let inputs: Vec<&Path> = args.initrd.iter().chain([&args.kernel]).map(PathBuf::as_path).collect();
-    output::check(&args.output, &inputs)?;
-    output::check_existing(&args.output, existing(args.force))?;
+    let format = bootable::Format::from(args.format);
+    format.check_output(&args.output, &inputs, existing(args.force))?;
     let mut image = Image::read(&args.kernel, &args.cmdline, args.initrd.as_deref())?;
     image.time = Timestamp::from_environment()?;
     image.size = args.size;
     image.files = args.files;
-    let format = bootable::Format::from(args.format);
     if format == bootable::Format::Elf {
         anyhow::ensure!(image.size.is_none(), "--size is for disks; the format elf is as large as it needs to be");
         anyhow::ensure!(image.files.is_none(), "--files is for disks; the format elf has no file system");

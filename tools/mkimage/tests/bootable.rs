@@ -3,14 +3,15 @@
 mod common;
 
 use common::Fixture;
+use common::disks::{image, program};
 use mkimage::bootable::{Format, Image, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
-use mkimage::loaders::{BIOS_FILE, EFI_FILE, Loaders};
+use mkimage::loaders::{BIOS_FILE, EFI_FILE};
 use mkimage::output::Existing;
 use mkimage::time::Timestamp;
 use mkimage::{Error, disk};
 use object::elf;
-use shared_abi::disk::{BIOS_MAGIC, BIOS_PARAMETERS, BiosParameters};
+use shared_abi::disk::{BIOS_PARAMETERS, BiosParameters};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,19 +19,6 @@ use std::process::Command;
 use zerocopy::FromBytes;
 
 const MIB: u64 = 1 << 20;
-
-fn loaders() -> Loaders {
-    let mut bios = vec![0x90; 3 * 512];
-    bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
-    bios[510..512].copy_from_slice(&[0x55, 0xaa]);
-    Loaders { efi: b"MZ, if it were one".to_vec(), bios }
-}
-
-fn image() -> Image {
-    let initrd = vec![7; 3000];
-    let kernel = Fixture::default().build();
-    Image { kernel, cmdline: "tour x=1".into(), initrd, loaders: Some(loaders()), ..Image::default() }
-}
 
 fn write(image: &Image, output: &Path) -> mkimage::Result<()> {
     image.write(Format::Disk, output, Existing::Keep, &mut |_, _| {})
@@ -229,11 +217,6 @@ fn disks_of_others_and_damaged_ones_are_no_bootable_disks() {
     assert!(extract::extract(&output).is_err());
 }
 
-fn mkimage(args: &[&str], folder: &Path) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_mkimage")).args(args).current_dir(folder).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 #[test]
 fn the_program_says_one_line_about_bad_input_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
@@ -254,8 +237,8 @@ fn the_program_says_one_line_about_bad_input_and_leaves_nothing() {
     ] {
         let mut args = vec!["--kernel", "kernel", "--format", "disk"];
         args.extend_from_slice(more);
-        let (success, message) = mkimage(&args, &folder);
-        assert!(!success && message.starts_with(&format!("mkimage: {says}")), "{message}");
+        let (code, message) = program(&args, &folder);
+        assert!(code == Some(1) && message.starts_with(&format!("mkimage: {says}")), "{message}");
         assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     }
     assert!(!folder.join("new").exists());

@@ -10,7 +10,8 @@ use gpt::partition::Partition;
 use gpt::{GptConfig, partition_types};
 use shared_abi::disk::{BIOS_FIRST, BIOS_FIRST_PART, BiosParameters, ESP_FIRST, SECTOR};
 use std::collections::BTreeMap;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 /// Sectors of the GPT's copy at the end: the header, and 128 entries of 128 bytes.
 const GPT_COPY: u64 = 33;
@@ -24,8 +25,9 @@ fn least(content: &Content<'_>) -> Result<u64> {
     Ok((ESP_FIRST * SECTOR + esp::size_for(bytes, files) + GPT_COPY * SECTOR).next_multiple_of(ALIGN))
 }
 
-/// Makes the disk.
-pub(crate) fn compose(content: &Content<'_>) -> Result<Sparse> {
+/// Makes the disk, for a device with so many bytes or for a file. On a larger device the partitions are where they would be
+/// in a file, and only the table's copy is at the device's end (UEFI 2.10, 5.3.1).
+pub(crate) fn compose(content: &Content<'_>, device: Option<u64>) -> Result<Sparse> {
     let least = least(content)?;
     let bytes = content.image.size.unwrap_or(least.max(DEFAULT_SIZE));
     let range = || {
@@ -42,10 +44,14 @@ pub(crate) fn compose(content: &Content<'_>) -> Result<Sparse> {
         return Err(Error::DiskSize { size: bytes, how: "large", range: range() });
     }
     let bytes = bytes.next_multiple_of(SECTOR);
-    let mut disk = Sparse::new(bytes);
+    let all = device.unwrap_or(bytes) / SECTOR * SECTOR;
+    if all < bytes {
+        return Err(Error::DeviceTooSmall { has: all, needs: bytes });
+    }
+    let mut disk = Sparse::new(all);
     // A partition ends on a whole MiB, as it starts.
     let esp_end = (bytes - GPT_COPY * SECTOR) / ALIGN * ALIGN;
-    let sectors = bytes / SECTOR;
+    let sectors = all / SECTOR;
     let esp_last = esp_end / SECTOR - 1;
 
     let bios = content.loaders.bios_for(BiosParameters {
@@ -60,12 +66,20 @@ pub(crate) fn compose(content: &Content<'_>) -> Result<Sparse> {
         return Err(Error::BadBundle { what: "the BIOS loader is larger than its partition" });
     }
     let failed = |source| Error::Compose { what: "the partition table", source };
+    // Around the partitions nothing may be left of what a device had before: no other table, no mark of a file system.
+    clear(&mut disk, 0..ESP_FIRST * SECTOR).map_err(failed)?;
+    clear(&mut disk, esp_end.max(all.saturating_sub(ALIGN))..all).map_err(failed)?;
     protective_mbr(&bios, sectors).overwrite_lba0(&mut disk).map_err(|error| failed(io::Error::other(error)))?;
     write_table(&mut disk, content, esp_last).map_err(failed)?;
     disk.seek(SeekFrom::Start(BIOS_FIRST * SECTOR)).map_err(failed)?;
     disk.write_all(&bios[SECTOR as usize..]).map_err(failed)?;
     esp::write(&mut disk, ESP_FIRST * SECTOR, esp_end, content)?;
     Ok(disk)
+}
+
+fn clear(disk: &mut Sparse, range: Range<u64>) -> io::Result<()> {
+    disk.seek(SeekFrom::Start(range.start))?;
+    io::copy(&mut io::repeat(0).take(range.end - range.start), disk).map(drop)
 }
 
 /// One partition of type 0xee over all of the disk (UEFI 2.10, 5.2.3), and code before it.

@@ -1,7 +1,7 @@
 //! What is in a bootable disk: kernel, command line and initrd. For `mkimage extract`, `mkimage inspect` and `ringside run
 //! --image`. The disk may be anybody's: sizes are checked before memory is taken.
 
-use crate::{Error, Result};
+use crate::{Error, Result, medium};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use gpt::disk::LogicalBlockSize;
@@ -30,11 +30,7 @@ pub struct Parts {
 /// # Errors
 /// When it cannot be read, has no EFI system partition of ours, or is damaged.
 pub fn extract(path: &Path) -> Result<Parts> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
-    if fs::metadata(path).map_err(unreadable)?.is_dir() {
-        return Err(Error::OddFile(path.into()));
-    }
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = medium::open(path)?;
     let partitions = partitions(&mut file).ok_or_else(|| Error::NotBootable(path.into()))?;
     let esp = partitions.into_iter().find(GptEntry::is_esp);
     let esp = esp.ok_or_else(|| Error::NotBootable(path.into()))?;
@@ -91,8 +87,8 @@ impl GptEntry {
 
 /// The partitions of a disk with a GPT that lie on the disk, in their order.
 pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
+    let sectors = medium::bytes(file).ok()? / SECTOR;
     file.rewind().ok()?;
-    let sectors = file.metadata().ok()?.len() / SECTOR;
     let table = GptConfig::new().logical_block_size(LogicalBlockSize::Lb512).open_from_device(&mut *file).ok()?;
     let entries = table.partitions().values().filter(|entry| entry.is_used());
     let entries = entries.filter(|entry| entry.first_lba <= entry.last_lba && entry.last_lba < sectors);

@@ -8,6 +8,7 @@ mod esp;
 pub mod extract;
 
 use crate::bundle::check_cmdline;
+use crate::device::{self, Device};
 use crate::kernel::Kernel;
 use crate::loaders::Loaders;
 use crate::output::{self, Existing};
@@ -37,6 +38,21 @@ pub enum Format {
 }
 
 impl Format {
+    /// Refuses an output where this format cannot go: what is no regular file, but for a disk's device; what exists, unless
+    /// it may be replaced; what is one of the inputs.
+    ///
+    /// # Errors
+    /// [`Error::OutputNotAFile`], [`Error::NotForDevices`], [`Error::Exists`], [`Error::OutputIsInput`].
+    pub fn check_output(self, output: &Path, inputs: &[&Path], existing: Existing) -> Result<()> {
+        if !device::is_device(output) {
+            output::check(output, inputs)?;
+        } else if self != Self::Disk {
+            let format = self.of_qemu_img().unwrap_or("elf");
+            return Err(Error::NotForDevices { path: output.into(), format });
+        }
+        output::check_existing(output, existing)
+    }
+
     /// qemu-img's name, for what it makes.
     fn of_qemu_img(self) -> Option<&'static str> {
         match self {
@@ -86,26 +102,30 @@ impl Image {
     /// # Errors
     /// Whatever is wrong with what goes in; then there is no output.
     pub fn write(&self, format: Format, output: &Path, existing: Existing, progress: Progress<'_>) -> Result<()> {
-        output::check(output, &[])?;
-        output::check_existing(output, existing)?;
+        format.check_output(output, &[], existing)?;
+        if device::is_device(output) {
+            let device = Device::open(output)?;
+            let disk = self.compose(Some(device.bytes()))?;
+            return device.write(&disk, progress);
+        }
         let failed = |source| Error::Write { path: output.into(), source };
         if format == Format::Elf {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose()?;
+        let disk = self.compose(None)?;
         if let Some(name) = format.of_qemu_img() {
             return convert::write(&disk, name, output, progress);
         }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
     }
 
-    /// The disk in memory.
+    /// The disk in memory, for a device with so many bytes or for a file.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn compose(&self) -> Result<Sparse> {
-        disk::compose(&Content::new(self)?)
+    pub fn compose(&self, device: Option<u64>) -> Result<Sparse> {
+        disk::compose(&Content::new(self)?, device)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ElfReport, hex};
 use crate::bootable::extract::{self, Parts};
 use crate::disk::{PARTITION_TABLE, PartitionEntry, SECTOR};
-use crate::{Error, Result, size};
+use crate::{Error, Result, medium, size};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use serde::Serialize;
@@ -101,7 +101,7 @@ pub struct FileReport {
 
 pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    let bytes = file.metadata().map_err(unreadable)?.len();
+    let bytes = medium::bytes(file).map_err(unreadable)?;
     let mut partitions = Vec::new();
     if record[PARTITION_TABLE + KIND] == KIND_PROTECTIVE {
         partitions = inspect_gpt(file)?;

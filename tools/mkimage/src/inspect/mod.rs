@@ -7,7 +7,7 @@ pub use disk::{BootReport, DiskReport, FileReport, PartitionKind, PartitionRepor
 use crate::bundle::Bundle;
 use crate::disk::{BOOT_SIGNATURE, SECTOR};
 use crate::kernel::{Kernel, Note};
-use crate::{Error, Result};
+use crate::{Error, Result, medium};
 use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -16,7 +16,6 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -96,10 +95,7 @@ pub struct BundleReport {
 /// When it cannot be read, is neither ELF nor disk, or is damaged.
 pub fn inspect(path: &Path) -> Result<Report> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    let mut file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(Error::OddFile(path.into()));
-    }
+    let mut file = medium::open(path)?;
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
