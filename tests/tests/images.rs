@@ -108,20 +108,39 @@ fn what_is_extracted_from_the_disk_takes_the_tour_on_microvm() {
 fn our_host_takes_kernel_command_line_and_initrd_out_of_the_disk() {
     let test = "our_host_takes_kernel_command_line_and_initrd_out_of_the_disk";
     let Some(made) = made(test, Format::Disk) else { return };
+    let Some(mut command) = our_host(test, &made.path) else { return };
+    let disk = made.folder.path().join("copy.img");
+    fs::copy(&made.path, &disk).unwrap();
+    command.arg("--disk").arg(&disk);
+    check(&firmware::listen(command, PATIENCE).unwrap(), &["file", "sectors"], "our host");
+}
+
+#[test]
+fn our_host_takes_them_out_of_a_qcow2_file_as_well() {
+    let test = "our_host_takes_them_out_of_a_qcow2_file_as_well";
+    if find_program("qemu-img").is_none() {
+        eprintln!("SKIPPED {test}: qemu-img is not installed");
+        return;
+    }
+    let Some(made) = made(test, Format::Qcow2) else { return };
+    let Some(command) = our_host(test, &made.path) else { return };
+    check(&firmware::listen(command, PATIENCE).unwrap(), &[], "our host, from qcow2");
+}
+
+/// Our host with an image; `None`, said, where it cannot run.
+fn our_host(test: &str, image: &Path) -> Option<Command> {
     let Some(host) = env::var_os("RINGSIDE_HOST") else {
         eprintln!("SKIPPED {test}: RINGSIDE_HOST is not set; cargo xtask test does that");
-        return;
+        return None;
     };
     let kvm = if env::var_os("RINGSIDE_NO_KVM").is_some() { KvmPolicy::Absent } else { KvmPolicy::Use };
     if let Err(why) = Testbed::Host.available(kvm) {
         eprintln!("SKIPPED {test}: {why:#}");
-        return;
+        return None;
     }
     let mut command = Command::new(host);
-    let disk = made.folder.path().join("copy.img");
-    fs::copy(&made.path, &disk).unwrap();
-    command.args(["run", "--mem", "64M", "--image"]).arg(&made.path).arg("--disk").arg(&disk);
-    check(&firmware::listen(command, PATIENCE).unwrap(), &["file", "sectors"], "our host");
+    command.args(["run", "--mem", "64M", "--image"]).arg(image);
+    Some(command)
 }
 
 #[test]

@@ -168,8 +168,18 @@ pub enum Error {
     /// There are no loaders for a bootable disk.
     #[error("cannot find the loaders in {0}; `cargo xtask build` makes them, --loaders names their folder")]
     NoLoaders(PathBuf),
-    /// The program that makes a format is missing.
-    #[error("cannot make the format {format}: qemu-img is not installed (package qemu-utils)")]
+    /// A disk in the format of another hypervisor cannot be read.
+    #[error("cannot read {path} as {format}: {why}")]
+    BadContainer {
+        /// The file.
+        path: PathBuf,
+        /// The format that it starts as.
+        format: &'static str,
+        /// Why not: qemu-img's words, or ours.
+        why: String,
+    },
+    /// The program that makes and reads a format is missing.
+    #[error("the format {format} needs qemu-img, which is not installed (package qemu-utils)")]
     NoQemuImg {
         /// The format.
         format: String,

@@ -7,6 +7,7 @@
 
 pub mod bootable;
 pub mod bundle;
+mod container;
 pub mod device;
 pub mod disk;
 mod error;
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod loaders;
 mod medium;
 pub mod output;
+mod qemu_img;
 pub mod size;
 pub mod sparse;
 pub mod time;

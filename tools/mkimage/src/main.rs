@@ -97,7 +97,7 @@ enum Command {
     },
     /// Takes kernel, command line and initrd out of a bootable disk.
     Extract {
-        /// The disk.
+        /// The disk: a file, a device, or a qcow2, vhdx or vmdk file (needs qemu-img).
         file: PathBuf,
         /// The folder for kernel.elf, cmdline.txt and initrd.img.
         #[arg(short, long, value_name = "DIR")]
@@ -111,7 +111,7 @@ enum Command {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
-        /// The image or disk.
+        /// The image, or the disk as for extract.
         file: PathBuf,
     },
 }

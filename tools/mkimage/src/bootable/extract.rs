@@ -30,7 +30,7 @@ pub struct Parts {
 /// # Errors
 /// When it cannot be read, has no EFI system partition of ours, or is damaged.
 pub fn extract(path: &Path) -> Result<Parts> {
-    let mut file = medium::open(path)?;
+    let mut file = medium::open(path)?.file;
     let partitions = partitions(&mut file).ok_or_else(|| Error::NotBootable(path.into()))?;
     let esp = partitions.into_iter().find(GptEntry::is_esp);
     let esp = esp.ok_or_else(|| Error::NotBootable(path.into()))?;

@@ -2,6 +2,7 @@
 
 use super::{ElfReport, hex};
 use crate::bootable::extract::{self, Parts};
+use crate::container::Container;
 use crate::disk::{PARTITION_TABLE, PartitionEntry, SECTOR};
 use crate::{Error, Result, medium, size};
 use fatfs::{FileSystem, FsOptions};
@@ -22,12 +23,25 @@ const KIND: usize = offset_of!(PartitionEntry, kind);
 /// What a disk holds.
 #[derive(Debug, Serialize)]
 pub struct DiskReport {
+    /// What the disk is in, if that is not the file itself.
+    pub container: Option<ContainerReport>,
+    /// SHA-256 of the disk.
+    pub sha256: String,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// The used entries of the partition table.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// A disk's file in a format of another hypervisor.
+#[derive(Debug, Serialize)]
+pub struct ContainerReport {
+    /// qcow2, vhdx or vmdk.
+    pub format: &'static str,
     /// SHA-256 of the file.
     pub sha256: String,
     /// Bytes of the file.
     pub bytes: u64,
-    /// The used entries of the partition table.
-    pub partitions: Vec<PartitionReport>,
 }
 
 /// A partition.
@@ -121,16 +135,28 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Resul
         let kind = PartitionKind::Mbr(entry.kind);
         partitions.push(PartitionReport { kind, first_sector: first, sectors, volume, boot: None });
     }
-    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    let sha256 = digest(file).map_err(unreadable)?;
+    Ok(DiskReport { container: None, sha256, bytes, partitions })
+}
+
+pub(super) fn inspect_container(container: Container, path: &Path) -> Result<ContainerReport> {
+    let unreadable = |source| Error::Read { path: path.into(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    let bytes = medium::bytes(&mut file).map_err(unreadable)?;
+    Ok(ContainerReport { format: container.name(), sha256: digest(&mut file).map_err(unreadable)?, bytes })
+}
+
+/// SHA-256 of all of a file.
+fn digest(file: &mut File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => break,
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&digest.finalize())),
             len => digest.update(&buffer[..len]),
         }
     }
-    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, partitions })
 }
 
 fn inspect_gpt(file: &mut File) -> Result<Vec<PartitionReport>> {
@@ -202,7 +228,13 @@ fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
 
 impl Display for DiskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "type          disk")?;
+        match &self.container {
+            Some(ContainerReport { format, sha256, bytes }) => {
+                writeln!(f, "type          disk in {format}")?;
+                writeln!(f, "{format:<14}{bytes} bytes, sha256 {sha256}")?;
+            }
+            None => writeln!(f, "type          disk")?,
+        }
         writeln!(f, "bytes         {} ({})", self.bytes, size::display(self.bytes))?;
         writeln!(f, "sha256        {}", self.sha256)?;
         for partition in &self.partitions {

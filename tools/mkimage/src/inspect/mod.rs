@@ -2,12 +2,13 @@
 
 mod disk;
 
-pub use disk::{BootReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
+pub use disk::{BootReport, ContainerReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
 
 use crate::bundle::Bundle;
 use crate::disk::{BOOT_SIGNATURE, SECTOR};
 use crate::kernel::{Kernel, Note};
-use crate::{Error, Result, medium};
+use crate::medium::{self, Medium};
+use crate::{Error, Result};
 use object::LittleEndian as LE;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -95,16 +96,17 @@ pub struct BundleReport {
 /// When it cannot be read, is neither ELF nor disk, or is damaged.
 pub fn inspect(path: &Path) -> Result<Report> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    let mut file = medium::open(path)?;
+    let Medium { mut file, container } = medium::open(path)?;
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
-    if start.starts_with(&elf::ELFMAG) {
+    if start.starts_with(&elf::ELFMAG) && container.is_none() {
         let mut data = Vec::new();
         file.read_to_end(&mut data).map_err(unreadable)?;
         inspect_elf(&data).map(Report::Elf)
     } else if start.len() as u64 == SECTOR && start.ends_with(&BOOT_SIGNATURE) {
-        disk::inspect_disk(&mut file, &start, path).map(Report::Disk)
+        let container = container.map(|container| disk::inspect_container(container, path)).transpose()?;
+        disk::inspect_disk(&mut file, &start, path).map(|report| Report::Disk(DiskReport { container, ..report }))
     } else {
         Err(Error::Unknown(path.into()))
     }
