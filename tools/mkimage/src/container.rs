@@ -96,7 +96,7 @@ impl Container {
             return Err(refused(format!("the disk in it has {bytes} bytes; at most {most} are taken")));
         }
         let raw = NamedTempFile::with_prefix("mkimage-").map_err(failed)?;
-        let done = qemu_img::convert((format, &place), ("raw", raw.path()));
+        let done = qemu_img::convert((format, &place), ("raw", raw.path()), &mut |_| {});
         done.map_err(|failure| failure.about(format, failed))?;
         // Opened again, lest it has become another file; dropping the first one takes away the name.
         File::open(raw.path()).map_err(failed)

@@ -5,7 +5,7 @@
 
 mod holder;
 
-use crate::bootable::Progress;
+use crate::bootable::{Bytes, Progress, Step};
 use crate::sparse::{PIECE, Sparse};
 use crate::{Error, Result};
 use shared_abi::disk::SECTOR;
@@ -94,14 +94,14 @@ impl Device {
                 self.file.sync_data()?;
                 waiting = 0;
             }
-            progress(done, total);
+            progress(Step::Writing, Bytes { done, total });
         }
         self.file.sync_data()?;
         if let Some((at, bytes)) = disk.written().next().filter(|(at, _)| *at == 0) {
             self.write_at(at, bytes)?;
         }
         self.file.sync_all()?;
-        progress(total, total);
+        progress(Step::Writing, Bytes { done: total, total });
         Ok(())
     }
 

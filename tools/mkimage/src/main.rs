@@ -1,14 +1,15 @@
 //! The `mkimage` program: see `mkimage --help`. Exit status 0: done; 1: the input is no good; 2: the arguments are not.
 
+mod bar;
+
+use bar::Bar;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use mkimage::bootable::{self, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use mkimage::time::Timestamp;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 /// Builds bootable images and data disks. Same input, same bytes out.
 #[derive(Debug, Parser)]
@@ -134,10 +135,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             mkimage::disk::write(size, &fat, &output)?;
         }
         (Some(Command::Extract { file, output, force }), _) => {
+            let _bar = Bar::start("reading", &file.display());
             bootable::extract::extract(&file)?.write(&output, existing(force))?;
         }
         (Some(Command::Inspect { json, file }), _) => {
+            let bar = Bar::start("reading", &file.display());
             let report = mkimage::inspect::inspect(&file)?;
+            drop(bar);
             if json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {
@@ -154,6 +158,7 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
     let inputs: Vec<&Path> = args.initrd.iter().chain([&args.kernel]).map(PathBuf::as_path).collect();
     let format = bootable::Format::from(args.format);
     format.check_output(&args.output, &inputs, existing(args.force))?;
+    let mut bar = Bar::start("reading input for", &args.output.display());
     let mut image = Image::read(&args.kernel, &args.cmdline, args.initrd.as_deref())?;
     image.time = Timestamp::from_environment()?;
     image.size = args.size;
@@ -164,31 +169,10 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
     } else {
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
-    let bar = Bar::default();
-    image.write(format, &args.output, existing(args.force), &mut |done, total| bar.show(done, total))?;
-    bar.0.finish_and_clear();
+    image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;
     Ok(())
 }
 
 fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Keep }
-}
-
-/// A progress bar that shows itself after a second, on a terminal.
-struct Bar(ProgressBar, Instant);
-
-impl Default for Bar {
-    fn default() -> Self {
-        Self(ProgressBar::hidden(), Instant::now())
-    }
-}
-
-impl Bar {
-    fn show(&self, done: u64, total: u64) {
-        if self.0.is_hidden() && self.1.elapsed() >= Duration::from_secs(1) {
-            self.0.set_length(total);
-            self.0.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.0.set_position(done);
-    }
 }

@@ -3,7 +3,7 @@
 
 use crate::Error;
 use serde::Deserialize;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -33,9 +33,17 @@ impl Failure {
     }
 }
 
-/// Converts a disk.
-pub(crate) fn convert(from: (&str, &Path), to: (&str, &Path)) -> Result<(), Failure> {
-    run(Command::new(PROGRAM).args(["convert", "-f", from.0, "-O", to.0]).arg(from.1).arg(to.1)).map(drop)
+/// Converts a disk, and tells how much of it is done, from 0 to 1.
+pub(crate) fn convert(from: (&str, &Path), to: (&str, &Path), progress: &mut dyn FnMut(f64)) -> Result<(), Failure> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["convert", "-p", "-f", from.0, "-O", to.0]).arg(from.1).arg(to.1);
+    run(&mut command, &mut |line| share(line).into_iter().for_each(&mut *progress)).map(drop)
+}
+
+/// `    (12.34/100%)`, as `-p` says it.
+fn share(line: &str) -> Option<f64> {
+    let percent: f64 = line.trim().strip_prefix('(')?.split_once('/')?.0.parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
 /// What `qemu-img info` tells about a disk; it opens no other file that the disk names as its backing file.
@@ -71,17 +79,33 @@ impl Info {
 
 /// Looks at a disk's metadata.
 pub(crate) fn info(format: &str, path: &Path) -> Result<Info, Failure> {
-    let told = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path))?;
+    let told = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path), &mut |_| {})?;
     serde_json::from_slice(&told).map_err(|error| Failure::System(error.into()))
 }
 
-/// What it says on standard output.
-fn run(command: &mut Command) -> Result<Vec<u8>, Failure> {
-    let done = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
+/// What it says on standard output, in all and, as it comes, up to each carriage return.
+fn run(command: &mut Command, line: &mut dyn FnMut(&str)) -> Result<Vec<u8>, Failure> {
+    // A file never fills up while only the other output is read.
+    let mut errors = tempfile::tempfile().map_err(Failure::System)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone().map_err(Failure::System)?);
+    let mut child = command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Failure::Missing,
         _ => Failure::System(error),
     })?;
-    if done.status.success() { Ok(done.stdout) } else { Err(Failure::Said(first_line(&done.stderr))) }
+    let mut said = Vec::new();
+    for part in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\r')) {
+        // What cannot be read ends the output; the exit status tells the rest.
+        let Ok(part) = part else { break };
+        line(&String::from_utf8_lossy(&part));
+        said.extend(part);
+    }
+    if child.wait().map_err(Failure::System)?.success() {
+        return Ok(said);
+    }
+    let mut start = Vec::new();
+    let read = errors.rewind().and_then(|()| errors.take(4096).read_to_end(&mut start));
+    read.map_err(Failure::System)?;
+    Err(Failure::Said(first_line(&start)))
 }
 
 /// The first line, without what would not print and not longer than a line should be.
@@ -94,6 +118,15 @@ fn first_line(said: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_share_that_is_done_is_read_from_what_it_says() {
+        assert_eq!(share("    (0.00/100%)"), Some(0.0));
+        assert_eq!(share("    (25.00/100%)"), Some(0.25));
+        for other in ["", "\n", "(x/100%)", "(101.00/100%)", "(nan/100%)", "12.00/100%"] {
+            assert_eq!(share(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn one_line_of_bounded_length_is_passed_on() {

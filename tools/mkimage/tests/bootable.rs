@@ -4,7 +4,7 @@ mod common;
 
 use common::Fixture;
 use common::disks::{image, program};
-use mkimage::bootable::{Format, Image, extract};
+use mkimage::bootable::{Bytes, Format, Image, Step, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
 use mkimage::loaders::{BIOS_FILE, EFI_FILE};
 use mkimage::output::Existing;
@@ -178,6 +178,26 @@ fn formats_of_other_hypervisors_hold_the_same_disk() {
         assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing was left behind");
+}
+
+#[test]
+fn progress_tells_every_step_and_ends_with_all_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut formats = vec![(Format::Disk, vec![Step::Composing, Step::Writing])];
+    if Command::new("qemu-img").arg("--version").output().is_ok() {
+        formats.push((Format::Qcow2, vec![Step::Composing, Step::Writing, Step::Converting]));
+    }
+    for (format, expected) in formats {
+        let mut told = Vec::<(Step, Bytes)>::new();
+        let output = folder.path().join(format!("{format:?}"));
+        image().write(format, &output, Existing::Keep, &mut |step, bytes| told.push((step, bytes))).unwrap();
+        let mut steps: Vec<Step> = told.iter().map(|(step, _)| *step).collect();
+        steps.dedup();
+        assert_eq!(steps, expected);
+        let order = told.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1.done <= pair[1].1.done);
+        let (_, last) = told.last().unwrap();
+        assert!(order && last.total > 0 && last.done == last.total, "{told:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Disks in the formats of other hypervisors: made raw, then converted by QEMU's `qemu-img`.
 
-use super::{Progress, write_sparse};
+use super::{Bytes, Progress, Step, write_sparse};
 use crate::sparse::Sparse;
 use crate::{Error, Result, output, qemu_img};
 use std::path::Path;
@@ -13,7 +13,10 @@ pub(super) fn write(disk: &Sparse, format: &str, output: &Path, progress: Progre
     let mut raw = Builder::new().prefix(".mkimage-").tempfile_in(folder).map_err(failed)?;
     write_sparse(raw.as_file_mut(), disk, progress).map_err(failed)?;
     output::write_path(output, 0o666, |converted| {
-        let done = qemu_img::convert(("raw", raw.path()), (format, converted));
+        let total = disk.used();
+        let done = qemu_img::convert(("raw", raw.path()), (format, converted), &mut |share| {
+            progress(Step::Converting, Bytes { done: (share * total as f64) as u64, total });
+        });
         done.map_err(|failure| failure.about(format, failed))
     })
 }

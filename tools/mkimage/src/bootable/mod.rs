@@ -64,8 +64,33 @@ impl Format {
     }
 }
 
-/// How far writing is: bytes done, bytes in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The image is put together in memory.
+    Composing,
+    /// It is written.
+    Writing,
+    /// qemu-img makes its format of it.
+    Converting,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all; 0: not known.
+    pub total: u64,
+}
+
+impl Bytes {
+    /// For what is not counted.
+    pub const UNKNOWN: Self = Self { done: 0, total: 0 };
+}
+
+/// Is told what is being done, and how far it is.
+pub type Progress<'a> = &'a mut dyn FnMut(Step, Bytes);
 
 /// What goes into an image.
 #[derive(Clone, Debug, Default)]
@@ -105,9 +130,11 @@ impl Image {
         format.check_output(output, &[], existing)?;
         if device::is_device(output) {
             let device = Device::open(output)?;
+            progress(Step::Composing, Bytes::UNKNOWN);
             let disk = self.compose(Some(device.bytes()))?;
             return device.write(&disk, progress);
         }
+        progress(Step::Composing, Bytes::UNKNOWN);
         let failed = |source| Error::Write { path: output.into(), source };
         if format == Format::Elf {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
@@ -137,7 +164,7 @@ fn write_sparse(file: &mut File, disk: &Sparse, progress: Progress<'_>) -> io::R
         file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)?;
         done += bytes.len() as u64;
-        progress(done, disk.used());
+        progress(Step::Writing, Bytes { done, total: disk.used() });
     }
     Ok(())
 }
