@@ -131,6 +131,9 @@ pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: 
         if fs::symlink_metadata(&path).map_err(unreadable)?.is_dir() {
             root.create_dir(&name).map_err(not_stored)?;
         } else if metadata.is_file() {
+            if metadata.len() > u32::MAX.into() {
+                return Err(Error::BadName { path, why: "FAT has no files of 4 GiB and more".into() });
+            }
             // Opening for writing would silently take over a file whose name differs only in case.
             if root.open_file(&name).is_ok() {
                 let why = "another file has the same name but for case".into();

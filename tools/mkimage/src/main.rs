@@ -121,7 +121,8 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mkimage: {error:#}");
+            // Its source is in its words.
+            eprintln!("mkimage: {error}");
             ExitCode::FAILURE
         }
     }

@@ -47,7 +47,7 @@ impl Loop {
                 let path = String::from_utf8(made.stdout).unwrap().trim().into();
                 Some(Self { path, backing, folder })
             }
-            Ok(made) => skipped(test, &format!("losetup: {}", String::from_utf8_lossy(&made.stderr).trim())),
+            Ok(made) => skipped(test, String::from_utf8_lossy(&made.stderr).trim()),
             Err(error) => skipped(test, &format!("losetup: {error}")),
         }
     }
