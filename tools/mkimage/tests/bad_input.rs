@@ -114,6 +114,7 @@ fn a_size_that_is_none_or_too_small_for_the_files_is_refused() {
     for (more, says) in [
         (["--size", "20M"].as_slice(), "a disk of 20971520 bytes is too small: with these files between "),
         (&["--size", "3T"], "a disk of 3298534883328 bytes is too large: "),
+        (&["--size", "513G"], "a disk of 550829555712 bytes is too large: "),
         (&["--size", "64M", "--initrd", "large"], small),
         (&["--size", "64M", "--files", "files"], small),
     ] {

@@ -18,6 +18,8 @@ const GPT_COPY: u64 = 33;
 /// The size that a user gets who asks for none, if all fits.
 const DEFAULT_SIZE: u64 = 64 << 20;
 const ALIGN: u64 = 1 << 20;
+/// fatfs counts the bits of an allocation table in 32 bits, which is enough for 2^27 clusters of 4 KiB.
+const LARGEST: u64 = 512 << 30;
 
 /// The least size for the content.
 fn least(content: &Content<'_>) -> Result<u64> {
@@ -30,17 +32,12 @@ fn least(content: &Content<'_>) -> Result<u64> {
 pub(crate) fn compose(content: &Content<'_>, device: Option<u64>) -> Result<Sparse> {
     let least = least(content)?;
     let bytes = content.image.size.unwrap_or(least.max(DEFAULT_SIZE));
-    let range = || {
-        format!(
-            "with these files between {} and {} are possible",
-            size::display(least),
-            size::display(crate::disk::LARGEST)
-        )
-    };
+    let range =
+        || format!("with these files between {} and {} are possible", size::display(least), size::display(LARGEST));
     if bytes < least {
         return Err(Error::DiskSize { size: bytes, how: "small", range: range() });
     }
-    if bytes > crate::disk::LARGEST {
+    if bytes > LARGEST {
         return Err(Error::DiskSize { size: bytes, how: "large", range: range() });
     }
     let bytes = bytes.next_multiple_of(SECTOR);
