@@ -82,7 +82,7 @@ impl Write for Sparse {
             return Ok(0);
         }
         let piece = self.pieces.entry(index).or_default();
-        if piece.is_some() || bytes.iter().any(|byte| *byte != 0) {
+        if piece.is_some() || *bytes != ZEROS[..len] {
             let piece = piece.get_or_insert_with(|| vec![0; PIECE].into_boxed_slice());
             piece[offset..offset + len].copy_from_slice(bytes);
         }
