@@ -34,7 +34,7 @@ impl Device {
     /// Claims a device. Changes nothing on it.
     ///
     /// # Errors
-    /// When it cannot be opened, is in use, is a partition, or has sectors of another size than 512 bytes.
+    /// When it cannot be opened, is in use, is read-only, is a partition, or has sectors of another size than 512 bytes.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Write { path: path.into(), source };
         let refused = |why: String| Error::BadDevice { path: path.into(), why };
@@ -42,6 +42,10 @@ impl Device {
         let sysfs = holder::sysfs(number);
         if sysfs.join("partition").exists() {
             return Err(refused("it is a partition, and firmware boots only from a whole device; name that".into()));
+        }
+        let attribute = |name: &str| fs::read_to_string(sysfs.join(name)).unwrap_or_default().trim().to_owned();
+        if attribute("ro") == "1" {
+            return Err(refused("it is read-only".into()));
         }
         // Without O_CREAT, O_EXCL claims a block device: EBUSY if it or a partition of it is mounted or claimed otherwise.
         let mut file = match File::options().read(true).write(true).custom_flags(libc::O_EXCL).open(path) {
@@ -54,8 +58,8 @@ impl Device {
         if !metadata.file_type().is_block_device() || metadata.rdev() != number {
             return Err(refused("it has just become something else".into()));
         }
-        let sector = fs::read_to_string(sysfs.join("queue/logical_block_size")).unwrap_or_default();
-        if let Some(sector) = sector.trim().parse::<u64>().ok().filter(|sector| *sector != SECTOR) {
+        let sector = attribute("queue/logical_block_size").parse::<u64>();
+        if let Some(sector) = sector.ok().filter(|sector| *sector != SECTOR) {
             return Err(refused(format!("its sectors have {sector} bytes; only {SECTOR} are supported")));
         }
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
