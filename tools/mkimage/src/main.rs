@@ -8,6 +8,7 @@ use mkimage::bootable::{self, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use mkimage::time::Timestamp;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -143,11 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let bar = Bar::start("reading", &file.display());
             let report = mkimage::inspect::inspect(&file)?;
             drop(bar);
-            if json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            } else {
-                print!("{report}");
-            }
+            say(&if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() })?;
         }
         (None, Some(args)) => make(args)?,
         (None, None) => anyhow::bail!("nothing to do; see mkimage --help"),
@@ -172,6 +169,14 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
     }
     image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;
     Ok(())
+}
+
+/// Prints to whoever may have read enough: `mkimage inspect disk | head`.
+fn say(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
+    }
 }
 
 fn existing(force: bool) -> Existing {

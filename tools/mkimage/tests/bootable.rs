@@ -15,7 +15,7 @@ use shared_abi::disk::{BIOS_PARAMETERS, BiosParameters};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use zerocopy::FromBytes;
 
 const MIB: u64 = 1 << 20;
@@ -75,6 +75,19 @@ fn inspect_shows_partitions_files_and_the_kernel() {
     assert!(boot.kernel.pvh_entry.is_some());
     let text = inspect(&output).unwrap().to_string();
     assert!(text.contains("command line \"tour x=1\"") && text.contains("PVH entry"), "{text}");
+}
+
+#[test]
+fn a_reader_of_inspect_who_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&image(), &folder.path().join("disk")).unwrap();
+    for more in [["inspect", "disk"].as_slice(), &["inspect", "--json", "disk"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkimage"));
+        let done = command.args(more).current_dir(&folder).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
 }
 
 #[test]
