@@ -3,7 +3,9 @@
 //! Everything that a formatter would take from the clock or from chance is fixed: volume id, time stamps (1980-01-01),
 //! order of the files. The file is sparse.
 
+pub(crate) mod check;
 pub(crate) mod dots;
+pub(crate) mod fat;
 
 use crate::{Error, Result, initrd, output, size};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};

@@ -2,15 +2,15 @@
 
 mod common;
 
-use common::Fixture;
+use common::{Fixture, image};
 use mkimage::bootable::{Format, Image, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
-use mkimage::loaders::{BIOS_FILE, EFI_FILE, Loaders};
+use mkimage::loaders::{BIOS_FILE, EFI_FILE};
 use mkimage::output::Existing;
 use mkimage::time::Timestamp;
 use mkimage::{Error, disk};
 use object::elf;
-use shared_abi::disk::{BIOS_MAGIC, BIOS_PARAMETERS, BiosParameters};
+use shared_abi::disk::{BIOS_PARAMETERS, BiosParameters};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,19 +18,6 @@ use std::process::Command;
 use zerocopy::FromBytes;
 
 const MIB: u64 = 1 << 20;
-
-fn loaders() -> Loaders {
-    let mut bios = vec![0x90; 3 * 512];
-    bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
-    bios[510..512].copy_from_slice(&[0x55, 0xaa]);
-    Loaders { efi: b"MZ, if it were one".to_vec(), bios }
-}
-
-fn image() -> Image {
-    let initrd = vec![7; 3000];
-    let kernel = Fixture::default().build();
-    Image { kernel, cmdline: "tour x=1".into(), initrd, loaders: Some(loaders()), ..Image::default() }
-}
 
 fn write(image: &Image, output: &Path) -> mkimage::Result<()> {
     image.write(Format::Disk, output, Existing::Keep, &mut |_, _| {})

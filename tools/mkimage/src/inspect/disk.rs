@@ -4,8 +4,7 @@ use super::{ElfReport, hex};
 use crate::bootable::extract::{self, Parts};
 use crate::disk::{PARTITION_TABLE, PartitionEntry, SECTOR};
 use crate::{Error, Result, size};
-use fatfs::{FileSystem, FsOptions};
-use fscommon::{BufStream, StreamSlice};
+use fatfs::FileSystem;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Display};
@@ -157,16 +156,14 @@ fn inspect_boot(parts: Parts) -> Result<BootReport> {
 
 fn read_volume(file: &mut File, start: u64, end: u64) -> Result<VolumeReport> {
     let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
-    inspect_volume(BufStream::new(slice)).map_err(damaged)
+    inspect_volume(&extract::open_volume(file, start, end)?).map_err(damaged)
 }
 
 fn is_fat(kind: u8) -> bool {
     matches!(kind, 0x01 | 0x04 | 0x06 | 0x0b | 0x0c | 0x0e)
 }
 
-fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
-    let volume = FileSystem::new(disk, FsOptions::new())?;
+fn inspect_volume<T: Read + Write + Seek>(volume: &FileSystem<T>) -> io::Result<VolumeReport> {
     let free = volume.stats()?.free_clusters();
     let mut files = Vec::new();
     let mut folders = vec![(volume.root_dir(), String::new(), 0)];
@@ -174,14 +171,15 @@ fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
         for entry in folder.iter() {
             let entry = entry?;
             let name = entry.file_name();
-            if name == "." || name == ".." {
+            // By the short name, as in the check: a long one may be any.
+            if entry.is_dir() && matches!(entry.short_file_name_as_bytes(), b"." | b"..") {
                 continue;
             }
             let path = format!("{prefix}{name}");
             if entry.is_dir() {
                 files.push(FileReport { path: format!("{path}/"), bytes: 0 });
-                // A damaged disk may have a folder that contains itself.
-                if depth < 32 {
+                // Nobody needs more, and paths take memory.
+                if depth < 64 {
                     folders.push((entry.to_dir(), format!("{path}/"), depth + 1));
                 }
             } else {

@@ -1,0 +1,84 @@
+//! Disks with wrong bytes in their structures: `inspect` and `extract` read them or say in one
+//! line why not.
+
+mod common;
+
+use common::image;
+use mkimage::Error;
+use mkimage::bootable::{Format, Image, extract};
+use mkimage::inspect::inspect;
+use mkimage::output::Existing;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+/// The EFI system partition.
+const ESP: usize = 2 * MIB;
+
+struct Whole {
+    _folder: TempDir,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+fn whole(format: Format) -> Whole {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let size = (format == Format::Disk).then_some(40 * MIB as u64);
+    Image { size, ..image() }.write(format, &path, Existing::Keep, &mut |_, _| {}).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    Whole { _folder: folder, path, bytes }
+}
+
+impl Whole {
+    /// Where the structures are: partition tables; FAT's boot sector and what follows
+    /// it, the start of its table, its root and first folders.
+    fn structures(&self) -> Vec<Range<usize>> {
+        let reserved = usize::from(u16::from_le_bytes([self.bytes[ESP + 14], self.bytes[ESP + 15]]));
+        let table = ESP + reserved * 512;
+        let label = |window: &[u8]| window == b"RINGSIDEESP";
+        let root = ESP + 512 + self.bytes[ESP + 512..].windows(11).position(label).unwrap();
+        vec![440..1280, ESP..ESP + 1024, table..table + 256, root..root + 256, root..root + 24 * 1024]
+    }
+}
+
+fn looked_at(path: &Path) -> Result<(), TestCaseError> {
+    for error in [inspect(path).err(), extract::extract(path).err()].into_iter().flatten() {
+        let text = error.to_string();
+        prop_assert!(!matches!(error, Error::Read { .. }) && text.lines().count() == 1, "{}", text);
+    }
+    Ok(())
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn wrong_bytes_do_no_harm(format: Format) {
+    let whole = whole(format);
+    let file = File::options().write(true).open(&whole.path).unwrap();
+    let put = |at: usize, byte: u8| {
+        (&file).seek(SeekFrom::Start(at as u64)).unwrap();
+        (&file).write_all(&[byte]).unwrap();
+    };
+    let place = select(whole.structures()).prop_flat_map(|range| range);
+    let byte = prop_oneof![Just(0), Just(1), Just(0xff), any::<u8>()];
+    let wrong = RefCell::new(Vec::new());
+    proptest!(config(), |(damage in prop::collection::vec((place, byte), 1..6))| {
+        wrong.take().into_iter().for_each(|at| put(at, whole.bytes[at]));
+        damage.iter().for_each(|(at, byte)| put(*at, *byte));
+        wrong.replace(damage.iter().map(|(at, _)| *at).collect());
+        looked_at(&whole.path)?;
+    });
+}
+
+#[test]
+fn wrong_bytes_in_the_structures_of_a_disk_are_an_error_or_read_never_a_panic() {
+    wrong_bytes_do_no_harm(Format::Disk);
+}
