@@ -138,6 +138,9 @@ pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: 
                 let why = "another file has the same name but for case".into();
                 return Err(Error::BadName { path, why });
             }
+            if u32::try_from(metadata.len()).is_err() {
+                return Err(Error::BadName { path, why: "a file on FAT has less than 4 GiB".into() });
+            }
             let mut content = File::open(&path).map_err(unreadable)?;
             let mut file = root.create_file(&name).map_err(not_stored)?;
             let mut buffer = vec![0; 1 << 16];

@@ -130,7 +130,7 @@ pub enum Error {
         size: u64,
     },
     /// Inspected file is nothing that we know.
-    #[error("{0} is neither an ELF file nor a disk with a partition table")]
+    #[error("{0} is neither an ELF file, nor a disk with a partition table, nor an ISO image")]
     Unknown(PathBuf),
     /// A disk's partition table or file system does not parse.
     #[error("disk is damaged: {what}")]

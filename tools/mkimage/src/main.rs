@@ -58,7 +58,9 @@ enum Format {
     Elf,
     /// A raw disk that boots with BIOS and with UEFI.
     Disk,
-    /// The same for QEMU; needs qemu-img.
+    /// An ISO 9660 image that boots with BIOS and with UEFI, from a CD or written to a USB stick.
+    Iso,
+    /// The disk for QEMU; needs qemu-img.
     Qcow2,
     /// The same for Hyper-V; needs qemu-img.
     Vhdx,
@@ -71,6 +73,7 @@ impl From<Format> for bootable::Format {
         match format {
             Format::Elf => Self::Elf,
             Format::Disk => Self::Disk,
+            Format::Iso => Self::Iso,
             Format::Qcow2 => Self::Qcow2,
             Format::Vhdx => Self::Vhdx,
             Format::Vmdk => Self::Vmdk,
@@ -163,6 +166,8 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
         anyhow::ensure!(image.size.is_none(), "--size is for disks; the format elf is as large as it needs to be");
         anyhow::ensure!(image.files.is_none(), "--files is for disks; the format elf has no file system");
     } else {
+        let sized = format != bootable::Format::Iso || image.size.is_none();
+        anyhow::ensure!(sized, "--size is for disks; the format iso is as large as it needs to be");
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
     let bar = Bar::default();

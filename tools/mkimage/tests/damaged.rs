@@ -1,4 +1,4 @@
-//! Disks with wrong bytes in their structures: `inspect` and `extract` read them or say in one
+//! Disks and ISO images with wrong bytes in their structures, or cut off: `inspect` and `extract` read them or say in one
 //! line why not.
 
 mod common;
@@ -22,7 +22,7 @@ const MIB: usize = 1 << 20;
 const ESP: usize = 2 * MIB;
 
 struct Whole {
-    _folder: TempDir,
+    folder: TempDir,
     path: PathBuf,
     bytes: Vec<u8>,
 }
@@ -33,18 +33,25 @@ fn whole(format: Format) -> Whole {
     let size = (format == Format::Disk).then_some(40 * MIB as u64);
     Image { size, ..image() }.write(format, &path, Existing::Keep, &mut |_, _| {}).unwrap();
     let bytes = fs::read(&path).unwrap();
-    Whole { _folder: folder, path, bytes }
+    Whole { folder, path, bytes }
 }
 
 impl Whole {
-    /// Where the structures are: partition tables; FAT's boot sector and what follows
+    /// Where the structures are: partition tables; volume descriptors to boot catalogue; FAT's boot sector and what follows
     /// it, the start of its table, its root and first folders.
     fn structures(&self) -> Vec<Range<usize>> {
         let reserved = usize::from(u16::from_le_bytes([self.bytes[ESP + 14], self.bytes[ESP + 15]]));
         let table = ESP + reserved * 512;
         let label = |window: &[u8]| window == b"RINGSIDEESP";
         let root = ESP + 512 + self.bytes[ESP + 512..].windows(11).position(label).unwrap();
-        vec![440..1280, ESP..ESP + 1024, table..table + 256, root..root + 256, root..root + 24 * 1024]
+        vec![
+            440..1280,
+            32 * 1024..52 * 1024,
+            ESP..ESP + 1024,
+            table..table + 256,
+            root..root + 256,
+            root..root + 24 * 1024,
+        ]
     }
 }
 
@@ -81,4 +88,39 @@ fn wrong_bytes_do_no_harm(format: Format) {
 #[test]
 fn wrong_bytes_in_the_structures_of_a_disk_are_an_error_or_read_never_a_panic() {
     wrong_bytes_do_no_harm(Format::Disk);
+}
+
+#[test]
+fn wrong_bytes_in_the_structures_of_an_iso_image_are_an_error_or_read_never_a_panic() {
+    wrong_bytes_do_no_harm(Format::Iso);
+}
+
+#[test]
+fn an_iso_image_cut_off_anywhere_is_an_error_or_read_never_a_panic() {
+    let whole = whole(Format::Iso);
+    proptest!(config(), |(len in prop_oneof![0..whole.bytes.len(), 0..3 * MIB])| {
+        let short = whole.folder.path().join("short");
+        fs::write(&short, &whole.bytes[..len]).unwrap();
+        looked_at(&short)?;
+    });
+}
+
+/// The 16-bit entry of a cluster in the table of an ISO image's partition.
+fn entry_of(cluster: usize) -> usize {
+    ESP + 512 + 2 * cluster
+}
+
+#[test]
+fn a_fat_whose_chains_turn_in_circles_meet_or_end_too_soon_is_damaged() {
+    let whole = whole(Format::Iso);
+    // The first two clusters are the folders EFI and EFI/BOOT; files follow.
+    for (cluster, next) in [(2, 2u16), (2, 3), (2, 1), (2, 0xfff0), (6, 6), (6, 0xffff)] {
+        let mut spoilt = whole.bytes.clone();
+        spoilt[entry_of(cluster)..entry_of(cluster) + 2].copy_from_slice(&next.to_le_bytes());
+        let path = whole.folder.path().join("spoilt");
+        fs::write(&path, spoilt).unwrap();
+        for error in [inspect(&path).err(), extract::extract(&path).err()] {
+            assert!(matches!(error, Some(Error::BadDisk { .. })), "{cluster} to {next:#x}: {error:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! --image`. The disk may be anybody's: sizes are checked before memory is taken.
 
 use crate::disk::check;
-use crate::{Error, Result};
+use crate::{Error, Result, initrd};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use gpt::disk::LogicalBlockSize;
@@ -13,7 +13,7 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 
 /// Larger than any kernel that its 2 GiB could hold.
-const FILE_MAX: u64 = 2 << 30;
+const FILE_MAX: u64 = initrd::LARGEST;
 
 /// The parts of a bootable disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

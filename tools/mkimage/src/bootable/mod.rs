@@ -6,6 +6,7 @@ mod convert;
 mod disk;
 mod esp;
 pub mod extract;
+mod iso;
 
 use crate::bundle::check_cmdline;
 use crate::kernel::Kernel;
@@ -28,7 +29,9 @@ pub enum Format {
     Elf,
     /// A raw disk that BIOS and UEFI boot.
     Disk,
-    /// The same for QEMU, by qemu-img.
+    /// An ISO 9660 image that BIOS and UEFI boot, from a CD and as a disk.
+    Iso,
+    /// The disk for QEMU, by qemu-img.
     Qcow2,
     /// The same for Hyper-V, by qemu-img.
     Vhdx,
@@ -40,7 +43,7 @@ impl Format {
     /// qemu-img's name, for what it makes.
     fn of_qemu_img(self) -> Option<&'static str> {
         match self {
-            Self::Elf | Self::Disk => None,
+            Self::Elf | Self::Disk | Self::Iso => None,
             Self::Qcow2 => Some("qcow2"),
             Self::Vhdx => Some("vhdx"),
             Self::Vmdk => Some("vmdk"),
@@ -62,7 +65,7 @@ pub struct Image {
     pub initrd: Vec<u8>,
     /// A folder of more files for the EFI system partition.
     pub files: Option<PathBuf>,
-    /// Bytes of a disk; otherwise what is needed, at least 64 MiB.
+    /// Bytes of a disk; otherwise what is needed, at least 64 MiB. An ISO image always has what is needed.
     pub size: Option<u64>,
     /// For disks.
     pub loaders: Option<Loaders>,
@@ -93,19 +96,12 @@ impl Image {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose()?;
+        let content = Content::new(self)?;
+        let disk = if format == Format::Iso { iso::compose(&content)? } else { disk::compose(&content)? };
         if let Some(name) = format.of_qemu_img() {
             return convert::write(&disk, name, output, progress);
         }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
-    }
-
-    /// The disk in memory.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    pub fn compose(&self) -> Result<Sparse> {
-        disk::compose(&Content::new(self)?)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The parts of a FAT file system that fatfs does not show: entries of folders and of the table as they are. The volume may
-//! be anybody's.
+//! The parts of a FAT file system that fatfs does not show: entries of folders and of the table as they are, and where on the
+//! disk a file lies. The volume may be anybody's.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -62,6 +62,15 @@ pub(super) enum Root {
     Cluster(u32),
 }
 
+/// Where a file lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// First byte in the volume.
+    pub(crate) start: u64,
+    /// Bytes.
+    pub(crate) len: u32,
+}
+
 pub(super) fn damaged(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
 }
@@ -113,7 +122,7 @@ impl<T: Read + Seek> Volume<T> {
     }
 
     /// The first byte of a cluster.
-    pub(super) fn cluster(&self, number: u32) -> u64 {
+    pub(crate) fn cluster(&self, number: u32) -> u64 {
         self.data + u64::from(number).saturating_sub(2) * self.cluster_bytes
     }
 
@@ -178,6 +187,27 @@ impl<T: Read + Seek> Volume<T> {
         Ok((0..4).fold(0, |word, index| word | u32::from(rest.get(index).copied().unwrap_or(0)) << (8 * index)))
     }
 
+    /// The one piece that a file lies in, by its path in 8.3 names; `None` if it is absent, empty or in several pieces.
+    pub(crate) fn extent(&mut self, path: &[&str]) -> io::Result<Option<Extent>> {
+        let Some((name, folders)) = path.split_last() else { return Ok(None) };
+        let mut content = self.read_root()?;
+        for folder in folders {
+            let Some(entry) = entry_of(&content, folder) else { return Ok(None) };
+            content = self.read_folder(self.cluster_of(entry))?;
+        }
+        let Some(entry) = entry_of(&content, name) else { return Ok(None) };
+        let (first, len) = (self.cluster_of(entry), len_of(entry));
+        if len == 0 {
+            return Ok(None);
+        }
+        for cluster in (first..self.end).take(self.clusters_for(len) as usize - 1) {
+            if self.next(cluster)? != Some(cluster + 1) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Extent { start: self.cluster(first), len }))
+    }
+
     fn read(&mut self, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let mut content = vec![0; bytes];
         self.disk.seek(SeekFrom::Start(at))?;
@@ -189,4 +219,12 @@ impl<T: Read + Seek> Volume<T> {
 /// Bytes of a file, by its entry.
 pub(super) fn len_of(entry: &[u8]) -> u32 {
     u32::from_le_bytes([entry[28], entry[29], entry[30], entry[31]])
+}
+
+/// The entry of a folder by its 8.3 name.
+fn entry_of<'a>(folder: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
+    let name = format!("{stem:8}{extension:3}").to_ascii_uppercase();
+    let mut entries = folder.chunks_exact(ENTRY).take_while(|entry| entry[0] != 0);
+    entries.find(|entry| entry[ATTRIBUTES] != LONG_NAME && entry.starts_with(name.as_bytes()))
 }

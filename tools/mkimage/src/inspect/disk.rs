@@ -1,8 +1,8 @@
 //! What is on a disk, with a GPT or a master boot record: its partitions, the files on FAT, what a loader would start.
 
-use super::{ElfReport, hex};
+use super::{ElfReport, IsoReport, hex};
 use crate::bootable::extract::{self, Parts};
-use crate::disk::{PARTITION_TABLE, PartitionEntry, SECTOR};
+use crate::disk::{BOOT_SIGNATURE, PARTITION_TABLE, PartitionEntry, SECTOR};
 use crate::{Error, Result, size};
 use fatfs::FileSystem;
 use serde::Serialize;
@@ -25,6 +25,9 @@ pub struct DiskReport {
     pub sha256: String,
     /// Bytes of the file.
     pub bytes: u64,
+    /// The file system that makes it a CD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iso: Option<IsoReport>,
     /// The used entries of the partition table.
     pub partitions: Vec<PartitionReport>,
 }
@@ -98,10 +101,12 @@ pub struct FileReport {
     pub bytes: u64,
 }
 
-pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
+pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport>, path: &Path) -> Result<DiskReport> {
     let unreadable = |source| Error::Read { path: path.into(), source };
     let bytes = file.metadata().map_err(unreadable)?.len();
     let mut partitions = Vec::new();
+    // What is only a CD may have anything there.
+    let record = if record.ends_with(&BOOT_SIGNATURE) { record } else { &[0; SECTOR as usize] };
     if record[PARTITION_TABLE + KIND] == KIND_PROTECTIVE {
         partitions = inspect_gpt(file)?;
     }
@@ -129,7 +134,7 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Resul
             len => digest.update(&buffer[..len]),
         }
     }
-    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, partitions })
+    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, iso, partitions })
 }
 
 fn inspect_gpt(file: &mut File) -> Result<Vec<PartitionReport>> {
@@ -200,9 +205,12 @@ fn inspect_volume<T: Read + Write + Seek>(volume: &FileSystem<T>) -> io::Result<
 
 impl Display for DiskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "type          disk")?;
+        writeln!(f, "type          {}", if self.iso.is_some() { "disk and ISO image" } else { "disk" })?;
         writeln!(f, "bytes         {} ({})", self.bytes, size::display(self.bytes))?;
         writeln!(f, "sha256        {}", self.sha256)?;
+        if let Some(iso) = &self.iso {
+            iso.fmt(f)?;
+        }
         for partition in &self.partitions {
             let PartitionReport { kind, first_sector, sectors, volume, boot } = partition;
             write!(f, "partition     ")?;
