@@ -124,3 +124,28 @@ fn a_fat_whose_chains_turn_in_circles_meet_or_end_too_soon_is_damaged() {
         }
     }
 }
+
+#[test]
+fn a_file_in_no_cluster_and_a_full_folder_that_never_ends_are_damage_too() {
+    let whole = whole(Format::Iso);
+    let position =
+        |name: &[u8]| whole.bytes.windows(name.len()).skip(ESP).position(|window| window == name).unwrap() + ESP;
+    let mut nowhere = whole.bytes.clone();
+    let kernel = position(b"KERNEL  ELF");
+    nowhere[kernel + 26..kernel + 28].copy_from_slice(&1u16.to_le_bytes());
+    let mut endless = whole.bytes.clone();
+    endless[entry_of(2)..entry_of(2) + 2].copy_from_slice(&2u16.to_le_bytes());
+    // The folder EFI, which starts with its own name; what is free in it becomes what is deleted.
+    let folder = position(b".          ");
+    for entry in endless[folder..folder + 2048].chunks_exact_mut(32).filter(|entry| entry[0] == 0) {
+        entry[0] = 0xe5;
+    }
+    for (spoilt, says) in [(nowhere, "there is no cluster 1"), (endless, "cluster 2 belongs to two files")] {
+        let path = whole.folder.path().join("spoilt");
+        fs::write(&path, spoilt).unwrap();
+        for error in [inspect(&path).err(), extract::extract(&path).err()] {
+            let text = error.map_or_else(String::new, |error| error.to_string());
+            assert!(text.ends_with(says), "{text:?} instead of {says:?}");
+        }
+    }
+}
