@@ -1,4 +1,4 @@
-//! Block devices as outputs: the USB stick that `--format disk --force` writes to.
+//! Block devices as outputs: the USB stick that `--format disk` or `iso` with `--force` writes to.
 //!
 //! What is on a device is lost with the first byte, and no rename makes up for a write that was interrupted. So whatever can
 //! be wrong is found before, and the start, without which nothing boots, is erased first and written last.

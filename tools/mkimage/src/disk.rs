@@ -3,7 +3,9 @@
 //! Everything that a formatter would take from the clock or from chance is fixed: volume id, time stamps (1980-01-01),
 //! order of the files. The file is sparse.
 
+pub(crate) mod check;
 pub(crate) mod dots;
+pub(crate) mod fat;
 
 use crate::{Error, Result, initrd, output, size};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
@@ -131,13 +133,13 @@ pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: 
         if fs::symlink_metadata(&path).map_err(unreadable)?.is_dir() {
             root.create_dir(&name).map_err(not_stored)?;
         } else if metadata.is_file() {
-            if metadata.len() > u32::MAX.into() {
-                return Err(Error::BadName { path, why: "FAT has no files of 4 GiB and more".into() });
-            }
             // Opening for writing would silently take over a file whose name differs only in case.
             if root.open_file(&name).is_ok() {
                 let why = "another file has the same name but for case".into();
                 return Err(Error::BadName { path, why });
+            }
+            if u32::try_from(metadata.len()).is_err() {
+                return Err(Error::BadName { path, why: "a file on FAT has less than 4 GiB".into() });
             }
             let mut content = File::open(&path).map_err(unreadable)?;
             let mut file = root.create_file(&name).map_err(not_stored)?;

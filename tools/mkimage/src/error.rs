@@ -30,7 +30,7 @@ pub enum Error {
     #[error("cannot write {0}: it exists; --force replaces it")]
     Exists(PathBuf),
     /// The output is a device, which takes only disks.
-    #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk")]
+    #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk or iso")]
     NotForDevices {
         /// The device.
         path: PathBuf,
@@ -154,7 +154,7 @@ pub enum Error {
         size: u64,
     },
     /// Inspected file is nothing that we know.
-    #[error("{0} is neither an ELF file nor a disk with a partition table")]
+    #[error("{0} is neither an ELF file, nor a disk with a partition table, nor an ISO image")]
     Unknown(PathBuf),
     /// A disk's partition table or file system does not parse.
     #[error("disk is damaged: {what}")]

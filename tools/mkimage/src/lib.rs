@@ -15,6 +15,7 @@ pub mod image;
 pub mod initrd;
 #[cfg(feature = "inspect")]
 pub mod inspect;
+mod iso9660;
 pub mod kernel;
 pub mod loaders;
 mod medium;

@@ -36,7 +36,7 @@ struct ImageArgs {
     /// What to make.
     #[arg(long, value_enum)]
     format: Format,
-    /// Where to put it: a file, or for the format disk a block device such as /dev/sdX, with --force.
+    /// Where to put it: a file, or for the formats disk and iso a block device such as /dev/sdX, with --force.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// Replace the output if it exists. A device loses all that is on it; one that is in use is refused all the same.
@@ -60,7 +60,9 @@ enum Format {
     Elf,
     /// A raw disk that boots with BIOS and with UEFI.
     Disk,
-    /// The same for QEMU; needs qemu-img.
+    /// An ISO 9660 image that boots with BIOS and with UEFI, from a CD or written to a USB stick.
+    Iso,
+    /// The disk for QEMU; needs qemu-img.
     Qcow2,
     /// The same for Hyper-V; needs qemu-img.
     Vhdx,
@@ -73,6 +75,7 @@ impl From<Format> for bootable::Format {
         match format {
             Format::Elf => Self::Elf,
             Format::Disk => Self::Disk,
+            Format::Iso => Self::Iso,
             Format::Qcow2 => Self::Qcow2,
             Format::Vhdx => Self::Vhdx,
             Format::Vmdk => Self::Vmdk,
@@ -165,6 +168,8 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
         anyhow::ensure!(image.size.is_none(), "--size is for disks; the format elf is as large as it needs to be");
         anyhow::ensure!(image.files.is_none(), "--files is for disks; the format elf has no file system");
     } else {
+        let sized = format != bootable::Format::Iso || image.size.is_none();
+        anyhow::ensure!(sized, "--size is for disks; the format iso is as large as it needs to be");
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
     image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;

@@ -145,7 +145,7 @@ fn files_that_fat_cannot_hold_are_refused_by_name() {
         ("question", "cannot take question/what?: "),
         ("same", "cannot take same/name: another file has the same name but for case"),
         ("ours", "cannot take ours/ringside/kernel.elf: another file has the same name"),
-        ("huge", "cannot take huge/huge: FAT has no files of 4 GiB and more"),
+        ("huge", "cannot take huge/huge: a file on FAT has less than 4 GiB"),
         ("odd", "cannot take odd/null: it is neither a file nor a folder"),
         ("dangling", "cannot read dangling/link: "),
         ("missing", "cannot read missing: "),

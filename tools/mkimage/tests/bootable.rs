@@ -97,8 +97,8 @@ fn the_bios_loader_is_told_where_it_and_its_files_are() {
     write(&image(), &output).unwrap();
     let bytes = fs::read(&output).unwrap();
     let told = BiosParameters::read_from_bytes(&bytes[BIOS_PARAMETERS..BIOS_PARAMETERS + 40]).unwrap();
-    assert_eq!((told.rest_first, told.rest_sectors, told.block_shift, told.volume_first), (2048, 2, 9, 4096));
-    assert!(bytes[2048 * 512..2050 * 512].iter().all(|byte| *byte == 0x90));
+    assert_eq!((told.rest_first, told.rest_sectors, told.block_shift, told.volume_first), (2049, 2, 9, 4096));
+    assert!(bytes[2049 * 512..2051 * 512].iter().all(|byte| *byte == 0x90));
     assert_eq!(told.volume_first + told.volume_sectors, 63 * MIB / 512);
 }
 

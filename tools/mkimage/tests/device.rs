@@ -89,6 +89,18 @@ fn skipped<T>(test: &str, why: &str) -> Option<T> {
     None
 }
 
+/// What another program says about a disk; it must find it good.
+fn another_says(test: &str, name: &str, argument: &str, file: &Path) -> Option<String> {
+    let mut places = ["/usr/sbin", "/sbin", "/usr/bin"].iter().map(|folder| Path::new(folder).join(name));
+    let Some(program) = places.find(|path| path.exists()) else {
+        return skipped(test, &format!("{name} is not installed"));
+    };
+    let done = Command::new(program).arg(argument).arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    Some(said)
+}
+
 const DISK: [&str; 3] = ["--format", "disk", "--force"];
 
 #[test]
@@ -109,23 +121,35 @@ fn a_device_with_old_content_becomes_a_disk_without_a_fault() {
     assert!(!has_old(0, 2 * MIB) && !has_old((1 << 30) - MIB, MIB));
     assert!(device.bytes(64 * MIB, 16 * MIB).iter().all(|byte| *byte == 0xa5));
 
-    let run = |name: &str, argument: &str, file: &Path| {
-        let found = ["/usr/sbin", "/sbin", "/usr/bin"].iter().map(|folder| Path::new(folder).join(name));
-        let Some(name) = found.clone().find(|path| path.exists()) else {
-            return skipped(test, &format!("{name} is not installed"));
-        };
-        let done = Command::new(name).arg(argument).arg(file).output().unwrap();
-        let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
-        assert!(done.status.success(), "{said}");
-        Some(said)
-    };
-    if let Some(said) = run("sgdisk", "-v", &device.path) {
+    if let Some(said) = another_says(test, "sgdisk", "-v", &device.path) {
         assert!(said.contains("No problems found"), "{said}");
     }
     let partition = device.folder.path().join("partition");
     fs::write(&partition, device.bytes(2 * MIB, 61 * MIB)).unwrap();
-    if let Some(said) = run("fsck.fat", "-n", &partition) {
+    if let Some(said) = another_says(test, "fsck.fat", "-n", &partition) {
         assert!(!said.to_lowercase().contains("free cluster") && !said.contains("differences"), "{said}");
+    }
+}
+
+#[test]
+fn an_iso_image_on_a_device_is_a_disk_and_a_cd() {
+    let test = "an_iso_image_on_a_device_is_a_disk_and_a_cd";
+    // No whole number of blocks of a CD.
+    let all = (100 << 20) + SECTOR;
+    let Some(device) = Loop::new(test, all) else { return };
+    assert_eq!(device.write(&["--format", "iso", "--force"]), (Some(0), String::new()));
+    assert_eq!(extract::extract(&device.path).unwrap().cmdline, "tour x=1");
+    let Report::Disk(report) = inspect(&device.path).unwrap() else { panic!("no disk") };
+    let file = device.folder.path().join("file");
+    image().write(Format::Iso, &file, Existing::Keep, &mut |_, _| {}).unwrap();
+    let Report::Disk(in_file) = inspect(&file).unwrap() else { panic!("no disk") };
+    assert!(in_file.bytes < all && report.bytes == all);
+    // The volume is as large as in a file (ECMA-119, 8.4.8), wherever the device ends.
+    let blocks = |bytes: &[u8]| u32::from_le_bytes(bytes[80..84].try_into().unwrap());
+    assert_eq!(u64::from(blocks(&device.bytes(32 << 10, 2048))) * 2048, in_file.bytes);
+    assert!(report.iso.is_some() && report.partitions.len() == in_file.partitions.len());
+    if let Some(said) = another_says(test, "sgdisk", "-v", &device.path) {
+        assert!(said.contains("No problems found"), "{said}");
     }
 }
 
@@ -140,7 +164,7 @@ fn a_device_is_refused_with_one_line_and_stays_as_it_is() {
     );
     for format in ["elf", "qcow2", "vhdx", "vmdk"] {
         let says = format!(
-            "mkimage: cannot write {name}: it is a device, and the format {format} is one for files; use --format disk\n"
+            "mkimage: cannot write {name}: it is a device, and the format {format} is one for files; use --format disk or iso\n"
         );
         assert_eq!(device.refused(&["--format", format, "--force"]), says);
     }
@@ -278,8 +302,8 @@ fn what_is_no_block_device_stays_refused() {
 #[test]
 fn on_a_larger_device_only_the_copy_of_the_table_lies_elsewhere() {
     let all = (32 << 30) + 7 * SECTOR;
-    let device = &mut image().compose(Some(all)).unwrap();
-    let file = &mut image().compose(None).unwrap();
+    let device = &mut image().compose(Format::Disk, Some(all)).unwrap();
+    let file = &mut image().compose(Format::Disk, None).unwrap();
     assert_eq!((device.len(), file.len()), (all, 64 * MIB));
     let written: u64 = device.written().map(|(_, bytes)| bytes.len() as u64).sum();
     assert!(written < 8 * MIB, "{written} bytes are written to 32 GiB");
@@ -304,7 +328,11 @@ fn on_a_larger_device_only_the_copy_of_the_table_lies_elsewhere() {
 
     let sized = Image { size: Some(1 << 30), ..image() };
     let bios = |disk: &mut mkimage::sparse::Sparse| read(disk, 0, 440);
-    assert!(bios(&mut sized.compose(Some(all)).unwrap()) == bios(&mut sized.compose(None).unwrap()), "--size counts");
-    let error = sized.compose(Some((1 << 30) - 1)).unwrap_err();
+    assert!(
+        bios(&mut sized.compose(Format::Disk, Some(all)).unwrap())
+            == bios(&mut sized.compose(Format::Disk, None).unwrap()),
+        "--size counts"
+    );
+    let error = sized.compose(Format::Disk, Some((1 << 30) - 1)).unwrap_err();
     assert!(matches!(error, Error::DeviceTooSmall { has, needs } if has == (1 << 30) - SECTOR && needs == 1 << 30));
 }

@@ -1,7 +1,8 @@
 //! What is in a bootable disk: kernel, command line and initrd. For `mkimage extract`, `mkimage inspect` and `ringside run
 //! --image`. The disk may be anybody's: sizes are checked before memory is taken.
 
-use crate::{Error, Result, medium};
+use crate::disk::check;
+use crate::{Error, Result, initrd, medium};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use gpt::disk::LogicalBlockSize;
@@ -12,7 +13,7 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 
 /// Larger than any kernel that its 2 GiB could hold.
-const FILE_MAX: u64 = 2 << 30;
+const FILE_MAX: u64 = initrd::LARGEST;
 
 /// The parts of a bootable disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,11 +103,22 @@ pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
     Some(entries.collect())
 }
 
+/// A FAT file system on a disk, once it is known to be sound.
+pub(crate) fn open_volume(
+    file: &mut File,
+    start: u64,
+    end: u64,
+) -> Result<FileSystem<BufStream<StreamSlice<&mut File>>>> {
+    let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
+    check::check(StreamSlice::new(&mut *file, start, end).map_err(damaged)?).map_err(damaged)?;
+    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
+    FileSystem::new(BufStream::new(slice), FsOptions::new()).map_err(damaged)
+}
+
 /// Takes the parts out of a FAT file system; `None` where there is no kernel.
 pub(crate) fn from_volume(file: &mut File, start: u64, end: u64) -> Result<Option<Parts>> {
     let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
-    let volume = FileSystem::new(BufStream::new(slice), FsOptions::new()).map_err(damaged)?;
+    let volume = open_volume(file, start, end)?;
     let root = volume.root_dir();
     let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>> {
         let mut file = match root.open_file(&format!("{FOLDER}/{name}")) {

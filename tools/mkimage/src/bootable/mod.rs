@@ -6,6 +6,7 @@ mod convert;
 mod disk;
 mod esp;
 pub mod extract;
+mod iso;
 
 use crate::bundle::check_cmdline;
 use crate::device::{self, Device};
@@ -29,7 +30,9 @@ pub enum Format {
     Elf,
     /// A raw disk that BIOS and UEFI boot.
     Disk,
-    /// The same for QEMU, by qemu-img.
+    /// An ISO 9660 image that BIOS and UEFI boot, from a CD and as a disk.
+    Iso,
+    /// The disk for QEMU, by qemu-img.
     Qcow2,
     /// The same for Hyper-V, by qemu-img.
     Vhdx,
@@ -46,7 +49,7 @@ impl Format {
     pub fn check_output(self, output: &Path, inputs: &[&Path], existing: Existing) -> Result<()> {
         if !device::is_device(output) {
             output::check(output, inputs)?;
-        } else if self != Self::Disk {
+        } else if !matches!(self, Self::Disk | Self::Iso) {
             let format = self.of_qemu_img().unwrap_or("elf");
             return Err(Error::NotForDevices { path: output.into(), format });
         }
@@ -56,7 +59,7 @@ impl Format {
     /// qemu-img's name, for what it makes.
     fn of_qemu_img(self) -> Option<&'static str> {
         match self {
-            Self::Elf | Self::Disk => None,
+            Self::Elf | Self::Disk | Self::Iso => None,
             Self::Qcow2 => Some("qcow2"),
             Self::Vhdx => Some("vhdx"),
             Self::Vmdk => Some("vmdk"),
@@ -103,7 +106,7 @@ pub struct Image {
     pub initrd: Vec<u8>,
     /// A folder of more files for the EFI system partition.
     pub files: Option<PathBuf>,
-    /// Bytes of a disk; otherwise what is needed, at least 64 MiB.
+    /// Bytes of a disk; otherwise what is needed, at least 64 MiB. An ISO image always has what is needed.
     pub size: Option<u64>,
     /// For disks.
     pub loaders: Option<Loaders>,
@@ -131,7 +134,7 @@ impl Image {
         if device::is_device(output) {
             let device = Device::open(output)?;
             progress(Step::Composing, Bytes::UNKNOWN);
-            let disk = self.compose(Some(device.bytes()))?;
+            let disk = self.compose(format, Some(device.bytes()))?;
             return device.write(&disk, progress);
         }
         progress(Step::Composing, Bytes::UNKNOWN);
@@ -140,19 +143,20 @@ impl Image {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose(None)?;
+        let disk = self.compose(format, None)?;
         if let Some(name) = format.of_qemu_img() {
             return convert::write(&disk, name, output, progress);
         }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
     }
 
-    /// The disk in memory, for a device with so many bytes or for a file.
+    /// The disk in memory, for a device with so many bytes or for a file; an ISO image for the format `iso`.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn compose(&self, device: Option<u64>) -> Result<Sparse> {
-        disk::compose(&Content::new(self)?, device)
+    pub fn compose(&self, format: Format, device: Option<u64>) -> Result<Sparse> {
+        let content = Content::new(self)?;
+        if format == Format::Iso { iso::compose(&content, device) } else { disk::compose(&content, device) }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What is in an image or a disk: `mkimage inspect`.
 
 mod disk;
+mod iso;
 
 pub use disk::{BootReport, ContainerReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
+pub use iso::{BootEntryReport, IsoFileReport, IsoReport};
 
 use crate::bundle::Bundle;
 use crate::disk::{BOOT_SIGNATURE, SECTOR};
@@ -31,7 +33,7 @@ const SITE_BYTES: usize = size_of::<pvops::site::Site>();
 pub enum Report {
     /// An ELF kernel or image.
     Elf(ElfReport),
-    /// A disk with a partition table.
+    /// A disk with a partition table, an ISO image, or both.
     Disk(DiskReport),
 }
 
@@ -104,11 +106,14 @@ pub fn inspect(path: &Path) -> Result<Report> {
         let mut data = Vec::new();
         file.read_to_end(&mut data).map_err(unreadable)?;
         inspect_elf(&data).map(Report::Elf)
-    } else if start.len() as u64 == SECTOR && start.ends_with(&BOOT_SIGNATURE) {
-        let container = container.map(|container| disk::inspect_container(container, path)).transpose()?;
-        disk::inspect_disk(&mut file, &start, path).map(|report| Report::Disk(DiskReport { container, ..report }))
     } else {
-        Err(Error::Unknown(path.into()))
+        let iso = iso::read(&mut file)?;
+        if iso.is_none() && (start.len() as u64 != SECTOR || !start.ends_with(&BOOT_SIGNATURE)) {
+            return Err(Error::Unknown(path.into()));
+        }
+        let container = container.map(|container| disk::inspect_container(container, path)).transpose()?;
+        let report = disk::inspect_disk(&mut file, &start, iso, path)?;
+        Ok(Report::Disk(DiskReport { container, ..report }))
     }
 }
 

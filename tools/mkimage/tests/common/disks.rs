@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Loaders that boot nothing.
-fn loaders() -> Loaders {
+pub(crate) fn loaders() -> Loaders {
     let mut bios = vec![0x90; 3 * 512];
     bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
     bios[510..512].copy_from_slice(&[0x55, 0xaa]);
