@@ -98,7 +98,7 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Takes kernel, command line and initrd out of a bootable disk.
+    /// Takes kernel, command line and initrd out of a bootable disk or ISO image.
     Extract {
         /// The disk.
         file: PathBuf,
