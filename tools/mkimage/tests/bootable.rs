@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Fixture, image};
+use common::Fixture;
+use common::disks::image;
 use mkimage::bootable::{Format, Image, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
 use mkimage::loaders::{BIOS_FILE, EFI_FILE};

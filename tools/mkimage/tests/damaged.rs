@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::image;
+use common::disks::image;
 use mkimage::Error;
 use mkimage::bootable::{Format, Image, extract};
 use mkimage::inspect::inspect;

@@ -1,13 +1,12 @@
 //! A small kernel ELF made from scratch, with every part that mkimage looks at, for tests to spoil.
 #![allow(dead_code, reason = "each test program uses its part")]
 
-use mkimage::bootable::Image;
-use mkimage::loaders::Loaders;
+pub(crate) mod disks;
+
 use object::elf;
 use object::pod::bytes_of;
 use object::{LittleEndian as LE, U16, U32, U64};
 use shared_abi::bundle::{KERNEL_VIRTUAL_BASE, SLOT_SECTION, Slot};
-use shared_abi::disk::{BIOS_MAGIC, BIOS_PARAMETERS};
 use zerocopy::IntoBytes;
 
 /// Physical address of the fixture's code.
@@ -31,21 +30,6 @@ impl Default for Fixture {
         let slot = Slot::EMPTY.as_bytes().to_vec();
         Self { machine: elf::EM_X86_64, with_note: true, entry: TEXT as u32, slot_section: SLOT_SECTION, slot }
     }
-}
-
-/// Loaders that mkimage takes for such.
-pub(crate) fn loaders() -> Loaders {
-    let mut bios = vec![0x90; 3 * 512];
-    bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
-    bios[510..512].copy_from_slice(&[0x55, 0xaa]);
-    Loaders { efi: b"MZ, if it were one".to_vec(), bios }
-}
-
-/// Such a kernel with a command line, an initrd and loaders.
-pub(crate) fn image() -> Image {
-    let initrd = vec![7; 3000];
-    let kernel = Fixture::default().build();
-    Image { kernel, cmdline: "tour x=1".into(), initrd, loaders: Some(loaders()), ..Image::default() }
 }
 
 struct Section {
