@@ -100,7 +100,7 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Takes kernel, command line and initrd out of a bootable disk.
+    /// Takes kernel, command line and initrd out of a bootable disk or ISO image.
     Extract {
         /// The disk: a file, a device, or a qcow2, vhdx or vmdk file (needs qemu-img).
         file: PathBuf,
