@@ -26,7 +26,8 @@ struct Run {
     /// Kernel: an ELF file with a PVH entry
     #[arg(long, value_name = "IMAGE", required_unless_present = "image")]
     kernel: Option<PathBuf>,
-    /// A bootable disk made by mkimage: kernel, command line and initrd are taken out of it and loaded directly
+    /// A bootable disk or ISO image made by mkimage, also a disk in a qcow2, vhdx or vmdk file: kernel, command line and
+    /// initrd are taken out of it and loaded directly
     #[arg(long, value_name = "DISK", conflicts_with_all = ["kernel", "initrd"])]
     image: Option<PathBuf>,
     /// Initial RAM disk, given to the guest as PVH module 0

@@ -3,12 +3,13 @@
 //! ```text
 //! sector 0          protective MBR; its first 440 bytes are the first 440 of the BIOS loader, which loads the rest
 //! sector 1 ..       GPT
-//! 1 MiB ..          BIOS boot partition: the BIOS loader from its second sector on
+//! 1 MiB ..          BIOS boot partition: the BIOS loader; its first sector is the one for CDs
 //! 2 MiB ..          EFI system partition, FAT32: the files below, and the UEFI loader as EFI/BOOT/BOOTX64.EFI
 //! end               the GPT's copy
 //! ```
 //!
-//! An ISO image has the same FAT file system as its El Torito image for UEFI, and the whole BIOS loader as that for BIOS.
+//! An ISO image is such a disk, with FAT16 where that is enough, and has at 32 KiB what makes it a CD (ECMA-119, El Torito).
+//! Its boot image for UEFI is the EFI system partition, that for BIOS the BIOS boot partition.
 
 use crate::assert_layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -1,7 +1,8 @@
-//! One bootable disk on all that boots it: SeaBIOS and OVMF in QEMU, microvm with the kernel taken out of it, and our host.
-//! `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`, the loaders in `RINGSIDE_LOADERS`, the host in `RINGSIDE_HOST`.
+//! Bootable disks and ISO images on all that boots them: SeaBIOS and OVMF in QEMU, microvm with the kernel taken out of one,
+//! and our host; and what other programs say about them. See `ringside_tests::ready` for what the environment names.
 
 use mkimage::bootable::{Format, Image, extract};
+use mkimage::inspect::{Report, inspect};
 use mkimage::loaders::Loaders;
 use mkimage::output::Existing;
 use ringside_tests::firmware::{self, Firmware, Medium};
@@ -9,7 +10,7 @@ use ringside_tests::machine::{Boot, run_folder};
 use ringside_tests::ready::{self, Ready};
 use ringside_tests::running::Running;
 use ringside_tests::sample;
-use ringside_tests::testbed::{Testbed, find_program};
+use ringside_tests::testbed::{KvmPolicy, Testbed, find_program};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,11 +30,17 @@ struct Made {
 /// A disk with one program in its initrd, and what the tour reads beside the kernel; `None`, said, where there is nothing to
 /// make it of.
 fn made(test: &str, format: Format, cmdline: &str) -> Option<Made> {
+    made_with(test, format, cmdline, |_| {})
+}
+
+/// The same with more in the folder of programs.
+fn made_with(test: &str, format: Format, cmdline: &str, more: impl FnOnce(&Path)) -> Option<Made> {
     let (kernel, loaders) = (ready::named(ready::KERNEL, test)?, ready::named(ready::LOADERS, test)?);
     let folder = run_folder(&env::temp_dir()).unwrap();
     let programs = folder.path().join("programs");
     fs::create_dir(&programs).unwrap();
     fs::write(programs.join(PROGRAM.0), PROGRAM.1).unwrap();
+    more(&programs);
     let mut image = Image::read(&kernel, cmdline, Some(&programs)).unwrap();
     image.loaders = Some(Loaders::read(&loaders).unwrap());
     let files = folder.path().join("files");
@@ -68,13 +75,9 @@ fn takes_the_tour(test: &str, made: &Made, testbed: Testbed, boot: Boot, memory_
     assert!(verdict.succeeded(), "{what}: {}\n{}\n{}", verdict.complaint(), verdict.tail.join("\n"), verdict.stderr);
 }
 
-/// What a tour must have said: ready, these steps done, no failed step, the end in good order.
-fn check(lines: &[String], steps: &[&str], what: &str) {
+/// What a tour must have said: ready, no failed step, the end in good order.
+fn check(lines: &[String], what: &str) {
     let said = lines.join("\n");
-    for step in steps {
-        let done = format!("@tour {step} ok");
-        assert!(lines.iter().any(|line| line.starts_with(&done)), "{what}: no {done:?}:\n{said}");
-    }
     assert!(lines.iter().any(|line| line.starts_with("@boot ready ok")), "{what}: not ready:\n{said}");
     assert!(lines.iter().any(|line| line.starts_with("@tour power-off ok failed=0")), "{what}: no good end:\n{said}");
     let failed =
@@ -83,8 +86,7 @@ fn check(lines: &[String], steps: &[&str], what: &str) {
 }
 
 /// The kernel of a medium that it has no driver for takes the tour without it.
-fn boots(test: &str, medium: Medium, memories_mib: &[u64]) {
-    let Some(made) = made(test, Format::Disk, "tour") else { return };
+fn boots(test: &str, made: &Made, medium: Medium, memories_mib: &[u64]) {
     for firmware in Firmware::ALL {
         if let Err(why) = firmware.available() {
             eprintln!("SKIPPED {test}: {why}");
@@ -93,7 +95,7 @@ fn boots(test: &str, medium: Medium, memories_mib: &[u64]) {
         for &memory in memories_mib {
             let command = firmware::command(firmware, &made.path, medium, memory, made.folder.path()).unwrap();
             let lines = firmware::listen(command, PATIENCE).unwrap();
-            check(&lines, &[], &format!("{firmware:?} with {memory} MiB"));
+            check(&lines, &format!("{firmware:?} with {memory} MiB"));
         }
     }
 }
@@ -111,7 +113,35 @@ fn one_disk_takes_the_tour_with_bios_and_uefi_whether_memory_is_little_or_reache
 
 #[test]
 fn a_disk_that_only_firmware_can_read_still_boots() {
-    boots("a_disk_that_only_firmware_can_read_still_boots", Medium::Disk, &[64]);
+    let test = "a_disk_that_only_firmware_can_read_still_boots";
+    let Some(made) = made(test, Format::Disk, "tour") else { return };
+    boots(test, &made, Medium::Disk, &[64]);
+}
+
+#[test]
+fn an_iso_image_takes_the_tour_from_a_cd_with_bios_and_uefi() {
+    let test = "an_iso_image_takes_the_tour_from_a_cd_with_bios_and_uefi";
+    let Some(made) = made(test, Format::Iso, "tour") else { return };
+    boots(test, &made, Medium::Cd, &[64, 6 << 10]);
+}
+
+#[test]
+fn an_iso_image_is_a_disk_too_that_boots_and_whose_files_the_kernel_reads() {
+    let test = "an_iso_image_is_a_disk_too_that_boots_and_whose_files_the_kernel_reads";
+    let Some(made) = made(test, Format::Iso, "tour") else { return };
+    for firmware in Firmware::ALL {
+        takes_the_tour(test, &made, Testbed::Qemu, Boot::Disk(firmware), 64);
+    }
+    boots(test, &made, Medium::Disk, &[64]);
+}
+
+#[test]
+fn a_cd_boots_whose_files_reach_beyond_what_a_boot_catalogue_can_count() {
+    let test = "a_cd_boots_whose_files_reach_beyond_what_a_boot_catalogue_can_count";
+    // 65,535 sectors of 512 bytes are 32 MiB; the initrd is the last file.
+    let filler = |programs: &Path| fs::write(programs.join("filler"), vec![0x5a; 36 << 20]).unwrap();
+    let Some(made) = made_with(test, Format::Iso, "tour", filler) else { return };
+    boots(test, &made, Medium::Cd, &[256]);
 }
 
 #[test]
@@ -129,10 +159,31 @@ fn what_is_extracted_from_the_disk_takes_the_tour_on_microvm() {
 }
 
 #[test]
-fn our_host_takes_kernel_command_line_and_initrd_out_of_the_disk() {
-    let test = "our_host_takes_kernel_command_line_and_initrd_out_of_the_disk";
-    let Some(made) = made(test, Format::Disk, "tour") else { return };
-    takes_the_tour(test, &made, Testbed::Host, Boot::Disk(Firmware::SeaBios), 64);
+fn our_host_takes_kernel_command_line_and_initrd_out_of_every_format() {
+    let test = "our_host_takes_kernel_command_line_and_initrd_out_of_every_format";
+    for format in [Format::Disk, Format::Iso] {
+        let Some(made) = made(test, format, "tour") else { return };
+        takes_the_tour(test, &made, Testbed::Host, Boot::Disk(Firmware::SeaBios), 64);
+    }
+}
+
+#[test]
+fn our_host_takes_them_out_of_a_qcow2_file_as_well() {
+    let test = "our_host_takes_them_out_of_a_qcow2_file_as_well";
+    if find_program("qemu-img").is_none() {
+        eprintln!("SKIPPED {test}: qemu-img is not installed");
+        return;
+    }
+    let Some(made) = made(test, Format::Qcow2, "tour") else { return };
+    // What is in the file is no disk that a guest could read: only what was taken out of it boots.
+    if ready::kvm() == KvmPolicy::Absent || Testbed::Host.available(KvmPolicy::Use).is_err() {
+        eprintln!("SKIPPED {test}: our host cannot run here");
+        return;
+    }
+    let Some(host) = ready::named(ready::HOST, test) else { return };
+    let mut command = Command::new(host);
+    command.args(["run", "--mem", "64M", "--image"]).arg(&made.path);
+    check(&firmware::listen(command, PATIENCE).unwrap(), "our host, from qcow2");
 }
 
 #[test]
@@ -157,27 +208,67 @@ fn programs_of_the_initrd_are_in_the_root_whoever_loaded_them() {
     }
 }
 
+/// What another program says, if it is there; it must succeed.
+fn another_says(test: &str, program: &str, arguments: &[&str], folder: &Path) -> Option<String> {
+    let Some(found) = find_program(program) else {
+        eprintln!("SKIPPED {test}: {program} is not installed");
+        return None;
+    };
+    let output = Command::new(found).args(arguments).current_dir(folder).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    Some(said)
+}
+
 #[test]
 fn partition_table_and_file_system_have_no_faults_that_others_find() {
     let test = "partition_table_and_file_system_have_no_faults_that_others_find";
-    let Some(made) = made(test, Format::Disk, "tour") else { return };
-    let run = |program: &str, arguments: &[&str], file: &Path| {
-        let Some(program) = find_program(program) else {
-            eprintln!("SKIPPED {test}: {program} is not installed");
-            return None;
-        };
-        let output = Command::new(&program).args(arguments).arg(file).output().unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Some((output.status, said))
-    };
-    if let Some((status, said)) = run("sgdisk", &["-v"], &made.path) {
-        assert!(status.success() && said.contains("No problems found"), "{said}");
+    for format in [Format::Disk, Format::Iso] {
+        let Some(made) = made(test, format, "tour") else { return };
+        let folder = made.folder.path();
+        if let Some(said) = another_says(test, "sgdisk", &["-v", "ringside.img"], folder) {
+            assert!(said.contains("No problems found"), "{format:?}: {said}");
+        }
+        let Report::Disk(report) = inspect(&made.path).unwrap() else { panic!("{format:?}: no disk") };
+        let (start, bytes) = (report.partitions[1].first_sector * 512, report.partitions[1].sectors * 512);
+        let image = fs::read(&made.path).unwrap();
+        fs::write(folder.join("partition"), &image[start as usize..(start + bytes) as usize]).unwrap();
+        if let Some(said) = another_says(test, "fsck.fat", &["-n", "partition"], folder) {
+            assert!(!said.to_lowercase().contains("free cluster"), "{format:?}: {said}");
+        }
     }
-    let partition = made.folder.path().join("partition");
-    let bytes = fs::read(&made.path).unwrap();
-    // The system partition ends with the last whole MiB before the table's copy.
-    fs::write(&partition, &bytes[2 << 20..bytes.len() - (1 << 20)]).unwrap();
-    if let Some((status, said)) = run("fsck.fat", &["-n"], &partition) {
-        assert!(status.success() && !said.to_lowercase().contains("free cluster"), "{said}");
+}
+
+#[test]
+fn others_find_the_files_and_both_boot_images_of_an_iso_image() {
+    let test = "others_find_the_files_and_both_boot_images_of_an_iso_image";
+    let Some(made) = made(test, Format::Iso, "tour") else { return };
+    let folder = made.folder.path();
+    let parts = extract::extract(&made.path).unwrap();
+    let Report::Disk(report) = inspect(&made.path).unwrap() else { panic!("no disk") };
+    let boot = &report.iso.as_ref().unwrap().boot;
+    let arguments = ["-indev", "ringside.img", "-report_el_torito", "plain", "-osirrox", "on", "-extract", "/", "tree"];
+    if let Some(said) = another_says(test, "xorriso", &arguments, folder) {
+        for entry in boot {
+            let line = |line: &&str| line.starts_with("El Torito boot img") && line.contains(&entry.platform);
+            let line = said.lines().find(line).unwrap_or_else(|| panic!("no {entry:?}: {said}"));
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let numbers = [entry.sectors.to_string(), entry.first_block.to_string()];
+            assert!(words.contains(&"y") && words.ends_with(&[&numbers[0], &numbers[1]]), "{entry:?}: {line}");
+        }
+        let read = |path: &str| fs::read(folder.join("tree").join(path)).unwrap();
+        assert!(read("RINGSIDE/KERNEL.ELF") == parts.kernel && Some(read("RINGSIDE/INITRD.IMG")) == parts.initrd);
+        assert_eq!(read("RINGSIDE/CMDLINE.TXT"), b"tour\n");
+        assert!(read("EFI/BOOT/BOOTX64.EFI").starts_with(b"MZ"));
+    }
+    if let Some(said) = another_says(test, "isoinfo", &["-d", "-i", "ringside.img"], folder) {
+        let blocks = format!("Volume size is: {}", fs::metadata(&made.path).unwrap().len() / 2048);
+        for line in ["Volume id: RINGSIDE", &blocks, "Key 55 AA", "Bootid 88 (bootable)"] {
+            assert!(said.contains(line), "no {line:?}: {said}");
+        }
+    }
+    if let Some(said) = another_says(test, "isoinfo", &["-p", "-i", "ringside.img"], folder) {
+        let names = said.lines().filter(|line| line.contains(": ")).filter_map(|line| line.split_whitespace().nth(3));
+        assert_eq!(names.collect::<Vec<_>>(), ["EFI", "RINGSIDE", "BOOT"], "{said}");
     }
 }

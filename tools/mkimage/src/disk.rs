@@ -3,7 +3,9 @@
 //! Everything that a formatter would take from the clock or from chance is fixed: volume id, time stamps (1980-01-01),
 //! order of the files. The file is sparse.
 
+pub(crate) mod check;
 pub(crate) mod dots;
+pub(crate) mod fat;
 
 use crate::{Error, Result, initrd, output, size};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
@@ -135,6 +137,9 @@ pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: 
             if root.open_file(&name).is_ok() {
                 let why = "another file has the same name but for case".into();
                 return Err(Error::BadName { path, why });
+            }
+            if u32::try_from(metadata.len()).is_err() {
+                return Err(Error::BadName { path, why: "a file on FAT has less than 4 GiB".into() });
             }
             let mut content = File::open(&path).map_err(unreadable)?;
             let mut file = root.create_file(&name).map_err(not_stored)?;

@@ -29,6 +29,30 @@ pub enum Error {
     /// The output exists.
     #[error("cannot write {0}: it exists; --force replaces it")]
     Exists(PathBuf),
+    /// The output is a device, which takes only disks.
+    #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk or iso")]
+    NotForDevices {
+        /// The device.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+    },
+    /// The output is a device that cannot be used.
+    #[error("cannot write {path}: {why}")]
+    BadDevice {
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The output is a device with too little room.
+    #[error("the device has {has} bytes, the disk needs {needs}; use a larger device or a smaller --size")]
+    DeviceTooSmall {
+        /// Bytes of the device.
+        has: u64,
+        /// Bytes of the disk.
+        needs: u64,
+    },
     /// The output would replace the input.
     #[error("cannot write {0}: it is the input; choose another output")]
     OutputIsInput(PathBuf),
@@ -130,7 +154,7 @@ pub enum Error {
         size: u64,
     },
     /// Inspected file is nothing that we know.
-    #[error("{0} is neither an ELF file nor a disk with a partition table")]
+    #[error("{0} is neither an ELF file, nor a disk with a partition table, nor an ISO image")]
     Unknown(PathBuf),
     /// A disk's partition table or file system does not parse.
     #[error("disk is damaged: {what}")]
@@ -144,8 +168,18 @@ pub enum Error {
     /// There are no loaders for a bootable disk.
     #[error("cannot find the loaders in {0}; `cargo xtask build` makes them, --loaders names their folder")]
     NoLoaders(PathBuf),
-    /// The program that makes a format is missing.
-    #[error("cannot make the format {format}: qemu-img is not installed (package qemu-utils)")]
+    /// A disk in the format of another hypervisor cannot be read.
+    #[error("cannot read {path} as {format}: {why}")]
+    BadContainer {
+        /// The file.
+        path: PathBuf,
+        /// The format that it starts as.
+        format: &'static str,
+        /// Why not: qemu-img's words, or ours.
+        why: String,
+    },
+    /// The program that makes and reads a format is missing.
+    #[error("the format {format} needs qemu-img, which is not installed (package qemu-utils)")]
     NoQemuImg {
         /// The format.
         format: String,

@@ -12,14 +12,20 @@ const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 
+/// Bytes of the largest initrd: `extract` takes no larger file, and no guest has room for it below 4 GiB.
+pub(crate) const LARGEST: u64 = 2 << 30;
+
 /// The bytes of an initrd made of `path`.
 ///
 /// # Errors
-/// When something cannot be read or is no file, folder or link.
+/// When something cannot be read, is no file, folder or link, or is too large.
 pub fn load(path: &Path) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let too_large = || Error::BadName { path: path.into(), why: "an initrd larger than 2 GiB".into() };
     if metadata.is_dir() {
-        pack(path)
+        pack(path).and_then(|archive| if archive.len() as u64 > LARGEST { Err(too_large()) } else { Ok(archive) })
+    } else if metadata.is_file() && metadata.len() > LARGEST {
+        Err(too_large())
     } else if metadata.is_file() {
         fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
     } else {

@@ -7,15 +7,20 @@
 
 pub mod bootable;
 pub mod bundle;
+mod container;
+pub mod device;
 pub mod disk;
 mod error;
 pub mod image;
 pub mod initrd;
 #[cfg(feature = "inspect")]
 pub mod inspect;
+mod iso9660;
 pub mod kernel;
 pub mod loaders;
+mod medium;
 pub mod output;
+mod qemu_img;
 pub mod size;
 pub mod sparse;
 pub mod time;

@@ -1,14 +1,16 @@
 //! The `mkimage` program: see `mkimage --help`. Exit status 0: done; 1: the input is no good; 2: the arguments are not.
 
+mod bar;
+
+use bar::Bar;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use mkimage::bootable::{self, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use mkimage::time::Timestamp;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 /// Builds bootable images and data disks. Same input, same bytes out.
 #[derive(Debug, Parser)]
@@ -34,13 +36,13 @@ struct ImageArgs {
     /// What to make.
     #[arg(long, value_enum)]
     format: Format,
-    /// Where to put it.
+    /// Where to put it: a file, or for the formats disk and iso a block device such as /dev/sdX, with --force.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Replace the output if it exists.
+    /// Replace the output if it exists. A device loses all that is on it; one that is in use is refused all the same.
     #[arg(long)]
     force: bool,
-    /// Size of the disk: a number with K, M, G or T; otherwise what is needed, at least 64M.
+    /// Size of the disk, also on a larger device: a number with K, M, G or T; otherwise what is needed, at least 64M.
     #[arg(long, value_name = "SIZE", value_parser = mkimage::size::parse)]
     size: Option<u64>,
     /// A folder of more files for the disk's EFI system partition.
@@ -58,7 +60,9 @@ enum Format {
     Elf,
     /// A raw disk that boots with BIOS and with UEFI.
     Disk,
-    /// The same for QEMU; needs qemu-img.
+    /// An ISO 9660 image that boots with BIOS and with UEFI, from a CD or written to a USB stick.
+    Iso,
+    /// The disk for QEMU; needs qemu-img.
     Qcow2,
     /// The same for Hyper-V; needs qemu-img.
     Vhdx,
@@ -71,6 +75,7 @@ impl From<Format> for bootable::Format {
         match format {
             Format::Elf => Self::Elf,
             Format::Disk => Self::Disk,
+            Format::Iso => Self::Iso,
             Format::Qcow2 => Self::Qcow2,
             Format::Vhdx => Self::Vhdx,
             Format::Vmdk => Self::Vmdk,
@@ -95,9 +100,9 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Takes kernel, command line and initrd out of a bootable disk.
+    /// Takes kernel, command line and initrd out of a bootable disk or ISO image.
     Extract {
-        /// The disk.
+        /// The disk: a file, a device, or a qcow2, vhdx or vmdk file (needs qemu-img).
         file: PathBuf,
         /// The folder for kernel.elf, cmdline.txt and initrd.img.
         #[arg(short, long, value_name = "DIR")]
@@ -111,7 +116,7 @@ enum Command {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
-        /// The image or disk.
+        /// The image, or the disk as for extract.
         file: PathBuf,
     },
 }
@@ -120,7 +125,8 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mkimage: {error:#}");
+            // Its source is in its words.
+            eprintln!("mkimage: {error}");
             ExitCode::FAILURE
         }
     }
@@ -134,15 +140,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             mkimage::disk::write(size, &fat, &output)?;
         }
         (Some(Command::Extract { file, output, force }), _) => {
+            let _bar = Bar::start("reading", &file.display());
             bootable::extract::extract(&file)?.write(&output, existing(force))?;
         }
         (Some(Command::Inspect { json, file }), _) => {
+            let bar = Bar::start("reading", &file.display());
             let report = mkimage::inspect::inspect(&file)?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            } else {
-                print!("{report}");
-            }
+            drop(bar);
+            say(&if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() })?;
         }
         (None, Some(args)) => make(args)?,
         (None, None) => anyhow::bail!("nothing to do; see mkimage --help"),
@@ -152,44 +157,33 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn make(args: ImageArgs) -> anyhow::Result<()> {
     let inputs: Vec<&Path> = args.initrd.iter().chain([&args.kernel]).map(PathBuf::as_path).collect();
-    output::check(&args.output, &inputs)?;
-    output::check_existing(&args.output, existing(args.force))?;
+    let format = bootable::Format::from(args.format);
+    format.check_output(&args.output, &inputs, existing(args.force))?;
+    let mut bar = Bar::start("reading input for", &args.output.display());
     let mut image = Image::read(&args.kernel, &args.cmdline, args.initrd.as_deref())?;
     image.time = Timestamp::from_environment()?;
     image.size = args.size;
     image.files = args.files;
-    let format = bootable::Format::from(args.format);
     if format == bootable::Format::Elf {
         anyhow::ensure!(image.size.is_none(), "--size is for disks; the format elf is as large as it needs to be");
         anyhow::ensure!(image.files.is_none(), "--files is for disks; the format elf has no file system");
     } else {
+        let sized = format != bootable::Format::Iso || image.size.is_none();
+        anyhow::ensure!(sized, "--size is for disks; the format iso is as large as it needs to be");
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
-    let bar = Bar::default();
-    image.write(format, &args.output, existing(args.force), &mut |done, total| bar.show(done, total))?;
-    bar.0.finish_and_clear();
+    image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;
     Ok(())
+}
+
+/// Prints to whoever may have read enough: `mkimage inspect disk | head`.
+fn say(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
+    }
 }
 
 fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Keep }
-}
-
-/// A progress bar that shows itself after a second, on a terminal.
-struct Bar(ProgressBar, Instant);
-
-impl Default for Bar {
-    fn default() -> Self {
-        Self(ProgressBar::hidden(), Instant::now())
-    }
-}
-
-impl Bar {
-    fn show(&self, done: u64, total: u64) {
-        if self.0.is_hidden() && self.1.elapsed() >= Duration::from_secs(1) {
-            self.0.set_length(total);
-            self.0.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.0.set_position(done);
-    }
 }

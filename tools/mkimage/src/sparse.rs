@@ -1,16 +1,18 @@
 //! A disk in memory of which only what is written takes room: file systems and partition tables are made here, then what
-//! there is goes to a file in one sweep.
+//! there is goes to a file or a device in one sweep. A device has old content, so it is also known where zeros were written.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Bytes of a piece.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
+static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// The disk. Reads as zeros where nothing was written.
 #[derive(Debug, Default)]
 pub struct Sparse {
-    pieces: BTreeMap<u64, Box<[u8]>>,
+    /// All that was ever written to; `None`: zeros.
+    pieces: BTreeMap<u64, Option<Box<[u8]>>>,
     len: u64,
     at: u64,
 }
@@ -33,16 +35,23 @@ impl Sparse {
 
     /// Bytes in memory.
     pub fn used(&self) -> u64 {
-        self.pieces.len() as u64 * PIECE as u64
+        self.pieces.values().flatten().count() as u64 * PIECE as u64
     }
 
     /// What is not just zeros: offset and bytes, ascending.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.pieces.iter().map(|(index, bytes)| {
-            let start = index * PIECE as u64;
-            let len = (self.len - start).min(PIECE as u64) as usize;
-            (start, &bytes[..len])
-        })
+        self.pieces.iter().filter_map(|(index, bytes)| Some(self.placed(*index, bytes.as_deref()?)))
+    }
+
+    /// What was written, zeros too: offset and bytes, ascending. What lies between may stay as it is on a device.
+    pub fn written(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|(index, bytes)| self.placed(*index, bytes.as_deref().unwrap_or(&ZEROS)))
+    }
+
+    fn placed<'a>(&self, index: u64, bytes: &'a [u8]) -> (u64, &'a [u8]) {
+        let start = index * PIECE as u64;
+        let len = (self.len - start).min(PIECE as u64) as usize;
+        (start, &bytes[..len])
     }
 
     /// The piece at the position, the offset in it, and how many of `wanted` bytes lie in it and on the disk.
@@ -57,8 +66,8 @@ impl Read for Sparse {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let (index, offset, len) = self.part(buffer.len());
         match self.pieces.get(&index) {
-            Some(piece) => buffer[..len].copy_from_slice(&piece[offset..offset + len]),
-            None => buffer[..len].fill(0),
+            Some(Some(piece)) => buffer[..len].copy_from_slice(&piece[offset..offset + len]),
+            Some(None) | None => buffer[..len].fill(0),
         }
         self.at += len as u64;
         Ok(len)
@@ -69,8 +78,12 @@ impl Write for Sparse {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (index, offset, len) = self.part(bytes.len());
         let bytes = &bytes[..len];
-        if self.pieces.contains_key(&index) || bytes.iter().any(|byte| *byte != 0) {
-            let piece = self.pieces.entry(index).or_insert_with(|| vec![0; PIECE].into_boxed_slice());
+        if len == 0 {
+            return Ok(0);
+        }
+        let piece = self.pieces.entry(index).or_default();
+        if piece.is_some() || *bytes != ZEROS[..len] {
+            let piece = piece.get_or_insert_with(|| vec![0; PIECE].into_boxed_slice());
             piece[offset..offset + len].copy_from_slice(bytes);
         }
         self.at += len as u64;
@@ -110,6 +123,24 @@ mod tests {
         disk.read_exact(&mut back).unwrap();
         assert!(back[0] == 0 && back[1..back.len() - 1] == bytes && back.last() == Some(&0));
         assert!(disk.used() < 400_000);
+    }
+
+    #[test]
+    fn zeros_that_were_written_are_known_and_still_take_no_room() {
+        let piece = PIECE as u64;
+        let mut disk = Sparse::new(10 * piece + 100);
+        disk.seek(SeekFrom::Start(2 * piece - 1)).unwrap();
+        disk.write_all(&[0, 0]).unwrap();
+        disk.seek(SeekFrom::Start(10 * piece)).unwrap();
+        disk.write_all(&[0, 7]).unwrap();
+        let written: Vec<_> = disk.written().map(|(at, bytes)| (at / piece, bytes.len())).collect();
+        assert_eq!(written, [(1, PIECE), (2, PIECE), (10, 100)]);
+        assert_eq!(disk.pieces().map(|(at, bytes)| (at / piece, bytes[1])).collect::<Vec<_>>(), [(10, 7)]);
+        assert_eq!(disk.used(), piece);
+        // What was zeros takes other bytes later.
+        disk.seek(SeekFrom::Start(piece + 5)).unwrap();
+        disk.write_all(&[9]).unwrap();
+        assert!(disk.written().all(|(at, bytes)| at != piece || (bytes[4..7] == [0, 9, 0])));
     }
 
     #[test]

@@ -3,34 +3,22 @@
 mod common;
 
 use common::Fixture;
-use mkimage::bootable::{Format, Image, extract};
+use common::disks::{image, program};
+use mkimage::bootable::{Bytes, Format, Image, Step, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
-use mkimage::loaders::{BIOS_FILE, EFI_FILE, Loaders};
+use mkimage::loaders::{BIOS_FILE, EFI_FILE};
 use mkimage::output::Existing;
 use mkimage::time::Timestamp;
 use mkimage::{Error, disk};
 use object::elf;
-use shared_abi::disk::{BIOS_MAGIC, BIOS_PARAMETERS, BiosParameters};
+use shared_abi::disk::{BIOS_PARAMETERS, BiosParameters};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use zerocopy::FromBytes;
 
 const MIB: u64 = 1 << 20;
-
-fn loaders() -> Loaders {
-    let mut bios = vec![0x90; 3 * 512];
-    bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
-    bios[510..512].copy_from_slice(&[0x55, 0xaa]);
-    Loaders { efi: b"MZ, if it were one".to_vec(), bios }
-}
-
-fn image() -> Image {
-    let initrd = vec![7; 3000];
-    let kernel = Fixture::default().build();
-    Image { kernel, cmdline: "tour x=1".into(), initrd, loaders: Some(loaders()), ..Image::default() }
-}
 
 fn write(image: &Image, output: &Path) -> mkimage::Result<()> {
     image.write(Format::Disk, output, Existing::Keep, &mut |_, _| {})
@@ -90,14 +78,27 @@ fn inspect_shows_partitions_files_and_the_kernel() {
 }
 
 #[test]
+fn a_reader_of_inspect_who_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&image(), &folder.path().join("disk")).unwrap();
+    for more in [["inspect", "disk"].as_slice(), &["inspect", "--json", "disk"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkimage"));
+        let done = command.args(more).current_dir(&folder).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+#[test]
 fn the_bios_loader_is_told_where_it_and_its_files_are() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("disk");
     write(&image(), &output).unwrap();
     let bytes = fs::read(&output).unwrap();
     let told = BiosParameters::read_from_bytes(&bytes[BIOS_PARAMETERS..BIOS_PARAMETERS + 40]).unwrap();
-    assert_eq!((told.rest_first, told.rest_sectors, told.block_shift, told.volume_first), (2048, 2, 9, 4096));
-    assert!(bytes[2048 * 512..2050 * 512].iter().all(|byte| *byte == 0x90));
+    assert_eq!((told.rest_first, told.rest_sectors, told.block_shift, told.volume_first), (2049, 2, 9, 4096));
+    assert!(bytes[2049 * 512..2051 * 512].iter().all(|byte| *byte == 0x90));
     assert_eq!(told.volume_first + told.volume_sectors, 63 * MIB / 512);
 }
 
@@ -193,6 +194,26 @@ fn formats_of_other_hypervisors_hold_the_same_disk() {
 }
 
 #[test]
+fn progress_tells_every_step_and_ends_with_all_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut formats = vec![(Format::Disk, vec![Step::Composing, Step::Writing])];
+    if Command::new("qemu-img").arg("--version").output().is_ok() {
+        formats.push((Format::Qcow2, vec![Step::Composing, Step::Writing, Step::Converting]));
+    }
+    for (format, expected) in formats {
+        let mut told = Vec::<(Step, Bytes)>::new();
+        let output = folder.path().join(format!("{format:?}"));
+        image().write(format, &output, Existing::Keep, &mut |step, bytes| told.push((step, bytes))).unwrap();
+        let mut steps: Vec<Step> = told.iter().map(|(step, _)| *step).collect();
+        steps.dedup();
+        assert_eq!(steps, expected);
+        let order = told.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1.done <= pair[1].1.done);
+        let (_, last) = told.last().unwrap();
+        assert!(order && last.total > 0 && last.done == last.total, "{told:?}");
+    }
+}
+
+#[test]
 fn an_existing_file_stays_unless_it_may_be_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("disk");
@@ -229,11 +250,6 @@ fn disks_of_others_and_damaged_ones_are_no_bootable_disks() {
     assert!(extract::extract(&output).is_err());
 }
 
-fn mkimage(args: &[&str], folder: &Path) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_mkimage")).args(args).current_dir(folder).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 #[test]
 fn the_program_says_one_line_about_bad_input_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
@@ -254,8 +270,8 @@ fn the_program_says_one_line_about_bad_input_and_leaves_nothing() {
     ] {
         let mut args = vec!["--kernel", "kernel", "--format", "disk"];
         args.extend_from_slice(more);
-        let (success, message) = mkimage(&args, &folder);
-        assert!(!success && message.starts_with(&format!("mkimage: {says}")), "{message}");
+        let (code, message) = program(&args, &folder);
+        assert!(code == Some(1) && message.starts_with(&format!("mkimage: {says}")), "{message}");
         assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     }
     assert!(!folder.join("new").exists());

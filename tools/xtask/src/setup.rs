@@ -28,12 +28,18 @@ impl Need {
     }
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 9] = [
     Need { program: QEMU, package: "qemu-system-x86", purpose: "booting where /dev/kvm does not work, and comparing" },
     Need { program: "passt", package: "passt", purpose: "the guest's network on our host, without privileges" },
     Need { program: "mcopy", package: "mtools", purpose: "a second opinion on the disks that mkimage makes" },
     Need { program: "fsck.fat", package: "dosfstools", purpose: "checking the file systems that mkimage makes" },
     Need { program: "sgdisk", package: "gdisk", purpose: "checking the partition tables that mkimage makes" },
+    Need { program: "xorriso", package: "xorriso", purpose: "checking the ISO images that mkimage makes" },
+    Need {
+        program: "isoinfo",
+        package: "genisoimage",
+        purpose: "a second opinion on the ISO images that mkimage makes",
+    },
     Need { program: "qemu-img", package: "qemu-utils", purpose: "disks in the formats of other hypervisors" },
     Need { program: OVMF, package: "ovmf", purpose: "booting disks with UEFI" },
 ];

@@ -1,7 +1,9 @@
 //! The `disk` format: GPT, protective MBR with the start of the BIOS loader, BIOS boot partition, EFI system partition.
 //! The map is in [`shared_abi::disk`].
 
-use super::{Content, esp};
+use super::Content;
+use super::esp::{self, Shape};
+use crate::iso9660::BLOCK;
 use crate::sparse::Sparse;
 use crate::{Error, Result, size};
 use gpt::disk::LogicalBlockSize;
@@ -10,62 +12,84 @@ use gpt::partition::Partition;
 use gpt::{GptConfig, partition_types};
 use shared_abi::disk::{BIOS_FIRST, BIOS_FIRST_PART, BiosParameters, ESP_FIRST, SECTOR};
 use std::collections::BTreeMap;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 /// Sectors of the GPT's copy at the end: the header, and 128 entries of 128 bytes.
 const GPT_COPY: u64 = 33;
 /// The size that a user gets who asks for none, if all fits.
 const DEFAULT_SIZE: u64 = 64 << 20;
 const ALIGN: u64 = 1 << 20;
+/// fatfs counts the bits of an allocation table in 32 bits, which is enough for 2^27 clusters of 4 KiB.
+const LARGEST: u64 = 512 << 30;
 
-/// The least size for the content.
-fn least(content: &Content<'_>) -> Result<u64> {
-    let (bytes, files) = content.weight()?;
-    Ok((ESP_FIRST * SECTOR + esp::size_for(bytes, files) + GPT_COPY * SECTOR).next_multiple_of(ALIGN))
+/// The least size for a file system.
+pub(super) fn least(shape: &Shape) -> u64 {
+    (ESP_FIRST * SECTOR + shape.bytes() + GPT_COPY * SECTOR).next_multiple_of(ALIGN)
 }
 
-/// Makes the disk.
-pub(crate) fn compose(content: &Content<'_>) -> Result<Sparse> {
-    let least = least(content)?;
+/// Makes the disk, for a device with so many bytes or for a file. On a larger device the partitions are where they would be
+/// in a file, and only the table's copy is at the device's end (UEFI 2.10, 5.3.1).
+pub(super) fn compose(content: &Content<'_>, device: Option<u64>) -> Result<Sparse> {
+    let (bytes, files) = content.weight()?;
+    let least = least(&Shape::of_disk(esp::size_for(bytes, files)));
     let bytes = content.image.size.unwrap_or(least.max(DEFAULT_SIZE));
-    let range = || {
-        format!(
-            "with these files between {} and {} are possible",
-            size::display(least),
-            size::display(crate::disk::LARGEST)
-        )
-    };
+    let range =
+        || format!("with these files between {} and {} are possible", size::display(least), size::display(LARGEST));
     if bytes < least {
         return Err(Error::DiskSize { size: bytes, how: "small", range: range() });
     }
-    if bytes > crate::disk::LARGEST {
+    if bytes > LARGEST {
         return Err(Error::DiskSize { size: bytes, how: "large", range: range() });
     }
     let bytes = bytes.next_multiple_of(SECTOR);
-    let mut disk = Sparse::new(bytes);
     // A partition ends on a whole MiB, as it starts.
     let esp_end = (bytes - GPT_COPY * SECTOR) / ALIGN * ALIGN;
-    let sectors = bytes / SECTOR;
-    let esp_last = esp_end / SECTOR - 1;
+    lay_out(content, room(device, bytes)?, &Shape::of_disk(esp_end - ESP_FIRST * SECTOR))
+}
 
-    let bios = content.loaders.bios_for(BiosParameters {
-        rest_first: BIOS_FIRST,
-        rest_sectors: (content.loaders.bios.len() as u64 / SECTOR - 1) as u32,
-        block_shift: SECTOR.ilog2(),
-        volume_first: ESP_FIRST,
-        volume_sectors: esp_last + 1 - ESP_FIRST,
-        ..BiosParameters::default()
-    });
-    if bios.len() as u64 - SECTOR > (ESP_FIRST - BIOS_FIRST) * SECTOR {
+/// The bytes of all of a medium for so many bytes: as many in a file, all that a device has.
+pub(super) fn room(device: Option<u64>, bytes: u64) -> Result<u64> {
+    let has = device.unwrap_or(bytes) / SECTOR * SECTOR;
+    if has < bytes { Err(Error::DeviceTooSmall { has, needs: bytes }) } else { Ok(has) }
+}
+
+/// What a disk and an ISO image have in common: all but the latter's own file system.
+pub(super) fn lay_out(content: &Content<'_>, bytes: u64, shape: &Shape) -> Result<Sparse> {
+    let mut disk = Sparse::new(bytes);
+    let loader = &content.loaders.bios;
+    if loader.len() as u64 > (ESP_FIRST - BIOS_FIRST) * SECTOR {
         return Err(Error::BadBundle { what: "the BIOS loader is larger than its partition" });
     }
+    let from_cd = BiosParameters {
+        block_shift: BLOCK.ilog2(),
+        volume_first: ESP_FIRST,
+        volume_sectors: shape.sectors,
+        ..BiosParameters::default()
+    };
+    let from_disk = BiosParameters {
+        rest_first: BIOS_FIRST + 1,
+        rest_sectors: (loader.len() as u64 / SECTOR - 1) as u32,
+        block_shift: SECTOR.ilog2(),
+        ..from_cd
+    };
     let failed = |source| Error::Compose { what: "the partition table", source };
-    protective_mbr(&bios, sectors).overwrite_lba0(&mut disk).map_err(|error| failed(io::Error::other(error)))?;
-    write_table(&mut disk, content, esp_last).map_err(failed)?;
+    // Around the partitions nothing may be left of what a device had before: no other table, no mark of a file system.
+    let esp_end = ESP_FIRST * SECTOR + shape.bytes();
+    clear(&mut disk, 0..ESP_FIRST * SECTOR).map_err(failed)?;
+    clear(&mut disk, esp_end.max(bytes.saturating_sub(ALIGN))..bytes).map_err(failed)?;
+    let mbr = protective_mbr(&content.loaders.bios_for(from_disk), bytes / SECTOR);
+    mbr.overwrite_lba0(&mut disk).map_err(|error| failed(io::Error::other(error)))?;
+    write_table(&mut disk, content, ESP_FIRST + shape.sectors - 1).map_err(failed)?;
     disk.seek(SeekFrom::Start(BIOS_FIRST * SECTOR)).map_err(failed)?;
-    disk.write_all(&bios[SECTOR as usize..]).map_err(failed)?;
-    esp::write(&mut disk, ESP_FIRST * SECTOR, esp_end, content)?;
+    disk.write_all(&content.loaders.bios_for(from_cd)).map_err(failed)?;
+    esp::write(&mut disk, ESP_FIRST * SECTOR, shape, content)?;
     Ok(disk)
+}
+
+fn clear(disk: &mut Sparse, range: Range<u64>) -> io::Result<()> {
+    disk.seek(SeekFrom::Start(range.start))?;
+    io::copy(&mut io::repeat(0).take(range.end - range.start), disk).map(drop)
 }
 
 /// One partition of type 0xee over all of the disk (UEFI 2.10, 5.2.3), and code before it.

@@ -1,7 +1,8 @@
 //! What is in a bootable disk: kernel, command line and initrd. For `mkimage extract`, `mkimage inspect` and `ringside run
 //! --image`. The disk may be anybody's: sizes are checked before memory is taken.
 
-use crate::{Error, Result};
+use crate::disk::check;
+use crate::{Error, Result, initrd, medium};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use gpt::disk::LogicalBlockSize;
@@ -12,7 +13,7 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 
 /// Larger than any kernel that its 2 GiB could hold.
-const FILE_MAX: u64 = 2 << 30;
+const FILE_MAX: u64 = initrd::LARGEST;
 
 /// The parts of a bootable disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,11 +31,7 @@ pub struct Parts {
 /// # Errors
 /// When it cannot be read, has no EFI system partition of ours, or is damaged.
 pub fn extract(path: &Path) -> Result<Parts> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
-    if fs::metadata(path).map_err(unreadable)?.is_dir() {
-        return Err(Error::OddFile(path.into()));
-    }
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = medium::open(path)?.file;
     let partitions = partitions(&mut file).ok_or_else(|| Error::NotBootable(path.into()))?;
     let esp = partitions.into_iter().find(GptEntry::is_esp);
     let esp = esp.ok_or_else(|| Error::NotBootable(path.into()))?;
@@ -91,8 +88,8 @@ impl GptEntry {
 
 /// The partitions of a disk with a GPT that lie on the disk, in their order.
 pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
+    let sectors = medium::bytes(file).ok()? / SECTOR;
     file.rewind().ok()?;
-    let sectors = file.metadata().ok()?.len() / SECTOR;
     let table = GptConfig::new().logical_block_size(LogicalBlockSize::Lb512).open_from_device(&mut *file).ok()?;
     let entries = table.partitions().values().filter(|entry| entry.is_used());
     let entries = entries.filter(|entry| entry.first_lba <= entry.last_lba && entry.last_lba < sectors);
@@ -106,11 +103,22 @@ pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
     Some(entries.collect())
 }
 
+/// A FAT file system on a disk, once it is known to be sound.
+pub(crate) fn open_volume(
+    file: &mut File,
+    start: u64,
+    end: u64,
+) -> Result<FileSystem<BufStream<StreamSlice<&mut File>>>> {
+    let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
+    check::check(StreamSlice::new(&mut *file, start, end).map_err(damaged)?).map_err(damaged)?;
+    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
+    FileSystem::new(BufStream::new(slice), FsOptions::new()).map_err(damaged)
+}
+
 /// Takes the parts out of a FAT file system; `None` where there is no kernel.
 pub(crate) fn from_volume(file: &mut File, start: u64, end: u64) -> Result<Option<Parts>> {
     let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
-    let volume = FileSystem::new(BufStream::new(slice), FsOptions::new()).map_err(damaged)?;
+    let volume = open_volume(file, start, end)?;
     let root = volume.root_dir();
     let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>> {
         let mut file = match root.open_file(&format!("{FOLDER}/{name}")) {

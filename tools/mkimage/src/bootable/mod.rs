@@ -6,8 +6,10 @@ mod convert;
 mod disk;
 mod esp;
 pub mod extract;
+mod iso;
 
 use crate::bundle::check_cmdline;
+use crate::device::{self, Device};
 use crate::kernel::Kernel;
 use crate::loaders::Loaders;
 use crate::output::{self, Existing};
@@ -28,7 +30,9 @@ pub enum Format {
     Elf,
     /// A raw disk that BIOS and UEFI boot.
     Disk,
-    /// The same for QEMU, by qemu-img.
+    /// An ISO 9660 image that BIOS and UEFI boot, from a CD and as a disk.
+    Iso,
+    /// The disk for QEMU, by qemu-img.
     Qcow2,
     /// The same for Hyper-V, by qemu-img.
     Vhdx,
@@ -37,10 +41,25 @@ pub enum Format {
 }
 
 impl Format {
+    /// Refuses an output where this format cannot go: what is no regular file, but for a disk's device; what exists, unless
+    /// it may be replaced; what is one of the inputs.
+    ///
+    /// # Errors
+    /// [`Error::OutputNotAFile`], [`Error::NotForDevices`], [`Error::Exists`], [`Error::OutputIsInput`].
+    pub fn check_output(self, output: &Path, inputs: &[&Path], existing: Existing) -> Result<()> {
+        if !device::is_device(output) {
+            output::check(output, inputs)?;
+        } else if !matches!(self, Self::Disk | Self::Iso) {
+            let format = self.of_qemu_img().unwrap_or("elf");
+            return Err(Error::NotForDevices { path: output.into(), format });
+        }
+        output::check_existing(output, existing)
+    }
+
     /// qemu-img's name, for what it makes.
     fn of_qemu_img(self) -> Option<&'static str> {
         match self {
-            Self::Elf | Self::Disk => None,
+            Self::Elf | Self::Disk | Self::Iso => None,
             Self::Qcow2 => Some("qcow2"),
             Self::Vhdx => Some("vhdx"),
             Self::Vmdk => Some("vmdk"),
@@ -48,8 +67,33 @@ impl Format {
     }
 }
 
-/// How far writing is: bytes done, bytes in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The image is put together in memory.
+    Composing,
+    /// It is written.
+    Writing,
+    /// qemu-img makes its format of it.
+    Converting,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all; 0: not known.
+    pub total: u64,
+}
+
+impl Bytes {
+    /// For what is not counted.
+    pub const UNKNOWN: Self = Self { done: 0, total: 0 };
+}
+
+/// Is told what is being done, and how far it is.
+pub type Progress<'a> = &'a mut dyn FnMut(Step, Bytes);
 
 /// What goes into an image.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +106,7 @@ pub struct Image {
     pub initrd: Vec<u8>,
     /// A folder of more files for the EFI system partition.
     pub files: Option<PathBuf>,
-    /// Bytes of a disk; otherwise what is needed, at least 64 MiB.
+    /// Bytes of a disk; otherwise what is needed, at least 64 MiB. An ISO image always has what is needed.
     pub size: Option<u64>,
     /// For disks.
     pub loaders: Option<Loaders>,
@@ -86,26 +130,33 @@ impl Image {
     /// # Errors
     /// Whatever is wrong with what goes in; then there is no output.
     pub fn write(&self, format: Format, output: &Path, existing: Existing, progress: Progress<'_>) -> Result<()> {
-        output::check(output, &[])?;
-        output::check_existing(output, existing)?;
+        format.check_output(output, &[], existing)?;
+        if device::is_device(output) {
+            let device = Device::open(output)?;
+            progress(Step::Composing, Bytes::UNKNOWN);
+            let disk = self.compose(format, Some(device.bytes()))?;
+            return device.write(&disk, progress);
+        }
+        progress(Step::Composing, Bytes::UNKNOWN);
         let failed = |source| Error::Write { path: output.into(), source };
         if format == Format::Elf {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose()?;
+        let disk = self.compose(format, None)?;
         if let Some(name) = format.of_qemu_img() {
             return convert::write(&disk, name, output, progress);
         }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
     }
 
-    /// The disk in memory.
+    /// The disk in memory, for a device with so many bytes or for a file; an ISO image for the format `iso`.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn compose(&self) -> Result<Sparse> {
-        disk::compose(&Content::new(self)?)
+    pub fn compose(&self, format: Format, device: Option<u64>) -> Result<Sparse> {
+        let content = Content::new(self)?;
+        if format == Format::Iso { iso::compose(&content, device) } else { disk::compose(&content, device) }
     }
 }
 
@@ -117,7 +168,7 @@ fn write_sparse(file: &mut File, disk: &Sparse, progress: Progress<'_>) -> io::R
         file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)?;
         done += bytes.len() as u64;
-        progress(done, disk.used());
+        progress(Step::Writing, Bytes { done, total: disk.used() });
     }
     Ok(())
 }

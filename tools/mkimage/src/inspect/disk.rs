@@ -1,11 +1,11 @@
 //! What is on a disk, with a GPT or a master boot record: its partitions, the files on FAT, what a loader would start.
 
-use super::{ElfReport, hex};
+use super::{ElfReport, IsoReport, hex};
 use crate::bootable::extract::{self, Parts};
-use crate::disk::{PARTITION_TABLE, PartitionEntry, SECTOR};
-use crate::{Error, Result, size};
-use fatfs::{FileSystem, FsOptions};
-use fscommon::{BufStream, StreamSlice};
+use crate::container::Container;
+use crate::disk::{BOOT_SIGNATURE, PARTITION_TABLE, PartitionEntry, SECTOR};
+use crate::{Error, Result, medium, size};
+use fatfs::FileSystem;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Display};
@@ -22,12 +22,28 @@ const KIND: usize = offset_of!(PartitionEntry, kind);
 /// What a disk holds.
 #[derive(Debug, Serialize)]
 pub struct DiskReport {
+    /// What the disk is in, if that is not the file itself.
+    pub container: Option<ContainerReport>,
+    /// SHA-256 of the disk.
+    pub sha256: String,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// The file system that makes it a CD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iso: Option<IsoReport>,
+    /// The used entries of the partition table.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// A disk's file in a format of another hypervisor.
+#[derive(Debug, Serialize)]
+pub struct ContainerReport {
+    /// qcow2, vhdx or vmdk.
+    pub format: &'static str,
     /// SHA-256 of the file.
     pub sha256: String,
     /// Bytes of the file.
     pub bytes: u64,
-    /// The used entries of the partition table.
-    pub partitions: Vec<PartitionReport>,
 }
 
 /// A partition.
@@ -99,10 +115,12 @@ pub struct FileReport {
     pub bytes: u64,
 }
 
-pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Result<DiskReport> {
+pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport>, path: &Path) -> Result<DiskReport> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    let bytes = file.metadata().map_err(unreadable)?.len();
+    let bytes = medium::bytes(file).map_err(unreadable)?;
     let mut partitions = Vec::new();
+    // What is only a CD may have anything there.
+    let record = if record.ends_with(&BOOT_SIGNATURE) { record } else { &[0; SECTOR as usize] };
     if record[PARTITION_TABLE + KIND] == KIND_PROTECTIVE {
         partitions = inspect_gpt(file)?;
     }
@@ -121,16 +139,28 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], path: &Path) -> Resul
         let kind = PartitionKind::Mbr(entry.kind);
         partitions.push(PartitionReport { kind, first_sector: first, sectors, volume, boot: None });
     }
-    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    let sha256 = digest(file).map_err(unreadable)?;
+    Ok(DiskReport { container: None, sha256, bytes, iso, partitions })
+}
+
+pub(super) fn inspect_container(container: Container, path: &Path) -> Result<ContainerReport> {
+    let unreadable = |source| Error::Read { path: path.into(), source };
+    let mut file = File::open(path).map_err(unreadable)?;
+    let bytes = medium::bytes(&mut file).map_err(unreadable)?;
+    Ok(ContainerReport { format: container.name(), sha256: digest(&mut file).map_err(unreadable)?, bytes })
+}
+
+/// SHA-256 of all of a file.
+fn digest(file: &mut File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => break,
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&digest.finalize())),
             len => digest.update(&buffer[..len]),
         }
     }
-    Ok(DiskReport { sha256: hex(&digest.finalize()), bytes, partitions })
 }
 
 fn inspect_gpt(file: &mut File) -> Result<Vec<PartitionReport>> {
@@ -157,16 +187,14 @@ fn inspect_boot(parts: Parts) -> Result<BootReport> {
 
 fn read_volume(file: &mut File, start: u64, end: u64) -> Result<VolumeReport> {
     let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
-    inspect_volume(BufStream::new(slice)).map_err(damaged)
+    inspect_volume(&extract::open_volume(file, start, end)?).map_err(damaged)
 }
 
 fn is_fat(kind: u8) -> bool {
     matches!(kind, 0x01 | 0x04 | 0x06 | 0x0b | 0x0c | 0x0e)
 }
 
-fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
-    let volume = FileSystem::new(disk, FsOptions::new())?;
+fn inspect_volume<T: Read + Write + Seek>(volume: &FileSystem<T>) -> io::Result<VolumeReport> {
     let free = volume.stats()?.free_clusters();
     let mut files = Vec::new();
     let mut folders = vec![(volume.root_dir(), String::new(), 0)];
@@ -174,14 +202,15 @@ fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
         for entry in folder.iter() {
             let entry = entry?;
             let name = entry.file_name();
-            if name == "." || name == ".." {
+            // By the short name, as in the check: a long one may be any.
+            if entry.is_dir() && matches!(entry.short_file_name_as_bytes(), b"." | b"..") {
                 continue;
             }
             let path = format!("{prefix}{name}");
             if entry.is_dir() {
                 files.push(FileReport { path: format!("{path}/"), bytes: 0 });
-                // A damaged disk may have a folder that contains itself.
-                if depth < 32 {
+                // Nobody needs more, and paths take memory.
+                if depth < 64 {
                     folders.push((entry.to_dir(), format!("{path}/"), depth + 1));
                 }
             } else {
@@ -202,9 +231,19 @@ fn inspect_volume<T: Read + Write + Seek>(disk: T) -> io::Result<VolumeReport> {
 
 impl Display for DiskReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "type          disk")?;
+        let what = if self.iso.is_some() { "disk and ISO image" } else { "disk" };
+        match &self.container {
+            Some(ContainerReport { format, sha256, bytes }) => {
+                writeln!(f, "type          {what} in {format}")?;
+                writeln!(f, "{format:<14}{bytes} bytes, sha256 {sha256}")?;
+            }
+            None => writeln!(f, "type          {what}")?,
+        }
         writeln!(f, "bytes         {} ({})", self.bytes, size::display(self.bytes))?;
         writeln!(f, "sha256        {}", self.sha256)?;
+        if let Some(iso) = &self.iso {
+            iso.fmt(f)?;
+        }
         for partition in &self.partitions {
             let PartitionReport { kind, first_sector, sectors, volume, boot } = partition;
             write!(f, "partition     ")?;

@@ -1,12 +1,15 @@
 //! What is in an image or a disk: `mkimage inspect`.
 
 mod disk;
+mod iso;
 
-pub use disk::{BootReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
+pub use disk::{BootReport, ContainerReport, DiskReport, FileReport, PartitionKind, PartitionReport, VolumeReport};
+pub use iso::{BootEntryReport, IsoFileReport, IsoReport};
 
 use crate::bundle::Bundle;
 use crate::disk::{BOOT_SIGNATURE, SECTOR};
 use crate::kernel::{Kernel, Note};
+use crate::medium::{self, Medium};
 use crate::{Error, Result};
 use object::LittleEndian as LE;
 use object::elf;
@@ -16,7 +19,6 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -31,7 +33,7 @@ const SITE_BYTES: usize = size_of::<pvops::site::Site>();
 pub enum Report {
     /// An ELF kernel or image.
     Elf(ElfReport),
-    /// A disk with a partition table.
+    /// A disk with a partition table, an ISO image, or both.
     Disk(DiskReport),
 }
 
@@ -96,21 +98,22 @@ pub struct BundleReport {
 /// When it cannot be read, is neither ELF nor disk, or is damaged.
 pub fn inspect(path: &Path) -> Result<Report> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    let mut file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(Error::OddFile(path.into()));
-    }
+    let Medium { mut file, container } = medium::open(path)?;
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
-    if start.starts_with(&elf::ELFMAG) {
+    if start.starts_with(&elf::ELFMAG) && container.is_none() {
         let mut data = Vec::new();
         file.read_to_end(&mut data).map_err(unreadable)?;
         inspect_elf(&data).map(Report::Elf)
-    } else if start.len() as u64 == SECTOR && start.ends_with(&BOOT_SIGNATURE) {
-        disk::inspect_disk(&mut file, &start, path).map(Report::Disk)
     } else {
-        Err(Error::Unknown(path.into()))
+        let iso = iso::read(&mut file)?;
+        if iso.is_none() && (start.len() as u64 != SECTOR || !start.ends_with(&BOOT_SIGNATURE)) {
+            return Err(Error::Unknown(path.into()));
+        }
+        let container = container.map(|container| disk::inspect_container(container, path)).transpose()?;
+        let report = disk::inspect_disk(&mut file, &start, iso, path)?;
+        Ok(Report::Disk(DiskReport { container, ..report }))
     }
 }
 

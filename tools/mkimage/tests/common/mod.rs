@@ -1,6 +1,8 @@
 //! A small kernel ELF made from scratch, with every part that mkimage looks at, for tests to spoil.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod disks;
+
 use object::elf;
 use object::pod::bytes_of;
 use object::{LittleEndian as LE, U16, U32, U64};
@@ -155,7 +157,7 @@ impl Fixture {
             e_phnum: U16::new(LE, segments as u16),
             e_shentsize: U16::new(LE, 64),
             e_shnum: U16::new(LE, sections as u16),
-            e_shstrndx: U16::new(LE, elf::SymbolSection(sections as u16 - 1)),
+            e_shstrndx: U16::new(LE, elf::SymbolSection((sections as u16).saturating_sub(1))),
         }
     }
 }
