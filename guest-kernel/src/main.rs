@@ -102,6 +102,9 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
         conform::start(found, cmdline, filter);
     }
     let mut devices = Devices::find(&found, cmdline);
+    if devices.list.is_empty() {
+        warn_of_untold_devices(rsdp);
+    }
     let seed = devices.rng.as_mut().and_then(rng::Rng::next).unwrap_or_else(pvops::time::tsc);
     let system = Rc::new(System {
         found,
@@ -180,6 +183,17 @@ fn init_pci(found: &Surroundings, cmdline: Cmdline, rsdp: u64, ram: &[Range]) {
     let ways = if found.world == World::Xen { Ways::Ports } else { Ways::from_cmdline(cmdline) };
     let entries = if ways == Ways::Ports { Vec::new() } else { platform::acpi::ecam(rsdp) };
     platform::pci::config::init(ways, &entries, ram);
+}
+
+/// Says why there are no devices, where only ACPI's bytecode tells of them: on QEMU's microvm, if its ACPI is left on.
+fn warn_of_untold_devices(rsdp: u64) {
+    let count = platform::acpi::untold_virtio(rsdp);
+    if count > 0 {
+        log::warn!(
+            "acpi: {count} virtio-mmio devices are told by bytecode alone, which is not run: \
+             name them by virtio_mmio.device=, or start QEMU with -M microvm,acpi=off"
+        );
+    }
 }
 
 /// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.

@@ -286,3 +286,13 @@ fn a_window_to_configuration_space_that_cannot_be_is_told_in_one_line_and_the_po
         end(running);
     }
 }
+
+#[test]
+fn devices_that_only_bytecode_tells_of_are_told_in_one_line() {
+    let Some(parts) = parts_on(Testbed::QemuMicrovm, "a microvm with ACPI", "", 64) else { return };
+    let mut running = parts.start(&["-M", "microvm,acpi=on"], &[]);
+    let line = expect(&mut running, "warning: acpi: ");
+    assert!(line.contains("4 virtio-mmio devices are told by bytecode alone"), "{line}");
+    expect(&mut running, "type help for the commands");
+    end(running);
+}

@@ -102,6 +102,20 @@ unsafe impl AcpiTable for WindowTable {
     }
 }
 
+/// The bytecode (AML) of the DSDT, if there is one. Nobody runs it: published interpreters take a nightly compiler.
+pub fn bytecode(rsdp: u64) -> Option<&'static [u8]> {
+    let dsdt = tables(rsdp)?.dsdt().ok()?;
+    let address = crate::mm::paging::map_device(dsdt.address as u64, u64::from(dsdt.length))?;
+    // SAFETY: just mapped for ever, and nobody writes tables.
+    Some(unsafe { core::slice::from_raw_parts(address as *const u8, dsdt.length as usize) })
+}
+
+/// How often the bytecode names virtio-mmio's hardware id: devices that are told in no other way.
+pub fn untold_virtio(rsdp: u64) -> usize {
+    const VIRTIO_MMIO: &[u8] = b"LNRO0005";
+    bytecode(rsdp).map_or(0, |aml| aml.windows(VIRTIO_MMIO.len()).filter(|bytes| *bytes == VIRTIO_MMIO).count())
+}
+
 /// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.
 ///
 /// The crate's own search maps a page of what is behind the BIOS, too, which a hypervisor may refuse.
