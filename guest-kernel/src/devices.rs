@@ -6,7 +6,7 @@ use crate::disk::Disk;
 use crate::mm::dma::DMA;
 use crate::net::card::Card;
 use crate::platform::mmio::Slot;
-use crate::platform::pci::{ConfigPorts, Function};
+use crate::platform::pci::Function;
 use crate::platform::registers::Window;
 use crate::platform::{mmio, pci};
 use crate::rng::Rng;
@@ -235,10 +235,8 @@ impl Places {
                 Err(error) => log::warn!("virtio-mmio at {:#x}: {error}", slot.address),
             }
         }
-        if found.board_slots.is_none()
-            && let Some(ports) = ConfigPorts::probe()
-        {
-            for function in pci::functions(ports) {
+        if let Some(config) = pci::config::get() {
+            for function in pci::functions(config) {
                 if function.device_type == DeviceType::NONE {
                     let state = "legacy device, not driven: it needs disable-legacy=on".to_string();
                     log::warn!("{}: {state}", function.location());

@@ -39,6 +39,7 @@ use cmdline::Cmdline;
 use devices::Devices;
 use initrd::Archive;
 use platform::interrupts::Routing;
+use platform::pci::config::Ways;
 use pvops::detect::{Console, Surroundings, World};
 use pvops::event::Trigger;
 use pvops::patch::{self, Summary, Text};
@@ -92,6 +93,7 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     cpus::init(info.trampoline, rsdp);
     let clock = time::init(&found);
     println!("time: {clock}");
+    init_pci(&found, cmdline, rsdp, &info.ram);
     bench::run(cmdline);
     if let Some(order) = conform::hostile::Order::from_cmdline(cmdline) {
         conform::hostile::start(found, cmdline, order);
@@ -100,6 +102,9 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
         conform::start(found, cmdline, filter);
     }
     let mut devices = Devices::find(&found, cmdline);
+    if devices.list.is_empty() {
+        warn_of_untold_devices(rsdp);
+    }
     let seed = devices.rng.as_mut().and_then(rng::Rng::next).unwrap_or_else(pvops::time::tsc);
     let system = Rc::new(System {
         found,
@@ -169,6 +174,28 @@ fn init_interrupts(found: &Surroundings, rsdp: u64) {
     }
 }
 
+/// The ways to PCI's configuration space. Our board has none. Xen keeps its first domain from writing to the memory that it
+/// is, so there it is ports.
+fn init_pci(found: &Surroundings, cmdline: Cmdline, rsdp: u64, ram: &[Range]) {
+    if found.board_slots.is_some() {
+        return;
+    }
+    let ways = if found.world == World::Xen { Ways::Ports } else { Ways::from_cmdline(cmdline) };
+    let entries = if ways == Ways::Ports { Vec::new() } else { platform::acpi::ecam(rsdp) };
+    platform::pci::config::init(ways, &entries, ram);
+}
+
+/// Says why there are no devices, where only ACPI's bytecode tells of them: on QEMU's microvm, if its ACPI is left on.
+fn warn_of_untold_devices(rsdp: u64) {
+    let count = platform::acpi::untold_virtio(rsdp);
+    if count > 0 {
+        log::warn!(
+            "acpi: {count} virtio-mmio devices are told by bytecode alone, which is not run: \
+             name them by virtio_mmio.device=, or start QEMU with -M microvm,acpi=off"
+        );
+    }
+}
+
 /// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.
 fn open_initrd(bytes: &'static [u8]) -> Result<Archive<'static>, initrd::Error> {
     let opened = Archive::open(bytes);
@@ -211,6 +238,9 @@ fn report_ready() {
     }
     if !calls.is_empty() {
         println!("hypercalls:{calls}");
+    }
+    if let Some(counts) = platform::pci::config::counts() {
+        println!("pci: {counts}");
     }
     console::report(Kind::Boot, "ready", Outcome::Success, |line| line.field("ticks", ticks)?.field("sites", sites));
 }

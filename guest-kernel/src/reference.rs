@@ -2,7 +2,7 @@
 
 use crate::devices::Place;
 use crate::mm::dma::ReferenceHal;
-use crate::platform::pci::ConfigPorts;
+use crate::platform::pci::config::Config;
 use alloc::string::{String, ToString};
 use core::ptr::NonNull;
 use pci_types::{ConfigRegionAccess, PciAddress};
@@ -80,7 +80,7 @@ pub fn transport(place: &Place) -> Result<ReferenceTransport, String> {
             Ok(ReferenceTransport::Mmio(transport.map_err(|error| error.to_string())?))
         }
         Place::Pci(function) => {
-            let mut root = PciRoot::new(function.ports());
+            let mut root = PciRoot::new(function.config());
             let at = DeviceFunction {
                 bus: function.address.bus(),
                 device: function.address.device(),
@@ -97,7 +97,7 @@ fn address(at: DeviceFunction) -> PciAddress {
     PciAddress::new(0, at.bus, at.device, at.function)
 }
 
-impl ConfigurationAccess for ConfigPorts {
+impl ConfigurationAccess for Config {
     fn read_word(&self, at: DeviceFunction, offset: u8) -> u32 {
         // SAFETY: reading configuration space has no effect.
         unsafe { self.read(address(at), offset.into()) }

@@ -1,6 +1,5 @@
 //! Machines that are put together otherwise than the testbeds': devices behind bridges, registers and memory above 4 GiB,
-//! little memory, an initrd, a legacy device. On QEMU with a software CPU. `cargo xtask test` names the kernel in
-//! `RINGSIDE_KERNEL`.
+//! little memory, an initrd, legacy devices, ways to configuration space. On QEMU with a software CPU.
 
 use cpio::newc;
 use ringside_tests::machine::SerialLine;
@@ -148,15 +147,94 @@ fn a_damaged_initrd_is_told_in_one_line_and_the_kernel_goes_on() {
 }
 
 #[test]
-fn a_legacy_device_behind_a_bridge_is_refused_in_one_line() {
-    let Some(ready) = ready("a legacy device", "", 64) else { return };
+fn legacy_devices_are_refused_in_one_line_each() {
+    let Some(ready) = ready("legacy devices", "", 64) else { return };
     let legacy = [
+        ["-blockdev", "driver=null-co,node-name=old,size=1048576"],
+        ["-device", "virtio-blk-pci,drive=old,addr=10,disable-legacy=off,disable-modern=on"],
+        // A transitional one, as QEMU has them on q35 if nothing is said.
+        ["-device", "virtio-rng-pci,addr=11"],
         ["-device", "pcie-pci-bridge,id=outer"],
         ["-device", "virtio-serial-pci,bus=outer,addr=4,disable-legacy=off,disable-modern=on"],
     ];
     let mut running = start(&ready, legacy.as_flattened(), &[]);
-    let line = expect(&mut running, "warning: pci 01:04.0:");
-    assert!(line.ends_with("legacy device, not driven: it needs disable-legacy=on"), "{line}");
+    for place in ["00:10.0", "00:11.0", "01:04.0"] {
+        let line = expect(&mut running, &format!("warning: pci {place}:"));
+        assert!(line.ends_with("legacy device, not driven: it needs disable-legacy=on"), "{line}");
+    }
+    expect(&mut running, "type help for the commands");
+    end(running);
+}
+
+/// Accesses to configuration space by memory and by ports, and exits, from entry to ready.
+fn accesses(cmdline: &str, first: &[&str]) -> Option<[u64; 3]> {
+    let ready = ready("ways to configuration space", cmdline, 64)?;
+    let mut running = start(&ready, first, &[]);
+    let line = expect(&mut running, "pci: ");
+    expect(&mut running, "type help for the commands");
+    running.type_line("ls /disk0").unwrap();
+    expect(&mut running, "README.TXT");
+    end(running);
+    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let counts = <[u64; 3]>::try_from(words).unwrap_or_else(|_| panic!("three counts in {line:?}"));
+    assert_eq!(line, format!("pci: {} accesses by memory, {} by ports; {} exits", counts[0], counts[1], counts[2]));
+    Some(counts)
+}
+
+#[test]
+fn configuration_space_is_memory_where_the_firmware_says_so_and_takes_half_the_exits() {
+    let Some([memory, confirmed, exits]) = accesses("", &[]) else { return };
+    assert_eq!((confirmed, exits), (1, memory + 2), "one look by the ports whether the firmware is right");
+    let Some([none, ports, exits_by_ports]) = accesses("pci=ports", &[]) else { return };
+    assert_eq!((none, ports, exits_by_ports), (0, memory - 1, 2 * ports), "the same accesses");
+    let Some(by_memory_alone) = accesses("pci=memory", &[]) else { return };
+    assert_eq!(by_memory_alone, [memory - 1, 0, memory - 1]);
+    // The old PC has no such memory, whatever is asked for.
+    let Some([none, ports, exits]) = accesses("", &["-M", "pc"]) else { return };
+    assert!(none == 0 && ports > 0 && exits == 2 * ports, "{none} {ports} {exits}");
+}
+
+#[test]
+fn the_tour_succeeds_by_either_way_to_configuration_space() {
+    for cmdline in ["tour pci=memory", "tour pci=ports", "tour pci=memory drivers=reference"] {
+        let Some(ready) = ready("ways to configuration space", cmdline, 128) else { return };
+        let bridges = ["-device", "pcie-root-port,id=root,chassis=1"];
+        take_tour(&ready, &bridges, &[("virtio-blk-pci", ",bus=root")]);
+    }
+}
+
+#[test]
+fn a_window_to_configuration_space_that_cannot_be_is_told_in_one_line_and_the_ports_are_used() {
+    for (base, buses, why) in [
+        (0_u64, [0, 0xff], "0x0, buses 00 to ff, is not used: it is RAM"),
+        (0xe000_1000, [0, 0xff], "0xe0001000, buses 00 to ff, is not used: its address is no multiple of 1 MiB"),
+        (0xe000_0000, [2, 1], "0xe0000000, buses 02 to 01, is not used: it has no buses"),
+        (1 << 60, [0, 0], "0x1000000000000000, buses 00 to 00, is not used: it lies beyond what can be mapped"),
+        (0xe000_0000, [0, 0xff], "0xe0000000, buses 00 to ff, is not used: it reads otherwise than the ports"),
+    ] {
+        let Some(ready) = ready("windows that cannot be", "", 64) else { return };
+        // 8 reserved bytes, then one entry.
+        let mut table = vec![0; 8];
+        table.extend(base.to_le_bytes());
+        table.extend([0, 0, buses[0], buses[1], 0, 0, 0, 0]);
+        let path = ready.folder.path().join("mcfg");
+        fs::write(&path, table).unwrap();
+        let table = format!("sig=MCFG,data={}", path.display());
+        let mut running = start(&ready, &["-M", "pc", "-acpitable", &table], &[]);
+        expect(&mut running, &format!("warning: pci: ECAM window at {why}"));
+        expect(&mut running, "type help for the commands");
+        running.type_line("ls /disk0").unwrap();
+        expect(&mut running, "README.TXT");
+        end(running);
+    }
+}
+
+#[test]
+fn devices_that_only_bytecode_tells_of_are_told_in_one_line() {
+    let Some(ready) = Ready::new("a microvm with ACPI", Testbed::QemuMicrovm, 64, "").unwrap() else { return };
+    let mut running = start(&ready, &["-M", "microvm,acpi=on"], &[]);
+    let line = expect(&mut running, "warning: acpi: ");
+    assert!(line.contains("4 virtio-mmio devices are told by bytecode alone"), "{line}");
     expect(&mut running, "type help for the commands");
     end(running);
 }

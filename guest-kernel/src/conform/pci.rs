@@ -50,6 +50,7 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "vectors-read-back" => vectors_read_back,
     "vector-beyond-the-table-is-refused" => vector_beyond_the_table_is_refused,
     "window-of-configuration-space-agrees" => |lab| on(lab, window_of_configuration_space_agrees),
+    "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
 );
 
 /// More capabilities than fit into a configuration space.
@@ -77,12 +78,13 @@ fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
 
 fn read(function: &Function, offset: u16) -> u32 {
     // SAFETY: reading configuration space has no effect but that of the access window, which only this group uses.
-    unsafe { function.ports().read(function.address, offset & !3) }
+    unsafe { function.config().read(function.address, offset & !3) }
 }
 
 fn write(function: &Function, offset: u16, value: u32) {
-    // SAFETY: only written to the access window, by which a device reads its own registers.
-    unsafe { function.ports().write(function.address, offset & !3, value) };
+    // SAFETY: only written to the access window, by which a device reads its own registers, and to the interrupt line's
+    // number, which it does not look at.
+    unsafe { function.config().write(function.address, offset & !3, value) };
 }
 
 /// Offsets of the capabilities.
@@ -240,4 +242,35 @@ fn window_of_configuration_space_agrees(function: &Function, windows: &Windows<W
     write(function, at + 12, WIDTH);
     let through = read(function, at + 16) as u16;
     equal("num_queues", windows.common.read16(offset_of!(CommonConfig, num_queues)), through)
+}
+
+fn memory_and_ports_agree(function: &Function, _: &Windows<Window>) -> Verdict {
+    const SPACE: u16 = 256;
+    const INTERRUPT: u16 = 0x3c;
+    const LINE: u32 = 0xff;
+    let at = function.address;
+    if !function.config().is_memory(at) {
+        return Err(skip("configuration space is reached by ports alone"));
+    }
+    let ports = function.config().ports().ok_or_else(|| skip("configuration space is reached by memory alone"))?;
+    // Reading the data of the access window reads a register of the device.
+    let access: Vec<u16> = structures(function, cfg_type::PCI).collect();
+    for offset in (0..SPACE).step_by(4).filter(|offset| !access.iter().any(|at| (at + 16..at + 20).contains(offset))) {
+        // SAFETY: reading configuration space has no effect, but where it was left out.
+        let by_ports = unsafe { ports.read(at, offset) };
+        equal(&format!("register {offset:#x}"), by_ports, read(function, offset))?;
+    }
+    let before = read(function, INTERRUPT);
+    // Nobody but software looks at the line's number.
+    let (one, other) = (before ^ 0x55 & LINE, before ^ 0xaa & LINE);
+    write(function, INTERRUPT, one);
+    // SAFETY: as above.
+    let (by_ports, by_memory) = unsafe {
+        let by_ports = ports.read(at, INTERRUPT);
+        ports.write(at, INTERRUPT, other);
+        (by_ports, read(function, INTERRUPT))
+    };
+    write(function, INTERRUPT, before);
+    equal("interrupt line, written by memory and read by ports", one, by_ports)?;
+    equal("interrupt line, written by ports and read by memory", other, by_memory)
 }

@@ -1,14 +1,20 @@
-//! The machine's ACPI tables, by the `acpi` crate, which checks signatures and checksums. For what boot and power need;
-//! their contents are believed.
+//! The machine's ACPI tables, by the `acpi` crate, which checks signatures and checksums. For what boot, PCI and power
+//! need; their contents are believed, but for what `pci::ecam` says of the MCFG.
 
 use super::interrupts::{Override, Routing};
+use super::pci::ecam::{Entry, WINDOWS_MAX};
 use acpi::madt::{Madt, MadtEntry};
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use acpi::mcfg::{Mcfg, McfgEntry};
+use acpi::sdt::{SdtHeader, Signature};
+use acpi::{AcpiError, AcpiHandler, AcpiResult, AcpiTable, AcpiTables, PhysicalMapping};
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 use pvops::event::IoApic;
 
 /// Entries of a MADT that are looked at: one without a length would have no end.
 const ENTRIES_MAX: usize = 4096;
+/// Bytes of a table that are mapped at most: more are a broken length, and its page tables would take the memory.
+const TABLE_MAX: usize = 16 << 20;
 
 /// The tables behind a root pointer, if there are any.
 pub fn tables(rsdp: u64) -> Option<AcpiTables<Handler>> {
@@ -48,7 +54,7 @@ pub fn routing(rsdp: u64) -> Option<Routing> {
 }
 
 /// Local APIC ids of the enabled CPUs, if there is a MADT.
-pub fn cpus(rsdp: u64) -> Option<alloc::vec::Vec<u32>> {
+pub fn cpus(rsdp: u64) -> Option<Vec<u32>> {
     const ENABLED: u32 = 1;
     let madt = tables(rsdp)?.find_table::<Madt>().ok()?;
     let cpus = madt.get().entries().take(ENTRIES_MAX).filter_map(|entry| match entry {
@@ -57,6 +63,57 @@ pub fn cpus(rsdp: u64) -> Option<alloc::vec::Vec<u32>> {
         _ => None,
     });
     Some(cpus.collect())
+}
+
+/// Windows to PCI configuration space that the MCFG tells of (PCI Firmware Specification 3.3, section 4.1.2), as it tells
+/// them; empty without one.
+pub fn ecam(rsdp: u64) -> Vec<Entry> {
+    let Some(table) = tables(rsdp).and_then(|tables| tables.find_table::<WindowTable>().ok()) else {
+        return Vec::new();
+    };
+    let entries = table.get().get_ref().0.entries().iter().take(WINDOWS_MAX);
+    let entry = |entry: &McfgEntry| Entry {
+        base: entry.base_address,
+        segment: entry.pci_segment_group,
+        first: entry.bus_number_start,
+        last: entry.bus_number_end,
+    };
+    entries.map(entry).collect()
+}
+
+/// The MCFG. The crate subtracts what it must have from its length, and reads as many bytes as that says.
+#[repr(transparent)]
+struct WindowTable(Mcfg);
+
+// SAFETY: it is one.
+unsafe impl AcpiTable for WindowTable {
+    const SIGNATURE: Signature = Signature::MCFG;
+
+    fn header(&self) -> &SdtHeader {
+        self.0.header()
+    }
+
+    fn validate(&self) -> AcpiResult<()> {
+        let len = self.header().length as usize;
+        if !(size_of::<Mcfg>()..=TABLE_MAX).contains(&len) {
+            return Err(AcpiError::SdtInvalidChecksum(Self::SIGNATURE));
+        }
+        self.header().validate(Self::SIGNATURE)
+    }
+}
+
+/// The bytecode (AML) of the DSDT, if there is one. Nobody runs it: published interpreters take a nightly compiler.
+pub fn bytecode(rsdp: u64) -> Option<&'static [u8]> {
+    let dsdt = tables(rsdp)?.dsdt().ok()?;
+    let address = crate::mm::paging::map_device(dsdt.address as u64, u64::from(dsdt.length))?;
+    // SAFETY: just mapped for ever, and nobody writes tables.
+    Some(unsafe { core::slice::from_raw_parts(address as *const u8, dsdt.length as usize) })
+}
+
+/// How often the bytecode names virtio-mmio's hardware id: devices that are told in no other way.
+pub fn untold_virtio(rsdp: u64) -> usize {
+    const VIRTIO_MMIO: &[u8] = b"LNRO0005";
+    bytecode(rsdp).map_or(0, |aml| aml.windows(VIRTIO_MMIO.len()).filter(|bytes| *bytes == VIRTIO_MMIO).count())
 }
 
 /// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.
@@ -79,9 +136,10 @@ pub struct Handler;
 
 impl AcpiHandler for Handler {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+        let size = size.min(TABLE_MAX);
         let mapped = crate::mm::paging::map_device(address as u64, size as u64).unwrap_or(0);
         let start = NonNull::new(mapped as *mut T).expect("an ACPI table lies outside of the address space");
-        // SAFETY: mapped for ever, with the size that was asked for.
+        // SAFETY: mapped for ever, with that size.
         unsafe { PhysicalMapping::new(address, start, size, size, Self) }
     }
 

@@ -1,29 +1,28 @@
-//! Virtio devices on PCI: configuration ports, BARs, capabilities, MSI-X.
+//! Virtio devices on PCI: configuration space, BARs, capabilities, MSI-X.
 //!
 //! The firmware has given the buses their numbers and the BARs their addresses. What a device says about itself is checked: a capability that points
 //! outside of its BAR is as if it were not there.
 
 mod bars;
+pub mod config;
+pub mod ecam;
 mod walk;
 
 use super::registers::Window;
 use crate::trap::irq;
 use alloc::format;
 use alloc::string::String;
+use config::Config;
 use frontends::transport::pci::{Vectors, Windows};
 use frontends::transport::{PciTransport, Registers, TransportError};
 use pci_types::capability::{MsixCapability, PciCapability, PciCapabilityAddress};
 use pci_types::{CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
 use pvops::event::MessageEntry;
-use pvops::port;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::pci::{MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID, cfg_type};
 
 use crate::devices::Interrupts;
 
-const ADDRESS_PORT: u16 = 0xcf8;
-const DATA_PORT: u16 = 0xcfc;
-const ENABLE: u32 = 1 << 31;
 /// More capabilities than fit into a configuration space: the list has a loop.
 const CAPABILITIES_MAX: usize = 48;
 /// Entries of the MSI-X table that [`Function::map`] sets up.
@@ -31,65 +30,27 @@ pub const VECTORS: Vectors = Vectors { config: 0, first_queue: 1, queues: 1 };
 /// Bytes of an MSI-X table entry.
 const MSIX_ENTRY: u64 = 16;
 
-/// Configuration mechanism #1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2).
-#[derive(Clone, Copy, Debug)]
-pub struct ConfigPorts(());
-
-impl ConfigPorts {
-    /// `None` on a machine without PCI.
-    pub fn probe() -> Option<Self> {
-        // SAFETY: these are PCI's ports, or nobody's.
-        let answer = unsafe {
-            port::write_u32(ADDRESS_PORT, ENABLE);
-            port::read_u32(ADDRESS_PORT)
-        };
-        (answer == ENABLE).then_some(Self(()))
-    }
-
-    fn select(address: PciAddress, offset: u16) {
-        let function =
-            u32::from(address.bus()) << 16 | u32::from(address.device()) << 11 | u32::from(address.function()) << 8;
-        // SAFETY: selecting has no effect of its own.
-        unsafe { port::write_u32(ADDRESS_PORT, ENABLE | function | u32::from(offset & 0xfc)) };
-    }
-}
-
-impl ConfigRegionAccess for ConfigPorts {
-    unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
-        Self::select(address, offset);
-        // SAFETY: reading configuration space has no effect.
-        unsafe { port::read_u32(DATA_PORT) }
-    }
-
-    unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
-        Self::select(address, offset);
-        // SAFETY: per the trait's contract.
-        unsafe { port::write_u32(DATA_PORT, value) };
-    }
-}
-
 /// Writes the message control word of a capability, the upper half of its first 32 bits, as 16 bits: a hypervisor that
 /// watches it (Xen does) looks at accesses of that size only.
 #[derive(Clone, Copy)]
-struct ControlWord;
+struct ControlWord(Config);
 
 impl ConfigRegionAccess for ControlWord {
     unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
         // SAFETY: per the trait's contract.
-        unsafe { ConfigPorts(()).read(address, offset) }
+        unsafe { self.0.read(address, offset) }
     }
 
     unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
-        ConfigPorts::select(address, offset);
         // SAFETY: per the trait's contract.
-        unsafe { port::write_u16(DATA_PORT + 2, (value >> 16) as u16) };
+        unsafe { self.0.write_upper(address, offset, (value >> 16) as u16) };
     }
 }
 
 /// A virtio function.
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
-    ports: ConfigPorts,
+    config: Config,
     /// Where.
     pub address: PciAddress,
     /// What; `NONE` for a legacy device, which we do not drive.
@@ -97,15 +58,16 @@ pub struct Function {
 }
 
 /// All virtio functions. A bridge that nobody can look behind is logged.
-pub fn functions(ports: ConfigPorts) -> impl Iterator<Item = Function> {
-    let walk = walk::walk(ports, |vendor, device| vendor == VENDOR_ID && device >= TRANSITIONAL_DEVICE_ID);
+pub fn functions(config: Config) -> impl Iterator<Item = Function> {
+    let walk =
+        walk::walk(config, &config.roots(), |vendor, device| vendor == VENDOR_ID && device >= TRANSITIONAL_DEVICE_ID);
     for bridge in walk.unnumbered {
         let (bus, device, function) = (bridge.bus(), bridge.device(), bridge.function());
         log::warn!("pci {bus:02x}:{device:02x}.{function}: a bridge without a bus number; nobody looks behind it");
     }
     walk.functions.into_iter().map(move |found| {
         let kind = found.device.checked_sub(MODERN_DEVICE_ID).map_or(DeviceType::NONE, |id| DeviceType(id.into()));
-        Function { ports, address: found.address, device_type: kind }
+        Function { config, address: found.address, device_type: kind }
     })
 }
 
@@ -148,9 +110,9 @@ impl Function {
         format!("pci {:02x}:{:02x}.{}", self.address.bus(), self.address.device(), self.address.function())
     }
 
-    /// The ports, for the reference drivers.
-    pub fn ports(&self) -> ConfigPorts {
-        self.ports
+    /// The way to its configuration space, for the reference drivers and checks.
+    pub fn config(&self) -> Config {
+        self.config
     }
 
     /// Maps the device and gives it its interrupts.
@@ -169,13 +131,13 @@ impl Function {
     /// # Errors
     /// [`PciError`].
     pub fn map(&self) -> Result<(Windows<Window>, Interrupts), PciError> {
-        let ports = self.ports;
+        let config = self.config;
         let mut header =
-            EndpointHeader::from_header(PciHeader::new(self.address), ports).ok_or(PciError::NotAnEndpoint)?;
+            EndpointHeader::from_header(PciHeader::new(self.address), config).ok_or(PciError::NotAnEndpoint)?;
         // Sizing a BAR moves it for a moment.
-        header.update_command(ports, |command| command - CommandRegister::MEMORY_ENABLE);
-        let bars = bars::memory(&header, ports);
-        header.update_command(ports, |command| {
+        header.update_command(config, |command| command - CommandRegister::MEMORY_ENABLE);
+        let bars = bars::memory(&header, config);
+        header.update_command(config, |command| {
             command
                 | CommandRegister::MEMORY_ENABLE
                 | CommandRegister::BUS_MASTER_ENABLE
@@ -187,7 +149,7 @@ impl Function {
         };
 
         let (mut common, mut notify, mut isr, mut device, mut msix) = (None, None, None, None, None);
-        for capability in header.capabilities(ports).take(CAPABILITIES_MAX) {
+        for capability in header.capabilities(config).take(CAPABILITIES_MAX) {
             match capability {
                 // The first of each kind that can be used is the one to use (section 4.1.4).
                 PciCapability::Vendor(at) => {
@@ -230,7 +192,7 @@ impl Function {
 
     fn structure(&self, at: PciCapabilityAddress) -> Structure {
         // SAFETY: reading configuration space has no effect.
-        let word = |index: u16| unsafe { self.ports.read(self.address, at.offset + 4 * index) };
+        let word = |index: u16| unsafe { self.config.read(self.address, at.offset + 4 * index) };
         let kind = (word(0) >> 24) as u8;
         Structure {
             kind,
@@ -275,8 +237,8 @@ impl Function {
             table.write32(at + 8, message.data);
             table.write32(at + 12, 0);
         }
-        msix.set_function_mask(false, ControlWord);
-        msix.set_enabled(true, ControlWord);
+        msix.set_function_mask(false, ControlWord(self.config));
+        msix.set_enabled(true, ControlWord(self.config));
         Interrupts::messages(queue.0, config.0)
     }
 }

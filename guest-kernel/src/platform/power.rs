@@ -81,10 +81,7 @@ fn soft_off() -> Option<(u16, u16)> {
     let tables = acpi::tables(RSDP.load(Relaxed))?;
     let fadt = tables.find_table::<Fadt>().ok()?;
     let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok()?;
-    let dsdt = tables.dsdt().ok()?;
-    let address = crate::mm::paging::map_device(dsdt.address as u64, u64::from(dsdt.length))?;
-    // SAFETY: just mapped, and nobody writes tables.
-    let aml = unsafe { core::slice::from_raw_parts(address as *const u8, dsdt.length as usize) };
+    let aml = acpi::bytecode(RSDP.load(Relaxed))?;
     Some((control, SLEEP_ENABLE | s5_sleep_type(aml)? << 10))
 }
 

@@ -19,7 +19,7 @@ pvops [OP]         every operation: sites, how they were patched, bytes before a
 mem                frames, heap, memory map
 mem hog MIB        takes so much memory, as far as it goes, and gives it back
 irq                interrupts by vector
-dev                devices and their drivers
+dev                devices and their drivers; how PCI's configuration space is accessed
 blk [N]            disks, or disk N
 blk read SECTOR [N]                 shows a sector of disk N, or of disk 0
 blk zero|discard SECTOR COUNT [N]   clears sectors, or gives them up
@@ -209,7 +209,10 @@ fn dev(system: &System, out: &mut String) -> fmt::Result {
     for device in &system.devices.list {
         writeln!(out, "{:8} {:28} {}", device.device_type.name(), device.location, device.state)?;
     }
-    Ok(())
+    match crate::platform::pci::config::counts() {
+        Some(counts) => writeln!(out, "pci: {counts}"),
+        None => Ok(()),
+    }
 }
 
 async fn blk(system: &System, which: Option<&str>, out: &mut String) -> Result<(), Failed> {

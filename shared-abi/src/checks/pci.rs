@@ -6,6 +6,7 @@ const DISCOVERY: &str = "4.1.2.1 Device Requirements: PCI Device Discovery";
 const CAPABILITIES: &str = "4.1.4 Virtio Structure PCI Capabilities";
 const COMMON: &str = "4.1.4.3.1 Device Requirements: Common configuration structure layout";
 const NOTIFY: &str = "4.1.4.4.1 Device Requirements: Notification capability";
+const ECAM: &str = "PCI Express 5.0, 7.2.2 PCI Express Enhanced Configuration Access Mechanism (ECAM)";
 const VECTORS: &str = "4.1.5.1.2 MSI-X Vector Configuration";
 
 /// The checks of this group.
@@ -42,4 +43,7 @@ pub const CHECKS: &[Check] = transport_rows!("pci";
         "Write 0x7fe to queue_msix_vector", "0xffff"),
     row("pci/window-of-configuration-space-agrees", "VIRTIO_PCI_CAP_PCI_CFG gives access to the structures",
         "4.1.4.9 PCI configuration access capability", "Read num_queues through it and through the BAR", "Equal"),
+    row("pci/memory-and-ports-agree", "The 256 bytes that the ports reach are the same ones in memory (ECAM)", ECAM,
+        "Read all of them both ways, the access window aside; write the interrupt line by one way, read it by the other",
+        "Equal"),
 );

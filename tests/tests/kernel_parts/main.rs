@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+mod acpi_tests;
 mod editor_tests;
 mod frames_tests;
 mod gpt_tests;
@@ -80,10 +81,21 @@ mod mm {
     #[path = "../../../guest-kernel/src/mm/frames.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
     pub(crate) mod frames;
+
+    /// Stand-in for the page tables.
+    pub(crate) mod paging {
+        pub(crate) fn map_device(physical: u64, len: u64) -> Option<usize> {
+            (len > 0).then(|| super::direct(physical))
+        }
+    }
 }
 
 #[path = "."]
 mod platform {
+    #[path = "../../../guest-kernel/src/platform/acpi.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod acpi;
+
     #[path = "../../../guest-kernel/src/platform/interrupts.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
     pub(crate) mod interrupts;
@@ -97,6 +109,9 @@ mod platform {
         #[path = "../../../guest-kernel/src/platform/pci/bars.rs"]
         #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
         pub(crate) mod bars;
+        #[path = "../../../guest-kernel/src/platform/pci/ecam.rs"]
+        #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+        pub(crate) mod ecam;
         #[path = "../../../guest-kernel/src/platform/pci/walk.rs"]
         #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
         pub(crate) mod walk;

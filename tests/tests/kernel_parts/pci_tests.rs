@@ -56,7 +56,11 @@ impl Machine {
     }
 
     fn walk(&self) -> Walk {
-        walk(self, |vendor, device| vendor == 0x1af4 && device >= 0x1000)
+        self.walk_from(&[0])
+    }
+
+    fn walk_from(&self, roots: &[u8]) -> Walk {
+        walk(self, roots, |vendor, device| vendor == 0x1af4 && device >= 0x1000)
     }
 }
 
@@ -104,6 +108,23 @@ fn a_bridge_without_a_number_or_in_a_loop_is_told_and_the_walk_ends() {
     let found = machine.walk();
     assert_eq!(found.unnumbered, [at(0, 1, 0), at(5, 0, 0), at(6, 0, 0)]);
     assert_eq!(addresses(&found), [at(6, 1, 0)]);
+}
+
+#[test]
+fn each_host_bridge_s_buses_are_walked_once_and_in_their_order() {
+    let machine = Machine::default();
+    machine.bridge(at(0, 1, 0), 0x10);
+    machine.endpoint(at(0x10, 0, 0), VIRTIO);
+    machine.endpoint(at(0x40, 0, 0), VIRTIO);
+    // It leads back to a bus of another host bridge, which is walked already.
+    machine.bridge(at(0x40, 1, 0), 0x10);
+    machine.bridge(at(0x40, 2, 0), 0x41);
+    machine.endpoint(at(0x41, 0, 0), VIRTIO);
+    let found = machine.walk_from(&[0, 0x10, 0x40, 0, 0xff]);
+    assert_eq!(addresses(&found), [at(0x10, 0, 0), at(0x40, 0, 0), at(0x41, 0, 0)]);
+    assert_eq!(found.unnumbered, [at(0x40, 1, 0)]);
+    assert!(machine.is_open(at(0, 1, 0)), "a bus that a bridge leads to is behind it, root or not");
+    assert_eq!(addresses(&machine.walk_from(&[])), []);
 }
 
 fn memory_bars(machine: &Machine, address: PciAddress) -> [Option<(u64, u64)>; 6] {

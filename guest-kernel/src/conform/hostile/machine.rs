@@ -81,12 +81,12 @@ fn function(trial: &Trial<'_>) -> Result<Function, End> {
 
 fn read(function: &Function, offset: u16) -> u32 {
     // SAFETY: reading configuration space has no effect but that of the access window, which only this file uses now.
-    unsafe { function.ports().read(function.address, offset & !3) }
+    unsafe { function.config().read(function.address, offset & !3) }
 }
 
 fn write(function: &Function, offset: u16, value: u32) {
     // SAFETY: a BAR that is moved decodes nowhere or where no memory of the kernel's is: RAM is decoded before PCI.
-    unsafe { function.ports().write(function.address, offset & !3, value) };
+    unsafe { function.config().write(function.address, offset & !3, value) };
 }
 
 /// A read of the first sector, not waited for.

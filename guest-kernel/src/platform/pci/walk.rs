@@ -1,4 +1,4 @@
-//! Walks the PCI buses: bus 0, and what lies behind its bridges, by the bus numbers that the firmware gave them. Devices and
+//! Walks the PCI buses: those of the host bridges, and what lies behind bridges, by the bus numbers that the firmware gave them. Devices and
 //! bridges are believed in nothing that could keep the walk from ending.
 
 use alloc::vec::Vec;
@@ -29,21 +29,30 @@ pub struct Walk {
     pub unnumbered: Vec<PciAddress>,
 }
 
-/// Finds all functions that are wanted, and lets the bridges before them pass memory accesses and messages on.
-pub fn walk(access: impl ConfigRegionAccess + Copy, wanted: impl Fn(u16, u16) -> bool) -> Walk {
+/// Finds all functions that are wanted, and lets the bridges before them pass memory accesses and messages on. Of the
+/// roots, those count that no bridge behind an earlier one leads to.
+pub fn walk(access: impl ConfigRegionAccess + Copy, roots: &[u8], wanted: impl Fn(u16, u16) -> bool) -> Walk {
     let mut walk = Walk::default();
     // The bridge that leads to a bus, by the bus's number; `None` before somebody leads there.
     let mut bridges: [Option<PciAddress>; BUSES] = [None; BUSES];
-    let mut buses = alloc::vec![0_u8];
+    let mut buses = Vec::new();
+    let mut roots = roots.iter();
     let mut next = 0;
-    while let Some(&bus) = buses.get(next) {
+    loop {
+        let Some(&bus) = buses.get(next) else {
+            match roots.find(|root| !buses.contains(*root)) {
+                Some(&root) => buses.push(root),
+                None => return walk,
+            }
+            continue;
+        };
         next += 1;
         for address in functions(access, bus) {
             let header = PciHeader::new(address);
             let (vendor, device) = header.id(access);
             if let Some(bridge) = PciPciBridgeHeader::from_header(PciHeader::new(address), access) {
                 let behind = bridge.secondary_bus_number(access);
-                if behind == 0 || bridges[usize::from(behind)].is_some() {
+                if behind == 0 || buses.contains(&behind) {
                     walk.unnumbered.push(address);
                 } else {
                     bridges[usize::from(behind)] = Some(address);
@@ -55,7 +64,6 @@ pub fn walk(access: impl ConfigRegionAccess + Copy, wanted: impl Fn(u16, u16) ->
             }
         }
     }
-    walk
 }
 
 /// The functions of a bus that are there and have a header of a known kind.
@@ -74,7 +82,7 @@ fn functions(access: impl ConfigRegionAccess + Copy, bus: u8) -> impl Iterator<I
     })
 }
 
-/// Lets all bridges between bus 0 and a bus pass on. Firmware opens those that it needs itself.
+/// Lets all bridges between a host bridge and a bus pass on. Firmware opens those that it needs itself.
 fn open_way(access: impl ConfigRegionAccess + Copy, bridges: &[Option<PciAddress>; BUSES], mut bus: u8) {
     while let Some(address) = bridges[usize::from(bus)] {
         let open = CommandRegister::MEMORY_ENABLE | CommandRegister::BUS_MASTER_ENABLE;
