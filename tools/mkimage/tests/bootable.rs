@@ -3,7 +3,7 @@
 mod common;
 
 use common::Fixture;
-use common::disks::{image, program};
+use common::disks::{built, image, program};
 use mkimage::bootable::{Bytes, Format, Image, Step, extract};
 use mkimage::inspect::{PartitionKind, Report, inspect};
 use mkimage::loaders::{BIOS_FILE, EFI_FILE};
@@ -105,13 +105,7 @@ fn the_bios_loader_is_told_where_it_and_its_files_are() {
 #[test]
 fn two_builds_in_different_folders_give_the_same_bytes_and_another_time_or_word_others() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let built = |image: &Image, folder: &Path, name: &str| {
-        let files = folder.join("files of ").join(name);
-        fs::create_dir_all(&files).unwrap();
-        fs::write(files.join("file"), "content").unwrap();
-        write(&Image { files: Some(files), ..image.clone() }, &folder.join(name)).unwrap();
-        fs::read(folder.join(name)).unwrap()
-    };
+    let built = |image: &Image, folder: &Path, name: &str| built(Format::Disk, image, folder, name);
     let first = built(&image(), here.path(), "one");
     assert!(first == built(&image(), there.path(), "two"), "the same");
     let time = Timestamp::new(1_700_000_000);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::Fixture;
-use common::disks::image;
+use common::disks::{built, image};
 use mkimage::bootable::{Format, Image, extract};
 use mkimage::inspect::{BootEntryReport, DiskReport, PartitionKind, Report, inspect};
 use mkimage::output::Existing;
@@ -126,13 +126,7 @@ fn files_of_any_size_lie_on_blocks() {
 #[test]
 fn two_builds_in_different_folders_give_the_same_bytes_and_another_time_the_same_files_in_the_same_places() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let built = |image: &Image, folder: &Path, name: &str| {
-        let files = folder.join("files of ").join(name);
-        fs::create_dir_all(&files).unwrap();
-        fs::write(files.join("file"), "content").unwrap();
-        write(&Image { files: Some(files), ..image.clone() }, &folder.join(name)).unwrap();
-        fs::read(folder.join(name)).unwrap()
-    };
+    let built = |image: &Image, folder: &Path, name: &str| built(Format::Iso, image, folder, name);
     let first = built(&image(), here.path(), "one");
     assert!(first == built(&image(), there.path(), "two"), "the same");
     let time = Timestamp::new(1_700_000_000);

@@ -1,8 +1,9 @@
 //! What becomes a bootable disk, and the program that makes it.
 
 use super::Fixture;
-use mkimage::bootable::Image;
+use mkimage::bootable::{Format, Image};
 use mkimage::loaders::{BIOS_FILE, EFI_FILE, Loaders};
+use mkimage::output::Existing;
 use object::elf;
 use object::pod::bytes_of;
 use object::{LittleEndian as LE, U32, U64};
@@ -24,6 +25,16 @@ pub(crate) fn image() -> Image {
     let initrd = vec![7; 3000];
     let kernel = Fixture::default().build();
     Image { kernel, cmdline: "tour x=1".into(), initrd, loaders: Some(loaders()), ..Image::default() }
+}
+
+/// The bytes of an image made in a folder, with files of that folder's.
+pub(crate) fn built(format: Format, image: &Image, folder: &Path, name: &str) -> Vec<u8> {
+    let (files, output) = (folder.join("files of ").join(name), folder.join(name));
+    fs::create_dir_all(&files).unwrap();
+    fs::write(files.join("file"), "content").unwrap();
+    let image = Image { files: Some(files), ..image.clone() };
+    image.write(format, &output, Existing::Keep, &mut |_, _| {}).unwrap();
+    fs::read(output).unwrap()
 }
 
 /// Puts what the program needs into a folder: `kernel` and `loaders/`.
