@@ -5,15 +5,14 @@ use crate::artifacts::{self, Guest, Images};
 use crate::options::Common;
 use crate::workspace::{self, Place};
 use crate::{setup, ui};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use mkimage::loaders;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is no source.
-const NOT_COPIED: [&str; 2] = [".git", "target"];
+const NO_SOURCES: [&str; 2] = [".git", "target"];
 
 /// `cargo xtask reproduce`.
 pub(crate) fn command(common: &Common) -> Result<ExitCode> {
@@ -54,32 +53,47 @@ fn make(setup: &setup::Setup, place: &Place, output: &Path) -> Result<[(&'static
     ])
 }
 
-/// Copies the sources. The crates stay where they are, under another name.
+/// Copies the sources, the crates, and how cargo is set up.
 fn move_to(here: &Place, folder: &Path) -> Result<Place> {
     let (root, cargo_home) = (folder.join("sources"), folder.join("home of cargo"));
-    copy(&here.root, &root)?;
-    fs::create_dir(&cargo_home)?;
-    for entry in fs::read_dir(&here.cargo_home).context("cannot read cargo's home")? {
-        let entry = entry?;
-        symlink(entry.path(), cargo_home.join(entry.file_name()))?;
+    copy(&here.root, &root, &NO_SOURCES)?;
+    // Other programs and other versions of the compiler are there, too.
+    fs::create_dir(&cargo_home).with_context(|| format!("cannot create {}", cargo_home.display()))?;
+    for name in ["config.toml", "config"] {
+        let config = here.cargo_home.join(name);
+        if config.is_file() {
+            link(&config, &cargo_home.join(name))?;
+        }
     }
+    // What was built so far has left the crates there.
+    copy(&here.cargo_home.join("registry"), &cargo_home.join("registry"), &[])?;
     let target = root.join("target");
-    ensure!(target != here.target, "the second build is to be elsewhere");
     Ok(Place { root, target, cargo_home })
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a folder but what has one of these names.
+fn copy(from: &Path, to: &Path, skipped: &[&str]) -> Result<()> {
     fs::create_dir(to).with_context(|| format!("cannot create {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let entry = entry?;
         let (name, kind) = (entry.file_name(), entry.file_type()?);
-        if kind.is_dir() && !NOT_COPIED.iter().any(|skipped| name == *skipped) {
-            copy(&entry.path(), &to.join(name))?;
+        if skipped.iter().any(|skipped| name == *skipped) {
+            continue;
+        }
+        if kind.is_dir() {
+            copy(&entry.path(), &to.join(name), skipped)?;
         } else if kind.is_file() {
-            fs::copy(entry.path(), to.join(name)).with_context(|| format!("cannot copy {}", entry.path().display()))?;
+            link(&entry.path(), &to.join(name))?;
         }
     }
     Ok(())
+}
+
+/// The same file under another name, or a copy of it where that is another file system.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    fs::hard_link(from, to)
+        .or_else(|_| fs::copy(from, to).map(drop))
+        .with_context(|| format!("cannot copy {}", from.display()))
 }
 
 /// The first byte that differs, or that only one of them has.
@@ -111,7 +125,7 @@ mod tests {
             fs::write(from.join(path), path).unwrap();
         }
         let to = folder.path().join("to");
-        copy(&from, &to).unwrap();
+        copy(&from, &to, &NO_SOURCES).unwrap();
         assert_eq!(fs::read_to_string(to.join("src/deep/a.rs")).unwrap(), "src/deep/a.rs");
         assert!(to.join(".cargo/config.toml").exists() && !to.join("target").exists() && !to.join(".git").exists());
     }
