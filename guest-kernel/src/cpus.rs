@@ -24,7 +24,6 @@ const STACK_ORDER: usize = 3;
 /// Nanoseconds that a CPU may take to start.
 const PATIENCE: u64 = 2_000_000_000;
 
-static RSDP: AtomicU64 = AtomicU64::new(0);
 static OTHERS: Once<Others> = Once::new();
 
 /// The CPUs beside the first that have started, and why there are not more.
@@ -51,9 +50,8 @@ pub struct Cpu {
 /// What a CPU is given to do. It must come to an end, and leave the executor, the timer and the console alone.
 pub type Job = fn();
 
-/// Remembers where CPUs begin and who knows them. None is started yet.
-pub fn init(page: Option<u64>, rsdp: u64) {
-    RSDP.store(rsdp, Ordering::Relaxed);
+/// Remembers where CPUs begin. None is started yet.
+pub fn init(page: Option<u64>) {
     if let Some(page) = page {
         // SAFETY: the page was reserved when the frames were handed out, and is RAM.
         unsafe { trampoline::install(page) };
@@ -105,7 +103,7 @@ fn start_all() -> Others {
 /// Local APIC ids of the CPUs beside this one: those that ACPI lists, else as many as CPUID counts, numbered from 0.
 fn ids() -> Vec<u32> {
     let here = smp::cpu();
-    let listed = acpi::cpus(RSDP.load(Ordering::Relaxed)).unwrap_or_else(|| (0..counted()).collect());
+    let listed = acpi::cpus().unwrap_or_else(|| (0..counted()).collect());
     listed.into_iter().filter(|&id| id != here).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::net::card::Card;
 use crate::platform::mmio::Slot;
 use crate::platform::pci::Function;
 use crate::platform::registers::Window;
-use crate::platform::{mmio, pci};
+use crate::platform::{acpi, mmio, pci};
 use crate::rng::Rng;
 use crate::task::{self, Event};
 use crate::trap::irq;
@@ -220,7 +220,9 @@ impl Places {
     pub fn find(found: &Surroundings, cmdline: Cmdline) -> Self {
         let mut places = Self::default();
         let mut seen: Vec<u64> = Vec::new();
-        for slot in mmio::slots(found.board_slots.unwrap_or(0), cmdline) {
+        // With PCI there is no need: reading the bytecode would only take time.
+        let declared = if pci::config::get().is_none() { acpi::virtio_mmio() } else { Vec::new() };
+        for slot in mmio::slots(found.board_slots.unwrap_or(0), cmdline, declared) {
             if seen.contains(&slot.address) {
                 continue;
             }

@@ -88,12 +88,13 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     patch_kernel(cmdline);
     mm::paging::protect_image();
     let rsdp = if found.has_bios { platform::acpi::search_bios() } else { info.rsdp };
-    platform::power::init(found.board_slots.is_some(), rsdp);
-    init_interrupts(&found, rsdp);
-    cpus::init(info.trampoline, rsdp);
+    platform::acpi::init(rsdp);
+    platform::power::init(found.board_slots.is_some());
+    init_interrupts(&found);
+    cpus::init(info.trampoline);
     let clock = time::init(&found);
     println!("time: {clock}");
-    init_pci(&found, cmdline, rsdp, &info.ram);
+    init_pci(&found, cmdline, &info.ram);
     bench::run(cmdline);
     if let Some(order) = conform::hostile::Order::from_cmdline(cmdline) {
         conform::hostile::start(found, cmdline, order);
@@ -102,9 +103,6 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
         conform::start(found, cmdline, filter);
     }
     let mut devices = Devices::find(&found, cmdline);
-    if devices.list.is_empty() {
-        warn_of_untold_devices(rsdp);
-    }
     let seed = devices.rng.as_mut().and_then(rng::Rng::next).unwrap_or_else(pvops::time::tsc);
     let system = Rc::new(System {
         found,
@@ -148,14 +146,14 @@ fn init_memory(info: &BootInfo) {
 }
 
 /// The interrupt controllers, and the console's line.
-fn init_interrupts(found: &Surroundings, rsdp: u64) {
+fn init_interrupts(found: &Surroundings) {
     extern "sysv64" fn map(physical: u64, len: usize) -> usize {
         mm::paging::map_device(physical, len as u64).unwrap_or(0)
     }
     if found.has_legacy_chips {
         platform::mask_pic();
     }
-    let routing = platform::acpi::routing(rsdp).unwrap_or_else(Routing::usual);
+    let routing = platform::acpi::routing().unwrap_or_else(Routing::usual);
     // SAFETY: the handlers are set up, and nothing else uses the controllers, which are where every PC or the MADT has them.
     if let Err(error) = unsafe { pvops::event::start(map, &routing.chips()) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
@@ -176,24 +174,13 @@ fn init_interrupts(found: &Surroundings, rsdp: u64) {
 
 /// The ways to PCI's configuration space. Our board has none. Xen keeps its first domain from writing to the memory that it
 /// is, so there it is ports.
-fn init_pci(found: &Surroundings, cmdline: Cmdline, rsdp: u64, ram: &[Range]) {
+fn init_pci(found: &Surroundings, cmdline: Cmdline, ram: &[Range]) {
     if found.board_slots.is_some() {
         return;
     }
     let ways = if found.world == World::Xen { Ways::Ports } else { Ways::from_cmdline(cmdline) };
-    let entries = if ways == Ways::Ports { Vec::new() } else { platform::acpi::ecam(rsdp) };
+    let entries = if ways == Ways::Ports { Vec::new() } else { platform::acpi::ecam() };
     platform::pci::config::init(ways, &entries, ram);
-}
-
-/// Says why there are no devices, where only ACPI's bytecode tells of them: on QEMU's microvm, if its ACPI is left on.
-fn warn_of_untold_devices(rsdp: u64) {
-    let count = platform::acpi::untold_virtio(rsdp);
-    if count > 0 {
-        log::warn!(
-            "acpi: {count} virtio-mmio devices are told by bytecode alone, which is not run: \
-             name them by virtio_mmio.device=, or start QEMU with -M microvm,acpi=off"
-        );
-    }
 }
 
 /// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.

@@ -1,7 +1,9 @@
 //! The machine's ACPI tables, by the `acpi` crate, which checks signatures and checksums. For what boot, PCI and power
 //! need; their contents are believed, but for what `pci::ecam` says of the MCFG.
 
+use super::aml;
 use super::interrupts::{Override, Routing};
+use super::mmio::Slot;
 use super::pci::ecam::{Entry, WINDOWS_MAX};
 use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::{Mcfg, McfgEntry};
@@ -9,6 +11,7 @@ use acpi::sdt::{SdtHeader, Signature};
 use acpi::{AcpiError, AcpiHandler, AcpiResult, AcpiTable, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pvops::event::IoApic;
 
 /// Entries of a MADT that are looked at: one without a length would have no end.
@@ -16,17 +19,25 @@ const ENTRIES_MAX: usize = 4096;
 /// Bytes of a table that are mapped at most: more are a broken length, and its page tables would take the memory.
 const TABLE_MAX: usize = 16 << 20;
 
-/// The tables behind a root pointer, if there are any.
-pub fn tables(rsdp: u64) -> Option<AcpiTables<Handler>> {
-    let rsdp = usize::try_from(rsdp).ok().filter(|&address| address != 0)?;
+/// Address of the root pointer; 0 for none.
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers where the root pointer is; 0 for none.
+pub fn init(rsdp: u64) {
+    ROOT.store(rsdp, Relaxed);
+}
+
+/// The machine's tables, if there are any.
+pub fn tables() -> Option<AcpiTables<Handler>> {
+    let rsdp = usize::try_from(ROOT.load(Relaxed)).ok().filter(|&address| address != 0)?;
     // SAFETY: the loader said that the RSDP is there; the crate checks signatures and checksums.
     unsafe { AcpiTables::from_rsdp(Handler, rsdp) }.ok()
 }
 
 /// The interrupt chips and ISA interrupts that the MADT tells of, if there is one.
-pub fn routing(rsdp: u64) -> Option<Routing> {
+pub fn routing() -> Option<Routing> {
     const ISA_BUS: u8 = 0;
-    let madt = tables(rsdp)?.find_table::<Madt>().ok()?;
+    let madt = tables()?.find_table::<Madt>().ok()?;
     let mut routing = Routing::new(madt.get().local_apic_address.into());
     let mut left_out = 0;
     for entry in madt.get().entries().take(ENTRIES_MAX) {
@@ -54,9 +65,9 @@ pub fn routing(rsdp: u64) -> Option<Routing> {
 }
 
 /// Local APIC ids of the enabled CPUs, if there is a MADT.
-pub fn cpus(rsdp: u64) -> Option<Vec<u32>> {
+pub fn cpus() -> Option<Vec<u32>> {
     const ENABLED: u32 = 1;
-    let madt = tables(rsdp)?.find_table::<Madt>().ok()?;
+    let madt = tables()?.find_table::<Madt>().ok()?;
     let cpus = madt.get().entries().take(ENTRIES_MAX).filter_map(|entry| match entry {
         MadtEntry::LocalApic(cpu) if { cpu.flags } & ENABLED != 0 => Some(u32::from(cpu.apic_id)),
         MadtEntry::LocalX2Apic(cpu) if { cpu.flags } & ENABLED != 0 => Some(cpu.x2apic_id),
@@ -67,8 +78,8 @@ pub fn cpus(rsdp: u64) -> Option<Vec<u32>> {
 
 /// Windows to PCI configuration space that the MCFG tells of (PCI Firmware Specification 3.3, section 4.1.2), as it tells
 /// them; empty without one.
-pub fn ecam(rsdp: u64) -> Vec<Entry> {
-    let Some(table) = tables(rsdp).and_then(|tables| tables.find_table::<WindowTable>().ok()) else {
+pub fn ecam() -> Vec<Entry> {
+    let Some(table) = tables().and_then(|tables| tables.find_table::<WindowTable>().ok()) else {
         return Vec::new();
     };
     let entries = table.get().get_ref().0.entries().iter().take(WINDOWS_MAX);
@@ -102,18 +113,25 @@ unsafe impl AcpiTable for WindowTable {
     }
 }
 
-/// The bytecode (AML) of the DSDT, if there is one. Nobody runs it: published interpreters take a nightly compiler.
-pub fn bytecode(rsdp: u64) -> Option<&'static [u8]> {
-    let dsdt = tables(rsdp)?.dsdt().ok()?;
-    let address = crate::mm::paging::map_device(dsdt.address as u64, u64::from(dsdt.length))?;
+/// The bytecode (AML) of the DSDT, if there is one.
+pub fn bytecode() -> Option<&'static [u8]> {
+    let dsdt = tables()?.dsdt().ok()?;
+    let length = u64::from(dsdt.length);
+    if length > TABLE_MAX as u64 {
+        return None;
+    }
+    let address = crate::mm::paging::map_device(dsdt.address as u64, length)?;
     // SAFETY: just mapped for ever, and nobody writes tables.
     Some(unsafe { core::slice::from_raw_parts(address as *const u8, dsdt.length as usize) })
 }
 
-/// How often the bytecode names virtio-mmio's hardware id: devices that are told in no other way.
-pub fn untold_virtio(rsdp: u64) -> usize {
-    const VIRTIO_MMIO: &[u8] = b"LNRO0005";
-    bytecode(rsdp).map_or(0, |aml| aml.windows(VIRTIO_MMIO.len()).filter(|bytes| *bytes == VIRTIO_MMIO).count())
+/// The virtio-mmio devices that the bytecode declares.
+pub fn virtio_mmio() -> Vec<Slot> {
+    let (slots, unread) = bytecode().map(aml::virtio_mmio).unwrap_or_default();
+    if unread > 0 {
+        log::warn!("acpi: {unread} virtio-mmio devices are declared otherwise than by constants, and left out");
+    }
+    slots
 }
 
 /// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.

@@ -1,7 +1,9 @@
-//! Where virtio-mmio devices are: the board's slots, and `virtio_mmio.device=SIZE@ADDRESS:LINE[:ID]` on the command line
-//! (Linux `drivers/virtio/virtio_mmio.c` defines the format; QEMU's microvm and Firecracker pass it).
+//! Where virtio-mmio devices are: the board's slots, `virtio_mmio.device=SIZE@ADDRESS:LINE[:ID]` on the command line
+//! (Linux `drivers/virtio/virtio_mmio.c` defines the format; QEMU's microvm and Firecracker pass it), or what ACPI declares
+//! (`aml`).
 
 use crate::cmdline::Cmdline;
+use alloc::vec::Vec;
 use shared_abi::board;
 
 /// A register block and its interrupt line.
@@ -15,8 +17,8 @@ pub struct Slot {
     pub line: u32,
 }
 
-/// All slots, the board's first. A description that cannot be read is logged and left out.
-pub fn slots(board_slots: u32, cmdline: Cmdline) -> impl Iterator<Item = Slot> {
+/// All slots, the board's first, ACPI's last. A description that cannot be read is logged and left out.
+pub fn slots(board_slots: u32, cmdline: Cmdline, declared: Vec<Slot>) -> impl Iterator<Item = Slot> {
     let on_board = (0..board_slots).map(|slot| Slot {
         address: board::VIRTIO_MMIO_BASE + u64::from(slot) * board::VIRTIO_MMIO_STRIDE,
         size: board::VIRTIO_MMIO_STRIDE,
@@ -29,7 +31,7 @@ pub fn slots(board_slots: u32, cmdline: Cmdline) -> impl Iterator<Item = Slot> {
         }
         slot
     });
-    on_board.chain(named)
+    on_board.chain(named).chain(declared)
 }
 
 fn parse(text: &str) -> Option<Slot> {

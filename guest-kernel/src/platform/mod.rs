@@ -1,6 +1,7 @@
 //! The machine around the CPU: where virtio devices and interrupt chips are, and how to switch it off.
 
 pub mod acpi;
+pub mod aml;
 pub mod interrupts;
 pub mod mmio;
 pub mod pci;

@@ -1,15 +1,14 @@
-//! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state, else a reset: by
-//! ACPI's reset register, else by a fault that cannot be delivered.
+//! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state by either of its
+//! registers, else a reset: by ACPI's reset register, else by a fault that cannot be delivered.
 
 use super::acpi;
 use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pvops::port;
 use shared_abi::board::{EXIT_OK, EXIT_PANIC, EXIT_PORT};
 
 static ON_BOARD: AtomicBool = AtomicBool::new(false);
-static RSDP: AtomicU64 = AtomicU64::new(0);
 
 /// How the kernel ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +20,8 @@ pub enum Ending {
 }
 
 /// Remembers what there is to switch off with.
-pub fn init(on_board: bool, rsdp: u64) {
+pub fn init(on_board: bool) {
     ON_BOARD.store(on_board, Relaxed);
-    RSDP.store(rsdp, Relaxed);
 }
 
 /// Ends the machine.
@@ -45,27 +43,48 @@ pub fn end(ending: Ending) -> ! {
         // SAFETY: ACPI says that this is how to switch off.
         unsafe { port::write_u16(control, value) };
     }
-    // Machines without either (QEMU's microvm without ACPI) end by a reset.
+    sleep();
+    // Machines without any of it (QEMU's microvm without ACPI) end by a reset.
     reset();
     pvops::cpu::triple_fault()
 }
 
-/// Writes what the FADT says to where it says (ACPI 6.5, "Reset Register"): a port or memory. The machine may take a moment.
+/// Writes what the FADT says to where it says (ACPI 6.5, "Reset Register").
 fn reset() {
-    const PATIENCE: u32 = 1_000_000;
-    let Some(tables) = acpi::tables(RSDP.load(Relaxed)) else { return };
+    let Some(tables) = acpi::tables() else { return };
     let Ok(fadt) = tables.find_table::<Fadt>() else { return };
     if !{ fadt.flags }.supports_system_reset_via_fadt() {
         return;
     }
-    let value = fadt.reset_value;
-    match fadt.reset_register() {
-        Ok(GenericAddress { address_space: AddressSpace::SystemIo, address, .. }) => {
-            // SAFETY: ACPI says that this resets the machine.
-            unsafe { port::write_u8(address as u16, value) };
-        }
-        Ok(GenericAddress { address_space: AddressSpace::SystemMemory, address, .. }) => {
-            let Some(register) = crate::mm::paging::map_device(address, 1) else { return };
+    if let Ok(register) = fadt.reset_register() {
+        write_register(&register, fadt.reset_value);
+    }
+}
+
+/// Writes what switches the machine off to the sleep control register of hardware-reduced ACPI, if there is one (ACPI 6.5,
+/// section 4.8.3.7).
+fn sleep() {
+    const SLEEP_ENABLE: u8 = 1 << 5;
+    const SLEEP_TYPE_SHIFT: u32 = 2;
+    let Some(tables) = acpi::tables() else { return };
+    let Ok(fadt) = tables.find_table::<Fadt>() else { return };
+    let (Ok(Some(register)), Some(kind)) = (fadt.sleep_control_register(), acpi::bytecode().and_then(s5_sleep_type))
+    else {
+        return;
+    };
+    if { fadt.flags }.system_is_hw_reduced_acpi() && register.address != 0 {
+        write_register(&register, (kind as u8 & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE);
+    }
+}
+
+/// Writes a byte to a port or to memory, and gives the machine a moment.
+fn write_register(register: &GenericAddress, value: u8) {
+    const PATIENCE: u32 = 1_000_000;
+    match register.address_space {
+        // SAFETY: ACPI says that this ends the machine.
+        AddressSpace::SystemIo => unsafe { port::write_u8(register.address as u16, value) },
+        AddressSpace::SystemMemory => {
+            let Some(register) = crate::mm::paging::map_device(register.address, 1) else { return };
             // SAFETY: as above, and just mapped.
             unsafe { (register as *mut u8).write_volatile(value) };
         }
@@ -78,10 +97,10 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The PM1a control port and what to write there for state S5 (ACPI 6.5, "Sleeping States").
 fn soft_off() -> Option<(u16, u16)> {
-    let tables = acpi::tables(RSDP.load(Relaxed))?;
+    let tables = acpi::tables()?;
     let fadt = tables.find_table::<Fadt>().ok()?;
-    let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok()?;
-    let aml = acpi::bytecode(RSDP.load(Relaxed))?;
+    let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok().filter(|&port| port != 0)?;
+    let aml = acpi::bytecode()?;
     Some((control, SLEEP_ENABLE | s5_sleep_type(aml)? << 10))
 }
 

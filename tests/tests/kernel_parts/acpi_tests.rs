@@ -3,7 +3,7 @@
 
 use crate::boot::info::Range;
 use crate::mm::BASE;
-use crate::platform::acpi::{ecam, routing};
+use crate::platform::acpi::{ecam, init, routing};
 use crate::platform::pci::ecam::{BUS, Entry, Refusal, Window, offset, windows};
 use pci_types::PciAddress;
 use proptest::prelude::*;
@@ -50,7 +50,8 @@ fn memory(size: usize, signature: &[u8; 4], body: &[u8], len: u32) -> Vec<u8> {
 /// What the kernel reads out of it.
 fn told(memory: &[u8]) -> Vec<Entry> {
     BASE.set(memory.as_ptr().addr());
-    ecam(RSDP as u64)
+    init(RSDP as u64);
+    ecam()
 }
 
 /// The MCFG's body: 8 reserved bytes, then the entries.
@@ -89,7 +90,7 @@ fn the_entries_of_a_table_are_told_as_they_are() {
     damaged[TABLE + HEADER + 12] ^= 1;
     assert_eq!(told(&damaged), [], "the checksum does not hold");
     assert_eq!(told(&memory(0x4000, b"HPET", &body(&entries), 76)), [], "another table");
-    assert!(routing(RSDP as u64).is_none(), "no MADT either");
+    assert!(routing().is_none(), "no MADT either");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod acpi_tests;
+mod aml_tests;
 mod editor_tests;
 mod frames_tests;
 mod gpt_tests;
@@ -95,6 +96,10 @@ mod platform {
     #[path = "../../../guest-kernel/src/platform/acpi.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
     pub(crate) mod acpi;
+
+    #[path = "../../../guest-kernel/src/platform/aml.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod aml;
 
     #[path = "../../../guest-kernel/src/platform/interrupts.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]

@@ -16,7 +16,7 @@ fn the_vmm_s_words_come_behind_the_image_s_and_the_last_value_wins() {
 #[test]
 fn devices_are_found_on_the_board_and_on_the_command_line() {
     let cmdline = Cmdline::new("", "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:7");
-    let found: Vec<_> = slots(2, cmdline).collect();
+    let found: Vec<_> = slots(2, cmdline, Vec::new()).collect();
     let slot = |address, size, line| Slot { address, size, line };
     assert_eq!(
         found,
@@ -43,6 +43,6 @@ fn a_device_that_cannot_be_read_is_left_out() {
         "17179869184G@1:5",
     ] {
         let word: &'static str = Box::leak(format!("virtio_mmio.device={text}").into_boxed_str());
-        assert_eq!(slots(0, Cmdline::new("", word)).count(), 0, "{text:?}");
+        assert_eq!(slots(0, Cmdline::new("", word), Vec::new()).count(), 0, "{text:?}");
     }
 }
