@@ -134,8 +134,8 @@ pub const CHECKS: &[Check] = &[
         "xen/timer-is-within-a-percent",
         "A timer fires at its time",
         TIMER,
-        "A timer of half a second",
-        "Less than 5 ms late",
+        "Up to five timers of half a second",
+        "One less than 5 ms late",
     ),
     row(
         "xen/timer-in-the-past-fires",
