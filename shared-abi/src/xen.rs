@@ -26,6 +26,30 @@ pub mod note {
     pub const FEATURES: u32 = 10;
     /// Features by bit; [`FEATURE_DOM0`](super::FEATURE_DOM0) is needed to be the initial domain.
     pub const SUPPORTED_FEATURES: u32 = 17;
+
+    /// Names of all types, from 0 on, as the header has them behind `XEN_ELFNOTE_`.
+    pub const NAMES: [&str; 20] = [
+        "INFO",
+        "ENTRY",
+        "HYPERCALL_PAGE",
+        "VIRT_BASE",
+        "PADDR_OFFSET",
+        "XEN_VERSION",
+        "GUEST_OS",
+        "GUEST_VERSION",
+        "LOADER",
+        "PAE_MODE",
+        "FEATURES",
+        "BSD_SYMTAB",
+        "HV_START_LOW",
+        "L1_MFN_VALID",
+        "SUSPEND_CANCEL",
+        "INIT_P2M",
+        "MOD_START_PFN",
+        "SUPPORTED_FEATURES",
+        "PHYS32_ENTRY",
+        "PHYS32_RELOC",
+    ];
 }
 
 /// What [`note::XEN_VERSION`] says: the interface of Xen 3.0 and everything after.

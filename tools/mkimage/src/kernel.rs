@@ -9,6 +9,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, 
 use object::{LittleEndian as LE, SectionIndex};
 use shared_abi::bundle::{KERNEL_VIRTUAL_BASE, SLOT_MAGIC, SLOT_SECTION, Slot, VERSION};
 use shared_abi::pvh;
+use shared_abi::xen::note;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use zerocopy::FromBytes;
@@ -27,8 +28,12 @@ pub struct Note {
     pub owner: String,
     /// The type.
     pub kind: u32,
+    /// The type's name, where the owner is Xen.
+    pub name: Option<&'static str>,
     /// The descriptor as a number, where it has 4 or 8 bytes.
     pub value: Option<u64>,
+    /// The descriptor as text, where it is text that ends with NUL.
+    pub text: Option<String>,
     /// Length of the descriptor.
     pub len: usize,
 }
@@ -240,10 +245,19 @@ fn read_notes(data: &[u8], segments: &[Segment]) -> Result<Vec<Note>> {
                 _ => None,
             };
             let owner = String::from_utf8_lossy(note.name()).into_owned();
-            found.push(Note { owner, kind: note.n_type(LE).0, value, len: desc.len() });
+            let kind = note.n_type(LE).0;
+            let name = note::NAMES.get(kind as usize).copied().filter(|_| owner == "Xen");
+            found.push(Note { owner, kind, name, value, text: text(desc), len: desc.len() });
         }
     }
     Ok(found)
+}
+
+/// Printable characters, at least one, and a NUL behind them.
+fn text(desc: &[u8]) -> Option<String> {
+    let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    let (_, text) = desc.split_last().filter(|(last, text)| **last == 0 && !text.is_empty())?;
+    text.iter().all(printable).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
 fn damaged(part: &'static str) -> impl Fn(object::read::Error) -> Error {

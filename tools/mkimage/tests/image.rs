@@ -175,5 +175,8 @@ fn the_program_makes_an_image_and_inspect_tells_what_is_in_it() {
     assert_eq!(report["bundle"]["symbols"], 2);
     assert!(report["bundle"]["initrd_bytes"].as_u64().unwrap() > 200);
     let text = mkimage::inspect::inspect(&folder.join("image")).unwrap().to_string();
+    for line in ["note          Xen PHYS32_ENTRY: 0x100000\n", "note          Xen XEN_VERSION: \"xen-3.0\"\n"] {
+        assert!(text.contains(line), "{text}");
+    }
     assert!(text.contains("command line  \"tour\""), "{text}");
 }

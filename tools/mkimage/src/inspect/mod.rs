@@ -202,8 +202,17 @@ impl Display for ElfReport {
             None => writeln!(f, "PVH entry     none")?,
         }
         for note in &self.notes {
-            let value = note.value.map_or(format!("{} bytes", note.len), |value| format!("{value:#x}"));
-            writeln!(f, "note          {} {}: {value}", note.owner.escape_debug(), note.kind)?;
+            let Note { owner, kind, name, value, text, len } = note;
+            let owner = owner.escape_debug();
+            match name {
+                Some(name) => write!(f, "note          {owner} {name}: ")?,
+                None => write!(f, "note          {owner} {kind}: ")?,
+            }
+            match (text, value) {
+                (Some(text), _) => writeln!(f, "{text:?}")?,
+                (None, Some(value)) => writeln!(f, "{value:#x}")?,
+                (None, None) => writeln!(f, "{len} bytes")?,
+            }
         }
         if let Some(bundle) = &self.bundle {
             writeln!(f, "bundle        {} bytes at {:#x}", bundle.bytes, bundle.paddr)?;

@@ -55,6 +55,11 @@ impl Fixture {
         }
         note.extend_from_slice(b"Xen\0");
         note.extend_from_slice(&self.entry.to_le_bytes());
+        // A text of 8 bytes, which could be taken for a number.
+        for word in [4, 8, 5] {
+            note.extend_from_slice(&u32::to_le_bytes(word));
+        }
+        note.extend_from_slice(b"Xen\0xen-3.0\0");
         let note_at = file.len();
         file.extend_from_slice(&note);
         let text_len = file.len() - 0x1000;
