@@ -24,6 +24,19 @@ pub fn virtio_mmio(aml: &[u8]) -> (Vec<Slot>, usize) {
     (slots, unread)
 }
 
+/// The first element of the package that the first object of a name is, if that is a number of a byte.
+///
+/// The name is looked for anywhere: what it takes running to pass over may stand before it.
+pub fn first_of_package(aml: &[u8], name: &[u8; 4]) -> Option<u8> {
+    let at = aml.windows(name.len()).position(|window| window == name)?;
+    let Object::Package(elements) = Terms(&aml[at + name.len()..]).object()? else { return None };
+    // Their number comes first.
+    match Terms(elements.get(1..)?).object()? {
+        Object::Integer(value) => value.try_into().ok(),
+        _ => None,
+    }
+}
+
 /// What is of interest of a device's objects.
 #[derive(Default)]
 struct Device<'a> {
@@ -63,7 +76,8 @@ enum Object<'a> {
     String(&'a [u8]),
     Buffer(&'a [u8]),
     Integer(u64),
-    Package,
+    Package(&'a [u8]),
+    VarPackage,
 }
 
 /// A declaration.
@@ -154,9 +168,10 @@ impl<'a> Terms<'a> {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 Object::Buffer(&body.0[..size.min(body.0.len())])
             }
-            0x12 | 0x13 => {
+            0x12 => Object::Package(self.package()?.0),
+            0x13 => {
                 self.package()?;
-                Object::Package
+                Object::VarPackage
             }
             _ => return None,
         })

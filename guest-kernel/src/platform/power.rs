@@ -1,7 +1,8 @@
 //! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state by either of its
 //! registers, else a reset: by ACPI's reset register, else by a fault that cannot be delivered.
 
-use super::acpi;
+use super::{acpi, aml};
+use ::acpi::PhysicalMapping;
 use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -51,8 +52,7 @@ pub fn end(ending: Ending) -> ! {
 
 /// Writes what the FADT says to where it says (ACPI 6.5, "Reset Register").
 fn reset() {
-    let Some(tables) = acpi::tables() else { return };
-    let Ok(fadt) = tables.find_table::<Fadt>() else { return };
+    let Some(fadt) = fadt() else { return };
     if !{ fadt.flags }.supports_system_reset_via_fadt() {
         return;
     }
@@ -66,14 +66,10 @@ fn reset() {
 fn sleep() {
     const SLEEP_ENABLE: u8 = 1 << 5;
     const SLEEP_TYPE_SHIFT: u32 = 2;
-    let Some(tables) = acpi::tables() else { return };
-    let Ok(fadt) = tables.find_table::<Fadt>() else { return };
-    let (Ok(Some(register)), Some(kind)) = (fadt.sleep_control_register(), acpi::bytecode().and_then(s5_sleep_type))
-    else {
-        return;
-    };
+    let Some(fadt) = fadt() else { return };
+    let (Ok(Some(register)), Some(kind)) = (fadt.sleep_control_register(), s5_sleep_type()) else { return };
     if { fadt.flags }.system_is_hw_reduced_acpi() && register.address != 0 {
-        write_register(&register, (kind as u8 & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE);
+        write_register(&register, (kind & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE);
     }
 }
 
@@ -97,24 +93,16 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The PM1a control port and what to write there for state S5 (ACPI 6.5, "Sleeping States").
 fn soft_off() -> Option<(u16, u16)> {
-    let tables = acpi::tables()?;
-    let fadt = tables.find_table::<Fadt>().ok()?;
+    let fadt = fadt()?;
     let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok().filter(|&port| port != 0)?;
-    let aml = acpi::bytecode()?;
-    Some((control, SLEEP_ENABLE | s5_sleep_type(aml)? << 10))
+    Some((control, SLEEP_ENABLE | u16::from(s5_sleep_type()?) << 10))
 }
 
-/// SLP_TYPa out of `Name (_S5_, Package () {SLP_TYPa, ...})`: name, package op, length, element count, first element.
-fn s5_sleep_type(aml: &[u8]) -> Option<u16> {
-    const PACKAGE: u8 = 0x12;
-    const BYTE_PREFIX: u8 = 0x0a;
-    let name = aml.windows(4).position(|window| window == b"_S5_")?;
-    let [PACKAGE, length, rest @ ..] = aml.get(name + 4..)? else { return None };
-    // The top bits of the length count further length bytes; the element count follows.
-    let first = rest.get(usize::from(length >> 6) + 1..)?;
-    match first {
-        [BYTE_PREFIX, value, ..] => Some(u16::from(*value)),
-        [value @ 0..=1, ..] => Some(u16::from(*value)),
-        _ => None,
-    }
+fn fadt() -> Option<PhysicalMapping<acpi::Handler, Fadt>> {
+    acpi::tables()?.find_table().ok()
+}
+
+/// SLP_TYPa out of `Name (_S5_, Package () {SLP_TYPa, ...})`.
+fn s5_sleep_type() -> Option<u8> {
+    aml::first_of_package(acpi::bytecode()?, b"_S5_")
 }

@@ -1,5 +1,5 @@
-//! Walks the PCI buses: those of the host bridges, and what lies behind bridges, by the bus numbers that the firmware gave them. Devices and
-//! bridges are believed in nothing that could keep the walk from ending.
+//! Walks the PCI buses: those of the host bridges, and what lies behind bridges, by the bus numbers that the firmware gave
+//! them. Devices and bridges are believed in nothing that could keep the walk from ending.
 
 use alloc::vec::Vec;
 use pci_types::{CommandRegister, ConfigRegionAccess, HeaderType, PciAddress, PciHeader, PciPciBridgeHeader};
