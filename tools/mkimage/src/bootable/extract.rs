@@ -35,7 +35,8 @@ pub fn extract(path: &Path) -> Result<Parts> {
     let partitions = partitions(&mut file).ok_or_else(|| Error::NotBootable(path.into()))?;
     let esp = partitions.into_iter().find(GptEntry::is_esp);
     let esp = esp.ok_or_else(|| Error::NotBootable(path.into()))?;
-    from_volume(&mut file, esp.first * SECTOR, (esp.last + 1) * SECTOR)?.ok_or_else(|| Error::NotBootable(path.into()))
+    let volume = open_volume(&mut file, esp.first * SECTOR, (esp.last + 1) * SECTOR)?;
+    from_volume(&volume)?.ok_or_else(|| Error::NotBootable(path.into()))
 }
 
 impl Parts {
@@ -103,22 +104,23 @@ pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
     Some(entries.collect())
 }
 
-/// A FAT file system on a disk, once it is known to be sound.
-pub(crate) fn open_volume(
-    file: &mut File,
-    start: u64,
-    end: u64,
-) -> Result<FileSystem<BufStream<StreamSlice<&mut File>>>> {
-    let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
+/// A FAT file system on a disk.
+pub(crate) type Volume<'a> = FileSystem<BufStream<StreamSlice<&'a mut File>>>;
+
+/// What is wrong with a FAT file system.
+pub(crate) fn damaged(error: io::Error) -> Error {
+    Error::BadDisk { what: format!("its FAT file system does not read: {error}") }
+}
+
+/// Opens a FAT file system, once it is known to be sound.
+pub(crate) fn open_volume(file: &mut File, start: u64, end: u64) -> Result<Volume<'_>> {
     check::check(StreamSlice::new(&mut *file, start, end).map_err(damaged)?).map_err(damaged)?;
     let slice = StreamSlice::new(file, start, end).map_err(damaged)?;
     FileSystem::new(BufStream::new(slice), FsOptions::new()).map_err(damaged)
 }
 
 /// Takes the parts out of a FAT file system; `None` where there is no kernel.
-pub(crate) fn from_volume(file: &mut File, start: u64, end: u64) -> Result<Option<Parts>> {
-    let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    let volume = open_volume(file, start, end)?;
+pub(crate) fn from_volume(volume: &Volume<'_>) -> Result<Option<Parts>> {
     let root = volume.root_dir();
     let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>> {
         let mut file = match root.open_file(&format!("{FOLDER}/{name}")) {

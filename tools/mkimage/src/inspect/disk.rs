@@ -1,16 +1,15 @@
 //! What is on a disk, with a GPT or a master boot record: its partitions, the files on FAT, what a loader would start.
 
 use super::{ElfReport, IsoReport, hex};
-use crate::bootable::extract::{self, Parts};
+use crate::bootable::extract::{self, Parts, Volume, damaged};
 use crate::container::Container;
 use crate::disk::{BOOT_SIGNATURE, PARTITION_TABLE, PartitionEntry, SECTOR};
 use crate::{Error, Result, medium, size};
-use fatfs::FileSystem;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Display};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::offset_of;
 use std::path::Path;
 use zerocopy::FromBytes;
@@ -135,7 +134,8 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport
         if end > bytes {
             return Err(damaged(format!("a partition ends at byte {end}, the disk at {bytes}")));
         }
-        let volume = is_fat(entry.kind).then(|| read_volume(file, first * SECTOR, end)).transpose()?;
+        let volume = is_fat(entry.kind).then(|| extract::open_volume(file, first * SECTOR, end)).transpose()?;
+        let volume = volume.as_ref().map(inspect_volume).transpose()?;
         let kind = PartitionKind::Mbr(entry.kind);
         partitions.push(PartitionReport { kind, first_sector: first, sectors, volume, boot: None });
     }
@@ -170,8 +170,9 @@ fn inspect_gpt(file: &mut File) -> Result<Vec<PartitionReport>> {
         let (start, end) = (entry.first * SECTOR, (entry.last + 1) * SECTOR);
         let (mut volume, mut boot) = (None, None);
         if entry.is_esp() {
-            volume = Some(read_volume(file, start, end)?);
-            boot = extract::from_volume(file, start, end)?.map(inspect_boot).transpose()?;
+            let esp = extract::open_volume(file, start, end)?;
+            volume = Some(inspect_volume(&esp)?);
+            boot = extract::from_volume(&esp)?.map(inspect_boot).transpose()?;
         }
         let kind = PartitionKind::Gpt { type_guid: entry.kind, guid: entry.guid, name: entry.name };
         let sectors = entry.last - entry.first + 1;
@@ -185,22 +186,17 @@ fn inspect_boot(parts: Parts) -> Result<BootReport> {
     Ok(BootReport { cmdline: parts.cmdline, initrd_bytes: parts.initrd.map(|initrd| initrd.len()), kernel })
 }
 
-fn read_volume(file: &mut File, start: u64, end: u64) -> Result<VolumeReport> {
-    let damaged = |error: io::Error| Error::BadDisk { what: format!("its FAT file system does not read: {error}") };
-    inspect_volume(&extract::open_volume(file, start, end)?).map_err(damaged)
-}
-
 fn is_fat(kind: u8) -> bool {
     matches!(kind, 0x01 | 0x04 | 0x06 | 0x0b | 0x0c | 0x0e)
 }
 
-fn inspect_volume<T: Read + Write + Seek>(volume: &FileSystem<T>) -> io::Result<VolumeReport> {
-    let free = volume.stats()?.free_clusters();
+fn inspect_volume(volume: &Volume<'_>) -> Result<VolumeReport> {
+    let free = volume.stats().map_err(damaged)?.free_clusters();
     let mut files = Vec::new();
     let mut folders = vec![(volume.root_dir(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = folders.pop() {
         for entry in folder.iter() {
-            let entry = entry?;
+            let entry = entry.map_err(damaged)?;
             let name = entry.file_name();
             // By the short name, as in the check: a long one may be any.
             if entry.is_dir() && matches!(entry.short_file_name_as_bytes(), b"." | b"..") {
