@@ -1,4 +1,5 @@
-//! The EFI system partition: FAT32, on an ISO image mostly FAT16, with the loader for UEFI, kernel, command line and initrd, and what the user adds.
+//! The EFI system partition: FAT32, on an ISO image mostly FAT16, with the loader for UEFI, kernel, command line and initrd,
+//! and what the user adds.
 
 use super::Content;
 use crate::disk::{self, dots};

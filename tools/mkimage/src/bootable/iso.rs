@@ -56,8 +56,7 @@ pub(super) fn compose(content: &Content<'_>, device: Option<u64>) -> Result<Spar
 fn write(image: &mut Sparse, size: u64, content: &Content<'_>, shape: &Shape) -> io::Result<()> {
     let esp = ESP_FIRST * SECTOR;
     let mut volume = Volume::open(StreamSlice::new(&mut *image, esp, esp + shape.bytes())?)?;
-    let mut directories = TREE.iter().enumerate().map(|(index, (_, parent))| start_of(index, *parent, content));
-    let mut directories: [Vec<u8>; TREE.len()] = std::array::from_fn(|_| directories.next().unwrap_or_default());
+    let mut directories: [Vec<u8>; TREE.len()] = std::array::from_fn(|index| start_of(index, TREE[index].1, content));
     for (index, (name, parent)) in TREE.iter().enumerate().skip(1) {
         directories[*parent].extend(directory(index, name.to_ascii_uppercase().as_bytes(), content));
     }
@@ -85,10 +84,7 @@ fn write(image: &mut Sparse, size: u64, content: &Content<'_>, shape: &Shape) ->
     boot.catalogue.set(CATALOGUE as u32);
     put(FIRST_DESCRIPTOR + 1, boot.as_bytes())?;
     put(FIRST_DESCRIPTOR + 2, DescriptorHeader::new(descriptor::TERMINATOR).as_bytes())?;
-    let blocks = block_of(size)?;
-    let primary = primary(content, blocks, path_table.len() as u32);
-    image.seek(SeekFrom::Start(FIRST_DESCRIPTOR * BLOCK))?;
-    image.write_all(primary.as_bytes())
+    put(FIRST_DESCRIPTOR, primary(content, block_of(size)?, path_table.len() as u32).as_bytes())
 }
 
 /// The block that starts at a byte.

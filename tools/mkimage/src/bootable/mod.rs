@@ -131,19 +131,17 @@ impl Image {
     /// Whatever is wrong with what goes in; then there is no output.
     pub fn write(&self, format: Format, output: &Path, existing: Existing, progress: Progress<'_>) -> Result<()> {
         format.check_output(output, &[], existing)?;
-        if device::is_device(output) {
-            let device = Device::open(output)?;
-            progress(Step::Composing, Bytes::UNKNOWN);
-            let disk = self.compose(format, Some(device.bytes()))?;
-            return device.write(&disk, progress);
-        }
+        let device = device::is_device(output).then(|| Device::open(output)).transpose()?;
         progress(Step::Composing, Bytes::UNKNOWN);
         let failed = |source| Error::Write { path: output.into(), source };
         if format == Format::Elf {
             let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
-        let disk = self.compose(format, None)?;
+        let disk = self.compose(format, device.as_ref().map(Device::bytes))?;
+        if let Some(device) = device {
+            return device.write(&disk, progress);
+        }
         if let Some(name) = format.of_qemu_img() {
             return convert::write(&disk, name, output, progress);
         }
