@@ -185,9 +185,9 @@ fn accesses(cmdline: &str, first: &[&str]) -> Option<[u64; 3]> {
 fn configuration_space_is_memory_where_the_firmware_says_so_and_takes_half_the_exits() {
     let Some([memory, confirmed, exits]) = accesses("", &[]) else { return };
     assert_eq!((confirmed, exits), (1, memory + 2), "one look by the ports whether the firmware is right");
-    let Some([none, ports, exits_by_ports]) = accesses("pci=ports", &[]) else { return };
+    let Some([none, ports, exits_by_ports]) = accesses("ringside.pci=ports", &[]) else { return };
     assert_eq!((none, ports, exits_by_ports), (0, memory - 1, 2 * ports), "the same accesses");
-    let Some(by_memory_alone) = accesses("pci=memory", &[]) else { return };
+    let Some(by_memory_alone) = accesses("ringside.pci=memory", &[]) else { return };
     assert_eq!(by_memory_alone, [memory - 1, 0, memory - 1]);
     // The old PC has no such memory, whatever is asked for.
     let Some([none, ports, exits]) = accesses("", &["-M", "pc"]) else { return };
@@ -196,7 +196,8 @@ fn configuration_space_is_memory_where_the_firmware_says_so_and_takes_half_the_e
 
 #[test]
 fn the_tour_succeeds_by_either_way_to_configuration_space() {
-    for cmdline in ["tour pci=memory", "tour pci=ports", "tour pci=memory drivers=reference"] {
+    for cmdline in ["tour ringside.pci=memory", "tour ringside.pci=ports", "tour ringside.pci=memory drivers=reference"]
+    {
         let Some(ready) = ready("ways to configuration space", cmdline, 128) else { return };
         let bridges = ["-device", "pcie-root-port,id=root,chassis=1"];
         take_tour(&ready, &bridges, &[("virtio-blk-pci", ",bus=root")]);

@@ -1,4 +1,4 @@
-//! The network: smoltcp over the card, an address by DHCP or from the command line (`ip=ADDRESS/PREFIX[,ROUTER]`), and the
+//! The network: smoltcp over the card, an address by DHCP or from the command line (`ringside.ip=ADDRESS/PREFIX[,ROUTER]`), and the
 //! status page.
 
 pub mod card;
@@ -49,12 +49,12 @@ pub struct Static {
 }
 
 impl Static {
-    /// From `ip=`; what cannot be read is logged, and DHCP takes its place.
+    /// From `ringside.ip=`; what cannot be read is logged, and DHCP takes its place.
     pub fn from_cmdline(cmdline: Cmdline) -> Option<Self> {
-        let text = cmdline.value("ip").filter(|&text| text != "dhcp")?;
+        let text = cmdline.own_value("ip").filter(|&text| text != "dhcp")?;
         let parsed = Self::parse(text);
         if parsed.is_none() {
-            log::warn!("ip={text}: not ADDRESS/PREFIX[,ROUTER]; trying DHCP");
+            log::warn!("ringside.ip={text}: not ADDRESS/PREFIX[,ROUTER]; trying DHCP");
         }
         parsed
     }

@@ -62,7 +62,7 @@ fn the_guest_answers_arp_and_ping_with_what_was_sent() {
     let path = folder.path().join("wire");
     let listener = UnixListener::bind(&path).unwrap();
     let start = |machine: &Machine| Running::spawn(machine.command_on_wire(&path));
-    let Some(mut guest) = guest_with("ping", 64, "ip=10.9.8.2/24", start) else { return };
+    let Some(mut guest) = guest_with("ping", 64, "ringside.ip=10.9.8.2/24", start) else { return };
     let (mut wire, _) = listener.accept().unwrap();
     wire.set_read_timeout(Some(PATIENCE)).unwrap();
 

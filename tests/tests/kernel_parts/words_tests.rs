@@ -14,6 +14,15 @@ fn the_vmm_s_words_come_behind_the_image_s_and_the_last_value_wins() {
 }
 
 #[test]
+fn words_for_linux_are_not_ours() {
+    // Firecracker adds `pci=off`, kvmtool `pci=conf1`, and CI systems configure Linux with `ip=`.
+    let cmdline = Cmdline::new("ringside.tour", "pci=off ip=10.0.0.2::10.0.0.1:255.255.255.0 ringside.pci=ports");
+    assert_eq!((cmdline.own_value("pci"), cmdline.own_value("ip")), (Some("ports"), None));
+    assert!(cmdline.has("tour"), "every word of ours may have the prefix");
+    assert_eq!(Cmdline::new("", "ringside.pvops=unpatched").value("pvops"), Some("unpatched"));
+}
+
+#[test]
 fn devices_are_found_on_the_board_and_on_the_command_line() {
     let cmdline = Cmdline::new("", "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:7");
     let found: Vec<_> = slots(2, cmdline, Vec::new()).collect();

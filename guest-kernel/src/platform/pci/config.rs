@@ -45,14 +45,14 @@ pub enum Ways {
 }
 
 impl Ways {
-    /// From `pci=`.
+    /// From `ringside.pci=`.
     pub fn from_cmdline(cmdline: Cmdline) -> Self {
-        match cmdline.value("pci") {
+        match cmdline.own_value("pci") {
             Some("ports") => Self::Ports,
             Some("memory") => Self::Memory,
             None => Self::All,
             Some(other) => {
-                log::warn!("pci={other}: not memory or ports; taking what there is");
+                log::warn!("ringside.pci={other}: not memory or ports; taking what there is");
                 Self::All
             }
         }
