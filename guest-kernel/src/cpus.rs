@@ -12,7 +12,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid_count;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use pvops::cpu::Protections;
 use pvops::smp::{self, Start};
 use pvops::{irq, mmu, time};
 use spin::Once;
@@ -100,6 +102,38 @@ fn start_all() -> Others {
     others
 }
 
+/// Whether CPUID offers the x2APIC mode (Intel SDM volume 2, leaf 1, ECX).
+pub fn offers_x2apic() -> bool {
+    const X2APIC: u32 = 1 << 21;
+    __cpuid_count(1, 0).ecx & X2APIC != 0
+}
+
+/// What was turned on or found on, for the boot log.
+pub struct Modes {
+    /// In CR4.
+    pub protections: Protections,
+}
+
+impl fmt::Display for Modes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [(Protections, &str); 5] = [
+            (Protections::SMEP, "SMEP"),
+            (Protections::SMAP, "SMAP"),
+            (Protections::UMIP, "UMIP"),
+            (Protections::MACHINE_CHECK, "machine checks"),
+            (Protections::PCID, "PCID"),
+        ];
+        let on = |(protection, _): &(Protections, _)| self.protections.contains(*protection);
+        for (index, (_, name)) in NAMES.iter().filter(|name| on(name)).enumerate() {
+            write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
+        }
+        if self.protections.is_empty() {
+            f.write_str("no protections")?;
+        }
+        if pvops::event::is_x2apic() { f.write_str("; x2APIC") } else { Ok(()) }
+    }
+}
+
 /// Local APIC ids of the CPUs beside this one: those that ACPI lists, else as many as CPUID counts, numbered from 0.
 fn ids() -> Vec<u32> {
     let here = smp::cpu();
@@ -157,6 +191,7 @@ extern "sysv64" fn enter(cpu: usize) -> ! {
     // SAFETY: taken once, by the CPU that they are for; from `Box::leak`.
     unsafe { (*cpu.tables.swap(core::ptr::null_mut(), Ordering::AcqRel)).load() };
     pvops::event::open_this_cpu(cpu.slot);
+    pvops::cpu::protect();
     cpu.online.store(true, Ordering::Release);
     loop {
         irq::disable();

@@ -89,8 +89,8 @@ fn kernel_main(info: BootInfo, found: Surroundings) -> ! {
     mm::paging::protect_image();
     let rsdp = if found.has_bios { platform::acpi::search_bios() } else { info.rsdp };
     platform::acpi::init(rsdp);
-    platform::power::init(found.board_slots.is_some());
-    init_interrupts(&found);
+    platform::power::init(found.board_slots.is_some(), found.has_legacy_chips);
+    init_interrupts(&found, cmdline);
     cpus::init(info.trampoline);
     let clock = time::init(&found);
     println!("time: {clock}");
@@ -146,18 +146,27 @@ fn init_memory(info: &BootInfo) {
 }
 
 /// The interrupt controllers, and the console's line.
-fn init_interrupts(found: &Surroundings) {
+fn init_interrupts(found: &Surroundings, cmdline: Cmdline) {
     extern "sysv64" fn map(physical: u64, len: usize) -> usize {
         mm::paging::map_device(physical, len as u64).unwrap_or(0)
     }
     if found.has_legacy_chips {
         platform::mask_pic();
     }
+    if cmdline.has("x2apic") {
+        if cpus::offers_x2apic() {
+            // SAFETY: interrupts are off, and the local APIC is not in use yet.
+            unsafe { pvops::event::switch_to_x2apic() };
+        } else {
+            log::warn!("x2apic: this CPU has no such mode");
+        }
+    }
     let routing = platform::acpi::routing().unwrap_or_else(Routing::usual);
     // SAFETY: the handlers are set up, and nothing else uses the controllers, which are where every PC or the MADT has them.
     if let Err(error) = unsafe { pvops::event::start(map, &routing.chips()) } {
         panic!("no local APIC: its version register reads {:#x}", error.version);
     }
+    println!("cpu: {}", cpus::Modes { protections: pvops::cpu::protect() });
     if found.kvm.contains(Features::PV_EOI) {
         // SAFETY: the feature is there, and pvops is part of the image.
         unsafe { pvops::kvm::start_eoi(mm::image::physical) };
@@ -262,6 +271,10 @@ impl Text for DirectMapText {
         let alias = mm::direct(mm::image::physical(address));
         // SAFETY: the direct map has the text writable until `protect_image`; per the contract nobody executes the site.
         unsafe { (alias as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    fn synchronize(&mut self) {
+        pvops::cpu::serialize();
     }
 }
 

@@ -69,6 +69,8 @@ pub const SYSTEM_TIME_ENABLE: u64 = 1;
 
 /// Flag in [`ClockPage::flags`]: readings are monotonic across vCPUs.
 pub const CLOCK_TSC_STABLE: u8 = 1;
+/// Flag in [`ClockPage::flags`]: the host stopped the VM for a while. The guest clears it.
+pub const CLOCK_GUEST_STOPPED: u8 = 2;
 
 /// `pvclock_vcpu_time_info`. The host alone writes it: `version` is odd while it does, so a reader takes version,
 /// fields, version (acquire on both) and starts over when they differ or are odd. Xen's `vcpu_info.time` is the same.
@@ -89,7 +91,7 @@ pub struct ClockPage {
     pub tsc_to_system_mul: u32,
     /// Shift applied before the multiplication; negative shifts right.
     pub tsc_shift: i8,
-    /// [`CLOCK_TSC_STABLE`].
+    /// [`CLOCK_TSC_STABLE`], [`CLOCK_GUEST_STOPPED`].
     pub flags: u8,
     /// Zero.
     pub pad: [u8; 2],

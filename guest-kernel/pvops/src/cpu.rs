@@ -44,6 +44,57 @@ pub unsafe fn write_cr4(value: usize) {
     unsafe { calling!(cpu.write_cr4, "rdi" = value) };
 }
 
+bitflags::bitflags! {
+    /// Protections in CR4 that the kernel turns on where they are offered (Intel SDM volume 3, "Control Registers").
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Protections: u64 {
+        /// Machine checks raise an exception instead of shutting the CPU down.
+        const MACHINE_CHECK = 1 << 6;
+        /// User mode cannot read where descriptor tables are (UMIP).
+        const UMIP = 1 << 11;
+        /// TLB entries carry the address space they belong to (PCID).
+        const PCID = 1 << 17;
+        /// The kernel cannot execute user pages (SMEP).
+        const SMEP = 1 << 20;
+        /// The kernel cannot touch user pages by mistake (SMAP).
+        const SMAP = 1 << 21;
+    }
+}
+
+impl Protections {
+    /// What CPUID offers (leaves 1 and 7).
+    pub fn offered() -> Self {
+        use core::arch::x86_64::{__cpuid, __cpuid_count};
+        let features = __cpuid(1);
+        let extended = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
+        let (ebx7, ecx7) = extended.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
+        Self::from_cpuid(features.ecx, features.edx, ebx7, ecx7)
+    }
+
+    /// From ECX and EDX of leaf 1, and EBX and ECX of leaf 7.
+    pub(crate) fn from_cpuid(ecx1: u32, edx1: u32, ebx7: u32, ecx7: u32) -> Self {
+        [
+            (edx1 >> 7, Self::MACHINE_CHECK),
+            (ecx7 >> 2, Self::UMIP),
+            (ecx1 >> 17, Self::PCID),
+            (ebx7 >> 7, Self::SMEP),
+            (ebx7 >> 20, Self::SMAP),
+        ]
+        .into_iter()
+        .filter(|(offered, _)| offered & 1 != 0)
+        .map(|(_, protection)| protection)
+        .collect()
+    }
+}
+
+/// Turns on, on this CPU, what it offers of [`Protections`] and its world leaves to the kernel; returns what is on.
+pub fn protect() -> Protections {
+    let value: u64;
+    // SAFETY: the kernel does nothing that these forbid.
+    unsafe { calling!(cpu.protect => value) };
+    Protections::from_bits_truncate(value)
+}
+
 /// Reads a model-specific register.
 ///
 /// # Safety
@@ -129,6 +180,14 @@ pub unsafe fn set_segment_base(segment: Segment, base: u64) {
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn iret() {
     crate::site::naked_call!(cpu.iret)
+}
+
+/// Finishes all that came before, drops what was prefetched, and fetches anew (Intel SDM volume 3, "Serializing
+/// Instructions"). By CPUID: the one such instruction that works in ring 3, too, and does nothing else.
+pub fn serialize() {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    let _ = core::arch::x86_64::__cpuid(0);
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
 }
 
 /// Ends the machine by a fault that cannot be delivered: what reset is where nothing else is known.

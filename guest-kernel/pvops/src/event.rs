@@ -138,4 +138,5 @@ pub fn end() {
     unsafe { hot!(event.end) };
 }
 
+pub use crate::apic::local::{is_x2apic, switch_to_x2apic};
 pub use crate::apic::{IO_APICS_MAX, SPURIOUS_VECTOR, TIMER_VECTOR, open_this_cpu};

@@ -1,20 +1,84 @@
 //! The world `kvm`: `native`, with KVM's clock where it is offered, and with interrupts that KVM lets end by a store. All
 //! else stays instructions: with hardware help those cost no exit, so a hypercall could only be slower.
 
-use crate::native;
-use crate::table::{Backend, EventOps, Ops, TimeOps};
+mod clock;
+
+#[cfg(target_os = "none")]
+pub(crate) use clock::use_clock;
+pub use clock::{guest_stops, scale_in_use, start_clock, time_of};
+pub(crate) use clock::{now, open_clock};
+
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MmuOps, Ops, SmpOps, TimeOps, VmmOps};
+use crate::{apic, native, percpu, startup};
 use core::arch::naked_asm;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
-use shared_abi::kvm::{ClockPage, MSR_PV_EOI, MSR_SYSTEM_TIME, PV_EOI_ENABLE, SYSTEM_TIME_ENABLE};
+use shared_abi::kvm::{MSR_PV_EOI, PV_EOI_ENABLE};
 
 /// The backend of this world.
 pub static BACKEND: Backend = Backend { name: "kvm", ops: OPS, templates: native::TEMPLATES };
 
 const OPS: Ops = Ops {
-    time: TimeOps { now: Some(now), ..native::OPS.time },
-    event: EventOps { end: Some(end), ..native::OPS.event },
-    ..native::OPS
+    irq: IrqOps {
+        save: Some(native::irq_save),
+        restore: Some(native::irq_restore),
+        disable: Some(native::irq_disable),
+        enable: Some(native::irq_enable),
+        halt: Some(native::irq_halt),
+    },
+    cpu: CpuOps {
+        read_cr0: Some(native::read_cr0),
+        write_cr0: Some(native::write_cr0),
+        read_cr2: Some(native::read_cr2),
+        read_cr4: Some(native::read_cr4),
+        write_cr4: Some(native::write_cr4),
+        read_msr: Some(native::read_msr),
+        write_msr: Some(native::write_msr),
+        load_gdt: Some(native::load_gdt),
+        load_idt: Some(native::load_idt),
+        load_tr: Some(native::load_tr),
+        set_segment_base: Some(native::set_segment_base),
+        iret: Some(native::iret),
+        protect: Some(native::protect),
+    },
+    mmu: MmuOps {
+        set_pte: Some(native::set_pte),
+        lazy_begin: Some(native::nothing),
+        lazy_end: Some(native::nothing),
+        read_cr3: Some(native::read_cr3),
+        write_cr3: Some(native::write_cr3),
+        flush_all: Some(native::flush_all),
+        flush_one: Some(native::flush_one),
+        encode: Some(native::same),
+        decode: Some(native::same),
+        adopt_table: Some(native::table_is_memory),
+        release_table: Some(native::table_is_memory),
+        large_pages: Some(native::large_pages),
+        machine_block: Some(native::machine_block),
+        reservation: Some(native::no_reservation),
+        give_back: Some(native::no_frames),
+        populate: Some(native::no_frames),
+    },
+    event: EventOps {
+        start: Some(apic::start),
+        bind: Some(apic::bind),
+        bind_message: Some(apic::bind_message),
+        mask: Some(apic::mask),
+        unmask: Some(apic::unmask),
+        end: Some(end),
+    },
+    time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
+    smp: SmpOps {
+        cpu: Some(percpu::id),
+        relax: Some(native::relax),
+        start_cpu: Some(startup::start_cpu),
+        send_ipi: Some(startup::send_ipi),
+    },
+    vmm: VmmOps {
+        crash: Some(native::nothing),
+        power_off: Some(native::no_power_off),
+        write: Some(native::no_write),
+        read: Some(native::no_read),
+    },
 };
 
 /// Tells KVM where the word of this CPU is by which interrupts may be ended; the CPU's local APIC is open. Each end that
@@ -51,77 +115,6 @@ unsafe extern "sysv64" fn end() {
         "ret",
         word = const offset_of!(crate::percpu::PerCpu, eoi),
         saved = const offset_of!(crate::percpu::PerCpu, ends_saved),
-        write = sym crate::apic::end,
+        write = sym crate::apic::local::end,
     )
-}
-
-static CLOCK: AtomicPtr<ClockPage> = AtomicPtr::new(core::ptr::null_mut());
-static LAST: AtomicU64 = AtomicU64::new(0);
-
-/// Gives KVM the page to write the time to, and returns the TSC frequency that follows from it.
-///
-/// # Safety
-/// `address` is the guest physical address of `page`, which nothing else uses and which lives for ever; the feature
-/// CLOCKSOURCE2 is there.
-pub unsafe fn start_clock(page: &'static mut ClockPage, address: u64) -> native::Scale {
-    let page = &raw mut *page;
-    // SAFETY: the MSR exists with the feature; KVM writes the page before the write returns.
-    unsafe { crate::cpu::write_msr(MSR_SYSTEM_TIME, address | SYSTEM_TIME_ENABLE) };
-    CLOCK.store(page, Ordering::Release);
-    let clock = read(page);
-    native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift }
-}
-
-/// A consistent copy of the page.
-fn read(page: *const ClockPage) -> ClockPage {
-    loop {
-        // SAFETY: the page is mapped for ever; the host may change it at any time, hence volatile and the version check.
-        let before = unsafe { (&raw const (*page).version).read_volatile() };
-        fence(Ordering::Acquire);
-        // SAFETY: as above.
-        let copy = unsafe { page.read_volatile() };
-        fence(Ordering::Acquire);
-        // SAFETY: as above.
-        let after = unsafe { (&raw const (*page).version).read_volatile() };
-        if before == after && before & 1 == 0 {
-            return copy;
-        }
-        crate::smp::relax();
-    }
-}
-
-/// The time by a clock page, as its host means it.
-///
-/// # Safety
-/// The page is mapped, and its host writes it for this CPU.
-pub unsafe fn time_of(page: *const ClockPage) -> u64 {
-    let clock = read(page);
-    let scale = native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift };
-    clock.system_time.wrapping_add(scale.apply(crate::time::tsc().saturating_sub(clock.tsc_timestamp)))
-}
-
-/// Reads the time from a page of this layout that somebody else set up and keeps.
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "for worlds that are not built for a host"))]
-pub(crate) fn use_clock(page: *const ClockPage) {
-    CLOCK.store(page.cast_mut(), Ordering::Release);
-}
-
-/// The ratio of TSC ticks to nanoseconds that the page in use gives; `None` before there is one.
-pub fn scale_in_use() -> Option<native::Scale> {
-    let page = CLOCK.load(Ordering::Acquire);
-    (!page.is_null()).then(|| {
-        let clock = read(page);
-        native::Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift }
-    })
-}
-
-pub(crate) unsafe extern "sysv64" fn now() -> u64 {
-    let page = CLOCK.load(Ordering::Acquire);
-    if page.is_null() {
-        return 0;
-    }
-    // SAFETY: `start_clock`'s page lives for ever.
-    let time = unsafe { time_of(page) };
-    // A host that moves the parameters may set the clock back by a tick; readers must not see it.
-    LAST.fetch_max(time, Ordering::Relaxed).max(time)
 }

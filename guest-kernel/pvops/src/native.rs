@@ -4,14 +4,13 @@
 
 use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
-use crate::{apic, startup};
+use crate::{apic, percpu, startup};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The backend of this world.
 pub static BACKEND: Backend = Backend { name: "native", ops: OPS, templates: TEMPLATES };
 
-/// The table of this world.
 pub(crate) const OPS: Ops = Ops {
     irq: IrqOps {
         save: Some(irq_save),
@@ -33,6 +32,7 @@ pub(crate) const OPS: Ops = Ops {
         load_tr: Some(load_tr),
         set_segment_base: Some(set_segment_base),
         iret: Some(iret),
+        protect: Some(protect),
     },
     mmu: MmuOps {
         set_pte: Some(set_pte),
@@ -58,11 +58,11 @@ pub(crate) const OPS: Ops = Ops {
         bind_message: Some(apic::bind_message),
         mask: Some(apic::mask),
         unmask: Some(apic::unmask),
-        end: Some(apic::end),
+        end: Some(apic::local::end),
     },
     time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
     smp: SmpOps {
-        cpu: Some(apic::cpu),
+        cpu: Some(percpu::id),
         relax: Some(relax),
         start_cpu: Some(startup::start_cpu),
         send_ipi: Some(startup::send_ipi),
@@ -107,7 +107,7 @@ macro_rules! instructions {
 
             $(#[$doc])*
             #[unsafe(naked)]
-            unsafe extern "sysv64" fn $function($($arg: $ty),*) $(-> $ret)? {
+            pub(crate) unsafe extern "sysv64" fn $function($($arg: $ty),*) $(-> $ret)? {
                 naked_asm!($($line,)* "ret")
             }
         )*
@@ -163,7 +163,7 @@ template!(
 
 /// Called, the frame is below the return address.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn iret() {
+pub(crate) unsafe extern "sysv64" fn iret() {
     naked_asm!("add rsp, 8", "iretq")
 }
 
@@ -173,60 +173,73 @@ template!(
 );
 
 #[unsafe(naked)]
-unsafe extern "sysv64" fn nothing() {
+pub(crate) unsafe extern "sysv64" fn nothing() {
     naked_asm!("ret")
 }
 
 /// A page table is memory like any other.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn table_is_memory(_pfn: u64, _level: u32) {
+pub(crate) unsafe extern "sysv64" fn table_is_memory(_pfn: u64, _level: u32) {
     naked_asm!("ret")
 }
 
-unsafe extern "sysv64" fn large_pages() -> u64 {
+pub(crate) unsafe extern "sysv64" fn large_pages() -> u64 {
     1
 }
 
 /// Frames are where they seem to be.
-unsafe extern "sysv64" fn machine_block(pfn: u64, _order: u32) -> u64 {
+pub(crate) unsafe extern "sysv64" fn machine_block(pfn: u64, _order: u32) -> u64 {
     pfn << 12
 }
 
-unsafe extern "sysv64" fn no_reservation() -> u64 {
+pub(crate) unsafe extern "sysv64" fn no_reservation() -> u64 {
     0
 }
 
-unsafe extern "sysv64" fn no_frames(_pfns: *const u64, _count: usize) -> usize {
+pub(crate) unsafe extern "sysv64" fn no_frames(_pfns: *const u64, _count: usize) -> usize {
     0
 }
 
-unsafe extern "sysv64" fn no_power_off(_sleep: u32) {}
+pub(crate) unsafe extern "sysv64" fn no_power_off(_sleep: u32) {}
 
-unsafe extern "sysv64" fn no_write(_bytes: *const u8, _len: usize) -> usize {
+pub(crate) unsafe extern "sysv64" fn no_write(_bytes: *const u8, _len: usize) -> usize {
     0
 }
 
-unsafe extern "sysv64" fn no_read(_bytes: *mut u8, _len: usize) -> usize {
+pub(crate) unsafe extern "sysv64" fn no_read(_bytes: *mut u8, _len: usize) -> usize {
     0
 }
 
 /// Turning CR4.PGE off and on flushes global entries too; a write of CR3 would not.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn flush_all() {
+pub(crate) unsafe extern "sysv64" fn flush_all() {
     naked_asm!("mov rax, cr4", "push rax", "xor al, 0x80", "mov cr4, rax", "pop rax", "mov cr4, rax", "ret")
 }
 
 #[unsafe(naked)]
-unsafe extern "sysv64" fn read_msr(_msr: u32) -> u64 {
+pub(crate) unsafe extern "sysv64" fn read_msr(_msr: u32) -> u64 {
     naked_asm!("mov ecx, edi", "rdmsr", "shl rdx, 32", "or rax, rdx", "ret")
 }
 
 #[unsafe(naked)]
-unsafe extern "sysv64" fn write_msr(_msr: u32, _value: u64) {
+pub(crate) unsafe extern "sysv64" fn write_msr(_msr: u32, _value: u64) {
     naked_asm!("mov ecx, edi", "mov eax, esi", "mov rdx, rsi", "shr rdx, 32", "wrmsr", "ret")
 }
 
-unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
+/// Turns on what this CPU offers of [`Protections`](crate::cpu::Protections) (Intel SDM volume 3, "Control Registers").
+pub(crate) unsafe extern "sysv64" fn protect() -> u64 {
+    let offered = crate::cpu::Protections::offered();
+    // SAFETY: reserved bits of CR4 fault, but CPUID offers these. The kernel neither runs nor touches user pages, CR3 names
+    // process-context 0, and machine checks have a handler.
+    unsafe {
+        let cr4 = read_cr4() as u64;
+        write_cr4((cr4 | offered.bits()) as usize);
+        // Some software CPUs ignore bits that they do not implement.
+        read_cr4() as u64 & offered.bits()
+    }
+}
+
+pub(crate) unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
     // FS base, GS base (the active one is the kernel's), and the one that swapgs brings.
     let msr = match which {
         0 => 0xc000_0100,
@@ -264,6 +277,16 @@ impl Scale {
         Self { mul: ((to << 32) / from) as u32, shift }
     }
 
+    /// The frequency in Hz that a scale to nanoseconds stands for; 0 for none.
+    pub const fn hz_of_nanoseconds(self) -> u64 {
+        if self.mul == 0 {
+            return 0;
+        }
+        // 10^9 * 2^32 / (mul * 2^shift)
+        let scaled = (1_000_000_000_u128 << 32) / self.mul as u128;
+        (if self.shift < 0 { scaled << -self.shift } else { scaled >> self.shift }) as u64
+    }
+
     /// Converts.
     pub const fn apply(self, ticks: u64) -> u64 {
         let shifted = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
@@ -291,7 +314,7 @@ pub fn tsc_scale() -> Scale {
     Scale { mul: TSC_MUL.load(Relaxed), shift: TSC_SHIFT.load(Relaxed) as i8 }
 }
 
-unsafe extern "sysv64" fn now() -> u64 {
+pub(crate) unsafe extern "sysv64" fn now() -> u64 {
     // SAFETY: ring 0.
     let tsc = unsafe { core::arch::x86_64::_rdtsc() };
     TIME_BASE.load(Relaxed) + tsc_scale().apply(tsc.saturating_sub(TSC_BASE.load(Relaxed)))

@@ -168,7 +168,7 @@ impl Recipe {
 
 /// The recommended no-operation of each length (Intel SDM volume 2, NOP). One instruction instead of several: where an
 /// emulator executes ring 0, each costs.
-const NOPS: [&[u8]; 9] = [
+const NOPS: [&[u8]; 10] = [
     &[],
     &[0x90],
     &[0x66, 0x90],
@@ -178,11 +178,15 @@ const NOPS: [&[u8]; 9] = [
     &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
     &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
     &[0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+    &[0x66, 0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
 ];
+
+/// Bytes of the longest of them.
+pub const NOP_MAX: usize = NOPS.len() - 1;
 
 fn fill_with_nops(mut room: &mut [u8]) {
     while !room.is_empty() {
-        let (nop, rest) = room.split_at_mut(room.len().min(NOPS.len() - 1));
+        let (nop, rest) = room.split_at_mut(room.len().min(NOP_MAX));
         nop.copy_from_slice(NOPS[nop.len()]);
         room = rest;
     }
@@ -201,11 +205,16 @@ pub fn is_nops(mut bytes: &[u8]) -> bool {
 
 /// Writes to code.
 pub trait Text {
-    /// Replaces the bytes at an address; every CPU that executes them afterwards sees the new ones.
+    /// Replaces the bytes at an address. They may be executed after [`synchronize`](Self::synchronize).
     ///
     /// # Safety
     /// `address` is that of a call site with so many bytes, and no CPU is executing it.
     unsafe fn write(&mut self, address: usize, bytes: &[u8]);
+
+    /// Called after the last write and before any patched site runs: makes this CPU fetch what was written. Code that was
+    /// written through another linear address needs a serializing instruction (Intel SDM volume 3, "Handling Self- and
+    /// Cross-Modifying Code"): [`cpu::serialize`](crate::cpu::serialize).
+    fn synchronize(&mut self);
 }
 
 /// What became of the sites of one operation.
@@ -289,6 +298,7 @@ pub unsafe fn apply_all(sites: &[Site], backend: &Backend, text: Option<&mut dyn
         // SAFETY: `check` saw a whole site there; this CPU is here and not in it.
         unsafe { text.write(site.address(), &plan.bytes) };
     }
+    text.synchronize();
     Ok(summary)
 }
 

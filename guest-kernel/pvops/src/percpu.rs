@@ -1,31 +1,78 @@
-//! What each CPU has of its own in the native worlds; its GS base points there.
+//! What each CPU has of its own in the native worlds.
+//!
+//! **The GS base of every CPU is this crate's** in the worlds `native` and `kvm`, from
+//! [`event::open_this_cpu`](crate::event::open_this_cpu) on (which [`event::start`](crate::event::start) calls for the first
+//! CPU): it points to the CPU's block, and [`smp::cpu`](crate::smp::cpu) and the end of interrupts read it there. A kernel that
+//! uses `pvops` must not load another base while it runs in ring 0. The world `xen` leaves GS alone.
 
 use crate::cpu::{self, Segment};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// CPUs with a block.
 pub const CPUS: usize = 8;
 
-/// A CPU's block. The entry code of the world `kvm` reaches it by GS.
+/// A CPU's block.
 #[repr(C, align(64))]
 pub(crate) struct PerCpu {
     /// Bit 0: the host lets the interrupt in service end by clearing it. Host and guest write it, never at the same time.
     pub(crate) eoi: u32,
-    /// Interrupts that ended so.
+    /// Local APIC id.
+    id: u32,
+    /// Interrupts that ended by `eoi`.
     pub(crate) ends_saved: u64,
+    slot: u64,
 }
 
-static mut BLOCKS: [PerCpu; CPUS] = [const { PerCpu { eoi: 0, ends_saved: 0 } }; CPUS];
+static mut BLOCKS: [PerCpu; CPUS] = [const { PerCpu { eoi: 0, id: 0, ends_saved: 0, slot: 0 } }; CPUS];
+/// GS points to a block, on the first CPU at least: each other has its own before it runs anything of the kernel's.
+static ENTERED: AtomicBool = AtomicBool::new(false);
 
 /// Gives this CPU its block.
 ///
 /// # Panics
 /// With a number that has none.
-pub(crate) fn enter(slot: usize) {
+pub(crate) fn enter(slot: usize, id: u32) {
     assert!(slot < CPUS, "there are {CPUS} per-CPU blocks");
-    // SAFETY: inside of the array.
-    let block = unsafe { (&raw mut BLOCKS).cast::<PerCpu>().add(slot) };
-    // SAFETY: nothing else uses the GS base.
+    // SAFETY: inside of the array; the block is this CPU's, and nothing reads it before GS points there.
+    let block = unsafe {
+        let block = (&raw mut BLOCKS).cast::<PerCpu>().add(slot);
+        (&raw mut (*block).id).write(id);
+        (&raw mut (*block).slot).write(slot as u64);
+        block
+    };
+    // SAFETY: the GS base is ours, as this module's documentation says.
     unsafe { cpu::set_segment_base(Segment::KernelGs, block.addr() as u64) };
+    ENTERED.store(true, Relaxed);
+}
+
+/// Local APIC id of this CPU, without asking the hardware; 0 before [`enter`].
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn id() -> u32 {
+    naked_asm!(
+        "xor eax, eax",
+        "cmp byte ptr [rip + {entered}], 0",
+        "je 2f",
+        "mov eax, gs:[{id}]",
+        "2: ret",
+        entered = sym ENTERED,
+        id = const offset_of!(PerCpu, id),
+    )
+}
+
+/// Slot of this CPU; 0 before [`enter`], and in a world that does without blocks.
+pub(crate) fn slot() -> usize {
+    if !ENTERED.load(Relaxed) {
+        return 0;
+    }
+    let slot: usize;
+    // SAFETY: GS points to this CPU's block.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[{field}]", out(reg) slot, field = const offset_of!(PerCpu, slot),
+            options(nostack, readonly, preserves_flags));
+    }
+    slot
 }
 
 /// The first CPU's word.

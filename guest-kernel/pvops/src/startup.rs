@@ -1,7 +1,7 @@
 //! Starting CPUs and interrupting them in the native worlds, by commands of the local APIC (Intel SDM volume 3, "MP
 //! Initialization Protocol" and "Issuing Interprocessor Interrupts").
 
-use crate::apic;
+use crate::apic::local;
 use crate::smp::Start;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -9,8 +9,6 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 const INIT: u32 = 0b101 << 8 | ASSERT;
 const STARTUP: u32 = 0b110 << 8 | ASSERT;
 const ASSERT: u32 = 1 << 14;
-/// Local APIC ids are below this, as long as they have eight bits; the last one means all CPUs.
-const IDS: u32 = 0xff;
 /// Nanoseconds from INIT to the first startup command, and to the second.
 const AFTER_INIT: u64 = 10_000_000;
 const AFTER_STARTUP: u64 = 200_000;
@@ -36,26 +34,26 @@ pub unsafe fn set_trampoline(page: u8, mailbox: *mut Start) {
 
 pub(crate) unsafe extern "sysv64" fn start_cpu(cpu: u32, start: *const Start) -> u64 {
     let page = PAGE.load(Ordering::Acquire);
-    if page == 0 || !apic::is_there() {
+    if page == 0 || !local::is_there() {
         return NO_TRAMPOLINE;
     }
-    if cpu >= IDS {
+    if !local::can_reach(cpu) {
         return NO_SUCH_CPU;
     }
     // SAFETY: `set_trampoline`'s contract for the mailbox, that of `smp::start_cpu` for the rest: no CPU reads it now.
     unsafe { MAILBOX.load(Ordering::Relaxed).write_volatile(*start) };
-    apic::command(cpu, INIT);
+    local::command(cpu, INIT);
     wait(AFTER_INIT);
-    apic::command(cpu, STARTUP | page);
+    local::command(cpu, STARTUP | page);
     wait(AFTER_STARTUP);
     // A CPU that has started ignores the second one.
-    apic::command(cpu, STARTUP | page);
+    local::command(cpu, STARTUP | page);
     ASKED
 }
 
 pub(crate) unsafe extern "sysv64" fn send_ipi(cpu: u32, vector: u32) {
-    if apic::is_there() && cpu < IDS {
-        apic::command(cpu, ASSERT | vector & 0xff);
+    if local::is_there() && local::can_reach(cpu) {
+        local::command(cpu, ASSERT | vector & 0xff);
     }
 }
 

@@ -89,6 +89,8 @@ groups! {
         set_segment_base: fn(which: u32, base: u64);
         /// Returns to what the exception frame below the return address says.
         iret: fn();
+        /// Turns on the protections that this CPU offers; returns their bits of CR4.
+        protect: fn() -> u64;
     }
     /// Page tables.
     mmu: MmuOps {

@@ -1,7 +1,7 @@
 //! The patcher on the host: real sites of this test program, patched and executed in memory that is never writable and
 //! executable at once.
 
-use crate::patch::{Kind, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
+use crate::patch::{Kind, NOP_MAX, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
 use crate::site::{self, SITE_LEN};
 use crate::table::{Backend, Op, Ops, install, op};
 use crate::template::{Template, template};
@@ -51,7 +51,12 @@ fn world() -> Backend {
 }
 
 /// Replaces a page of text as a whole: a writable copy is changed, made executable, and moved over the original.
-struct PageReplacer;
+#[derive(Default)]
+struct PageReplacer {
+    /// Writes that no serializing instruction has followed yet.
+    unsynchronized: usize,
+    synchronized: usize,
+}
 
 impl Text for PageReplacer {
     unsafe fn write(&mut self, address: usize, new: &[u8]) {
@@ -71,6 +76,12 @@ impl Text for PageReplacer {
             assert_eq!(moved as usize, first);
         }
         assert_nothing_is_writable_and_executable();
+        self.unsynchronized += 1;
+    }
+
+    fn synchronize(&mut self) {
+        crate::cpu::serialize();
+        self.synchronized += std::mem::take(&mut self.unsynchronized);
     }
 }
 
@@ -93,8 +104,14 @@ fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
     assert_eq!(summary.count(None), summary.sites());
     assert_eq!(summary.sites() as usize, site::all().len());
 
+    let mut text = PageReplacer::default();
     // SAFETY: as above.
-    let summary = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer)) }.unwrap();
+    let summary = unsafe { apply_all(site::all(), &world, Some(&mut text)) }.unwrap();
+    assert_eq!(
+        (text.unsynchronized, text.synchronized),
+        (0, site::all().len()),
+        "a serializing instruction stands between the writes and the first patched call"
+    );
     assert_eq!(summary.count(None), 0);
     for kind in [Kind::Inline, Kind::Direct, Kind::Nop] {
         assert!(summary.count(Some(kind)) > 0, "no site became {}", kind.name());
@@ -108,7 +125,7 @@ fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
         assert_eq!(bytes(site), plan(op, site.address(), &world).unwrap().bytes, "{}", op.name());
     }
     // SAFETY: as above.
-    let again = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer)) };
+    let again = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer::default())) };
     assert!(
         matches!(again, Err(PatchError::NotACall { .. })),
         "a patched site is not patched twice: {:?}",
@@ -175,6 +192,29 @@ fn irq_disable_becomes_one_cli_and_one_nop() {
 }
 
 #[test]
+fn padding_takes_the_fewest_instructions() {
+    assert_eq!(NOP_MAX, 9, "the longest no-operation that Intel recommends");
+    // An enabled site has 25 bytes, one of them `sti`.
+    let site = native::BACKEND.target(op::irq::enable).unwrap();
+    let plan = plan(op::irq::enable, site, &native::BACKEND).unwrap();
+    let nops = &plan.bytes[1..];
+    assert_eq!(nops.len(), 24);
+    assert_eq!(nops[..9], [0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]);
+    assert_eq!(nops[9..18], nops[..9]);
+    assert_eq!(nops[18..], [0x66, 0x0f, 0x1f, 0x44, 0, 0]);
+    assert!(is_nops(nops));
+}
+
+#[test]
+fn no_world_inherits_an_operation() {
+    let worlds = [include_str!("native.rs"), include_str!("kvm.rs"), include_str!("xen/mod.rs")];
+    for world in worlds {
+        let inherited = world.lines().find(|line| line.trim_start().starts_with("..") && line.contains("OPS"));
+        assert_eq!(inherited, None, "name every operation: one that a table inherits is forgotten silently");
+    }
+}
+
+#[test]
 fn an_operation_number_is_its_place_in_the_table() {
     assert_eq!(op::irq::save.index(), 0);
     assert_eq!(Op::from_number(Op::COUNT as u16), None);
@@ -195,6 +235,8 @@ fn a_scale_converts_within_a_millionth() {
         let ticks = from * 3;
         let error = scale.apply(ticks).abs_diff(to * 3);
         assert!(error <= to * 3 / 1_000_000 + 1, "{from} -> {to}: off by {error}");
+        let hz = native::Scale::new(from, 1_000_000_000).hz_of_nanoseconds();
+        assert!(hz.abs_diff(from) <= from / 1_000_000 + 1, "{from} Hz became {hz}");
     }
 }
 
@@ -218,4 +260,17 @@ fn the_halt_of_ring_0_is_one_that_is_recognized() {
     let address = halt as usize + 1;
     // SAFETY: the second instruction of a function of this program, and the first before it.
     assert_eq!(unsafe { crate::irq::behind_unprotected_halt(address) }, Some(address + 1));
+}
+
+#[test]
+fn protections_are_those_that_cpuid_offers() {
+    use crate::cpu::Protections;
+    let none = Protections::empty();
+    assert_eq!(Protections::from_cpuid(0, 0, 0, 0), none);
+    assert_eq!(Protections::from_cpuid(!0, !0, !0, !0), Protections::all());
+    assert_eq!(Protections::from_cpuid(0, 1 << 7, 1 << 7, 0), Protections::MACHINE_CHECK | Protections::SMEP);
+    assert_eq!(
+        Protections::from_cpuid(1 << 17, 0, 1 << 20, 1 << 2),
+        Protections::all() - Protections::MACHINE_CHECK - Protections::SMEP
+    );
 }

@@ -117,13 +117,13 @@ fn timer_and_clock_agree(lab: &Lab) -> Verdict {
     lab.has("the counter of the local APIC's timer")?;
     let flags = pvops::irq::save();
     time::set_timer(time::NEVER);
-    time::start_counting();
+    let counting = time::Counting::start();
     let mut marks = [(0, 0); 3];
     for mark in &mut marks {
-        *mark = (u64::from(time::timer_ticks()), time::now());
+        *mark = (u64::from(counting.ticks()), time::now());
         spin(50_000_000);
     }
-    time::stop_counting();
+    drop(counting);
     // SAFETY: the flags of a moment ago; no lock is held.
     unsafe { pvops::irq::restore(flags) };
     let rate = |from: (u64, u64), to: (u64, u64)| (to.0 - from.0) * 1_000_000 / (to.1 - from.1).max(1);

@@ -5,11 +5,14 @@ use super::aml;
 use super::interrupts::{Override, Routing};
 use super::mmio::Slot;
 use super::pci::ecam::{Entry, WINDOWS_MAX};
+use acpi::address::AddressSpace;
+use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::{Mcfg, McfgEntry};
 use acpi::sdt::{SdtHeader, Signature};
 use acpi::{AcpiError, AcpiHandler, AcpiResult, AcpiTable, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pvops::event::IoApic;
@@ -105,24 +108,95 @@ unsafe impl AcpiTable for WindowTable {
     }
 
     fn validate(&self) -> AcpiResult<()> {
-        let len = self.header().length as usize;
-        if !(size_of::<Mcfg>()..=TABLE_MAX).contains(&len) {
-            return Err(AcpiError::SdtInvalidChecksum(Self::SIGNATURE));
-        }
-        self.header().validate(Self::SIGNATURE)
+        checked(self.header(), Self::SIGNATURE, size_of::<Mcfg>())
     }
+}
+
+/// Checks a table whose reader takes `least` bytes for granted.
+fn checked(header: &SdtHeader, signature: Signature, least: usize) -> AcpiResult<()> {
+    if !(least..=TABLE_MAX).contains(&(header.length as usize)) {
+        return Err(AcpiError::SdtInvalidChecksum(signature));
+    }
+    header.validate(signature)
+}
+
+/// Physical address of the HPET's registers, if there is one (IA-PC HPET Specification 1.0a, section 3.2.4).
+pub fn hpet() -> Option<u64> {
+    const SYSTEM_MEMORY: u8 = 0;
+    let table = tables()?.find_table::<HpetTable>().ok()?;
+    let base = { table.get().get_ref().base };
+    (table.get().get_ref().space == SYSTEM_MEMORY && base != 0).then_some(base)
+}
+
+/// The table, as far as it matters.
+#[repr(C, packed)]
+struct HpetTable {
+    header: SdtHeader,
+    block: u32,
+    space: u8,
+    register: [u8; 3],
+    base: u64,
+}
+
+// SAFETY: it is the beginning of one.
+unsafe impl AcpiTable for HpetTable {
+    const SIGNATURE: Signature = Signature::HPET;
+
+    fn header(&self) -> &SdtHeader {
+        &self.header
+    }
+
+    fn validate(&self) -> AcpiResult<()> {
+        checked(&self.header, Self::SIGNATURE, size_of::<Self>())
+    }
+}
+
+/// The FADT, if there is one. It has grown over the versions of ACPI: fields that an older one lacks read as zeroes,
+/// whatever version it claims to have.
+pub fn fadt() -> Option<Fadt> {
+    let found = tables()?.find_table::<Fadt>().ok()?;
+    let len = (found.header().length as usize).min(size_of::<Fadt>());
+    let mut fadt = MaybeUninit::<Fadt>::zeroed();
+    // SAFETY: `len` bytes of the table are mapped, and fit. The structure is plain numbers, for which zeroes will do.
+    unsafe {
+        fadt.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(found.virtual_start().as_ptr().cast(), len);
+        Some(fadt.assume_init())
+    }
+}
+
+/// ACPI's timer (ACPI 6.5, section 4.8.3.3), which counts at 3.579545 MHz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmTimer {
+    /// Its port.
+    pub port: u16,
+    /// 24 or 32 ones.
+    pub mask: u32,
+}
+
+/// ACPI's timer, if it is at a port.
+pub fn pm_timer() -> Option<PmTimer> {
+    const BITS_24: u32 = (1 << 24) - 1;
+    let fadt = fadt()?;
+    let block = fadt.pm_timer_block().ok()??;
+    let port = u16::try_from(block.address).ok().filter(|&port| port != 0)?;
+    let mask = if { fadt.flags }.pm_timer_is_32_bit() { u32::MAX } else { BITS_24 };
+    (block.address_space == AddressSpace::SystemIo).then_some(PmTimer { port, mask })
 }
 
 /// The bytecode (AML) of the DSDT, if there is one.
 pub fn bytecode() -> Option<&'static [u8]> {
-    let dsdt = tables()?.dsdt().ok()?;
-    let length = u64::from(dsdt.length);
-    if length > TABLE_MAX as u64 {
+    const HEADER: u64 = size_of::<SdtHeader>() as u64;
+    let address = fadt()?.dsdt_address().ok()? as u64;
+    let header = crate::mm::paging::map_device(address, HEADER)?;
+    // SAFETY: just mapped forever, and nobody writes tables.
+    let length = u64::from(unsafe { (header as *const SdtHeader).read_unaligned() }.length);
+    if !(HEADER..=TABLE_MAX as u64).contains(&length) {
         return None;
     }
-    let address = crate::mm::paging::map_device(dsdt.address as u64, length)?;
-    // SAFETY: just mapped for ever, and nobody writes tables.
-    Some(unsafe { core::slice::from_raw_parts(address as *const u8, dsdt.length as usize) })
+    let table = crate::mm::paging::map_device(address, length)?;
+    // SAFETY: as above.
+    let table = unsafe { core::slice::from_raw_parts(table as *const u8, length as usize) };
+    Some(&table[HEADER as usize..])
 }
 
 /// The virtio-mmio devices that the bytecode declares.
@@ -154,7 +228,8 @@ pub struct Handler;
 
 impl AcpiHandler for Handler {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let size = size.min(TABLE_MAX);
+        // At least the structure: its reader takes it for whole, however short the table says that it is.
+        let size = size.clamp(size_of::<T>(), TABLE_MAX.max(size_of::<T>()));
         let mapped = crate::mm::paging::map_device(address as u64, size as u64).unwrap_or(0);
         let start = NonNull::new(mapped as *mut T).expect("an ACPI table lies outside of the address space");
         // SAFETY: mapped for ever, with that size.

@@ -1,15 +1,48 @@
 //! Switching the machine off: by the hypervisor, else the board's exit port, else ACPI's soft-off state by either of its
-//! registers, else a reset: by ACPI's reset register, else by a fault that cannot be delivered.
+//! registers, else a reset: by ACPI's reset register, the keyboard controller, or a fault that cannot be delivered.
+//!
+//! What there is is looked up at boot. The end itself may come from a panic, with any lock held: it takes none, allocates
+//! nothing, and maps nothing.
 
 use super::{acpi, aml};
-use ::acpi::PhysicalMapping;
 use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pvops::port;
 use shared_abi::board::{EXIT_OK, EXIT_PANIC, EXIT_PORT};
+use spin::Once;
 
-static ON_BOARD: AtomicBool = AtomicBool::new(false);
+/// What there is to switch off with.
+#[derive(Debug, Default)]
+struct Switches {
+    on_board: bool,
+    /// The PM1a control port, and what to write there for state S5.
+    soft_off: Option<(u16, u16)>,
+    /// The sleep control register of hardware-reduced ACPI, and what to write there for state S5.
+    sleep: Option<Write>,
+    /// ACPI's reset register, and what to write there.
+    reset: Option<Write>,
+    /// A keyboard controller may be there.
+    has_legacy_chips: bool,
+}
+
+/// A byte and where to write it.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    register: Register,
+    value: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Register {
+    Port(u16),
+    /// Mapped.
+    Memory(usize),
+}
+
+static SWITCHES: Once<Switches> = Once::new();
+/// The machine is being ended: a fault on the way must not begin again.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// How the kernel ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,86 +53,105 @@ pub enum Ending {
     Panic,
 }
 
-/// Remembers what there is to switch off with.
-pub fn init(on_board: bool) {
-    ON_BOARD.store(on_board, Relaxed);
+/// Looks up what there is to switch off with.
+pub fn init(on_board: bool, has_legacy_chips: bool) {
+    SWITCHES.call_once(|| match acpi::fadt().filter(|_| !on_board) {
+        Some(fadt) => {
+            let sleep_type = s5_sleep_type();
+            Switches {
+                on_board,
+                has_legacy_chips,
+                soft_off: sleep_type.and_then(|kind| soft_off(&fadt, kind)),
+                sleep: sleep_type.and_then(|kind| sleep(&fadt, kind)),
+                reset: reset(&fadt),
+            }
+        }
+        None => Switches { on_board, has_legacy_chips, ..Switches::default() },
+    });
 }
 
 /// Ends the machine.
 pub fn end(ending: Ending) -> ! {
     pvops::irq::disable();
+    if ENDING.swap(true, Relaxed) {
+        pvops::cpu::triple_fault();
+    }
     if ending == Ending::Panic {
         pvops::vmm::crash();
     }
-    if ON_BOARD.load(Relaxed) {
+    let none = Switches::default();
+    let switches = SWITCHES.get().unwrap_or(&none);
+    if switches.on_board {
         let code = if ending == Ending::Off { EXIT_OK } else { EXIT_PANIC };
         // SAFETY: the board's exit port ends the VM.
         unsafe { port::write_u32(EXIT_PORT, code) };
     }
-    let soft_off = soft_off();
     if ending == Ending::Off {
-        pvops::vmm::power_off(soft_off.map(|(_, value)| value));
+        pvops::vmm::power_off(switches.soft_off.map(|(_, value)| value));
     }
-    if let Some((control, value)) = soft_off {
+    if let Some((control, value)) = switches.soft_off {
         // SAFETY: ACPI says that this is how to switch off.
         unsafe { port::write_u16(control, value) };
     }
-    sleep();
-    // Machines without any of it (QEMU's microvm without ACPI) end by a reset.
-    reset();
+    switches.sleep.into_iter().for_each(Write::perform);
+    // Machines without any of it (QEMU's microvm without ACPI, Firecracker) end by a reset.
+    switches.reset.into_iter().for_each(Write::perform);
+    if switches.has_legacy_chips {
+        PULSE_RESET_LINE.perform();
+    }
     pvops::cpu::triple_fault()
 }
 
-/// Writes what the FADT says to where it says (ACPI 6.5, "Reset Register").
-fn reset() {
-    let Some(fadt) = fadt() else { return };
-    if !{ fadt.flags }.supports_system_reset_via_fadt() {
-        return;
+/// The command that has a PC's keyboard controller pulse the reset line of the processor. Where there is no such chip nobody
+/// listens at its port.
+const PULSE_RESET_LINE: Write = Write { register: Register::Port(0x64), value: 0xfe };
+
+impl Write {
+    /// Whatever a register does: `None` if it is where bytes cannot be written, or nowhere.
+    fn new(register: &GenericAddress, value: u8) -> Option<Self> {
+        let register = match register.address_space {
+            _ if register.address == 0 => return None,
+            AddressSpace::SystemIo => Register::Port(u16::try_from(register.address).ok()?),
+            AddressSpace::SystemMemory => Register::Memory(crate::mm::paging::map_device(register.address, 1)?),
+            _ => return None,
+        };
+        Some(Self { register, value })
     }
-    if let Ok(register) = fadt.reset_register() {
-        write_register(&register, fadt.reset_value);
+
+    /// Writes, and gives the machine a moment.
+    fn perform(self) {
+        const PATIENCE: u32 = 1_000_000;
+        match self.register {
+            // SAFETY: the register ends the machine.
+            Register::Port(port) => unsafe { port::write_u8(port, self.value) },
+            // SAFETY: as above, and it is mapped.
+            Register::Memory(address) => unsafe { (address as *mut u8).write_volatile(self.value) },
+        }
+        (0..PATIENCE).for_each(|_| core::hint::spin_loop());
     }
 }
 
-/// Writes what switches the machine off to the sleep control register of hardware-reduced ACPI, if there is one (ACPI 6.5,
-/// section 4.8.3.7).
-fn sleep() {
+/// ACPI 6.5, section 4.8.3.6, "Reset Register".
+fn reset(fadt: &Fadt) -> Option<Write> {
+    let supported = { fadt.flags }.supports_system_reset_via_fadt();
+    let register = fadt.reset_register().ok().filter(|_| supported)?;
+    Write::new(&register, fadt.reset_value)
+}
+
+/// ACPI 6.5, section 4.8.3.7, "Sleep Control and Status Registers".
+fn sleep(fadt: &Fadt, kind: u8) -> Option<Write> {
     const SLEEP_ENABLE: u8 = 1 << 5;
     const SLEEP_TYPE_SHIFT: u32 = 2;
-    let Some(fadt) = fadt() else { return };
-    let (Ok(Some(register)), Some(kind)) = (fadt.sleep_control_register(), s5_sleep_type()) else { return };
-    if { fadt.flags }.system_is_hw_reduced_acpi() && register.address != 0 {
-        write_register(&register, (kind & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE);
-    }
+    let reduced = { fadt.flags }.system_is_hw_reduced_acpi();
+    let register = fadt.sleep_control_register().ok().flatten().filter(|_| reduced)?;
+    Write::new(&register, (kind & 7) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE)
 }
 
-/// Writes a byte to a port or to memory, and gives the machine a moment.
-fn write_register(register: &GenericAddress, value: u8) {
-    const PATIENCE: u32 = 1_000_000;
-    match register.address_space {
-        // SAFETY: ACPI says that this ends the machine.
-        AddressSpace::SystemIo => unsafe { port::write_u8(register.address as u16, value) },
-        AddressSpace::SystemMemory => {
-            let Some(register) = crate::mm::paging::map_device(register.address, 1) else { return };
-            // SAFETY: as above, and just mapped.
-            unsafe { (register as *mut u8).write_volatile(value) };
-        }
-        _ => return,
-    }
-    (0..PATIENCE).for_each(|_| core::hint::spin_loop());
-}
-
-const SLEEP_ENABLE: u16 = 1 << 13;
-
-/// The PM1a control port and what to write there for state S5 (ACPI 6.5, "Sleeping States").
-fn soft_off() -> Option<(u16, u16)> {
-    let fadt = fadt()?;
+/// ACPI 6.5, section 4.8.3.2.1, "PM1 Control Registers".
+fn soft_off(fadt: &Fadt, kind: u8) -> Option<(u16, u16)> {
+    const SLEEP_ENABLE: u16 = 1 << 13;
     let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok().filter(|&port| port != 0)?;
-    Some((control, SLEEP_ENABLE | u16::from(s5_sleep_type()?) << 10))
-}
-
-fn fadt() -> Option<PhysicalMapping<acpi::Handler, Fadt>> {
-    acpi::tables()?.find_table().ok()
+    Some((control, SLEEP_ENABLE | u16::from(kind & 7) << 10))
 }
 
 /// SLP_TYPa out of `Name (_S5_, Package () {SLP_TYPa, ...})`.

@@ -3,7 +3,7 @@
 
 use crate::boot::info::Range;
 use crate::mm::BASE;
-use crate::platform::acpi::{ecam, init, routing};
+use crate::platform::acpi::{PmTimer, bytecode, ecam, fadt, hpet, init, pm_timer, routing};
 use crate::platform::pci::ecam::{BUS, Entry, Refusal, Window, offset, windows};
 use pci_types::PciAddress;
 use proptest::prelude::*;
@@ -177,4 +177,76 @@ proptest! {
             }
         }
     }
+}
+
+/// Offsets in a FADT (ACPI 6.5, table 5.9).
+mod at {
+    pub(super) const DSDT: usize = 40;
+    pub(super) const PM_TIMER: usize = 76;
+    pub(super) const PM_TIMER_LENGTH: usize = 91;
+    pub(super) const FLAGS: usize = 112;
+    /// What ACPI 2 added begins here.
+    pub(super) const X_FIELDS: usize = 132;
+}
+
+/// A FADT of `len` bytes that claims ACPI 6 and is followed by bytes that are none of its own.
+fn fadt_memory(len: usize) -> Vec<u8> {
+    const LONGEST: usize = 276;
+    const DSDT: usize = 0x3000;
+    let mut table = vec![0; LONGEST];
+    table[at::DSDT..at::DSDT + 4].copy_from_slice(&(DSDT as u32).to_le_bytes());
+    table[at::PM_TIMER..at::PM_TIMER + 4].copy_from_slice(&0x608_u32.to_le_bytes());
+    table[at::PM_TIMER_LENGTH] = 4;
+    table[at::FLAGS + 1] = 1;
+    table[len..].fill(0xa5);
+    let mut memory = memory(0x4000, b"FACP", &table[HEADER..], len as u32);
+    memory[TABLE + 8] = 6;
+    seal(&mut memory, TABLE, len, TABLE + 9);
+    memory[DSDT + HEADER..DSDT + HEADER + 3].copy_from_slice(&[0x10, 0x20, 0x30]);
+    header(&mut memory, DSDT, b"DSDT", HEADER as u32 + 3);
+    memory
+}
+
+#[test]
+fn fields_that_a_short_fadt_lacks_are_zeroes() {
+    // 116 bytes are ACPI 1's, 244 those of ACPI 2 to 4; a short one with a high revision number is Bochs'.
+    for len in [116, 132, 244, 276] {
+        let memory = fadt_memory(len);
+        BASE.set(memory.as_ptr().addr());
+        init(RSDP as u64);
+        let Some(fadt) = fadt() else { panic!("{len} bytes: no FADT") };
+        assert!(fadt.reset_register().is_ok_and(|register| register.address == 0), "{len}");
+        assert!(fadt.sleep_control_register().is_ok_and(|register| register.is_none_or(|it| it.address == 0)), "{len}");
+        assert_eq!(fadt.dsdt_address().ok(), Some(0x3000), "{len}: of the old field, the new one at {}", at::X_FIELDS);
+        assert_eq!(pm_timer(), Some(PmTimer { port: 0x608, mask: u32::MAX }), "{len}");
+        assert_eq!(bytecode(), Some(&[0x10, 0x20, 0x30][..]), "{len}");
+    }
+}
+
+#[test]
+fn a_dsdt_of_impossible_length_is_none() {
+    for len in [0, 35, u32::MAX] {
+        let mut memory = fadt_memory(244);
+        memory[0x3004..0x3008].copy_from_slice(&len.to_le_bytes());
+        BASE.set(memory.as_ptr().addr());
+        init(RSDP as u64);
+        assert_eq!(bytecode(), None, "{len}");
+    }
+}
+
+#[test]
+fn an_hpet_is_where_its_table_says_and_in_memory_only() {
+    let found = |space: u8, base: u64, len: u32| {
+        let mut body = vec![0; 20];
+        body[4] = space;
+        body[8..16].copy_from_slice(&base.to_le_bytes());
+        let memory = memory(0x4000, b"HPET", &body, len);
+        BASE.set(memory.as_ptr().addr());
+        init(RSDP as u64);
+        hpet()
+    };
+    assert_eq!(found(0, 0xfed0_0000, 56), Some(0xfed0_0000));
+    assert_eq!(found(1, 0xfed0_0000, 56), None, "at a port");
+    assert_eq!(found(0, 0, 56), None);
+    assert_eq!(found(0, 0xfed0_0000, 40), None, "too short");
 }

@@ -12,6 +12,7 @@ mod initrd_tests;
 mod interrupts_tests;
 mod memory_tests;
 mod pci_tests;
+mod time_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
@@ -121,6 +122,13 @@ mod platform {
         #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
         pub(crate) mod walk;
     }
+}
+
+#[path = "."]
+mod time {
+    #[path = "../../../guest-kernel/src/time/calibrate.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod calibrate;
 }
 
 #[path = "."]

@@ -51,14 +51,20 @@ const OPS: Ops = Ops {
         halt: Some(entry::irq_halt),
     },
     cpu: CpuOps {
+        // Xen emulates these instructions, and allows what a guest may do.
+        read_cr0: Some(native::read_cr0),
+        write_cr0: Some(native::write_cr0),
         read_cr2: Some(entry::read_cr2),
+        read_cr4: Some(native::read_cr4),
+        write_cr4: Some(native::write_cr4),
+        read_msr: Some(native::read_msr),
+        write_msr: Some(native::write_msr),
         load_gdt: Some(keep_segments),
         load_idt: Some(entry::load_idt),
         load_tr: Some(no_task_register),
         set_segment_base: Some(set_segment_base),
         iret: Some(entry::iret),
-        // Xen emulates the rest, and allows of it what a guest may do.
-        ..native::OPS.cpu
+        protect: Some(protected_by_xen),
     },
     mmu: MmuOps {
         set_pte: Some(memory::set_pte),
@@ -87,7 +93,7 @@ const OPS: Ops = Ops {
         end: Some(entry::end),
     },
     time: TimeOps { now: Some(crate::kvm::now), set_timer: Some(set_timer) },
-    smp: SmpOps { cpu: Some(only_cpu), start_cpu: Some(no_start), send_ipi: Some(no_ipi), ..native::OPS.smp },
+    smp: SmpOps { cpu: Some(only_cpu), relax: Some(native::relax), start_cpu: Some(no_start), send_ipi: Some(no_ipi) },
     vmm: VmmOps {
         crash: Some(crash),
         power_off: Some(power_off),
@@ -133,6 +139,11 @@ unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}
 
 /// Xen has the task state segment; exceptions arrive on the stack in use.
 unsafe extern "sysv64" fn no_task_register(_selector: u16) {}
+
+/// CR4 is Xen's: it protects itself from the kernel and the kernel from nobody.
+unsafe extern "sysv64" fn protected_by_xen() -> u64 {
+    0
+}
 
 unsafe extern "sysv64" fn only_cpu() -> u32 {
     0

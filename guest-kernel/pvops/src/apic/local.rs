@@ -1,0 +1,184 @@
+//! The local APIC's registers, in memory (xAPIC) or as MSRs (x2APIC): Intel SDM volume 3, chapter "APIC".
+//!
+//! The mode stays what the firmware left: a CPU whose id needs more than eight bits has no other, and where the way back
+//! is locked (`IA32_XAPIC_DISABLE_STATUS`) the attempt faults. All CPUs are brought to the mode of the first.
+
+use crate::native::{read_msr, write_msr};
+use core::arch::naked_asm;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+/// Offsets of registers in memory. As MSR, a register has number 0x800 plus a sixteenth of that.
+pub(crate) mod register {
+    pub(crate) const ID: usize = 0x20;
+    pub(crate) const VERSION: usize = 0x30;
+    pub(crate) const TASK_PRIORITY: usize = 0x80;
+    pub(crate) const END: usize = 0xb0;
+    pub(crate) const SPURIOUS: usize = 0xf0;
+    pub(crate) const COMMAND: usize = 0x300;
+    pub(crate) const COMMAND_TARGET: usize = 0x310;
+    pub(crate) const TIMER: usize = 0x320;
+    pub(crate) const LINT0: usize = 0x350;
+    pub(crate) const INITIAL_COUNT: usize = 0x380;
+    pub(crate) const CURRENT_COUNT: usize = 0x390;
+    pub(crate) const DIVIDE: usize = 0x3e0;
+}
+
+/// MSR of the register at offset 0.
+const X2_FIRST: u32 = 0x800;
+/// `IA32_APIC_BASE` and its bits: the local APIC is on, and in x2APIC mode.
+const APIC_BASE: u32 = 0x1b;
+const ENABLED: u64 = 1 << 11;
+const X2: u64 = 1 << 10;
+/// Interrupt command in memory: it is on its way. The MSR has no such bit.
+const PENDING: u32 = 1 << 12;
+/// Turns until a command counts as sent, whatever the register says.
+const COMMAND_PATIENCE: u32 = 100_000;
+
+/// Where the registers are mapped; 0 where they are not in memory.
+static MEMORY: AtomicUsize = AtomicUsize::new(0);
+static IS_X2: AtomicBool = AtomicBool::new(false);
+
+/// Whether there is a local APIC that was taken over.
+pub(crate) fn is_there() -> bool {
+    IS_X2.load(Relaxed) || MEMORY.load(Relaxed) != 0
+}
+
+/// Whether it is in x2APIC mode.
+pub fn is_x2apic() -> bool {
+    IS_X2.load(Relaxed)
+}
+
+/// Turns this CPU's local APIC on, in the mode that it is in; maps the registers if they are in memory. The error is the
+/// version register of one that does not answer.
+pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
+    // SAFETY: every CPU with a local APIC has the register.
+    let base = unsafe { read_msr(APIC_BASE) };
+    if base & (X2 | ENABLED) == X2 | ENABLED {
+        IS_X2.store(true, Relaxed);
+        return Ok(());
+    }
+    if base & ENABLED == 0 {
+        // SAFETY: as above; interrupts are off, and no mode was chosen yet.
+        unsafe { write_msr(APIC_BASE, base | ENABLED) };
+    }
+    let memory = map();
+    if memory == 0 {
+        return Err(0);
+    }
+    MEMORY.store(memory, Relaxed);
+    let version = read(register::VERSION);
+    if version == u32::MAX || version & 0xff < 0x10 {
+        MEMORY.store(0, Relaxed);
+        return Err(version);
+    }
+    Ok(())
+}
+
+/// Switches this CPU to x2APIC mode, as firmware does that has more CPUs than eight bits number. Before
+/// [`event::start`](crate::event::start), and only where CPUID offers it (leaf 1, ECX bit 21).
+///
+/// # Safety
+/// Interrupts are off, and nobody uses the registers in memory.
+pub unsafe fn switch_to_x2apic() {
+    // SAFETY: every CPU with a local APIC has the register; from xAPIC mode the step is allowed.
+    unsafe {
+        let base = read_msr(APIC_BASE) | ENABLED;
+        write_msr(APIC_BASE, base);
+        write_msr(APIC_BASE, base | X2);
+    }
+}
+
+/// Brings a CPU that was just started to the mode of the first one.
+pub(crate) fn enter_mode() {
+    let wanted = if is_x2apic() { X2 | ENABLED } else { ENABLED };
+    // SAFETY: as in `switch_to_x2apic`. The way from x2APIC to xAPIC leads through "off" (Intel SDM volume 3, "x2APIC State
+    // Transitions"), the way there through "on".
+    unsafe {
+        let base = read_msr(APIC_BASE);
+        let rest = base & !(X2 | ENABLED);
+        match (base & (X2 | ENABLED), wanted) {
+            (now, wanted) if now == wanted => return,
+            (now, ENABLED) if now & X2 != 0 => write_msr(APIC_BASE, rest),
+            (0, _) if wanted & X2 != 0 => write_msr(APIC_BASE, rest | ENABLED),
+            _ => {}
+        }
+        write_msr(APIC_BASE, rest | wanted);
+    }
+}
+
+/// The id of this CPU, read from the hardware: an exit under many a hypervisor. [`smp::cpu`](crate::smp::cpu) remembers it.
+pub(crate) fn read_id() -> u32 {
+    let id = read(register::ID);
+    if is_x2apic() { id } else { id >> 24 }
+}
+
+pub(crate) fn read(register: usize) -> u32 {
+    if is_x2apic() {
+        // SAFETY: the mode has these registers, and they are readable.
+        return unsafe { read_msr(msr(register)) } as u32;
+    }
+    // SAFETY: `take_over` mapped a register block of 4 KiB.
+    unsafe { ((MEMORY.load(Relaxed) + register) as *const u32).read_volatile() }
+}
+
+pub(crate) fn write(register: usize, value: u32) {
+    if is_x2apic() {
+        // SAFETY: the mode has these registers, and the callers write what they take.
+        return unsafe { write_msr(msr(register), value.into()) };
+    }
+    // SAFETY: as in `read`.
+    unsafe { ((MEMORY.load(Relaxed) + register) as *mut u32).write_volatile(value) };
+}
+
+const fn msr(register: usize) -> u32 {
+    X2_FIRST + (register >> 4) as u32
+}
+
+/// Ids that commands can name: in memory eight bits, the last value of which means all CPUs.
+pub(crate) fn can_reach(cpu: u32) -> bool {
+    cpu < if is_x2apic() { u32::MAX } else { 0xff }
+}
+
+/// Sends an interrupt command to a CPU. Handlers on this CPU may send too, so it is done with interrupts off.
+pub(crate) fn command(cpu: u32, command: u32) {
+    super::without_interrupts(|| {
+        if is_x2apic() {
+            // What this CPU stored before is to be seen by who is interrupted; an MSR write does not wait for it.
+            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            // SAFETY: the mode has this register, of 64 bits.
+            return unsafe { write_msr(msr(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
+        }
+        write(register::COMMAND_TARGET, cpu << 24);
+        write(register::COMMAND, command);
+        for _ in 0..COMMAND_PATIENCE {
+            if read(register::COMMAND) & PENDING == 0 {
+                break;
+            }
+            crate::smp::relax();
+        }
+    });
+}
+
+/// The target of a hot site: changes RAX and the flags only.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn end() {
+    naked_asm!(
+        "mov rax, [rip + {memory}]",
+        "test rax, rax",
+        "jz 2f",
+        "mov dword ptr [rax + {end}], 0",
+        "ret",
+        "2: push rcx",
+        "push rdx",
+        "mov ecx, {msr}",
+        "xor eax, eax",
+        "xor edx, edx",
+        "wrmsr",
+        "pop rdx",
+        "pop rcx",
+        "ret",
+        memory = sym MEMORY,
+        end = const register::END,
+        msr = const msr(register::END),
+    )
+}

@@ -1,0 +1,139 @@
+//! The machine's counters of known frequency: HPET (IA-PC HPET Specification 1.0a, section 2.3), ACPI's power management
+//! timer (ACPI 6.5, section 4.8.3.3), and the PIT.
+
+use super::calibrate::Reference;
+use crate::platform::acpi::{self, PmTimer};
+use crate::platform::registers::Window;
+use frontends::transport::Registers;
+use pvops::port;
+
+/// Frequency of ACPI's timer.
+const PM_HZ: u64 = 3_579_545;
+
+/// Those that the machine has, the best one first.
+pub fn all(has_legacy_chips: bool) -> impl Iterator<Item = Found> {
+    let hpet = core::iter::once_with(|| Hpet::find().map(Found::Hpet));
+    let pm = core::iter::once_with(|| acpi::pm_timer().map(Found::Pm));
+    let pit = core::iter::once(has_legacy_chips.then(Pit::start).map(Found::Pit));
+    hpet.chain(pm).chain(pit).flatten()
+}
+
+/// One of them.
+#[derive(Debug)]
+pub enum Found {
+    /// High precision event timer.
+    Hpet(Hpet),
+    /// ACPI's timer.
+    Pm(PmTimer),
+    /// Programmable interval timer.
+    Pit(Pit),
+    /// The TSC itself, for the timer alone.
+    Tsc(u64),
+}
+
+impl Found {
+    /// Lets it count anew, if it has an end.
+    pub fn restart(&mut self) {
+        if let Self::Pit(pit) = self {
+            *pit = Pit::start();
+        }
+    }
+}
+
+impl Reference for Found {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Hpet(_) => "the HPET",
+            Self::Pm(_) => "ACPI's timer",
+            Self::Pit(_) => "the PIT",
+            Self::Tsc(_) => "the TSC",
+        }
+    }
+
+    fn hz(&self) -> u64 {
+        match self {
+            Self::Hpet(hpet) => hpet.hz,
+            Self::Pm(_) => PM_HZ,
+            Self::Pit(_) => Pit::HZ,
+            Self::Tsc(hz) => *hz,
+        }
+    }
+
+    fn mask(&self) -> u64 {
+        match self {
+            Self::Hpet(_) => u32::MAX.into(),
+            Self::Pm(timer) => timer.mask.into(),
+            Self::Pit(_) => u16::MAX.into(),
+            Self::Tsc(_) => u64::MAX,
+        }
+    }
+
+    fn read(&mut self) -> u64 {
+        match self {
+            Self::Hpet(hpet) => hpet.registers.read32(Hpet::COUNTER).into(),
+            // SAFETY: the FADT names the port, and reading has no effect.
+            Self::Pm(timer) => (unsafe { port::read_u32(timer.port) } & timer.mask).into(),
+            // It counts down.
+            Self::Pit(_) => (!Pit::count()).into(),
+            Self::Tsc(_) => pvops::time::tsc(),
+        }
+    }
+}
+
+/// The HPET's main counter, of which the lower half is enough.
+#[derive(Debug)]
+pub struct Hpet {
+    registers: Window,
+    hz: u64,
+}
+
+impl Hpet {
+    const BLOCK: u64 = 1024;
+    /// Femtoseconds of a tick; 100 ns at most.
+    const PERIOD: usize = 4;
+    const PERIOD_MAX: u32 = 100_000_000;
+    const CONFIGURATION: usize = 0x10;
+    const ENABLE: u32 = 1;
+    const COUNTER: usize = 0xf0;
+
+    fn find() -> Option<Self> {
+        const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
+        let registers = Window::map(acpi::hpet()?, Self::BLOCK)?;
+        let period = registers.read32(Self::PERIOD);
+        if period == 0 || period > Self::PERIOD_MAX {
+            return None;
+        }
+        registers.write32(Self::CONFIGURATION, registers.read32(Self::CONFIGURATION) | Self::ENABLE);
+        Some(Self { registers, hz: FEMTOSECONDS / u64::from(period) })
+    }
+}
+
+/// Channel 2 of the PIT, counting down from its largest value.
+#[derive(Debug)]
+pub struct Pit(());
+
+impl Pit {
+    const HZ: u64 = 1_193_182;
+    const CHANNEL_2: u16 = 0x42;
+    const COMMAND: u16 = 0x43;
+    const GATE: u16 = 0x61;
+
+    fn start() -> Self {
+        // SAFETY: the PIT and its gate touch no memory. Gate on, speaker off; channel 2, both bytes, mode 0.
+        unsafe {
+            port::write_u8(Self::GATE, port::read_u8(Self::GATE) & !2 | 1);
+            port::write_u8(Self::COMMAND, 0b1011_0000);
+            port::write_u8(Self::CHANNEL_2, 0xff);
+            port::write_u8(Self::CHANNEL_2, 0xff);
+        }
+        Self(())
+    }
+
+    fn count() -> u16 {
+        // SAFETY: as in `start`; latches channel 2 and reads both bytes.
+        unsafe {
+            port::write_u8(Self::COMMAND, 0b1000_0000);
+            u16::from(port::read_u8(Self::CHANNEL_2)) | u16::from(port::read_u8(Self::CHANNEL_2)) << 8
+        }
+    }
+}
