@@ -131,9 +131,11 @@ impl<T: Transport> Balloon<T> {
             Batch::new(dma, capacity).ok_or_else(|| device.give_up(no_memory))
         };
         let (inflating, deflating, releasing) = (batch()?, batch()?, batch()?);
-        let statistics = match stats_ring.map(|ring| statistics::Reporter::new(ring, dma)) {
-            Some(None) => return Err(device.give_up(no_memory)),
-            Some(reporter) => reporter,
+        let statistics = match stats_ring {
+            Some(ring) => {
+                let buffer = statistics::Reporter::buffer(dma).ok_or_else(|| device.give_up(no_memory))?;
+                Some(statistics::Reporter::new(ring, buffer))
+            }
             None => None,
         };
         device.start();

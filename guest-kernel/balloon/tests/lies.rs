@@ -137,6 +137,16 @@ fn no_memory_for_requests_is_an_error() {
     assert_eq!(memory.allocated_pages(), 0);
 }
 
+#[test]
+fn rings_of_a_refused_device_that_was_not_reset_are_never_freed() {
+    let memory = Memory::leaked(64);
+    let transport = FakeTransport::new(DeviceType::BALLOON, ALL.bits(), 3, &[0; 16]);
+    transport.model().ignores_reset = true;
+    let error = Balloon::new(transport, memory, Settings::default()).err();
+    assert_eq!(error, Some(InitError::BadQueue { queue: 3, size: 0 }));
+    assert_eq!((memory.allocated_pages(), memory.leaked_pages()), (3, 3));
+}
+
 #[derive(Clone, Debug)]
 enum Whim {
     Serve,
