@@ -3,10 +3,10 @@
 use crate::devices::{AnyTransport, Interrupts};
 use crate::mm::frames::{FRAMES, MAX_ORDER};
 use crate::mm::reserve::Reserve;
-use crate::task::Event;
+use crate::task::{self, Event};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use balloon::{Balloon, Counters, FreeBlock, PageSource, Pfn, Report, Reservation, State, Statistics};
+use balloon::{Balloon, Counters, FreeBlock, Next, PageSource, Pfn, Report, Reservation, State, Statistics};
 use core::cell::{Cell, RefCell};
 use frontends::Driver;
 
@@ -155,29 +155,27 @@ impl KernelBalloon {
         either!(self.counters())
     }
 
-    /// Serves the host for ever.
+    /// Serves the host until the device has stopped and all pages are back.
     pub async fn run(self: Rc<Self>) {
         RELIEF.0.set(Some(Rc::as_ptr(&self)));
         loop {
-            let state = self.poll();
+            self.poll();
             let retry = pvops::time::now() + RETRY;
             let interrupts = match &*self.driver.borrow() {
                 Kind::Device(_, interrupts) => Some(*interrupts),
                 Kind::Reservation(_) => None,
             };
-            match (state, interrupts) {
-                (State::Broken(_), _) => {
-                    log::error!("balloon: stopped");
-                    return;
-                }
-                (_, Some(interrupts)) => {
+            match (either!(self.next()), interrupts) {
+                (Next::Again, _) => task::yield_now().await,
+                (Next::Wait, Some(interrupts)) => {
                     interrupts.until_deadline(retry, || self.interrupted().then_some(())).await.unwrap_or(())
                 }
-                // Nothing is under way: on with the next batch, after the other tasks.
-                (State::Inflating | State::Deflating, None) => crate::task::yield_now().await,
-                (_, None) => self.wanted.wait_until(retry).await,
+                (Next::Wait, None) => self.wanted.wait_until(retry).await,
+                (Next::End, _) => break,
             }
         }
+        RELIEF.0.set(None);
+        log::error!("balloon: stopped; all of its pages that can be used are back");
     }
 
     /// Takes what the device has to say; whether there is something to do.
@@ -212,7 +210,7 @@ static RELIEF: Relief = Relief(Cell::new(None));
 /// Called by the heap when the frame allocator has nothing left. True if pages came back.
 pub fn relieve() -> bool {
     let Some(balloon) = RELIEF.0.get() else { return false };
-    // SAFETY: set by `run`, which keeps the balloon alive and never ends while its device works.
+    // SAFETY: set by `run`, which keeps the balloon alive and takes this back when it ends.
     let balloon = unsafe { &*balloon };
     // The balloon itself may be allocating.
     let Ok(mut driver) = balloon.driver.try_borrow_mut() else { return false };

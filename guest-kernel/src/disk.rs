@@ -7,7 +7,8 @@ use crate::task;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use frontends::block::{Completion, Output, Request, RequestError, SECTOR_SIZE, Token, Unmap};
+use core::task::{Poll, Waker};
+use frontends::block::{Completion, Output, Request, RequestError, Requests, SECTOR_SIZE, Token, Unmap};
 use frontends::{Block, DmaBuffer, Driver};
 use virtio_drivers::device::blk::VirtIOBlk;
 
@@ -20,8 +21,20 @@ pub struct Disk {
 }
 
 enum DiskDriver {
-    Own { block: RefCell<Block<AnyTransport>>, interrupts: Interrupts, completed: RefCell<Vec<Completion>> },
+    Own(Own),
     Reference(RefCell<VirtIOBlk<ReferenceHal, reference::ReferenceTransport>>),
+}
+
+/// Our driver, for all tasks that use the disk.
+struct Own {
+    requests: RefCell<Requests<AnyTransport>>,
+    interrupts: Interrupts,
+}
+
+/// A request that is waited for; abandoned when dropped.
+struct Pending<'a> {
+    own: &'a Own,
+    token: Token,
 }
 
 /// Why a request did not succeed.
@@ -45,7 +58,7 @@ impl From<RequestError> for DiskError {
 impl Disk {
     /// With our driver.
     pub fn own(block: Block<AnyTransport>, interrupts: Interrupts) -> Self {
-        Self { driver: DiskDriver::Own { block: RefCell::new(block), interrupts, completed: RefCell::new(Vec::new()) } }
+        Self { driver: DiskDriver::Own(Own { requests: RefCell::new(Requests::new(block)), interrupts }) }
     }
 
     /// With the reference driver.
@@ -61,9 +74,9 @@ impl Disk {
     /// Sectors of 512 bytes.
     pub fn capacity(&self) -> u64 {
         match &self.driver {
-            DiskDriver::Own { block, .. } => {
-                self.service();
-                block.borrow().capacity()
+            DiskDriver::Own(own) => {
+                own.service();
+                own.requests.borrow().block().capacity()
             }
             DiskDriver::Reference(driver) => driver.borrow().capacity(),
         }
@@ -72,7 +85,7 @@ impl Disk {
     /// Whether it refuses writes.
     pub fn read_only(&self) -> bool {
         match &self.driver {
-            DiskDriver::Own { block, .. } => block.borrow().read_only(),
+            DiskDriver::Own(own) => own.requests.borrow().block().read_only(),
             DiskDriver::Reference(driver) => driver.borrow().readonly(),
         }
     }
@@ -80,8 +93,9 @@ impl Disk {
     /// Which requests there are beside reading and writing.
     pub fn abilities(&self) -> String {
         match &self.driver {
-            DiskDriver::Own { block, .. } => {
-                let block = block.borrow();
+            DiskDriver::Own(own) => {
+                let requests = own.requests.borrow();
+                let block = requests.block();
                 [
                     (block.has_flush(), "flush "),
                     (block.has_discard(), "discard "),
@@ -100,7 +114,7 @@ impl Disk {
     /// Notifications so far, where the driver counts them.
     pub fn notifications(&self) -> Option<u64> {
         match &self.driver {
-            DiskDriver::Own { block, .. } => Some(block.borrow().notifications()),
+            DiskDriver::Own(own) => Some(own.requests.borrow().block().notifications()),
             DiskDriver::Reference(_) => None,
         }
     }
@@ -111,7 +125,7 @@ impl Disk {
     /// [`DiskError`].
     pub async fn read(&self, sector: u64, len: usize) -> Result<Vec<u8>, DiskError> {
         match &self.driver {
-            DiskDriver::Own { .. } => {
+            DiskDriver::Own(_) => {
                 let (_, buffer) = self.run(Request::Read { sector, buffer: buffer(len)? }).await?;
                 buffer
                     .map(|buffer| buffer.as_slice().to_vec())
@@ -127,7 +141,7 @@ impl Disk {
     /// [`DiskError`].
     pub async fn write(&self, sector: u64, bytes: &[u8]) -> Result<(), DiskError> {
         match &self.driver {
-            DiskDriver::Own { .. } => {
+            DiskDriver::Own(_) => {
                 let mut buffer = buffer(bytes.len())?;
                 buffer.as_mut_slice().copy_from_slice(bytes);
                 self.run(Request::Write { sector, buffer }).await.map(|_| ())
@@ -145,7 +159,7 @@ impl Disk {
     /// [`DiskError`].
     pub async fn flush(&self) -> Result<(), DiskError> {
         match &self.driver {
-            DiskDriver::Own { .. } => self.run(Request::Flush).await.map(|_| ()),
+            DiskDriver::Own(_) => self.run(Request::Flush).await.map(|_| ()),
             DiskDriver::Reference(driver) => driver.borrow_mut().flush().map_err(|error| DiskError(error.to_string())),
         }
     }
@@ -172,7 +186,7 @@ impl Disk {
     /// [`DiskError`].
     pub async fn id(&self) -> Result<String, DiskError> {
         let id = match &self.driver {
-            DiskDriver::Own { .. } => match self.run(Request::Id).await?.0 {
+            DiskDriver::Own(_) => match self.run(Request::Id).await?.0 {
                 Output::Id(id) => id,
                 Output::Done => [0; 20],
             },
@@ -192,12 +206,14 @@ impl Disk {
     /// [`DiskError`].
     pub fn read_now(&self, sector: u64, len: usize) -> Result<Vec<u8>, DiskError> {
         match &self.driver {
-            DiskDriver::Own { .. } => {
-                let token = self.submit(Request::Read { sector, buffer: buffer(len)? })?;
+            DiskDriver::Own(own) => {
+                let pending = own.start(Request::Read { sector, buffer: buffer(len)? })?;
                 let mut ended = None;
                 task::block_until(PATIENCE, || {
-                    self.service();
-                    ended = ended.take().or_else(|| self.take(token));
+                    own.service();
+                    if let Poll::Ready(completion) = pending.poll(Waker::noop()) {
+                        ended = Some(completion);
+                    }
                     ended.is_some()
                 });
                 let ended = ended.ok_or_else(|| DiskError("the disk does not answer".to_string()))?;
@@ -217,49 +233,46 @@ impl Disk {
     }
 
     async fn run(&self, request: Request) -> Result<(Output, Option<DmaBuffer>), DiskError> {
-        let DiskDriver::Own { interrupts, .. } = &self.driver else {
+        let DiskDriver::Own(own) = &self.driver else {
             return Err(DiskError("the reference driver has no such request".to_string()));
         };
-        let token = self.submit(request)?;
-        let ended = interrupts
+        let pending = own.start(request)?;
+        let ended = own
+            .interrupts
             .until(|| {
-                self.service();
-                self.take(token)
+                own.service();
+                match pending.poll(&task::waker()) {
+                    Poll::Ready(completion) => Some(completion),
+                    Poll::Pending => None,
+                }
             })
             .await;
         Ok((ended.result?, ended.buffer))
     }
+}
 
-    fn submit(&self, request: Request) -> Result<Token, DiskError> {
-        let DiskDriver::Own { block, .. } = &self.driver else { unreachable!("only called with our driver") };
-        let mut block = block.borrow_mut();
-        let token = block.submit(request).map_err(|rejected| DiskError(rejected.reason.to_string()))?;
-        block.kick();
-        Ok(token)
+impl Own {
+    fn start(&self, request: Request) -> Result<Pending<'_>, DiskError> {
+        let started = self.requests.borrow_mut().start(request);
+        let token = started.map_err(|rejected| DiskError(rejected.reason.to_string()))?;
+        Ok(Pending { own: self, token })
     }
 
-    /// Handles interrupts and collects what has ended.
+    /// Handles interrupts, and wakes those whose requests have ended.
     fn service(&self) {
-        let DiskDriver::Own { block, interrupts, completed } = &self.driver else { return };
-        let mut block = block.borrow_mut();
-        for source in interrupts.take() {
-            block.interrupt(source);
-        }
-        loop {
-            while let Some(completion) = block.poll() {
-                completed.borrow_mut().push(completion);
-            }
-            if !block.enable_interrupts() {
-                break;
-            }
-        }
+        self.requests.borrow_mut().service(self.interrupts.take());
     }
+}
 
-    fn take(&self, token: Token) -> Option<Completion> {
-        let DiskDriver::Own { completed, .. } = &self.driver else { return None };
-        let mut completed = completed.borrow_mut();
-        let index = completed.iter().position(|completion| completion.token == token)?;
-        Some(completed.swap_remove(index))
+impl Pending<'_> {
+    fn poll(&self, waker: &Waker) -> Poll<Completion> {
+        self.own.requests.borrow_mut().poll(self.token, waker)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.own.requests.borrow_mut().abandon(self.token);
     }
 }
 

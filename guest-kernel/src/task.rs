@@ -141,8 +141,6 @@ impl Executor {
 
     /// Runs the tasks for ever.
     pub fn run(&mut self) -> ! {
-        let waker = waker();
-        let mut context = Context::from_waker(&waker);
         loop {
             let mut ready = READY.swap(0, Ordering::AcqRel);
             while ready != 0 {
@@ -150,9 +148,10 @@ impl Executor {
                 ready &= ready - 1;
                 CURRENT.0.set(index);
                 DEADLINES.0.borrow_mut()[index] = u64::MAX;
+                let waker = waker();
                 if let Some(slot) = self.tasks.get_mut(index)
                     && let Some(task) = slot
-                    && task.as_mut().poll(&mut context).is_ready()
+                    && task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
                 {
                     *slot = None;
                 }
@@ -225,13 +224,13 @@ pub fn idle_time() -> Idle {
     Idle { ticks: IDLE_TICKS.load(Ordering::Relaxed), halts: HALTS.load(Ordering::Relaxed) }
 }
 
-/// Wakers carry nothing but the task's number: futures of libraries get one that readies the task.
-fn waker() -> Waker {
+/// A waker of the running task. It carries nothing but the task's number, so making, cloning and waking neither allocates
+/// nor locks.
+pub fn waker() -> Waker {
     const TABLE: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &TABLE), wake, wake, |_| {});
-    fn wake(_: *const ()) {
-        // Our own futures ready tasks through events; a library's waker readies everything, which is rare and correct.
-        READY.store(u64::MAX, Ordering::Release);
+    fn wake(task: *const ()) {
+        READY.fetch_or(1 << task.addr(), Ordering::AcqRel);
     }
-    // SAFETY: the table's functions ignore the data.
-    unsafe { Waker::from_raw(RawWaker::new(core::ptr::null(), &TABLE)) }
+    // SAFETY: the table's functions take the data for a number, as which it is made here.
+    unsafe { Waker::from_raw(RawWaker::new(core::ptr::without_provenance(current()), &TABLE)) }
 }

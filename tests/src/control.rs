@@ -119,6 +119,17 @@ impl Control {
         self.ask(&request).map(drop)
     }
 
+    /// Has QEMU's monitor execute a command, and returns what it says.
+    ///
+    /// # Errors
+    /// What the other side says against it; ringside has no such monitor.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        let Protocol::Qmp { .. } = self.protocol else { bail!("only QEMU has a monitor") };
+        let request = json!({"execute": "human-monitor-command", "arguments": {"command-line": command}});
+        let answer = self.ask(&request)?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+
     /// Asks the guest for statistics of its balloon. Who asks from time to time does so for `patience`.
     ///
     /// # Errors

@@ -60,6 +60,17 @@ pub enum State {
     Broken(Violation),
 }
 
+/// When to poll next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// As soon as others have had their turn: nothing announces the next step.
+    Again,
+    /// At the next interrupt or after a while.
+    Wait,
+    /// Never: the balloon has stopped, and there is nothing left to give back.
+    End,
+}
+
 /// What the balloon did since it came up; in pages of 4096 bytes but for the last two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -131,9 +142,11 @@ impl<T: Transport> Balloon<T> {
             Batch::new(dma, capacity).ok_or_else(|| device.give_up(no_memory))
         };
         let (inflating, deflating, releasing) = (batch()?, batch()?, batch()?);
-        let statistics = match stats_ring.map(|ring| statistics::Reporter::new(ring, dma)) {
-            Some(None) => return Err(device.give_up(no_memory)),
-            Some(reporter) => reporter,
+        let statistics = match stats_ring {
+            Some(ring) => {
+                let buffer = statistics::Reporter::buffer(dma).ok_or_else(|| device.give_up(no_memory))?;
+                Some(statistics::Reporter::new(ring, buffer))
+            }
             None => None,
         };
         device.start();
@@ -183,11 +196,24 @@ impl<T: Transport> Balloon<T> {
         self.state
     }
 
+    /// When to poll next. A stopped balloon is polled until all pages are back.
+    pub fn next(&self) -> Next {
+        let returns_pages = self.lost == 0 && (self.actual() > 0 || !self.inflating.pages.is_empty());
+        match self.device.broken() {
+            None => Next::Wait,
+            Some(_) if returns_pages => Next::Again,
+            Some(_) => Next::End,
+        }
+    }
+
     /// Out of memory: takes up to `count` pages back, at most one batch a call, if the host agreed to that. Neither
     /// allocates nor frees, so that the heap may call it. Returns how many are back already; under MUST_TELL_HOST
     /// they come with a later [`Balloon::poll`]. The balloon does not grow again before the kernel has that many
     /// pages to spare.
     pub fn release_on_oom<P: PageSource>(&mut self, pages: &mut P, count: u32) -> u32 {
+        if self.device.broken().is_some() {
+            return self.return_after_reset(pages);
+        }
         if !self.device.is_live() || !self.features.contains(Features::DEFLATE_ON_OOM) {
             return 0;
         }
@@ -249,19 +275,24 @@ impl<T: Transport> Balloon<T> {
         }
     }
 
-    /// Gives the pages back that a device without power over them has, a batch a call.
-    fn return_after_reset<P: PageSource>(&mut self, pages: &mut P) {
+    /// Gives the pages back that a device without power over them has, a batch a call. Returns how many.
+    fn return_after_reset<P: PageSource>(&mut self, pages: &mut P) -> u32 {
         if self.lost > 0 {
-            return;
+            return 0;
         }
+        let mut returned = 0;
+        let mut give_back = |page| {
+            pages.return_page(page);
+            returned += 1;
+        };
         for batch in [&mut self.inflating, &mut self.deflating, &mut self.releasing] {
-            batch.pages.drain(..).for_each(|page| pages.return_page(page));
+            batch.pages.drain(..).for_each(&mut give_back);
         }
-        let held = core::iter::from_fn(|| self.held.pop()).take(self.deflating.capacity());
-        held.for_each(|page| pages.return_page(page));
+        core::iter::from_fn(|| self.held.pop()).take(self.deflating.capacity()).for_each(&mut give_back);
         if let Some(reports) = &mut self.reports {
             reports.return_all(pages);
         }
+        returned
     }
 }
 

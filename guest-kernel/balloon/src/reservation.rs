@@ -6,7 +6,7 @@
 use crate::list::PageList;
 use crate::pages::{PageSource, Pfn};
 use crate::policy::{Policy, Step};
-use crate::{Counters, State};
+use crate::{Counters, Next, State};
 
 /// Pages that change hands in one poll.
 const BATCH: usize = 256;
@@ -83,6 +83,14 @@ impl Reservation {
     /// Where the balloon stood after the last poll.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// When to poll next.
+    pub fn next(&self) -> Next {
+        match self.state {
+            State::Inflating | State::Deflating => Next::Again,
+            State::Steady | State::Shortfall { .. } | State::Broken(_) => Next::Wait,
+        }
     }
 
     /// Pages that the balloon is to have.

@@ -18,9 +18,13 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn new(ring: Ring, dma: &'static dyn DmaPages) -> Option<Self> {
-        let buffer = DmaBuffer::allocate(dma, TAGS * size_of::<Stat>())?;
-        Some(Self { ring, buffer, is_ours: true })
+    pub(crate) fn new(ring: Ring, buffer: DmaBuffer) -> Self {
+        Self { ring, buffer, is_ours: true }
+    }
+
+    /// What it needs beside a ring.
+    pub(crate) fn buffer(dma: &'static dyn DmaPages) -> Option<DmaBuffer> {
+        DmaBuffer::allocate(dma, TAGS * size_of::<Stat>())
     }
 
     /// Sends numbers if the device wants some, as it does at first. True if it did.

@@ -3,7 +3,7 @@
 
 mod host;
 
-use balloon::{Balloon, FreeBlock, Pfn, Report, Settings, State};
+use balloon::{Balloon, FreeBlock, Next, Pfn, Report, Settings, State};
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::{FakeTransport, Memory};
 use frontends::{InitError, Violation};
@@ -104,6 +104,50 @@ fn a_device_that_needs_a_reset_gives_all_pages_back() {
 }
 
 #[test]
+fn stopped_balloon_is_polled_until_every_page_is_back() {
+    let (mut balloon, mut host) = pair(ALL, Settings { batch: 64, report_blocks: 3 });
+    let mut kernel = kernel(1000, 0);
+    host.want(900);
+    balloon.interrupt(InterruptSource::Config);
+    while balloon.poll(&mut kernel) != State::Steady {
+        assert_eq!(balloon.next(), Next::Wait);
+        host.serve();
+    }
+    host.want(1000);
+    host.transport.model().status |= Status::DEVICE_NEEDS_RESET;
+    balloon.interrupt(InterruptSource::Config);
+    // As the kernel does: a batch a turn, and then never again.
+    let mut turns = 0;
+    while balloon.next() == Next::Again {
+        balloon.poll(&mut kernel);
+        turns += 1;
+    }
+    assert_eq!((balloon.next(), turns), (Next::End, 900_usize.div_ceil(64)));
+    assert_eq!((kernel.free.len(), balloon.actual(), balloon.lost_pages()), (1000, 0, 0));
+}
+
+#[test]
+fn stopped_balloon_helps_when_memory_runs_out() {
+    let (mut balloon, host, mut kernel) = inflated();
+    host.transport.model().status |= Status::DEVICE_NEEDS_RESET;
+    balloon.interrupt(InterruptSource::Config);
+    let (before, mut released) = (kernel.free.len(), 0);
+    while balloon.next() == Next::Again {
+        released += balloon.release_on_oom(&mut kernel, 1) as usize;
+    }
+    assert_eq!((released, kernel.free.len()), (1000 - before, 1000));
+}
+
+#[test]
+fn balloon_whose_pages_are_lost_ends_at_once() {
+    let (mut balloon, host, mut kernel) = inflated();
+    host.transport.model().ignores_reset = true;
+    host.transport.model().status |= Status::DEVICE_NEEDS_RESET;
+    balloon.interrupt(InterruptSource::Config);
+    assert_eq!((balloon.next(), balloon.release_on_oom(&mut kernel, 9)), (Next::End, 0));
+}
+
+#[test]
 fn pages_of_an_unresettable_device_are_lost_and_counted() {
     let (mut balloon, mut host, mut kernel) = inflated();
     host.transport.model().ignores_reset = true;
@@ -135,6 +179,16 @@ fn no_memory_for_requests_is_an_error() {
     let error = Balloon::new(transport, memory, Settings::default()).err();
     assert_eq!(error, Some(InitError::NoMemory { what: "balloon requests" }));
     assert_eq!(memory.allocated_pages(), 0);
+}
+
+#[test]
+fn rings_of_a_refused_device_that_was_not_reset_are_never_freed() {
+    let memory = Memory::leaked(64);
+    let transport = FakeTransport::new(DeviceType::BALLOON, ALL.bits(), 3, &[0; 16]);
+    transport.model().ignores_reset = true;
+    let error = Balloon::new(transport, memory, Settings::default()).err();
+    assert_eq!(error, Some(InitError::BadQueue { queue: 3, size: 0 }));
+    assert_eq!((memory.allocated_pages(), memory.leaked_pages()), (3, 3));
 }
 
 #[derive(Clone, Debug)]

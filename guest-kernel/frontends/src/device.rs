@@ -9,7 +9,7 @@
 //! Drivers own one [`Device`] and their rings, and implement [`Driver`] for the kernel.
 
 use crate::error::{InitError, Violation};
-use crate::memory::DmaPages;
+use crate::memory::{DmaPages, Loan};
 use crate::ring::Ring;
 use crate::transport::Transport;
 use shared_abi::virtio::mmio::InterruptStatus;
@@ -117,6 +117,8 @@ pub struct Device<T: Transport> {
     features: u64,
     state: State,
     notifications: u64,
+    /// For the memory that the device has been shown since its last reset.
+    loan: Loan,
 }
 
 impl<T: Transport> Device<T> {
@@ -143,8 +145,8 @@ impl<T: Transport> Device<T> {
         let offered = transport.device_features();
         let supported = supported(ConfigFields { transport: &transport });
         let features = offered & (supported | COMMON.bits());
-        let mut this =
-            Self { transport, device_type: wanted, offered, features, state: State::Setup, notifications: 0 };
+        let (state, loan) = (State::Setup, Loan::default());
+        let mut this = Self { transport, device_type: wanted, offered, features, state, notifications: 0, loan };
         if features & CommonFeatures::VERSION_1.bits() == 0 {
             return Err(this.give_up(InitError::Legacy { offered }));
         }
@@ -166,7 +168,8 @@ impl<T: Transport> Device<T> {
             }
             _ => Err(InitError::BadQueue { queue, size: max }),
         };
-        let set = ring.and_then(|ring| {
+        let set = ring.and_then(|mut ring| {
+            ring.lend(self.loan.clone());
             self.transport.set_queue(queue, ring.layout())?;
             Ok(ring)
         });
@@ -180,11 +183,15 @@ impl<T: Transport> Device<T> {
         self.state = State::Live;
     }
 
-    /// Marks the device FAILED before it was started, and passes the reason on.
+    /// Marks the device FAILED before it was started, and passes the reason on. Rings that were set up are freed when
+    /// they are dropped only if the device confirms its reset.
     pub fn give_up(&mut self, error: InitError) -> InitError {
-        reset(&mut self.transport);
+        let reset_confirmed = self.reset();
+        if !reset_confirmed {
+            log::error!("{}: the device does not confirm its reset; its rings are not freed", self.device_type.name());
+        }
         self.transport.set_status(Status::FAILED);
-        self.state = State::Stopped { reason: Violation::ShutDown, reset_confirmed: true };
+        self.state = State::Stopped { reason: Violation::ShutDown, reset_confirmed };
         error
     }
 
@@ -243,7 +250,7 @@ impl<T: Transport> Device<T> {
         if let State::Stopped { reset_confirmed, .. } = self.state {
             return reset_confirmed;
         }
-        let reset_confirmed = reset(&mut self.transport);
+        let reset_confirmed = self.reset();
         let name = self.device_type.name();
         match (reason, reset_confirmed) {
             (Violation::ShutDown, true) => {}
@@ -252,6 +259,15 @@ impl<T: Transport> Device<T> {
         }
         self.state = State::Stopped { reason, reset_confirmed };
         reset_confirmed
+    }
+
+    /// Resets the device. If it confirms, all memory that it was shown is ours again.
+    fn reset(&mut self) -> bool {
+        let confirmed = reset(&mut self.transport);
+        if confirmed {
+            self.loan.end();
+        }
+        confirmed
     }
 
     /// Whether the device works.

@@ -3,9 +3,11 @@
 //! The kernel implements [`DmaPages`] once; drivers and their callers hold [`DmaBuffer`]s. A buffer has one owner at a
 //! time: who hands it to a driver gets it back with the completion, so nobody looks at it while the device writes.
 
+use alloc::sync::Arc;
 use core::fmt;
 use core::ptr::NonNull;
 use core::slice;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a page; allocations are whole pages and aligned to it.
 pub const PAGE_SIZE: usize = 4096;
@@ -35,6 +37,28 @@ pub unsafe trait DmaPages: Sync {
     /// # Safety
     /// They came from `allocate` of this allocator, and neither the driver nor the device uses them any more.
     unsafe fn free(&self, pages: RawPages);
+
+    /// Hears that so many pages will never be freed, because a device may still write to them.
+    fn note_leak(&self, pages: usize) {
+        let _ = pages;
+    }
+}
+
+/// The time for which a device may use the memory that it was shown: until it confirms a reset.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loan {
+    over: Arc<AtomicBool>,
+}
+
+impl Loan {
+    /// The device has confirmed its reset.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
 }
 
 /// An owned, page-aligned buffer in DMA memory. Freed on drop.
@@ -108,7 +132,9 @@ impl DmaBuffer {
     /// Gives the pages up for good, because a device may still write to them: they are never freed. Returns how many, 0
     /// the second time.
     pub fn leak(&mut self) -> usize {
-        self.owner.take().map_or(0, |_| self.pages.count)
+        let Some(owner) = self.owner.take() else { return 0 };
+        owner.note_leak(self.pages.count);
+        self.pages.count
     }
 }
 

@@ -364,3 +364,44 @@ fn the_status_goes_through_its_steps_in_order() {
     drop(block);
     assert_eq!(disk.transport.model().status, Status::empty());
 }
+
+/// Brings each driver up with a device that lets go of nothing and fails the set-up late; the pages that each leaks.
+fn late_failures(fail: fn(&FakeTransport)) -> [usize; 3] {
+    let types = [(DeviceType::BLOCK, 1), (DeviceType::NET, 2), (DeviceType::CONSOLE, 2)];
+    types.map(|(device_type, queues)| {
+        let (memory, transport) = (Memory::leaked(300), FakeTransport::new(device_type, 0, queues, &[0; 60]));
+        transport.model().ignores_reset = true;
+        fail(&transport);
+        match device_type {
+            DeviceType::BLOCK => drop(Block::new(transport.clone(), memory, BlockSettings::default())),
+            DeviceType::NET => drop(frontends::Net::new(transport.clone(), memory, NetSettings::default())),
+            _ => drop(Console::new(transport.clone(), memory)),
+        }
+        assert_eq!(transport.model().status, Status::FAILED, "{device_type:?} was refused");
+        assert_eq!(memory.allocated_pages(), memory.leaked_pages(), "each page is free or counted");
+        memory.leaked_pages()
+    })
+}
+
+#[test]
+fn rings_that_a_failed_device_may_still_write_are_never_freed() {
+    // The second queue is missing, or too small for a block request.
+    let leaked = late_failures(|transport| {
+        let mut model = transport.model();
+        if model.queue_sizes.len() == 1 { model.queue_sizes = vec![2] } else { model.queue_sizes[1] = 0 }
+    });
+    assert_eq!(leaked, [1, 1, 1]);
+    let unreset = late_failures(|transport| transport.model().queue_sizes.fill(0));
+    assert_eq!(unreset, [0, 0, 0], "nothing was shown");
+}
+
+#[test]
+fn ring_is_not_freed_where_there_is_no_memory_for_the_rest() {
+    // One page for the ring, none for the small fields of its requests.
+    let (memory, transport) = (Memory::leaked(1), disk::transport(0, disk::config(1)));
+    transport.model().ignores_reset = true;
+    let settings = BlockSettings { queue_size: 8, ..BlockSettings::default() };
+    let error = Block::new(transport.clone(), memory, settings).err();
+    assert_eq!(error, Some(InitError::NoMemory { what: "block requests" }));
+    assert_eq!((memory.allocated_pages(), memory.leaked_pages()), (1, 1));
+}

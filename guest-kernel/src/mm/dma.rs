@@ -3,14 +3,23 @@
 use super::frames::FRAMES;
 use super::{PAGE_SIZE, direct, physical_of_direct};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use frontends::memory::{DmaPages, RawPages};
 use pvops::mmu;
 
 /// The allocator for all drivers.
 pub static DMA: Dma = Dma;
 
+/// Pages that devices may still write to though their drivers have ended.
+static LEAKED: AtomicUsize = AtomicUsize::new(0);
+
 /// Takes from the frame allocator.
 pub struct Dma;
+
+/// Pages that are given up for good, because a device did not confirm its reset.
+pub fn leaked_pages() -> usize {
+    LEAKED.load(Relaxed)
+}
 
 // SAFETY: the frame allocator hands out disjoint frames; the direct map makes them contiguous, readable and writable.
 unsafe impl DmaPages for Dma {
@@ -32,6 +41,10 @@ unsafe impl DmaPages for Dma {
             let physical = physical_of_direct(pages.address.addr().get());
             FRAMES.lock().free(physical / PAGE_SIZE as u64, order);
         }
+    }
+
+    fn note_leak(&self, pages: usize) {
+        LEAKED.fetch_add(pages, Relaxed);
     }
 }
 

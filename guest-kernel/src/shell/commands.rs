@@ -169,6 +169,10 @@ fn mem(system: &System, out: &mut String) -> fmt::Result {
         heap.used >> 10,
         heap.allocations
     )?;
+    match crate::mm::dma::leaked_pages() {
+        0 => {}
+        pages => writeln!(out, "given up to devices that confirm no reset: {} KiB", pages * 4)?,
+    }
     match &system.initrd {
         Ok(archive) => writeln!(out, "initrd: {} bytes, {} files", archive.len(), archive.count())?,
         Err(error) => writeln!(out, "initrd: {error}")?,

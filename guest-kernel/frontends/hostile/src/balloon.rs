@@ -57,7 +57,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let settings = Settings { batch: 64, report_blocks: 3 };
     let mut balloon = match Balloon::new(transport.clone(), memory, settings) {
         Ok(balloon) => balloon,
-        Err(error) => return refused(&error, memory, lied),
+        Err(error) => return refused(&error, memory, &transport, lied),
     };
     let offered = Features::from_bits_truncate(transport.model().offered);
     let numbers = queues(offered);

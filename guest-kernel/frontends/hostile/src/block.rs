@@ -24,7 +24,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let settings = Settings { queue_size: 8, segments: 4 };
     let mut block = match Block::new(transport.clone(), memory, settings) {
         Ok(block) => block,
-        Err(error) => return refused(&error, memory, lied),
+        Err(error) => return refused(&error, memory, &transport, lied),
     };
     let mut liar = Liar::new(memory, &transport, &[0], (script, lied), answer);
     let (mut taken, mut ended) = (0, 0);

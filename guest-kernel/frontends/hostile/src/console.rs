@@ -18,7 +18,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let (transport, lied) = offer(script, DeviceType::CONSOLE, features, 2, &CONFIG);
     let mut console = match Console::new(transport.clone(), memory) {
         Ok(console) => console,
-        Err(error) => return refused(&error, memory, lied),
+        Err(error) => return refused(&error, memory, &transport, lied),
     };
     let mut liar = Liar::new(memory, &transport, &[0, 1], (script, lied), answer);
     while !script.ended() {

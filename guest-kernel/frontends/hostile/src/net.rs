@@ -21,7 +21,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let settings = Settings { receive_buffers: 8, transmit_buffers: 4, ..Settings::default() };
     let mut net = match Net::new(transport.clone(), memory, settings) {
         Ok(net) => net,
-        Err(error) => return refused(&error, memory, lied),
+        Err(error) => return refused(&error, memory, &transport, lied),
     };
     let mut liar = Liar::new(memory, &transport, &[0, 1], (script, lied), answer);
     let mut kept: Vec<Frame> = Vec::new();

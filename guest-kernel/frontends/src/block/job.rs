@@ -1,12 +1,13 @@
 //! A request in the driver's hands: how much of it was sent, how much is out, how it goes.
 
 use super::limits::Limits;
-use super::request::{Output, Request, RequestError, Unmap};
+use super::request::{Output, Request, RequestError, Token, Unmap};
 use crate::memory::DmaBuffer;
 use shared_abi::virtio::blk::{RequestType, SECTOR_SIZE};
 
 /// One request of a user, sent as one or more parts.
 pub(super) struct Job {
+    pub(super) token: Token,
     pub(super) request_type: RequestType,
     pub(super) unmap: Unmap,
     pub(super) buffer: Option<DmaBuffer>,
@@ -30,7 +31,7 @@ pub(super) struct Part {
 }
 
 impl Job {
-    pub(super) fn new(request: Request) -> Self {
+    pub(super) fn new(token: Token, request: Request) -> Self {
         let sectors_of = |buffer: &DmaBuffer| (buffer.len() / SECTOR_SIZE) as u64;
         let mut unmap = Unmap::Keep;
         let (request_type, sector, left, buffer) = match request {
@@ -44,12 +45,13 @@ impl Job {
             Request::Flush => (RequestType::FLUSH, 0, 1, None),
             Request::Id => (RequestType::GET_ID, 0, 1, None),
         };
-        Self { request_type, unmap, buffer, sector, left, offset: 0, in_flight: 0, result: Ok(Output::Done) }
+        let result = Ok(Output::Done);
+        Self { token, request_type, unmap, buffer, sector, left, offset: 0, in_flight: 0, result }
     }
 
     /// A job that has nothing to do.
-    pub(super) fn done() -> Self {
-        Self { left: 0, ..Self::new(Request::Flush) }
+    pub(super) fn done(token: Token) -> Self {
+        Self { left: 0, ..Self::new(token, Request::Flush) }
     }
 
     /// Whether parts are left to send.

@@ -11,8 +11,10 @@ mod chain;
 mod job;
 mod limits;
 mod request;
+mod requests;
 
 pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
+pub use requests::Requests;
 
 use crate::device::{Device, Driver};
 use crate::error::{InitError, Violation};
@@ -55,6 +57,7 @@ impl Default for Settings {
 /// A chain that the device has.
 #[derive(Clone, Copy, Default)]
 struct InFlight {
+    /// Number of the job.
     job: u16,
     /// Bytes of data that the device is to write.
     wanted: u32,
@@ -68,10 +71,11 @@ pub struct Block<T: Transport> {
     slots: Slots,
     /// By head.
     in_flight: Vec<InFlight>,
-    /// By token.
     jobs: Vec<Option<Job>>,
     free_jobs: Vec<u16>,
-    /// Jobs with parts to send, and jobs that ended, oldest first.
+    /// The token of the next request: counted up, so that none is used twice.
+    next_token: u64,
+    /// Numbers of jobs with parts to send, and jobs that ended, oldest first.
     waiting: VecDeque<u16>,
     finished: VecDeque<u16>,
     /// The segments of the chain that is being made.
@@ -101,6 +105,7 @@ impl<T: Transport> Block<T> {
             in_flight: vec![InFlight::default(); size],
             jobs: (0..size).map(|_| None).collect(),
             free_jobs: (0..ring.size()).rev().collect(),
+            next_token: 0,
             waiting: VecDeque::with_capacity(size),
             finished: VecDeque::with_capacity(size),
             scratch: Vec::with_capacity(ring.chain().into()),
@@ -145,18 +150,20 @@ impl<T: Transport> Block<T> {
         if let Err(reason) = self.check(&request) {
             return Err(Rejected { reason, request });
         }
-        let Some(token) = self.free_jobs.pop() else {
+        let Some(number) = self.free_jobs.pop() else {
             return Err(Rejected { reason: Rejection::Full, request });
         };
+        let token = Token(self.next_token);
+        self.next_token += 1;
         if matches!(request, Request::Flush) && !self.has_flush() {
-            self.jobs[usize::from(token)] = Some(Job::done());
-            self.finished.push_back(token);
+            self.jobs[usize::from(number)] = Some(Job::done(token));
+            self.finished.push_back(number);
         } else {
-            self.jobs[usize::from(token)] = Some(Job::new(request));
-            self.waiting.push_back(token);
+            self.jobs[usize::from(number)] = Some(Job::new(token, request));
+            self.waiting.push_back(number);
             self.send_waiting();
         }
-        Ok(Token(token))
+        Ok(token)
     }
 
     /// The next request that ended, in the order in which the device ended them. Sends what waited for room.
@@ -175,10 +182,10 @@ impl<T: Transport> Block<T> {
         if sent {
             self.device.kick(&mut self.ring);
         }
-        let token = self.finished.pop_front()?;
-        let job = self.jobs[usize::from(token)].take()?;
-        self.free_jobs.push(token);
-        Some(Completion { token: Token(token), result: job.result, buffer: job.buffer })
+        let number = self.finished.pop_front()?;
+        let job = self.jobs[usize::from(number)].take()?;
+        self.free_jobs.push(number);
+        Some(Completion { token: job.token, result: job.result, buffer: job.buffer })
     }
 
     /// Requests that were taken and whose completion was not.
@@ -225,8 +232,8 @@ impl<T: Transport> Block<T> {
     /// Sends parts of waiting jobs while there is room. True if it sent any.
     fn send_waiting(&mut self) -> bool {
         let mut sent = false;
-        while let Some(&token) = self.waiting.front() {
-            let Some(job) = self.jobs[usize::from(token)].as_mut().filter(|job| job.has_more()) else {
+        while let Some(&number) = self.waiting.front() {
+            let Some(job) = self.jobs[usize::from(number)].as_mut().filter(|job| job.has_more()) else {
                 self.waiting.pop_front();
                 continue;
             };
@@ -240,7 +247,7 @@ impl<T: Transport> Block<T> {
             let pushed = self.ring.push(&self.scratch);
             debug_assert_eq!(pushed, Some(head));
             job.in_flight += 1;
-            self.in_flight[usize::from(head)] = InFlight { job: token, wanted };
+            self.in_flight[usize::from(head)] = InFlight { job: number, wanted };
             sent = true;
         }
         sent
@@ -248,8 +255,8 @@ impl<T: Transport> Block<T> {
 
     /// Notes how a part ended, and the whole job if it was the last.
     fn end_part(&mut self, used: Used) {
-        let InFlight { job: token, wanted } = self.in_flight[usize::from(used.head)];
-        let Some(job) = self.jobs[usize::from(token)].as_mut() else { return };
+        let InFlight { job: number, wanted } = self.in_flight[usize::from(used.head)];
+        let Some(job) = self.jobs[usize::from(number)].as_mut() else { return };
         match self.slots.status(used.head) {
             RequestStatus::OK if used.len < wanted => job.fail(RequestError::Short { wanted, written: used.len }),
             RequestStatus::OK if job.request_type == RequestType::GET_ID => {
@@ -262,7 +269,7 @@ impl<T: Transport> Block<T> {
         }
         job.in_flight -= 1;
         if job.is_finished() {
-            self.finished.push_back(token);
+            self.finished.push_back(number);
         }
     }
 }
@@ -286,14 +293,14 @@ impl<T: Transport> Driver for Block<T> {
         if was_stopped {
             return;
         }
-        for (token, job) in (0..).zip(&mut self.jobs) {
+        for (number, job) in (0..).zip(&mut self.jobs) {
             let Some(job) = job.as_mut().filter(|job| !job.is_finished()) else { continue };
             job.fail(RequestError::Broken(reason));
             job.in_flight = 0;
             if !confirmed && let Some(mut buffer) = job.buffer.take() {
                 self.leaked_pages += buffer.leak();
             }
-            self.finished.push_back(token);
+            self.finished.push_back(number);
         }
         self.waiting.clear();
         if !confirmed {

@@ -63,9 +63,9 @@ pub enum Unmap {
     Allow,
 }
 
-/// Names a request that was taken; given to another one after its completion.
+/// Names a request that was taken. Never given to another one: a late answer cannot be mistaken for a newer request's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Token(pub(super) u16);
+pub struct Token(pub(super) u64);
 
 /// A request that was not taken.
 #[derive(Debug)]

@@ -25,6 +25,7 @@ pub struct Memory {
 struct Used {
     map: Vec<bool>,
     allocations: usize,
+    leaked: usize,
 }
 
 impl Memory {
@@ -37,7 +38,7 @@ impl Memory {
             arena.write_bytes(0xa5, layout.size());
             slice::from_raw_parts(arena.as_ptr().cast(), pages)
         };
-        let used = Mutex::new(Used { map: vec![false; pages], allocations: 0 });
+        let used = Mutex::new(Used { map: vec![false; pages], allocations: 0, leaked: 0 });
         Box::leak(Box::new(Self { pages: arena, used }))
     }
 
@@ -51,7 +52,14 @@ impl Memory {
     /// # Safety
     /// Nobody uses an allocation of it any more: what is still allocated was given up for good.
     pub unsafe fn reclaim(&self) {
-        self.used.lock().unwrap().map.fill(false);
+        let mut used = self.used.lock().unwrap();
+        used.map.fill(false);
+        used.leaked = 0;
+    }
+
+    /// Pages that were given up for good.
+    pub fn leaked_pages(&self) -> usize {
+        self.used.lock().unwrap().leaked
     }
 
     /// Allocations made so far.
@@ -116,5 +124,9 @@ unsafe impl DmaPages for Memory {
         for page in &mut used.map[first..first + pages.count] {
             assert!(core::mem::replace(page, false), "a page was freed twice");
         }
+    }
+
+    fn note_leak(&self, pages: usize) {
+        self.used.lock().unwrap().leaked += pages;
     }
 }

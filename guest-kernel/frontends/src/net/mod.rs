@@ -93,7 +93,8 @@ impl<T: Transport> Net<T> {
         let frame_max = ETHERNET_HEADER + VLAN_TAG + usize::from(mtu);
         let receive_ring = device.ring(RECEIVE_QUEUE, settings.receive_buffers, 1, dma)?;
         let transmit_ring = device.ring(TRANSMIT_QUEUE, settings.transmit_buffers, 1, dma)?;
-        let receiver = Receiver::new(receive_ring, features, frame_max, dma).map_err(|error| device.give_up(error))?;
+        let mut receiver = Receiver::new(receive_ring, features, frame_max, dma);
+        receiver.start().map_err(|error| device.give_up(error))?;
         let transmitter = Transmitter::new(transmit_ring, features, frame_max, dma);
         device.start();
         let counters = Counters::default();

@@ -52,19 +52,17 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Posts a buffer for each entry of the ring, as far as there is memory, but at least one.
-    pub(super) fn new(
-        ring: Ring,
-        features: Features,
-        frame_max: usize,
-        dma: &'static dyn DmaPages,
-    ) -> Result<Self, InitError> {
+    pub(super) fn new(ring: Ring, features: Features, frame_max: usize, dma: &'static dyn DmaPages) -> Self {
         let posted = (0..ring.size()).map(|_| None).collect();
-        let mut this = Self { ring, features, dma, buffer_len: HEADER + frame_max, posted, partial: None };
-        if this.fill(this.ring.size()) == 0 {
-            return Err(InitError::NoMemory { what: "receive buffers" });
+        Self { ring, features, dma, buffer_len: HEADER + frame_max, posted, partial: None }
+    }
+
+    /// Posts a buffer for each entry of the ring, as far as there is memory, but at least one.
+    pub(super) fn start(&mut self) -> Result<(), InitError> {
+        match self.fill(self.ring.size()) {
+            0 => Err(InitError::NoMemory { what: "receive buffers" }),
+            _ => Ok(()),
         }
-        Ok(this)
     }
 
     /// The next frame that makes sense.

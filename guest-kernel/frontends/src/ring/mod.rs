@@ -17,7 +17,7 @@ mod tests;
 
 use crate::cells::Cells;
 use crate::error::{InitError, Violation};
-use crate::memory::{DmaPages, PAGE_SIZE};
+use crate::memory::{DmaPages, Loan, PAGE_SIZE};
 use crate::transport::QueueLayout;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -110,6 +110,8 @@ pub struct Ring {
     next_used: Wrapping<u16>,
     seen_used: Wrapping<u16>,
     miscounted: u64,
+    /// How long the device has the memory, once it was shown.
+    loan: Option<Loan>,
 }
 
 impl Ring {
@@ -167,6 +169,7 @@ impl Ring {
             next_used: Wrapping(0),
             seen_used: Wrapping(0),
             miscounted: 0,
+            loan: None,
         })
     }
 
@@ -333,6 +336,11 @@ impl Ring {
         self.miscounted
     }
 
+    /// Notes that the device is shown the ring, and for how long: until then dropping it frees nothing.
+    pub(crate) fn lend(&mut self, loan: Loan) {
+        self.loan = Some(loan);
+    }
+
     /// Gives the ring's memory up for good, because the device may still use it. Returns the pages.
     pub fn leak(&mut self) -> usize {
         self.cells.leak() + self.tables.iter_mut().map(Cells::leak).sum::<usize>()
@@ -389,6 +397,15 @@ impl Ring {
         self.free_head = head;
         self.free_count += count;
         self.in_flight -= 1;
+    }
+}
+
+impl Drop for Ring {
+    /// A ring that its device may still use is leaked: whoever drops it need not think of that.
+    fn drop(&mut self) {
+        if self.loan.as_ref().is_some_and(|loan| !loan.is_over()) {
+            self.leak();
+        }
     }
 }
 

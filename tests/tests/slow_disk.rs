@@ -1,0 +1,63 @@
+//! Disks that answer late, on QEMU: a request is held in its block layer for as long as the test likes.
+
+use ringside_tests::control::Control;
+use ringside_tests::machine::SerialLine;
+use ringside_tests::ready::Ready;
+use ringside_tests::running::Running;
+use ringside_tests::testbed::Testbed;
+use ringside_tests::tour::DiskKnowledge;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts a machine whose disk is reached through `filter`, a prefix of QEMU's file names.
+fn start(ready: &Ready, filter: &str) -> Running {
+    let usual = ready.machine.command(SerialLine::Captured);
+    let mut command = Command::new(usual.get_program());
+    for argument in usual.get_args() {
+        command.arg(argument.to_string_lossy().replace(",file=", &format!(",file={filter}")));
+    }
+    Running::spawn(command).unwrap()
+}
+
+fn monitor(control: &mut Control, command: &str) {
+    let said = control.monitor(command).unwrap();
+    assert!(said.is_empty() || said.contains("Suspended") || said.contains("Resuming"), "{command}: {said}");
+}
+
+/// Has a command's first read held until the guest gives up waiting for it.
+fn hold(running: &mut Running, control: &mut Control, tag: &str) {
+    monitor(control, &format!("qemu-io d0 \"break read_aio {tag}\""));
+    running.type_line("sum /disk0/NUMBERS.BIN").unwrap();
+    running.expect("error: /disk0/NUMBERS.BIN: the disk does not answer", PATIENCE).unwrap();
+    monitor(control, &format!("qemu-io d0 \"remove_break {tag}\""));
+}
+
+#[test]
+fn reads_that_time_out_harm_no_later_read() {
+    let Some(ready) = Ready::new("a disk that answers late", Testbed::Qemu, 64, "").unwrap() else { return };
+    let DiskKnowledge::Sample { file, .. } = &ready.disk else { unreachable!("the sample disk") };
+    let content = fs::read(&ready.machine.disk.path).unwrap();
+    let sector = content.chunks(512).position(|sector| sector.starts_with(b"This is the sample disk")).unwrap();
+    let mut running = start(&ready, "blkdebug::");
+    running.expect("type help for the commands", PATIENCE).unwrap();
+    let mut control = ready.machine.control().unwrap();
+    let sum = |running: &mut Running| {
+        running.type_line(&format!("sum /disk0/{}", file.path)).unwrap();
+        let expected = format!("{:08x} {} /disk0/{}", file.crc32, file.bytes, file.path);
+        running.expect(&expected, PATIENCE).unwrap();
+    };
+    // The first one is answered before the next read, the second one only after it.
+    hold(&mut running, &mut control, "first");
+    monitor(&mut control, "qemu-io d0 \"resume first\"");
+    sum(&mut running);
+    hold(&mut running, &mut control, "second");
+    running.type_line(&format!("blk read {sector}")).unwrap();
+    running.expect("000 54 68 69 73 20 69 73 20 74 68 65 20 73 61 6d 70 This.is.the.samp", PATIENCE).unwrap();
+    monitor(&mut control, "qemu-io d0 \"resume second\"");
+    sum(&mut running);
+    running.type_line("poweroff").unwrap();
+    running.wait(PATIENCE).unwrap();
+}
