@@ -1,7 +1,8 @@
 //! The balloon in this kernel: its task, its share of the frame allocator, and its part in running out of memory.
 
 use crate::devices::{AnyTransport, Interrupts};
-use crate::mm::frames::{FRAMES, MAX_ORDER};
+use crate::mm::frames::{FRAMES, Frames, MAX_ORDER};
+use crate::mm::heap;
 use crate::mm::reserve::Reserve;
 use crate::task::{self, Event};
 use alloc::boxed::Box;
@@ -60,8 +61,13 @@ impl Source {
 impl PageSource for Source {
     fn take_page(&mut self) -> Option<Pfn> {
         let reserve = Self::reserve();
+        let is_short = |frames: &Frames| frames.counts().unused() <= reserve || frames.counts().free == 0;
+        if is_short(&FRAMES.lock()) {
+            // What the heap once was is not lost to the host.
+            heap::give_back();
+        }
         let mut frames = FRAMES.lock();
-        if frames.counts().free <= reserve {
+        if is_short(&frames) {
             return None;
         }
         let frame = frames.allocate(0)?;
@@ -80,16 +86,16 @@ impl PageSource for Source {
     }
 
     fn spare_pages(&self) -> u32 {
-        let free = FRAMES.lock().counts().free;
-        u32::try_from(free.saturating_sub(Self::reserve())).unwrap_or(u32::MAX)
+        let unused = FRAMES.lock().counts().unused();
+        u32::try_from(unused.saturating_sub(Self::reserve())).unwrap_or(u32::MAX)
     }
 
     fn statistics(&self) -> Statistics {
         let counts = FRAMES.lock().counts();
         Statistics {
             total: Some(counts.total * 4096),
-            free: Some(counts.free * 4096),
-            available: Some(counts.free.saturating_sub(Self::reserve()) * 4096),
+            free: Some(counts.unused() * 4096),
+            available: Some(counts.unused().saturating_sub(Self::reserve()) * 4096),
             ..Statistics::default()
         }
     }
@@ -108,10 +114,7 @@ impl PageSource for Source {
 
     fn return_free_block(&mut self, block: FreeBlock, outcome: Report) {
         let (first, order) = (block.first.number().into(), block.pages.trailing_zeros() as usize);
-        match outcome {
-            Report::Reported => FRAMES.lock().free_reported(first, order),
-            Report::NotReported => FRAMES.lock().free(first, order),
-        }
+        FRAMES.lock().take_back(first, order, outcome == Report::Reported);
     }
 }
 
@@ -207,7 +210,8 @@ struct Relief(Cell<Option<*const KernelBalloon>>);
 unsafe impl Sync for Relief {}
 static RELIEF: Relief = Relief(Cell::new(None));
 
-/// Called by the heap when the frame allocator has nothing left. True if pages came back.
+/// Called by the heap, which is not locked, when the frame allocator has nothing left. True if pages came back: from a report
+/// to the host, or from the balloon.
 pub fn relieve() -> bool {
     let Some(balloon) = RELIEF.0.get() else { return false };
     // SAFETY: set by `run`, which keeps the balloon alive and takes this back when it ends.
@@ -221,8 +225,11 @@ pub fn relieve() -> bool {
     while pvops::time::now() < deadline {
         let left = match &mut *driver {
             Kind::Device(balloon, _) => {
-                balloon.release_on_oom(&mut Source, OOM_PAGES);
-                balloon.actual()
+                balloon.take_back_reported(&mut Source);
+                if free() == before {
+                    balloon.release_on_oom(&mut Source, OOM_PAGES);
+                }
+                balloon.actual() + FRAMES.lock().counts().lent as u32
             }
             Kind::Reservation(balloon) => {
                 balloon.release_on_oom(&mut Source, &mut Reserve, OOM_PAGES);

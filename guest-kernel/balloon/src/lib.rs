@@ -238,6 +238,16 @@ impl<T: Transport> Balloon<T> {
         back
     }
 
+    /// Out of memory: takes back what was lent to be reported and has been. Neither allocates nor frees, as
+    /// [`release_on_oom`](Self::release_on_oom).
+    pub fn take_back_reported<P: PageSource>(&mut self, pages: &mut P) {
+        let Some(reports) = self.reports.as_mut().filter(|_| self.device.is_live()) else { return };
+        match reports.take_back(pages) {
+            Ok(reported) => self.counters.reported += reported,
+            Err(violation) => self.stop(violation),
+        }
+    }
+
     /// Where the balloon stood after the last poll.
     pub fn state(&self) -> State {
         self.state

@@ -23,6 +23,15 @@ pub struct Counts {
     pub total: u64,
     /// Frames that are free.
     pub free: u64,
+    /// Frames that are free, too, but lent to the host, which hears that they are: they come back soon.
+    pub lent: u64,
+}
+
+impl Counts {
+    /// Frames that nobody uses.
+    pub fn unused(&self) -> u64 {
+        self.free + self.lent
+    }
 }
 
 /// A buddy system.
@@ -55,7 +64,7 @@ impl Frames {
         bitmap: 0,
         first_bit: [0; ORDERS],
         limit: 0,
-        counts: Counts { total: 0, free: 0 },
+        counts: Counts { total: 0, free: 0, lent: 0 },
     };
 
     /// Takes over the RAM, apart from what is reserved. Only memory below `mapped_end` is touched; the rest is added by
@@ -124,27 +133,33 @@ impl Frames {
     pub fn allocate(&mut self, order: usize) -> Option<u64> {
         let found = (order..ORDERS).find(|&order| self.heads[order] != NONE)?;
         let frame = self.heads[found];
-        self.unlink(frame, found);
+        let reported = self.unlink(frame, found);
         for lower in (order..found).rev() {
-            self.link_first(frame + (1 << lower), lower);
+            self.link(frame + (1 << lower), lower, reported);
         }
         self.counts.free -= 1 << order;
         Some(frame)
     }
 
     /// Gives a block back.
-    pub fn free(&mut self, mut frame: u64, mut order: usize) {
+    pub fn free(&mut self, frame: u64, order: usize) {
+        self.insert(frame, order, false);
+    }
+
+    /// A block becomes free, and one with its buddy as far as that is free. The host knows of the whole only if it knows of
+    /// both halves.
+    fn insert(&mut self, mut frame: u64, mut order: usize, mut reported: bool) {
         self.counts.free += 1 << order;
         while order < MAX_ORDER {
             let buddy = frame ^ 1 << order;
             if !self.is_free(buddy, order) {
                 break;
             }
-            self.unlink(buddy, order);
+            reported &= self.unlink(buddy, order);
             frame &= buddy;
             order += 1;
         }
-        self.link_first(frame, order);
+        self.link(frame, order, reported);
     }
 
     /// Takes a block of that order which the host does not know to be free, if one is there.
@@ -156,13 +171,14 @@ impl Frames {
         }
         self.unlink(frame, order);
         self.counts.free -= 1 << order;
+        self.counts.lent += 1 << order;
         Some(frame)
     }
 
-    /// Gives back a block from [`take_unreported`](Self::take_unreported) that the host now knows to be free.
-    pub fn free_reported(&mut self, frame: u64, order: usize) {
-        self.counts.free += 1 << order;
-        self.link_last(frame, order);
+    /// Takes back a block from [`take_unreported`](Self::take_unreported); `reported` when the host now knows that it is free.
+    pub fn take_back(&mut self, frame: u64, order: usize, reported: bool) {
+        self.counts.lent -= 1 << order;
+        self.insert(frame, order, reported);
     }
 
     fn bit(&self, frame: u64, order: usize) -> (*mut u64, u64) {
@@ -189,12 +205,10 @@ impl Frames {
         direct(frame * PAGE_SIZE as u64) as *mut Links
     }
 
-    fn link_first(&mut self, frame: u64, order: usize) {
-        self.link_between(NONE, frame, self.heads[order], order, false);
-    }
-
-    fn link_last(&mut self, frame: u64, order: usize) {
-        self.link_between(self.tails[order], frame, NONE, order, true);
+    /// Blocks that the host knows of are last.
+    fn link(&mut self, frame: u64, order: usize, reported: bool) {
+        let (previous, next) = if reported { (self.tails[order], NONE) } else { (NONE, self.heads[order]) };
+        self.link_between(previous, frame, next, order, reported);
     }
 
     fn link_between(&mut self, previous: u64, frame: u64, next: u64, order: usize, reported: bool) {
@@ -205,12 +219,14 @@ impl Frames {
         self.flip(frame, order);
     }
 
-    fn unlink(&mut self, frame: u64, order: usize) {
+    /// Takes a block out of its list; whether the host knows of it.
+    fn unlink(&mut self, frame: u64, order: usize) -> bool {
         // SAFETY: as in `link_between`.
-        let Links { next, previous, .. } = unsafe { *Self::links(frame) };
+        let Links { next, previous, reported } = unsafe { *Self::links(frame) };
         self.set_next(previous, order, next);
         self.set_previous(next, order, previous);
         self.flip(frame, order);
+        reported
     }
 
     fn set_next(&mut self, of: u64, order: usize, to: u64) {

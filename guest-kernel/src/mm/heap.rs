@@ -1,50 +1,73 @@
-//! The heap: a buddy heap that grows by blocks of frames.
+//! The heap: an [`Arena`] that grows by blocks of frames, and gives them back when it has more than it needs.
 
+use super::arena::{Arena, Surplus};
 use super::frames::{FRAMES, MAX_ORDER};
-use super::{PAGE_SIZE, direct};
+use super::{PAGE_SIZE, direct, physical_of_direct};
 use crate::sync::Lock;
-use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Blocks of up to 2^23 bytes: larger than the frame allocator gives.
-const ORDERS: usize = 24;
 /// Smallest growth: 2^6 frames, 256 KiB.
 const GROWTH_ORDER: usize = 6;
+/// Bytes that stay free in the heap, so that it does not shrink and grow in turns.
+const KEEP: usize = 256 << 10;
+/// Blocks of so many frames and more are given back at once, smaller ones when memory is short: 2^4, 64 KiB.
+const SHRINK_ORDER: usize = 4;
 
 #[global_allocator]
-static HEAP: KernelHeap = KernelHeap { inner: Lock::new(Heap::empty()), allocations: AtomicU64::new(0) };
+static HEAP: KernelHeap = KernelHeap { arena: Lock::new(Arena::new()), allocations: AtomicU64::new(0) };
 
 struct KernelHeap {
-    inner: Lock<Heap<ORDERS>>,
+    arena: Lock<Arena>,
     allocations: AtomicU64,
 }
 
-// SAFETY: the buddy heap hands out disjoint, aligned blocks of the frames that it was given.
+// SAFETY: the arena hands out disjoint, aligned blocks of the frames that it was given.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.allocations.fetch_add(1, Relaxed);
-        let mut heap = self.inner.lock();
         loop {
-            if let Ok(block) = heap.alloc(layout) {
+            if let Some(block) = self.arena.lock().alloc(layout) {
                 return block.as_ptr();
             }
-            if !grow(&mut heap, layout) {
+            // Without the lock: what helps may take a while.
+            if !grow(layout) {
                 return core::ptr::null_mut();
             }
         }
     }
 
     unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        if let Some(address) = core::ptr::NonNull::new(address) {
-            // SAFETY: it came from `alloc` with this layout, per the trait's contract.
-            unsafe { self.inner.lock().dealloc(address, layout) };
-        }
+        let Some(address) = core::ptr::NonNull::new(address) else { return };
+        let mut arena = self.arena.lock();
+        // SAFETY: it came from `alloc` with this layout, per the trait's contract.
+        unsafe { arena.dealloc(address, layout) };
+        shrink(&mut arena, KEEP, SHRINK_ORDER);
     }
 }
 
+/// Gives blocks back to the frame allocator.
+fn shrink(arena: &mut Arena, keep: usize, least: usize) {
+    while let Some(Surplus { start, order }) = arena.surplus(keep, least) {
+        give(start, order);
+    }
+}
+
+/// The frame allocator's largest blocks are smaller than the heap's.
+fn give(start: usize, order: usize) {
+    let frame = physical_of_direct(start) / PAGE_SIZE as u64;
+    let piece = order.min(MAX_ORDER);
+    let mut frames = FRAMES.lock();
+    (0..1 << (order - piece)).for_each(|index| frames.free(frame + (index << piece), piece));
+}
+
+/// Gives every whole free page back: for when memory is short. The heap is not in use by the caller.
+pub fn give_back() {
+    shrink(&mut HEAP.arena.lock(), 0, 0);
+}
+
 /// Adds frames for an allocation that found no room.
-fn grow(heap: &mut Heap<ORDERS>, layout: Layout) -> bool {
+fn grow(layout: Layout) -> bool {
     let bytes = layout.size().max(layout.align()).max(PAGE_SIZE).next_power_of_two();
     let wanted = (bytes / PAGE_SIZE).trailing_zeros() as usize;
     if wanted > MAX_ORDER {
@@ -65,9 +88,8 @@ fn grow(heap: &mut Heap<ORDERS>, layout: Layout) -> bool {
     // Drivers lend buffers on the heap to devices. Where that fails, such a driver says so.
     // SAFETY: the frames are free.
     let _ = unsafe { pvops::mmu::machine_block(frame, order as u32) };
-    let start = direct(frame * PAGE_SIZE as u64);
-    // SAFETY: the frames are ours for ever, and mapped.
-    unsafe { heap.add_to_heap(start, start + (PAGE_SIZE << order)) };
+    // SAFETY: the frames are ours, and mapped.
+    unsafe { HEAP.arena.lock().add(direct(frame * PAGE_SIZE as u64), PAGE_SIZE << order) };
     true
 }
 
@@ -84,10 +106,6 @@ pub struct Usage {
 
 /// What the heap holds now.
 pub fn usage() -> Usage {
-    let heap = HEAP.inner.lock();
-    Usage {
-        total: heap.stats_total_bytes(),
-        used: heap.stats_alloc_actual(),
-        allocations: HEAP.allocations.load(Relaxed),
-    }
+    let arena = HEAP.arena.lock();
+    Usage { total: arena.total(), used: arena.used(), allocations: HEAP.allocations.load(Relaxed) }
 }

@@ -7,6 +7,7 @@
 //! 0xffff_ffff_8000_0000 (511)  the kernel's image: text read-execute, rodata read-only, data read-write
 //! ```
 
+mod arena;
 pub mod dma;
 pub mod frames;
 pub mod heap;

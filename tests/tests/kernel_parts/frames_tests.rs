@@ -88,11 +88,65 @@ fn a_reported_block_is_not_lent_again_until_it_was_used() {
         lent.push(block);
     }
     assert!(lent.len() >= 6);
-    lent.iter().for_each(|&block| frames.free_reported(block, MAX_ORDER));
+    lent.iter().for_each(|&block| frames.take_back(block, MAX_ORDER, true));
     assert_eq!(frames.take_unreported(MAX_ORDER), None);
     let used = frames.allocate(MAX_ORDER).unwrap();
     frames.free(used, MAX_ORDER);
     assert_eq!(frames.take_unreported(MAX_ORDER), Some(used));
+}
+
+#[test]
+fn reported_buddies_become_one_block_and_stay_reported() {
+    let mut fixture = fixture(&[range(0, MEMORY)], &[]);
+    let frames = &mut fixture.frames;
+    let whole = frames.allocate(MAX_ORDER).unwrap();
+    let rest = drain(frames);
+    let half = MAX_ORDER - 1;
+    let halves = [whole, whole + (1 << half)];
+    // One after the other, with a used frame in between that keeps them apart when they are lent.
+    halves.iter().for_each(|&block| frames.free(block, half));
+    assert_eq!(frames.take_unreported(half), None, "free together, they are one block");
+    let lent = frames.take_unreported(MAX_ORDER).unwrap();
+    frames.take_back(lent, half, true);
+    frames.take_back(lent + (1 << half), half, true);
+    assert_eq!((frames.counts().lent, frames.counts().free), (0, 1 << MAX_ORDER));
+    assert_eq!(frames.take_unreported(MAX_ORDER), None, "the host knows of both halves");
+    assert_eq!(frames.allocate(MAX_ORDER), Some(whole), "and they are one block again");
+    frames.free(whole, half);
+    let used = frames.allocate(half).unwrap();
+    assert_eq!(used, whole);
+    // A half that the host does not know of makes the whole one that it does not know of.
+    frames.free(halves[1], half);
+    let lent = frames.take_unreported(half).unwrap();
+    frames.take_back(lent, half, true);
+    frames.free(used, half);
+    assert_eq!(frames.take_unreported(MAX_ORDER), Some(whole));
+    drop(rest);
+}
+
+#[test]
+fn what_is_lent_counts_as_unused() {
+    let mut fixture = fixture(&[range(0, MEMORY)], &[]);
+    let frames = &mut fixture.frames;
+    let before = frames.counts();
+    let lent = frames.take_unreported(MAX_ORDER).unwrap();
+    let now = frames.counts();
+    assert_eq!((now.lent, now.free + now.lent, now.unused()), (1 << MAX_ORDER, before.free, before.unused()));
+    frames.take_back(lent, MAX_ORDER, false);
+    assert_eq!(frames.counts(), before);
+    assert!(frames.take_unreported(MAX_ORDER).is_some(), "it was not reported");
+}
+
+#[test]
+fn the_rest_of_a_reported_block_stays_reported() {
+    // One block of the largest order, at its natural place, after the allocator's own page.
+    const BLOCK: u64 = PAGE << MAX_ORDER;
+    let mut fixture = fixture(&[range(PAGE, 2 * PAGE), range(BLOCK, 2 * BLOCK)], &[]);
+    let frames = &mut fixture.frames;
+    let whole = frames.take_unreported(MAX_ORDER).unwrap();
+    frames.take_back(whole, MAX_ORDER, true);
+    frames.allocate(MAX_ORDER - 1).unwrap();
+    assert_eq!(frames.take_unreported(MAX_ORDER - 1), None, "the host knows of the other half as before");
 }
 
 proptest! {

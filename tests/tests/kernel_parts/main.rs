@@ -5,6 +5,7 @@ extern crate alloc;
 
 mod acpi_tests;
 mod aml_tests;
+mod arena_tests;
 mod editor_tests;
 mod frames_tests;
 mod gpt_tests;
@@ -79,6 +80,10 @@ mod mm {
     pub(crate) fn direct(physical: u64) -> usize {
         BASE.get() + physical as usize
     }
+
+    #[path = "../../../guest-kernel/src/mm/arena.rs"]
+    #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+    pub(crate) mod arena;
 
     #[path = "../../../guest-kernel/src/mm/frames.rs"]
     #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
