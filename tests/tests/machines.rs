@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -201,6 +201,45 @@ fn the_tour_succeeds_by_either_way_to_configuration_space() {
         let Some(ready) = ready("ways to configuration space", cmdline, 128) else { return };
         let bridges = ["-device", "pcie-root-port,id=root,chassis=1"];
         take_tour(&ready, &bridges, &[("virtio-blk-pci", ",bus=root")]);
+    }
+}
+
+/// What the boot log says of the time on a machine with these arguments, and how many of three naps of the executor ended.
+fn time_line(testbed: Testbed, first: &[&str]) -> Option<String> {
+    let ready = Ready::new("machines without some timers", testbed, 64, "").unwrap()?;
+    let mut running = start(&ready, first, &[]);
+    let line = expect(&mut running, "time: ");
+    let line = if line.contains("warning") { format!("{line}; {}", expect(&mut running, "time: ")) } else { line };
+    expect(&mut running, "type help for the commands");
+    // The kernel's tasks sleep: without timer interrupts none of them wakes.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        running.type_line("irq").unwrap();
+        let count = expect(&mut running, "vector 0x20 timer: ");
+        if !count.ends_with(" 0") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no timer interrupt: {line}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    end(running);
+    Some(line)
+}
+
+#[test]
+fn frequencies_come_from_whatever_timer_there_is_and_the_timer_always_works() {
+    for (testbed, machine, source) in [
+        (Testbed::Qemu, "q35", "(the HPET)"),
+        (Testbed::Qemu, "q35,pit=off", "(the HPET)"),
+        (Testbed::Qemu, "q35,hpet=off", "(ACPI's timer)"),
+        (Testbed::Qemu, "q35,hpet=off,pit=off", "(ACPI's timer)"),
+        (Testbed::QemuMicrovm, "microvm,acpi=off", "(the PIT)"),
+        (Testbed::QemuMicrovm, "microvm,acpi=off,pit=off", "(a guess: nothing to measure against)"),
+    ] {
+        let Some(line) = time_line(testbed, &["-M", machine]) else { return };
+        assert!(line.contains(source), "{machine}: {line}");
+        let warned = line.contains("warning: time: neither CPUID, HPET, ACPI nor a PIT gives the TSC's frequency");
+        assert_eq!(warned, machine.ends_with("acpi=off,pit=off"), "{machine}: {line}");
     }
 }
 

@@ -60,6 +60,18 @@ pub enum State {
     Broken(Violation),
 }
 
+impl core::fmt::Display for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Steady => f.write_str("steady"),
+            Self::Inflating => f.write_str("inflating"),
+            Self::Deflating => f.write_str("deflating"),
+            Self::Shortfall { wanted, got } => write!(f, "short: {got} of {wanted} pages is all that can be spared"),
+            Self::Broken(violation) => write!(f, "stopped: {violation}"),
+        }
+    }
+}
+
 /// When to poll next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {

@@ -16,6 +16,22 @@ pub enum Trigger {
     EdgeLow,
 }
 
+/// Marks a line that no chip has: a virtual interrupt of the hypervisor, with that number.
+pub const VIRTUAL: u32 = 1 << 31;
+
+/// A line, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line(pub u32);
+
+impl core::fmt::Display for Line {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 & VIRTUAL {
+            0 => write!(f, "line {}", self.0),
+            _ => write!(f, "virtual interrupt {}", self.0 & !VIRTUAL),
+        }
+    }
+}
+
 /// An I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {

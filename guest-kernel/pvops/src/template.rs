@@ -5,11 +5,17 @@
 pub struct Template {
     start: unsafe extern "C" fn(),
     end: unsafe extern "C" fn(),
+    text: &'static str,
 }
 
 impl Template {
-    pub(crate) const fn new(start: unsafe extern "C" fn(), end: unsafe extern "C" fn()) -> Self {
-        Self { start, end }
+    pub(crate) const fn new(start: unsafe extern "C" fn(), end: unsafe extern "C" fn(), text: &'static str) -> Self {
+        Self { start, end, text }
+    }
+
+    /// The instructions in Intel's syntax, with `; ` between them.
+    pub fn text(&self) -> &'static str {
+        self.text.strip_suffix("; ").unwrap_or(self.text)
     }
 
     /// The bytes; empty for an operation that does nothing.
@@ -44,7 +50,7 @@ macro_rules! template {
                 #[link_name = concat!(module_path!(), "::", stringify!($name), "_end")]
                 fn end();
             }
-            $crate::template::Template::new(start, end)
+            $crate::template::Template::new(start, end, concat!($($line, "; "),*))
         };
     };
 }

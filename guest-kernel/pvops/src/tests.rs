@@ -263,6 +263,21 @@ fn the_halt_of_ring_0_is_one_that_is_recognized() {
 }
 
 #[test]
+fn a_template_says_what_it_is() {
+    let text = |op| native::BACKEND.template(op).map(Template::text);
+    assert_eq!(text(op::irq::disable), Some("cli"));
+    assert_eq!(text(op::irq::save), Some("pushfq; pop rax; cli"));
+    assert_eq!(text(op::mmu::lazy_begin), Some(""));
+    assert_eq!(text(op::time::now), None);
+}
+
+#[test]
+fn a_virtual_interrupt_is_not_shown_as_a_line() {
+    use crate::event::{Line, VIRTUAL};
+    assert_eq!([Line(4), Line(VIRTUAL | 2)].map(|line| line.to_string()), ["line 4", "virtual interrupt 2"]);
+}
+
+#[test]
 fn protections_are_those_that_cpuid_offers() {
     use crate::cpu::Protections;
     let none = Protections::empty();

@@ -44,6 +44,21 @@ static DEVICE: Lock<Device> = Lock::new(Device::Serial(Uart::new(shared_abi::boa
 /// Which one it is, for those who cannot wait for the lock.
 static CHOICE: spin::Once<Console> = spin::Once::new();
 
+/// What a shell on this console has on its last line: messages appear above it. Empty while none waits for keys.
+static PROMPT: Lock<heapless::String<PROMPT_MAX>> = Lock::new(heapless::String::new());
+/// Bytes of a prompt, the line being typed, and the way back to the cursor. A longer one is not drawn again.
+const PROMPT_MAX: usize = 640;
+/// Back to the first column, and erase to the end of the line (ECMA-48, "CR" and "EL").
+const ERASE_LINE: &[u8] = b"\r\x1b[K";
+
+/// Notes what a shell has on the last line; nothing when it is empty.
+pub fn set_prompt(text: &str) {
+    let mut prompt = PROMPT.lock();
+    prompt.clear();
+    // One that is too long is as good as none.
+    let _ = prompt.push_str(text);
+}
+
 /// Collects a line, so that it goes out in few port accesses and is not torn by another task's.
 struct Line(heapless::Vec<u8, 256>);
 
@@ -66,10 +81,27 @@ impl Write for Line {
     }
 }
 
-/// Prints.
+/// Prints whole lines, above the line that a shell has.
 pub fn print(arguments: fmt::Arguments<'_>) {
+    above_the_prompt(|line| line.write_fmt(arguments));
+}
+
+/// Prints what a shell has to say, at the cursor.
+pub fn print_in_place(text: &str) {
     let mut line = Line(heapless::Vec::new());
-    let _ = line.write_fmt(arguments);
+    let _ = line.write_str(text);
+    line.flush();
+}
+
+fn above_the_prompt(write: impl FnOnce(&mut Line) -> fmt::Result) {
+    let prompt = PROMPT.lock();
+    let mut line = Line(heapless::Vec::new());
+    if !prompt.is_empty() {
+        let _ = line.0.extend_from_slice(ERASE_LINE);
+    }
+    // Writing to a line cannot fail.
+    let _ = write(&mut line);
+    let _ = line.write_str(&prompt);
     line.flush();
 }
 
@@ -93,10 +125,10 @@ pub fn report(
     outcome: Outcome,
     fields: impl FnOnce(LineWriter<&mut dyn Write>) -> Result<LineWriter<&mut dyn Write>, fmt::Error>,
 ) {
-    let mut line = Line(heapless::Vec::new());
-    let out: &mut dyn Write = &mut line;
-    let _ = report::begin(out, kind, name, outcome).and_then(fields).and_then(LineWriter::end);
-    line.flush();
+    above_the_prompt(|line| {
+        let out: &mut dyn Write = line;
+        report::begin(out, kind, name, outcome).and_then(fields).and_then(LineWriter::end)
+    });
 }
 
 /// Prints although the lock may be held: for code that never returns.
@@ -141,6 +173,12 @@ pub fn enable_input(event: &'static Event) {
     if let Device::Serial(uart) = &mut *DEVICE.lock() {
         uart.enable_input();
     }
+}
+
+/// For tests of what a panic needs: holds the console's locks forever.
+pub fn hold(what: fn() -> !) -> ! {
+    let (_prompt, _device) = (PROMPT.lock(), DEVICE.lock());
+    what()
 }
 
 struct Logger;

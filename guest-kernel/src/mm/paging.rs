@@ -137,6 +137,12 @@ pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     Some(address + (physical - start) as usize)
 }
 
+/// For tests of what a panic needs: holds the lock of the page tables forever.
+pub fn hold(what: fn() -> !) -> ! {
+    let _space = SPACE.lock();
+    what()
+}
+
 /// Takes frames out of the direct map.
 ///
 /// # Safety

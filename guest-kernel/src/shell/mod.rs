@@ -1,14 +1,17 @@
 //! The shell: a line editor and its commands, on the serial port and on the virtio console.
 
 mod commands;
+mod complete;
 mod editor;
+mod show;
 
 use crate::{System, console};
 use alloc::rc::Rc;
+use alloc::string::String;
 use core::fmt;
 use editor::{Editor, Outcome};
 
-pub use commands::Bytes;
+pub use show::{Bytes, mnemonics};
 
 const PROMPT: &str = "ringside> ";
 
@@ -40,7 +43,7 @@ impl Terminal {
 
     async fn write(&self, text: &str) {
         match self {
-            Self::Serial => console::print(format_args!("{text}")),
+            Self::Serial => console::print_in_place(text),
             Self::Virtio(console) => {
                 for (index, line) in text.split('\n').enumerate() {
                     if index > 0 {
@@ -49,6 +52,18 @@ impl Terminal {
                     console.write(line.as_bytes()).await;
                 }
             }
+        }
+    }
+
+    /// Notes what stands on the last line, where messages of the kernel arrive on the same terminal.
+    fn keep(&self, editor: Option<&Editor>) {
+        if let Self::Serial = self {
+            let mut line = String::new();
+            if let Some(editor) = editor {
+                line.push_str(PROMPT);
+                editor.show(&mut line);
+            }
+            console::set_prompt(&line);
         }
     }
 }
@@ -67,21 +82,39 @@ async fn run(system: Rc<System>, terminal: Terminal) {
     let mut editor = Editor::default();
     terminal.write("type help for the commands\n").await;
     terminal.write(PROMPT).await;
+    terminal.keep(Some(&editor));
     loop {
         let byte = terminal.read().await;
-        let mut echo = alloc::string::String::new();
-        match editor.input(byte, &mut echo) {
-            Outcome::Editing => terminal.write(&echo).await,
+        let mut out = String::new();
+        match editor.input(byte, &mut out) {
+            Outcome::Editing => {}
+            Outcome::Complete => complete(&system, &mut editor, &mut out),
             Outcome::Line(line) => {
+                terminal.keep(None);
                 terminal.write("\n").await;
-                let mut out = alloc::string::String::new();
                 if let Err(error) = commands::run(&system, &line, &mut out).await {
                     // Writing to a string cannot fail.
                     let _ = fmt::Write::write_fmt(&mut out, format_args!("error: {error}\n"));
                 }
-                terminal.write(&out).await;
-                terminal.write(PROMPT).await;
+                out.push_str(PROMPT);
             }
         }
+        terminal.write(&out).await;
+        terminal.keep(Some(&editor));
+    }
+}
+
+/// Completes the word at the cursor, or shows what it could become.
+fn complete(system: &System, editor: &mut Editor, out: &mut String) {
+    let (typed, names) = complete::names(system, editor.before_cursor());
+    if editor.complete(typed, &names, out) {
+        out.push('\n');
+        for name in names {
+            out.push_str(&name);
+            out.push_str("  ");
+        }
+        out.push('\n');
+        out.push_str(PROMPT);
+        editor.show(out);
     }
 }

@@ -142,6 +142,12 @@ pub fn set_handler(event: &'static Event, handler: Option<fn()>) {
     }
 }
 
+/// For tests of what a panic needs: holds the lock of the vectors forever.
+pub fn hold(what: fn() -> !) -> ! {
+    let _owners = OWNERS.lock();
+    what()
+}
+
 /// Timer interrupts so far.
 pub fn timer_count() -> u64 {
     TIMER.count.load(Relaxed)

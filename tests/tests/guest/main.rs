@@ -9,7 +9,7 @@ use ringside_tests::machine::Machine;
 use ringside_tests::ready::Ready;
 use ringside_tests::running::Running;
 use ringside_tests::testbed::Testbed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,6 +90,88 @@ fn a_stack_overflow_ends_in_the_guard_page_and_is_reported_from_another_stack() 
     guest.expect("exception 8 (double fault)");
     let first = guest.expect("#0");
     assert!(first.contains("guest_kernel::shell::commands::overflow"), "{first}");
+    guest.end();
+}
+
+#[test]
+fn a_panic_under_each_lock_is_reported_and_ends_the_machine() {
+    for lock in ["console", "frames", "heap", "tables", "vectors"] {
+        let Some(mut guest) = guest("a panic under a lock", 64) else { return };
+        guest.type_line(&format!("panic lock {lock}"));
+        guest.expect("asked for in the shell");
+        guest.expect("guest_kernel::kernel_main");
+        guest.end();
+    }
+}
+
+#[test]
+fn a_command_says_what_it_does_not_know_and_does_nothing() {
+    let Some(mut guest) = guest("unknown words", 64) else { return };
+    for (line, answer) in [
+        ("panic nonsense", "error: panic: nonsense: no such failure; type help panic"),
+        ("panic lock door", "error: panic lock: console, frames, heap, tables or vectors?"),
+        ("uptime now", "error: uptime: now: no such thing; type help uptime"),
+        ("help nonsense", "error: nonsense: no such command; type help"),
+        ("help sum", "sum PATH"),
+        ("pvops irq.disable", "fa 0f 1f 80 00 00 00 00    cli"),
+        ("balloon", "steady"),
+    ] {
+        guest.type_line(line);
+        guest.expect(answer);
+    }
+    guest.type_line("poweroff");
+    guest.end();
+}
+
+#[test]
+fn tab_completes_commands_operations_and_names() {
+    let Some(mut guest) = guest("completion", 64) else { return };
+    let mut type_keys = |keys: &str, answer: &str| {
+        guest.running.write_input(keys).unwrap();
+        guest.expect(answer);
+    };
+    type_keys("upt\t\r", "up 0.");
+    type_keys("pvops irq.di\t\r", "before");
+    type_keys("sum /disk0/READ\t\r", "README.TXT");
+    // Several: all are shown, and what was typed stays.
+    type_keys("pvops smp.s\t", "smp.start_cpu  smp.send_ipi");
+    type_keys("ta\t\r", "ringside> pvops smp.start_cpu");
+    type_keys("poweroff\r", "power off");
+    guest.end();
+}
+
+#[test]
+fn a_message_leaves_what_is_being_typed_as_it_was() {
+    let Some(mut guest) = guest("a message while typing", 64) else { return };
+    guest.running.write_input("upt").unwrap();
+    guest.machine.control().unwrap().set_balloon(15_000).unwrap();
+    guest.expect("balloon: the host wants 15000 pages");
+    guest.running.write_input("ime\r").unwrap();
+    let line = guest.expect("uptime");
+    assert_eq!(line.trim_start(), "ringside> uptime", "the prompt and what was typed are drawn anew");
+    guest.expect("up ");
+    guest.type_line("poweroff");
+    guest.end();
+}
+
+#[test]
+fn memory_that_the_heap_had_goes_to_the_balloon() {
+    const WANTED: u64 = 10_000;
+    let Some(mut guest) = guest("the balloon after a hog", 64) else { return };
+    guest.type_line("mem hog 100000");
+    guest.expect("took");
+    let mut control = guest.machine.control().unwrap();
+    control.set_balloon(WANTED).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let actual = control.balloon().unwrap().actual_pages;
+        if actual == WANTED {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{actual} of {WANTED} pages: the rest is still the heap's");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    guest.type_line("poweroff");
     guest.end();
 }
 

@@ -7,14 +7,12 @@ use super::hypercall::{self, Refused};
 use super::{entry, shared_info};
 use crate::apic::TIMER_VECTOR;
 use crate::event::Trigger;
+pub use crate::event::VIRTUAL;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::xen::{
     AddDevice, BindIpi, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number,
     physdev, vcpu,
 };
-
-/// In a line's number: the rest is the number of a virtual interrupt.
-pub const VIRTUAL: u32 = 1 << 31;
 /// The line of input on the console.
 pub const CONSOLE_LINE: u32 = VIRTUAL | event::VIRQ_CONSOLE;
 
