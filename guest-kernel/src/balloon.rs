@@ -168,7 +168,8 @@ impl KernelBalloon {
                 Kind::Device(_, interrupts) => Some(*interrupts),
                 Kind::Reservation(_) => None,
             };
-            match (either!(self.next()), interrupts) {
+            let next = either!(self.next());
+            match (next, interrupts) {
                 (Next::Again, _) => task::yield_now().await,
                 (Next::Wait, Some(interrupts)) => {
                     interrupts.until_deadline(retry, || self.interrupted().then_some(())).await.unwrap_or(())

@@ -136,7 +136,7 @@ pub struct Listed {
     pub state: String,
 }
 
-/// Which drivers for block and net.
+/// Which drivers for block, net and entropy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriverChoice {
     /// `frontends`.
@@ -309,10 +309,11 @@ impl Devices {
                 self.console = Some(Rc::new(VirtioConsole::new(driver, interrupts)));
                 return Ok("frontends".to_string());
             }
-            (DeviceType::RNG, _) => {
-                self.rng = Some(Rng::new(&place)?);
-                return Ok("virtio-drivers".to_string());
+            (DeviceType::RNG, DriverChoice::Own) => {
+                let (transport, _) = place.open(name)?;
+                self.rng = Some(Rng::Own(frontends::Entropy::new(transport, &DMA).map_err(text)?));
             }
+            (DeviceType::RNG, DriverChoice::Reference) => self.rng = Some(Rng::reference(&place)?),
             _ => return Ok("no driver".to_string()),
         }
         Ok(choice.name().to_string())

@@ -1,26 +1,50 @@
-//! The entropy device, driven by `virtio-drivers`: not this project's subject.
+//! The entropy device, asked at boot, where nothing else runs: our driver, or the reference driver, which waits for ever.
 
-use crate::devices::Place;
+use crate::devices::{AnyTransport, Place};
 use crate::mm::dma::ReferenceHal;
 use crate::reference;
 use alloc::string::{String, ToString};
+use frontends::{Entropy, Violation};
 use virtio_drivers::device::rng::VirtIORng;
 
+/// How long a request may take, in milliseconds. Without entropy the kernel does as well, so the boot does not wait long.
+const PATIENCE: u64 = 100;
+
 /// A source of random bytes.
-pub struct Rng(VirtIORng<ReferenceHal, reference::ReferenceTransport>);
+pub enum Rng {
+    /// With our driver.
+    Own(Entropy<AnyTransport>),
+    /// With the reference driver.
+    Reference(VirtIORng<ReferenceHal, reference::ReferenceTransport>),
+}
 
 impl Rng {
-    /// Brings it up.
+    /// With the reference driver.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn new(place: &Place) -> Result<Self, String> {
-        VirtIORng::new(reference::transport(place)?).map(Self).map_err(|error| error.to_string())
+    pub fn reference(place: &Place) -> Result<Self, String> {
+        VirtIORng::new(reference::transport(place)?).map(Self::Reference).map_err(|error| error.to_string())
     }
 
-    /// Eight random bytes.
+    /// Eight random bytes; `None`, logged, if the device does not give them in time.
     pub fn next(&mut self) -> Option<u64> {
         let mut bytes = [0; 8];
-        (self.0.request_entropy(&mut bytes).ok()? == bytes.len()).then(|| u64::from_le_bytes(bytes))
+        match self {
+            Self::Own(entropy) => {
+                let deadline = pvops::time::now().saturating_add(PATIENCE * 1_000_000);
+                let go_on = || {
+                    pvops::smp::relax();
+                    pvops::time::now() < deadline
+                };
+                // The driver logs why.
+                entropy.fill(&mut bytes, Violation::Timeout { milliseconds: PATIENCE }, go_on).ok()?;
+            }
+            Self::Reference(entropy) => {
+                let got = entropy.request_entropy(&mut bytes);
+                got.ok().filter(|&count| count == bytes.len())?;
+            }
+        }
+        Some(u64::from_le_bytes(bytes))
     }
 }

@@ -124,6 +124,12 @@ pub enum Violation {
         /// Its value.
         value: u64,
     },
+    /// The device did not answer within the limit for a request.
+    #[error("no answer to a request within {milliseconds} ms")]
+    Timeout {
+        /// The limit.
+        milliseconds: u64,
+    },
     /// The device set DEVICE_NEEDS_RESET.
     #[error("device asks for a reset")]
     NeedsReset,

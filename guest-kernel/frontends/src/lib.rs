@@ -1,4 +1,4 @@
-//! Virtio drivers over shared rings: block, net and console, with the rings and transports beneath them.
+//! Virtio drivers over shared rings: block, net, console and entropy, with the rings and transports beneath them.
 //!
 //! Called by the kernel, which gives them a [`transport::Transport`] and [`memory::DmaPages`] and nothing else: they
 //! know no bus, no hypervisor and no privileged instruction, so the same code runs on the host against fakes.
@@ -18,6 +18,7 @@ pub mod block;
 mod cells;
 pub mod console;
 pub mod device;
+pub mod entropy;
 pub mod error;
 #[cfg(any(test, feature = "fake-device"))]
 pub mod fake;
@@ -29,6 +30,7 @@ pub mod transport;
 pub use block::Block;
 pub use console::Console;
 pub use device::{Driver, InterruptSource};
+pub use entropy::Entropy;
 pub use error::{InitError, Violation};
 pub use memory::{DmaBuffer, DmaPages};
 pub use net::Net;

@@ -10,6 +10,7 @@ mod balloon;
 pub mod batch;
 mod block;
 mod console;
+mod entropy;
 mod liar;
 mod net;
 mod script;
@@ -35,13 +36,15 @@ pub enum Subject {
     Net,
     /// `frontends::console`.
     Console,
+    /// `frontends::entropy`.
+    Entropy,
     /// `balloon`.
     Balloon,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Block, Self::Net, Self::Console, Self::Balloon];
+    pub const ALL: [Self; 5] = [Self::Block, Self::Net, Self::Console, Self::Balloon, Self::Entropy];
 }
 
 /// How a script ended.
@@ -68,6 +71,7 @@ pub fn run(subject: Subject, script: &mut Script) -> Ending {
         Subject::Block => block::run(memory, script),
         Subject::Net => net::run(memory, script),
         Subject::Console => console::run(memory, script),
+        Subject::Entropy => entropy::run(memory, script),
         Subject::Balloon => balloon::run(memory, script),
     };
     // SAFETY: the driver and its buffers are gone, and what it leaked it has forgotten.

@@ -28,6 +28,11 @@ fn console_keeps_its_promises_to_ten_thousand_scripts() {
 }
 
 #[test]
+fn entropy_keeps_its_promises_to_ten_thousand_scripts() {
+    play_all(Subject::Entropy);
+}
+
+#[test]
 fn balloon_keeps_its_promises_to_ten_thousand_scripts() {
     play_all(Subject::Balloon);
 }

@@ -1,4 +1,5 @@
-//! Disks that answer late, on QEMU: a request is held in its block layer for as long as the test likes.
+//! Devices that answer late or never, on QEMU: a request is held in its block layer for as long as the test likes, and an
+//! entropy source is one that nobody feeds.
 
 use ringside_tests::control::Control;
 use ringside_tests::machine::SerialLine;
@@ -12,12 +13,13 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts a machine whose disk is reached through `filter`, a prefix of QEMU's file names.
-fn start(ready: &Ready, filter: &str) -> Running {
+/// Starts a machine with more arguments first, and with `from` replaced by `to` in the usual ones.
+fn start(ready: &Ready, first: &[&str], from: &str, to: &str) -> Running {
     let usual = ready.machine.command(SerialLine::Captured);
     let mut command = Command::new(usual.get_program());
+    command.args(first);
     for argument in usual.get_args() {
-        command.arg(argument.to_string_lossy().replace(",file=", &format!(",file={filter}")));
+        command.arg(argument.to_string_lossy().replace(from, to));
     }
     Running::spawn(command).unwrap()
 }
@@ -41,7 +43,7 @@ fn reads_that_time_out_harm_no_later_read() {
     let DiskKnowledge::Sample { file, .. } = &ready.disk else { unreachable!("the sample disk") };
     let content = fs::read(&ready.machine.disk.path).unwrap();
     let sector = content.chunks(512).position(|sector| sector.starts_with(b"This is the sample disk")).unwrap();
-    let mut running = start(&ready, "blkdebug::");
+    let mut running = start(&ready, &[], ",file=", ",file=blkdebug::");
     running.expect("type help for the commands", PATIENCE).unwrap();
     let mut control = ready.machine.control().unwrap();
     let sum = |running: &mut Running| {
@@ -58,6 +60,18 @@ fn reads_that_time_out_harm_no_later_read() {
     running.expect("000 54 68 69 73 20 69 73 20 74 68 65 20 73 61 6d 70 This.is.the.samp", PATIENCE).unwrap();
     monitor(&mut control, "qemu-io d0 \"resume second\"");
     sum(&mut running);
+    running.type_line("poweroff").unwrap();
+    running.wait(PATIENCE).unwrap();
+}
+
+#[test]
+fn silent_entropy_source_delays_the_boot_and_no_more() {
+    let Some(ready) = Ready::new("a silent entropy source", Testbed::Qemu, 64, "").unwrap() else { return };
+    let source = ["-chardev", "null,id=nobody", "-object", "rng-egd,id=silent,chardev=nobody"];
+    let with_source = "virtio-rng-pci,rng=silent,";
+    let mut running = start(&ready, &source, "virtio-rng-pci,", with_source);
+    running.expect("error: rng: stopped: no answer to a request within 100 ms", PATIENCE).unwrap();
+    running.expect("type help for the commands", PATIENCE).unwrap();
     running.type_line("poweroff").unwrap();
     running.wait(PATIENCE).unwrap();
 }
