@@ -135,7 +135,7 @@ fn tab_completes_commands_operations_and_names() {
     type_keys("sum /disk0/READ\t\r", "README.TXT");
     // Several: all are shown, and what was typed stays.
     type_keys("pvops smp.s\t", "smp.start_cpu  smp.send_ipi");
-    type_keys("ta\t\r", "ringside> pvops smp.start_cpu");
+    type_keys("ta\t\r", "call smp.start_cpu");
     type_keys("poweroff\r", "power off");
     guest.end();
 }
