@@ -195,6 +195,29 @@ fn configuration_space_is_memory_where_the_firmware_says_so_and_takes_half_the_e
 }
 
 #[test]
+fn the_command_register_is_written_alone() {
+    // In the same 32 bits is the status, whose bits are cleared by writing them as they were read.
+    for cmdline in ["tour ringside.pci=memory", "tour ringside.pci=ports", "tour ringside.pci=ports drivers=reference"]
+    {
+        let Some(ready) = ready("writes to the command register", cmdline, 128) else { return };
+        let log = ready.folder.path().join("trace");
+        let path = log.display().to_string();
+        let traced = ["-device", "pcie-root-port,id=root,chassis=1", "-trace", "pci_cfg_write", "-D", &path];
+        take_tour(&ready, &traced, &[("virtio-blk-pci", ",bus=root")]);
+        let text = fs::read_to_string(&log).unwrap();
+        // "pci_cfg_write virtio-blk-pci 01:0.0 @0x4 <- 0x406"; the firmware's come before the kernel's and are right, too.
+        let written: Vec<u32> = text
+            .lines()
+            .filter_map(|line| line.split_once("@0x4 <- 0x"))
+            .filter_map(|(_, value)| u32::from_str_radix(value.trim(), 16).ok())
+            .collect();
+        assert!(written.len() >= 8, "{} writes of the command register:\n{text}", written.len());
+        let wide: Vec<&u32> = written.iter().filter(|&&value| value > 0xffff).collect();
+        assert!(wide.is_empty(), "the status was written, too: {wide:x?}");
+    }
+}
+
+#[test]
 fn the_tour_succeeds_by_either_way_to_configuration_space() {
     for cmdline in ["tour ringside.pci=memory", "tour ringside.pci=ports", "tour ringside.pci=memory drivers=reference"]
     {
@@ -276,4 +299,20 @@ fn the_tour_succeeds_on_a_microvm_whose_devices_acpi_declares() {
         let Some(ready) = ready else { return };
         take_tour(&ready, &["-M", "microvm,acpi=on"], &[]);
     }
+}
+
+#[test]
+fn the_kernel_stays_in_x2apic_mode_with_two_cpus_and_takes_the_tour_there() {
+    let Some(mut ready) = Ready::new("x2APIC", Testbed::Host, 64, "x2apic").unwrap() else { return };
+    ready.machine.cpus = 2;
+    let mut running = ready.machine.start().unwrap();
+    let modes = expect(&mut running, "cpu: ");
+    assert!(modes.ends_with("; x2APIC"), "{modes}");
+    expect(&mut running, "type help for the commands");
+    running.type_line("checks").unwrap();
+    expect(&mut running, "0 failed");
+    end(running);
+    ready.machine.cmdline = "tour x2apic".into();
+    let verdict = ready.follow(ready.machine.start().unwrap());
+    assert!(verdict.succeeded(), "{}\n{}\n{}", verdict.complaint(), verdict.tail.join("\n"), verdict.stderr);
 }

@@ -8,7 +8,7 @@ use crate::table::{Backend, Op, live_table};
 use core::fmt;
 
 /// Bytes of `call rel32`.
-const DIRECT_CALL_LEN: usize = 5;
+pub const DIRECT_CALL_LEN: usize = 5;
 /// Its first byte.
 const CALL: u8 = 0xe8;
 

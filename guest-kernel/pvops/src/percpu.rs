@@ -85,3 +85,28 @@ pub(crate) fn ends_saved() -> u64 {
     // SAFETY: interrupt handlers of the same CPU write it with one instruction, hence volatile.
     unsafe { (&raw const (*(&raw const BLOCKS).cast::<PerCpu>()).ends_saved).read_volatile() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_cpu_comes_from_its_block_and_not_from_the_hardware() {
+        const ARCH_SET_GS: i32 = 0x1001;
+        // A thread of its own: GS is the thread's. Linux leaves it to programs, and this one does not use it.
+        std::thread::spawn(|| {
+            // SAFETY: no block is entered yet, so nothing is read by GS.
+            assert_eq!((unsafe { id() }, slot()), (0, 0));
+            let block = PerCpu { eoi: 0, id: 0x12345, ends_saved: 0, slot: 7 };
+            // SAFETY: sets the base of an unused segment register.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, &raw const block) }, 0);
+            ENTERED.store(true, Relaxed);
+            // SAFETY: GS points to the block.
+            let found = (unsafe { id() }, slot());
+            ENTERED.store(false, Relaxed);
+            assert_eq!(found, (0x12345, 7), "more than eight bits");
+        })
+        .join()
+        .unwrap();
+    }
+}

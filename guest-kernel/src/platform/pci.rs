@@ -43,7 +43,7 @@ impl ConfigRegionAccess for ControlWord {
 
     unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
         // SAFETY: per the trait's contract.
-        unsafe { self.0.write_upper(address, offset, (value >> 16) as u16) };
+        unsafe { self.0.write_half(address, offset + 2, (value >> 16) as u16) };
     }
 }
 

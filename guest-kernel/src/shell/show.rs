@@ -6,6 +6,7 @@ use crate::mm::frames::FRAMES;
 use crate::mm::heap;
 use crate::{task, trap};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use pvops::event::Line;
 use pvops::patch::{self, Kind};
@@ -26,15 +27,18 @@ impl fmt::Display for Bytes<'_> {
     }
 }
 
-/// What stands at the sites of an operation, in Intel's syntax.
+/// What stands at the sites of an operation, in Intel's syntax, padding included.
 pub fn mnemonics(op: Op, kind: Option<Kind>) -> String {
-    let text = crate::world().backend().template(op).map_or("", |template| template.text());
-    match kind {
-        None => alloc::format!("call [{}]", op.name()),
-        Some(Kind::Direct) => alloc::format!("call {}", op.name()),
-        Some(Kind::Nop) => "nop".into(),
-        Some(Kind::Inline) => text.into(),
-    }
+    let template = crate::world().backend().template(op);
+    let (text, code) = match (kind, template) {
+        (None, _) => return alloc::format!("call [{}]", op.name()),
+        (Some(Kind::Direct), _) | (_, None) => (alloc::format!("call {}", op.name()), patch::DIRECT_CALL_LEN),
+        (Some(_), Some(template)) => (template.text().into(), template.bytes().len()),
+    };
+    let padding = site::len_of(op).saturating_sub(code).div_ceil(patch::NOP_MAX);
+    let nops = core::iter::repeat_n("nop", padding);
+    let instructions: Vec<&str> = core::iter::once(&*text).filter(|text| !text.is_empty()).chain(nops).collect();
+    instructions.join("; ")
 }
 
 /// Every operation, and how often each hypercall was made.

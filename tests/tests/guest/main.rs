@@ -2,6 +2,7 @@
 //! answers on the wire. On QEMU's microvm, which needs no KVM, and on Xen in QEMU. `cargo xtask test` names the kernel in
 //! `RINGSIDE_KERNEL`, and the folder of a Xen in `RINGSIDE_XEN`.
 
+mod documents;
 mod ping;
 mod xen;
 
@@ -113,7 +114,7 @@ fn a_command_says_what_it_does_not_know_and_does_nothing() {
         ("uptime now", "error: uptime: now: no such thing; type help uptime"),
         ("help nonsense", "error: nonsense: no such command; type help"),
         ("help sum", "sum PATH"),
-        ("pvops irq.disable", "fa 0f 1f 80 00 00 00 00    cli"),
+        ("pvops irq.disable", "fa 0f 1f 80 00 00 00 00    cli; nop"),
         ("balloon", "steady"),
     ] {
         guest.type_line(line);

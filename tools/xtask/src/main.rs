@@ -7,6 +7,7 @@ mod artifacts;
 mod bench;
 mod boots;
 mod conform;
+mod docs;
 mod options;
 mod reproduce;
 mod run;
@@ -39,6 +40,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run::command(&common, &options),
         Command::Conform(options) => conform::command(&common, &options),
         Command::Test => test::command(&common),
+        Command::Docs => docs::command(&common),
         Command::Reproduce => reproduce::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Test,
     /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
     Conform(ConformOptions),
+    /// Write what docs/ quotes of the guest; a test fails while it is stale
+    Docs,
     /// Build the guest, its loaders and the images a second time, elsewhere, and compare the bytes
     Reproduce,
     /// Measure

@@ -16,6 +16,9 @@ use spin::Once;
 const ADDRESS_PORT: u16 = 0xcf8;
 const DATA_PORT: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
+/// The command register; in the upper half of its 32 bits is the status, whose bits are cleared by writing them as read (PCI
+/// Local Bus Specification 3.0, section 6.2.3).
+const COMMAND: u16 = 4;
 const BUSES: usize = 256;
 /// What reads where nobody is.
 const NOBODY: u32 = u32::MAX;
@@ -134,21 +137,21 @@ impl Config {
         matches!(way(address, 0), Way::Memory(_))
     }
 
-    /// Writes the upper half of a register's 32 bits.
+    /// Writes half of a register's 32 bits: `offset` is a multiple of 2.
     ///
     /// # Safety
     /// As [`ConfigRegionAccess::write`].
-    pub unsafe fn write_upper(self, address: PciAddress, offset: u16, value: u16) {
+    pub unsafe fn write_half(self, address: PciAddress, offset: u16, value: u16) {
         match way(address, offset) {
             Way::Memory(at) => {
                 BY_MEMORY.fetch_add(1, Relaxed);
                 // SAFETY: mapped configuration space; for the rest per the contract.
-                unsafe { write_u16(at + 2, value) };
+                unsafe { write_u16(at + usize::from(offset & 2), value) };
             }
             Way::Ports => {
                 select(address, offset);
                 // SAFETY: per the contract.
-                unsafe { port::write_u16(DATA_PORT + 2, value) };
+                unsafe { port::write_u16(DATA_PORT + (offset & 2), value) };
             }
             Way::None => {}
         }
@@ -170,6 +173,10 @@ impl ConfigRegionAccess for Config {
     }
 
     unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
+        if offset == COMMAND {
+            // SAFETY: per the contract.
+            return unsafe { self.write_half(address, offset, value as u16) };
+        }
         match way(address, offset) {
             Way::Memory(at) => {
                 BY_MEMORY.fetch_add(1, Relaxed);

@@ -1,0 +1,55 @@
+//! What docs/ quotes of the guest. `cargo xtask docs` writes it, by running this test with `RINGSIDE_WRITE_DOCS` set.
+
+use crate::guest;
+use std::path::Path;
+use std::{env, fs};
+
+const OPERATIONS: [&str; 5] = ["irq.save", "irq.disable", "mmu.set_pte", "time.now", "mmu.lazy_end"];
+
+#[test]
+fn the_sites_that_docs_quote_are_those_of_the_guest() {
+    let Some(mut guest) = guest("sites in docs", 64) else { return };
+    let lines: Vec<String> = OPERATIONS
+        .iter()
+        .map(|op| {
+            guest.type_line(&format!("pvops {op}"));
+            let [before, after] = ["before  ", "after   "].map(|part| guest.expect(part));
+            let (before, after) = (before.trim_start_matches("before"), after.trim_start_matches("after"));
+            let split = |text: &str| {
+                let (bytes, meaning) = text.trim().split_once("    ").unwrap_or((text.trim(), ""));
+                (without_addresses(bytes), meaning.to_string())
+            };
+            let ((before, call), (after, now)) = (split(before), split(after));
+            format!("{op:12}  {before:35}  {call}\n{:12}  {after:35}  {now}\n", "  becomes")
+        })
+        .collect();
+    guest.type_line("poweroff");
+    guest.end();
+    check("docs/patching.md", "sites", &format!("\n```text\n{}```\n\n", lines.concat()));
+}
+
+/// Puts `xx` for the operands of calls: they change with every build.
+fn without_addresses(bytes: &str) -> String {
+    let mut bytes: Vec<&str> = bytes.split(' ').collect();
+    let operand = match bytes[..] {
+        ["ff", "15", ..] => 2..6,
+        ["e8", ..] => 1..5,
+        _ => 0..0,
+    };
+    bytes[operand].fill("xx");
+    bytes.join(" ")
+}
+
+/// Compares a generated block of a document, or writes it.
+fn check(document: &str, name: &str, block: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+    let text = fs::read_to_string(&path).unwrap();
+    let start = format!("<!-- generated: {name} -->\n");
+    let (before, rest) = text.split_once(&start).unwrap_or_else(|| panic!("{document} has no block {name}"));
+    let (old, after) = rest.split_once("<!-- end -->").unwrap_or_else(|| panic!("block {name} has no end"));
+    if env::var_os("RINGSIDE_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{start}{block}<!-- end -->{after}")).unwrap();
+    } else {
+        assert_eq!(old, block, "{document} is stale: run cargo xtask docs");
+    }
+}
