@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use host_backend::config::{self, Config, Console, Disk, Kernel, Net, Publish, StatsFormat};
-use host_backend::{control, status};
+use host_backend::{control, log, say, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -100,11 +100,16 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
             Ok((*run).into())
         }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            print!("{error}");
-            Err(ExitCode::SUCCESS)
+            match log::text(&error.to_string()) {
+                Ok(()) => Err(ExitCode::SUCCESS),
+                Err(error) => {
+                    say!("write to standard output: {error}");
+                    Err(status::VM_FAILURE.into())
+                }
+            }
         }
         Err(error) => {
-            eprintln!("ringside: {}", one_line(&error.to_string()));
+            say!("{}", one_line(&error.to_string()));
             Err(status::BAD_INPUT.into())
         }
     }

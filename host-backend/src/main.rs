@@ -2,7 +2,7 @@
 
 mod cli;
 
-use host_backend::{run, status, terminal};
+use host_backend::{run, say, status, terminal};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,12 +15,12 @@ fn main() -> ExitCode {
     match result {
         Ok(outcome) => {
             if let Some(line) = run::farewell(&outcome) {
-                eprintln!("ringside: {line}");
+                say!("{line}");
             }
             status::of(&outcome).into()
         }
         Err(error) => {
-            eprintln!("ringside: {error}");
+            say!("{error}");
             error.exit_status().into()
         }
     }

@@ -242,3 +242,16 @@ fn a_signal_that_the_starter_ignores_does_not_end_the_vm() {
     signal(&mut child, libc::SIGTERM);
     assert_eq!(child.wait().status.code(), Some(143));
 }
+
+#[test]
+fn statistics_that_nobody_can_read_do_not_change_the_end() {
+    needs_kvm!("statistics_that_nobody_can_read_do_not_change_the_end");
+    let place = Place::new();
+    let kernel = place.kernel(&exit(42));
+    for format in ["json", "table"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = ringside(&kernel);
+        command.args(["--stats", format]).stdout(Stdio::null()).stderr(full);
+        assert_eq!(Running::start(&mut command).wait().status.code(), Some(42), "{format}");
+    }
+}

@@ -212,3 +212,14 @@ fn a_console_file_that_cannot_be_made_is_told() {
     let (_place, mut command) = place();
     refused(command.args(["--console", "file=/nonexistent/log"]), BAD_INPUT, &["console output"]);
 }
+
+#[test]
+fn a_full_or_closed_output_is_no_crash() {
+    let full = || std::process::Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let mut help = Command::new(env!("CARGO_BIN_EXE_ringside"));
+    let status = help.arg("--help").stdout(full()).stderr(std::process::Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(4));
+    let mut bad = Command::new(env!("CARGO_BIN_EXE_ringside"));
+    let status = bad.args(["run", "--cpus", "0"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(BAD_INPUT));
+}

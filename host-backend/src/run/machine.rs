@@ -7,6 +7,7 @@ use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink};
+use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};
@@ -219,7 +220,7 @@ impl Started {
     pub fn end(mut self) {
         debug_assert!(self.machine.stop.requested());
         if let Some(status) = self.passt.as_mut().and_then(Passt::ended_early) {
-            eprintln!("ringside: passt ended before the VM: {status}");
+            say!("passt ended before the VM: {status}");
         }
         let deadline = Instant::now() + GRACE;
         for vcpu in self.vcpus {
@@ -228,14 +229,14 @@ impl Started {
         let deadline = Instant::now() + GRACE;
         for (worker, (name, transport)) in self.workers.into_iter().zip(&self.machine.devices) {
             if !worker.join(deadline) {
-                eprintln!("ringside: {name} is stuck; what the guest wrote to it may be lost");
+                say!("{name} is stuck; what the guest wrote to it may be lost");
                 continue;
             }
             if let Err(error) = transport.flush() {
-                eprintln!("ringside: flush {name}: {error}");
+                say!("flush {name}: {error}");
             }
             if let Some(fault) = transport.fault() {
-                eprintln!("ringside: {name} needed a reset: {fault}");
+                say!("{name} needed a reset: {fault}");
             }
         }
         super::stats::print(&self.machine);
