@@ -19,13 +19,20 @@ pub fn prepare() {
     }
 }
 
+/// Whether a thread that was told to end has done so. Interrupts the system call in which it may be: a signal that comes
+/// just before the call is lost, so ask again.
+pub fn has_ended(thread: &JoinHandle<()>) -> bool {
+    if !thread.is_finished() {
+        // SAFETY: the thread has not been joined, so its id is valid.
+        unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
+    }
+    thread.is_finished()
+}
+
 /// Waits for a thread that was told to end, interrupting what it does. Gives up at the deadline and says whether the
 /// thread ended.
 pub fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
-    while !thread.is_finished() {
-        // Again and again: a signal that comes just before the system call is lost.
-        // SAFETY: the thread has not been joined, so its id is valid.
-        unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
+    while !has_ended(&thread) {
         if Instant::now() > deadline {
             return false;
         }

@@ -103,7 +103,8 @@ impl Machine {
         let mut mmio = Bus::default();
         let mut slots = Vec::new();
         for (slot, (name, model)) in (0..).zip(models) {
-            let transport = MmioTransport::new(model, memory.clone(), irq(board::VIRTIO_MMIO_GSI + slot)?);
+            let transport =
+                MmioTransport::named(name.clone(), model, memory.clone(), irq(board::VIRTIO_MMIO_GSI + slot)?);
             let base = slot_address(slot);
             mmio.insert(base, board::VIRTIO_MMIO_STRIDE, transport.clone());
             slots.push((name, transport));
@@ -167,8 +168,9 @@ impl Ready {
     /// When the system gives no threads or KVM no notifications.
     pub fn start(self) -> Result<Started, Error> {
         let mut workers = Vec::new();
-        for (slot, (name, transport)) in (0..).zip(&self.machine.devices) {
-            let worker = worker::start(name.clone(), transport.clone()).map_err(Error::system("start a device"))?;
+        for (slot, (_, transport)) in (0..).zip(&self.machine.devices) {
+            let worker =
+                worker::start(transport.clone(), self.machine.stop.clone()).map_err(Error::system("start a device"))?;
             workers.push(worker);
             let notify = slot_address(slot) + Register::QueueNotify.offset();
             let events = transport.notifier().map_or(&[][..], |notifier| &notifier.queues);
@@ -228,11 +230,9 @@ impl Started {
         }
         let deadline = Instant::now() + GRACE;
         for (worker, (name, transport)) in self.workers.into_iter().zip(&self.machine.devices) {
-            if !worker.join(deadline) {
-                say!("{name} is stuck; what the guest wrote to it may be lost");
-                continue;
-            }
-            if let Err(error) = transport.flush() {
+            worker.leave();
+            while !worker.has_ended() && Instant::now() < deadline {}
+            if let Some(Err(error)) = transport.flusher().map(|flusher| flusher.flush()) {
                 say!("flush {name}: {error}");
             }
             if let Some(fault) = transport.fault() {

@@ -1,12 +1,14 @@
 //! What a block device stores its sectors in: the [`Engine`] trait, and raw files behind it.
 
 use crate::config::{Disk, DiskAccess};
+use crate::virtio::Flush;
 use crate::virtio::queue::Slice;
 use shared_abi::virtio::blk::SECTOR_SIZE;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::sync::Arc;
 use vmm_sys_util::write_zeroes::{PunchHole, WriteZeroesAt};
 
 /// Storage of a fixed number of bytes. The device checks every range before it calls.
@@ -37,11 +39,8 @@ pub trait Engine: Send {
     /// Those of the storage.
     fn write_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()>;
 
-    /// Makes all writes durable.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    fn flush(&mut self) -> io::Result<()>;
+    /// Makes all writes durable, from any thread and also while the engine is at work. Asked once.
+    fn flusher(&self) -> Arc<dyn Flush>;
 
     /// The contents of the range do not matter any more.
     ///
@@ -87,7 +86,19 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct RawFile {
     file: File,
+    /// The same file for the flush, which may not wait for what `file` is used for.
+    flushed: Arc<SyncData>,
     len: u64,
+}
+
+/// Flushes a file.
+#[derive(Debug)]
+struct SyncData(File);
+
+impl Flush for SyncData {
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
 }
 
 impl RawFile {
@@ -118,7 +129,8 @@ impl RawFile {
         if !len.is_multiple_of(SECTOR_SIZE as u64) {
             return Err(OpenError::Size(len));
         }
-        Ok(Self { file, len })
+        let flushed = Arc::new(SyncData(file.try_clone()?));
+        Ok(Self { file, flushed, len })
     }
 }
 
@@ -233,8 +245,8 @@ impl Engine for RawFile {
         self.transfer(buffers, offset, Direction::Write)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+    fn flusher(&self) -> Arc<dyn Flush> {
+        self.flushed.clone()
     }
 
     /// A hole, or nothing where the file system has no holes.
