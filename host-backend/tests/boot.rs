@@ -255,3 +255,37 @@ fn statistics_that_nobody_can_read_do_not_change_the_end() {
         assert_eq!(Running::start(&mut command).wait().status.code(), Some(42), "{format}");
     }
 }
+
+#[test]
+fn a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal() {
+    needs_kvm!("a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal");
+    let place = Place::new();
+    let path = place.path("control");
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    for _ in 0..2 {
+        let mut child = started(ringside(&kernel).arg("--control").arg(&path));
+        signal(&mut child, libc::SIGKILL);
+        child.wait();
+        assert!(path.exists(), "a kill leaves it");
+    }
+    let mut child = started(ringside(&kernel).arg("--control").arg(&path));
+    eventually("the control socket", || UnixStream::connect(&path).is_ok());
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_answer_to_stop_comes_when_the_disks_are_flushed() {
+    needs_kvm!("the_answer_to_stop_comes_when_the_disks_are_flushed");
+    let place = Place::new();
+    let (path, disk) = (place.path("control"), place.file("disk", &[0; 4096]));
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let child = started(ringside(&kernel).arg("--control").arg(&path).arg("--disk").arg(&disk));
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    client.get_mut().write_all(b"{\"command\":\"stop\"}\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    assert_eq!(line, "{\"ok\":true}\n");
+    assert_eq!(child.wait().status.code(), Some(0));
+}

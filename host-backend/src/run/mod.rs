@@ -4,9 +4,12 @@
 //! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
 
 mod clock_bug;
+mod devices;
+mod ending;
 mod events;
 mod image;
 mod machine;
+mod started;
 mod stats;
 
 pub use machine::Machine;
@@ -17,7 +20,10 @@ use crate::status;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::net::passt;
 use crate::vmm::{self, loader, memory};
+use ending::Patience;
+use events::{EventLoop, Signals};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,27 +73,59 @@ impl Error {
     }
 }
 
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub outcome: Outcome,
+    /// Disks that may have lost what the guest wrote, each with the reason.
+    pub lost: Vec<String>,
+}
+
 /// Runs a VM until it ends, and says how.
 ///
 /// # Errors
 /// When it could not be started.
-pub fn run(config: &Config) -> Result<Outcome, Error> {
+pub fn run(config: &Config) -> Result<Ended, Error> {
     let started = Instant::now();
     check(config)?;
+    // Before anything is created: what a signal interrupts here is undone.
+    let signals = Signals::block().map_err(Error::system("set up signals"))?;
     let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
-    let machine = Machine::build(config, &stop, started)?;
-    let signals = events::Signals::block().map_err(Error::system("set up signals"))?;
-    let mut running = machine.start()?;
+    let mut running = Machine::build(config, &stop, started)?.start()?;
     let control = running.take_control();
-    let result = events::serve(running.machine(), &stop, signals, control);
-    let outcome = match result {
-        Ok(()) => stop.outcome().unwrap_or(Outcome::Stopped),
-        Err(error) => Outcome::Failure(error.to_string()),
+    let mut events = match EventLoop::new(running.machine(), &stop, signals, control) {
+        Ok(events) => events,
+        Err(error) => {
+            stop.request(Outcome::Failure(error.to_string()));
+            running.end(&mut || Patience::Left);
+            return Err(error);
+        }
     };
-    stop.request(outcome.clone());
+    // Also a panic here must not keep the disks from their flush.
+    if catch_unwind(AssertUnwindSafe(|| events.serve(&stop))).is_err() {
+        stop.request(Outcome::Failure("the main thread panicked".into()));
+    }
     crate::terminal::restore();
-    running.end();
-    Ok(outcome)
+    let outcome = stop.outcome().unwrap_or(Outcome::Stopped);
+    events.start_ending();
+    let lost = running.end(&mut || events.turn());
+    let ended = Ended { outcome, lost };
+    events.finish(&ended.loss().map_or(Ok(()), Err));
+    Ok(ended)
+}
+
+impl Ended {
+    /// The exit status for it: whatever the reason, a lost flush is no success.
+    pub fn status(&self) -> u8 {
+        if self.lost.is_empty() { status::of(&self.outcome) } else { status::VM_FAILURE }
+    }
+
+    /// What was lost, as one line.
+    pub fn loss(&self) -> Option<String> {
+        let lost = self.lost.join(", ");
+        (!lost.is_empty()).then(|| format!("not flushed, so that what the guest wrote may be lost: {lost}"))
+    }
 }
 
 /// What to tell the user about the end, if anything.
@@ -139,4 +177,20 @@ fn open_output(console: &Console, stop: &Arc<Stop>) -> Result<Arc<Output>, Error
         Console::File(path) => Output::create(path).map_err(|source| Error::Console { path: path.clone(), source })?,
     };
     Ok(Arc::new(output.give_up_on(stop.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_flush_is_no_success_however_the_vm_ended() {
+        for outcome in [Outcome::Stopped, Outcome::GuestExit(0), Outcome::Signal(libc::SIGTERM)] {
+            let good = Ended { outcome: outcome.clone(), lost: Vec::new() };
+            assert_eq!((good.status(), good.loss()), (status::of(&outcome), None));
+            let bad = Ended { outcome, lost: vec!["block1 (Input/output error)".into()] };
+            assert_eq!(bad.status(), status::VM_FAILURE);
+            assert!(bad.loss().is_some_and(|line| line.contains("block1 (Input/output error)")));
+        }
+    }
 }

@@ -58,14 +58,22 @@ pub struct Notifier {
 }
 
 impl MmioTransport {
-    /// A slot with `device` in its reset state, named by its type.
+    /// A slot with `device` in its reset state.
     pub fn new(device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
-        let name = device.device_type().name().to_owned();
-        Self::named(name, device, memory, line)
+        Self::build(None, device, memory, line)
     }
 
-    /// The same with a name for messages.
-    pub fn named(name: String, device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
+    /// The same for a device that reports its problems under a name.
+    pub fn named(name: &str, device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
+        Self::build(Some(name.into()), device, memory, line)
+    }
+
+    fn build(
+        name: Option<String>,
+        device: Box<dyn Device>,
+        memory: GuestRam,
+        line: Arc<dyn InterruptLine>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             registers: Mutex::new(Registers::new(device.as_ref())),
             config: device.config(),
@@ -394,9 +402,9 @@ impl MmioTransport {
         &self.signal.counters
     }
 
-    /// The device's name.
+    /// The device's name, or its type's.
     pub fn name(&self) -> &str {
-        self.signal.name()
+        self.signal.name().unwrap_or(self.device_type.name())
     }
 
     /// What the device has to say to the outside.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The interrupt of a device with its status register, its configuration's generation, and its counters.
 pub struct Signal {
-    name: String,
+    /// A device without a name keeps its problems to itself.
+    name: Option<String>,
     line: Arc<dyn InterruptLine>,
     status: AtomicU32,
     generation: AtomicU32,
@@ -32,8 +33,8 @@ pub struct Problem {
 }
 
 impl Signal {
-    /// A quiet one for the device of that name.
-    pub fn new(name: String, line: Arc<dyn InterruptLine>) -> Self {
+    /// A quiet one for the device of that name, if it has one.
+    pub fn new(name: Option<String>, line: Arc<dyn InterruptLine>) -> Self {
         Self {
             name,
             line,
@@ -45,8 +46,8 @@ impl Signal {
     }
 
     /// The device's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Sets the reason in the status register, then raises the line.
@@ -92,7 +93,9 @@ impl Signal {
             Some(problem) => problem.count += 1,
             None => {
                 let first = what();
-                say!("{}: {first}", self.name);
+                if let Some(name) = &self.name {
+                    say!("{name}: {first}");
+                }
                 problems.push(Problem { kind, count: 1, first });
             }
         }
@@ -160,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_told_once_per_kind_and_counted() {
-        let signal = Signal::new("block0".into(), Arc::new(Edges::default()));
+        let signal = Signal::new(None, Arc::new(Edges::default()));
         let mut told = 0;
         for _ in 0..1000 {
             signal.report("read", || {

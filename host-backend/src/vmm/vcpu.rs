@@ -14,7 +14,6 @@ use shared_abi::board::START_INFO_ADDR;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// What the vCPUs share.
 pub struct Shared {
@@ -81,10 +80,9 @@ pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Ru
 }
 
 impl Running {
-    /// Waits for the thread, which leaves once [`Stop`] is requested. Gives up at the deadline and says whether the
-    /// thread ended: on some hosts a guest instruction can hang in the kernel.
-    pub fn join(self, deadline: Instant) -> bool {
-        threads::join(self.thread, deadline)
+    /// Whether the thread has ended, which leaves once [`Stop`] is requested. Interrupts KVM_RUN.
+    pub fn has_ended(&self) -> bool {
+        threads::has_ended(&self.thread)
     }
 }
 
