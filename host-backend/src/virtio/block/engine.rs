@@ -7,7 +7,7 @@ use shared_abi::virtio::blk::SECTOR_SIZE;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::sync::Arc;
 use vmm_sys_util::write_zeroes::{PunchHole, WriteZeroesAt};
 
@@ -76,6 +76,8 @@ pub enum OpenError {
     ReadOnly,
     #[error("it is in use by another process (or given twice)")]
     Locked,
+    #[error("the block device is in use: mounted, or held by another program")]
+    Busy,
     #[error("its size of {0} bytes is not a multiple of {SECTOR_SIZE}")]
     Size(u64),
     #[error("it is empty")]
@@ -117,7 +119,13 @@ impl RawFile {
         if writes && metadata.permissions().mode() & 0o222 == 0 {
             return Err(OpenError::ReadOnly);
         }
-        let mut file = OpenOptions::new().read(true).write(writes).open(&disk.path).map_err(|error| {
+        // Two who write to a device ruin it, and a lock says nothing to a file system that is mounted.
+        let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
+        let open = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(&disk.path);
+        let mut file = open.map_err(|error| {
+            if exclusive != 0 && error.raw_os_error() == Some(libc::EBUSY) {
+                return OpenError::Busy;
+            }
             let refused = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS));
             if writes && refused && File::open(&disk.path).is_ok() { OpenError::ReadOnly } else { error.into() }
         })?;
