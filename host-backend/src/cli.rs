@@ -62,13 +62,17 @@ struct Run {
     /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// Serial port: stdio, or file=PATH (output only)
+    /// Serial port: stdio, or file=PATH[,size=SIZE][,keep=N] (output only): a file of SIZE bytes (64M) at most, of which N
+    /// (1) full ones are kept as PATH.1 and so on
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
-    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH, or control
-    /// (read and typed to by the control socket)
+    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH as for
+    /// --console, or control (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
+    /// Bytes per second that each console lets out, or none for no limit; a guest that prints faster waits
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
+    console_rate: Rate,
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
@@ -84,6 +88,14 @@ struct Run {
 /// `--net none` is a value too; clap takes a bare `Option` for an absent argument.
 #[derive(Clone)]
 struct OptionalNet(Option<Net>);
+
+/// As [`OptionalNet`].
+#[derive(Clone)]
+struct Rate(Option<u64>);
+
+fn parse_rate(text: &str) -> Result<Rate, config::ParseError> {
+    config::parse_rate(text).map(Rate)
+}
 
 fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
     config::parse_net(text).map(OptionalNet)
@@ -141,6 +153,7 @@ impl From<Run> for Config {
             control: run.control,
             console: run.console,
             virtio_console: run.virtio_console,
+            console_rate: run.console_rate.0,
             stats: run.stats,
             kvm: run.kvm,
         }

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `devices` (name, type, status) |
+//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
 //! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |

@@ -70,6 +70,20 @@ fn output_goes_to_a_file() {
 }
 
 #[test]
+fn a_full_console_file_is_rotated() {
+    needs_kvm!("a_full_console_file_is_rotated");
+    let place = Place::new();
+    let log = place.path("log");
+    let lines: Vec<_> = [b'a', b'b', b'c'].iter().flat_map(|byte| print(&[*byte; 3000])).collect();
+    let kernel = place.kernel(&[lines, exit(0)].concat());
+    let output = finish(ringside(&kernel).arg(format!("--console=file={},size=4K,keep=1", log.display())));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let (now, before) = (std::fs::read(&log).unwrap(), std::fs::read(place.path("log.1")).unwrap());
+    assert!(now.len() <= 4096 && before.len() <= 4096 && now.ends_with(&[b'c'; 800]), "{} {}", now.len(), before.len());
+    assert!(!place.path("log.2").exists());
+}
+
+#[test]
 fn a_triple_fault_is_a_failure_with_registers() {
     needs_kvm!("a_triple_fault_is_a_failure_with_registers");
     let place = Place::new();
@@ -288,4 +302,56 @@ fn the_answer_to_stop_comes_when_the_disks_are_flushed() {
     client.read_line(&mut line).unwrap();
     assert_eq!(line, "{\"ok\":true}\n");
     assert_eq!(child.wait().status.code(), Some(0));
+}
+
+/// What `status` answers.
+fn status_of(path: &std::path::Path) -> serde_json::Value {
+    let mut client = BufReader::new(UnixStream::connect(path).unwrap());
+    client.get_mut().write_all(b"{\"command\":\"status\"}\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn the_end_of_a_network_peer_is_told_when_it_happens() {
+    needs_kvm!("the_end_of_a_network_peer_is_told_when_it_happens");
+    let place = Place::new();
+    let (path, switch) = (place.path("control"), place.path("switch"));
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let listener = std::os::unix::net::UnixListener::bind(&switch).unwrap();
+    let net = format!("stream={}", switch.display());
+    let mut child = started(ringside(&kernel).args(["--net", &net, "--control"]).arg(&path));
+    let (peer, _) = listener.accept().unwrap();
+    assert_eq!(status_of(&path)["network"], serde_json::json!({"peer": "stream", "state": "up"}));
+    drop(peer);
+    // The guest of this test has no driver, so that nobody but the host can notice.
+    let mut line = String::new();
+    BufReader::new(child.child().stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("peer (stream) is gone"), "{line}");
+    assert_eq!(status_of(&path)["network"]["state"], "gone");
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+}
+
+#[test]
+fn the_end_of_passt_is_told_when_it_happens() {
+    needs_kvm!("the_end_of_passt_is_told_when_it_happens");
+    let place = Place::new();
+    // A passt that ends at once, with a status.
+    let fake = place.file("passt", b"#!/bin/sh\nexit 7\n");
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = place.path("control");
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let folders = format!("{}:/usr/bin:/bin", place.path("").display());
+    let mut command = ringside(&kernel);
+    command.args(["--net", "passt", "--control"]).arg(&path).env("PATH", folders);
+    let mut child = started(&mut command);
+    let mut line = String::new();
+    BufReader::new(child.child().stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("passt") && line.contains("exit status: 7"), "{line}");
+    let network = serde_json::json!({"peer": "passt", "state": "gone", "reason": "exit status: 7"});
+    assert_eq!(status_of(&path)["network"], network);
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
 }

@@ -17,6 +17,7 @@ use crate::virtio::net::tap::TapLink;
 use crate::virtio::net::{Link, Net};
 use crate::virtio::rng::Rng;
 use crate::vmm::GuestRam;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Devices with their names, and the ends of them that stay outside the guest.
@@ -27,6 +28,10 @@ pub(super) struct Models {
     pub(super) console_input: Option<Arc<dyn InputSink>>,
     pub(super) console: Option<ControlConsole>,
     pub(super) passt: Option<Prepared>,
+    /// The other end of the network card.
+    pub(super) peer: Option<Arc<super::peer::Peer>>,
+    /// What the virtio console prints to.
+    pub(super) virtio_output: Option<Arc<Output>>,
 }
 
 impl Models {
@@ -51,7 +56,8 @@ pub(super) fn devices(
             .push(format!("block{index}"), Block::new(Box::new(engine), disk.access, serial).with_queues(disk.queues));
     }
     if let Some(net) = &config.net {
-        let link = link(&net.peer, &config.publish, &mut models.passt)?;
+        let (link, watched) = link(&net.peer, &config.publish, &mut models.passt)?;
+        models.peer = Some(Arc::new(super::peer::Peer::new(&net.peer, watched)));
         models.push("net", Net::new(link, net.mac));
     }
     if config.balloon {
@@ -60,7 +66,8 @@ pub(super) fn devices(
         models.push("balloon", balloon);
     }
     if let Some(console) = &config.virtio_console {
-        let output = if *console == config.console { output.clone() } else { open_output(console, stop)? };
+        let output =
+            if *console == config.console { output.clone() } else { open_output(console, config.console_rate, stop)? };
         let device = Console::new(output.clone()).map_err(Error::system("create the console"))?;
         match console {
             config::Console::Stdio => models.console_input = Some(device.input()),
@@ -69,6 +76,7 @@ pub(super) fn devices(
             }
             config::Console::File(_) => {}
         }
+        models.virtio_output = Some(output);
         models.push("console", device);
     }
     if config.rng {
@@ -77,17 +85,27 @@ pub(super) fn devices(
     Ok(models)
 }
 
-/// Connects to where frames go.
-fn link(peer: &Peer, publish: &[Publish], child: &mut Option<Prepared>) -> Result<Box<dyn Link>, Error> {
+/// Connects to where frames go; and what tells the peer's end, where that is known by now.
+fn link(
+    peer: &Peer,
+    publish: &[Publish],
+    child: &mut Option<Prepared>,
+) -> Result<(Box<dyn Link>, Option<OwnedFd>), Error> {
     Ok(match peer {
-        Peer::Tap(name) => Box::new(TapLink::open(name).map_err(|source| Error::Tap { name: name.clone(), source })?),
+        Peer::Tap(name) => {
+            let link = TapLink::open(name).map_err(|source| Error::Tap { name: name.clone(), source })?;
+            (Box::new(link), None)
+        }
         Peer::Stream(path) => {
-            Box::new(StreamLink::connect(path).map_err(|source| Error::Stream { path: path.clone(), source })?)
+            let failed = |source| Error::Stream { path: path.clone(), source };
+            let link = StreamLink::connect(path).map_err(failed)?;
+            let watched = link.watch().map_err(Error::system("watch the network's peer"))?;
+            (Box::new(link), Some(watched))
         }
         Peer::Passt => {
             let (passt, link) = Prepared::new(publish)?;
             *child = Some(passt);
-            Box::new(link)
+            (Box::new(link), None)
         }
     })
 }

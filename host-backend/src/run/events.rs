@@ -3,6 +3,7 @@
 use super::Error;
 use super::ending::Patience;
 use super::machine::Machine;
+use super::peer::Watch;
 use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
 use crate::say;
@@ -75,6 +76,9 @@ impl EventLoop {
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
         let count = Arc::new(AtomicUsize::new(0));
         manager.add_subscriber(Box::new(Ending { signals, count: count.clone(), stop: stop.clone() }));
+        if let Some(watch) = machine.peer.as_ref().and_then(Watch::new) {
+            manager.add_subscriber(Box::new(watch));
+        }
         let (mut raw, mut typed) = (None, None);
         if let Some(sink) = &machine.input {
             raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;

@@ -1,6 +1,7 @@
 //! The machine of a VM: builds the board that [`Config`] describes, starts its threads and ends them again.
 
 use super::devices::{Models, devices};
+use super::peer::Peer;
 use super::{Error, open_output};
 use crate::config::{self, Config};
 use crate::control::{ControlConsole, ControlSocket, Controlled};
@@ -44,6 +45,8 @@ pub struct Machine {
     /// What it was built from.
     pub config: Config,
     pub(super) stop: Arc<Stop>,
+    /// The other end of the network card.
+    pub(super) peer: Option<Arc<Peer>>,
 }
 
 /// A machine whose VM exists but does not run yet.
@@ -66,9 +69,9 @@ impl Machine {
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<Ready, Error> {
         let memory = memory::map(config.memory)?;
         let entry = super::image::load(&memory, config)?;
-        let output = open_output(&config.console, stop)?;
-        let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
-        let Models { models, balloon, console_input, console, passt } = devices(config, &memory, stop, &output)?;
+        let output = open_output(&config.console, config.console_rate, stop)?;
+        let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
+            devices(config, &memory, stop, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
         let vm = kvm::create_vm(&kvm, &memory)?;
@@ -93,8 +96,16 @@ impl Machine {
             config::Console::Stdio => Some(serial as Arc<dyn InputSink>),
             config::Console::File(_) | config::Console::Control => console_input,
         };
+        // All that was named is as it must be: from here on something is made.
+        let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
+        create(&config.console, &output)?;
+        if let (Some(console), Some(output)) = (&config.virtio_console, &virtio_output)
+            && *console != config.console
+        {
+            create(console, output)?;
+        }
         let (config, stop) = (config.clone(), stop.clone());
-        let machine = Self { devices: slots, output, balloon, input, console, exits, started, config, stop };
+        let machine = Self { devices: slots, output, balloon, input, console, exits, started, config, stop, peer };
         Ok(Ready {
             machine: Arc::new(machine),
             vcpus,
@@ -117,13 +128,17 @@ impl Controlled for Machine {
                 "problems": transport.problems(),
             })
         };
-        json!({
+        let mut status = json!({
             "state": if self.stop.requested() { "stopping" } else { "running" },
             "cpus": self.config.cpus,
             "memory_mib": self.config.memory >> 20,
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
-        })
+        });
+        if let Some(peer) = &self.peer {
+            status["network"] = peer.status();
+        }
+        status
     }
 
     fn stats(&self) -> Value {
@@ -142,6 +157,16 @@ impl Controlled for Machine {
         let found = self.devices.iter().find(|(name, _)| name == device);
         let (_, transport) = found.ok_or_else(|| format!("the VM has no device {device}"))?;
         transport.change(change, CHANGE_PATIENCE)
+    }
+}
+
+/// Makes or empties a console's file.
+fn create(console: &config::Console, output: &Output) -> Result<(), Error> {
+    match console {
+        config::Console::File(log) => {
+            output.create().map_err(|source| Error::Console { path: log.path.clone(), source })
+        }
+        config::Console::Stdio | config::Console::Control => Ok(()),
     }
 }
 

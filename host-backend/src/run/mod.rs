@@ -1,20 +1,23 @@
 //! Runs one VM from its description to its end.
 //!
-//! Everything that the description names is opened and checked before anything is started, so that bad input harms
-//! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
+//! Everything that the description names is opened and checked before anything is made, emptied or started, so that bad
+//! input harms nothing: memory and kernel, outputs, disks, the network's peer, KVM, and only then the control socket and
+//! the consoles' files.
 
+mod check;
 mod clock_bug;
 mod devices;
 mod ending;
 mod events;
 mod image;
 mod machine;
+mod peer;
 mod started;
 mod stats;
 
 pub use machine::Machine;
 
-use crate::config::{Config, Console, Peer};
+use crate::config::{Config, Console};
 use crate::devices::output::Output;
 use crate::status;
 use crate::stop::{Outcome, Stop};
@@ -88,7 +91,7 @@ pub struct Ended {
 /// When it could not be started.
 pub fn run(config: &Config) -> Result<Ended, Error> {
     let started = Instant::now();
-    check(config)?;
+    check::check(config)?;
     // Before anything is created: what a signal interrupts here is undone.
     let signals = Signals::block().map_err(Error::system("set up signals"))?;
     let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
@@ -138,45 +141,14 @@ pub fn farewell(outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// What one word of the command line cannot tell.
-fn check(config: &Config) -> Result<(), Error> {
-    let usage = |why: &str| Err(Error::Usage(why.into()));
-    if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {
-        return usage(&format!("a VM has 1 to {} vCPUs, not {}", crate::config::CPUS_MAX, config.cpus));
-    }
-    if config.console == Console::Control {
-        return usage("the serial port cannot go to the control socket; a virtio console can");
-    }
-    if config.virtio_console == Some(Console::Control) && config.control.is_none() {
-        return usage("--virtio-console control needs --control");
-    }
-    if !config.publish.is_empty() && config.net.as_ref().map(|net| &net.peer) != Some(&Peer::Passt) {
-        return usage("--publish needs --net passt");
-    }
-    for (index, publish) in config.publish.iter().enumerate() {
-        if config.publish[..index].iter().any(|other| other.host == publish.host) {
-            return usage(&format!("port {} is published twice", publish.host));
-        }
-    }
-    let slots = shared_abi::board::VIRTIO_MMIO_SLOTS as usize;
-    let wanted = config.disks.len()
-        + usize::from(config.net.is_some())
-        + usize::from(config.balloon)
-        + usize::from(config.virtio_console.is_some())
-        + usize::from(config.rng);
-    if wanted > slots {
-        return usage(&format!("{wanted} devices do not fit the board's {slots} slots"));
-    }
-    Ok(memory::check_size(config.memory)?)
-}
-
-fn open_output(console: &Console, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
+/// Opens a console's other end, and neither makes nor empties a file.
+fn open_output(console: &Console, rate: Option<u64>, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
     let output = match console {
         Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
         Console::Control => Output::kept(),
-        Console::File(path) => Output::create(path).map_err(|source| Error::Console { path: path.clone(), source })?,
+        Console::File(log) => Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?,
     };
-    Ok(Arc::new(output.give_up_on(stop.clone())))
+    Ok(Arc::new(output.give_up_on(stop.clone()).at_rate(rate)))
 }
 
 #[cfg(test)]

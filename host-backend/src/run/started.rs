@@ -6,7 +6,7 @@ use super::machine::{Machine, Ready, slot_address};
 use crate::control::ControlSocket;
 use crate::say;
 use crate::stop::Outcome;
-use crate::virtio::net::passt::{Passt, Prepared};
+use crate::virtio::net::passt;
 use crate::virtio::worker::{self, Worker};
 use crate::vmm::vcpu::{self, Running};
 use crate::vmm::{GuestRam, kvm};
@@ -28,7 +28,6 @@ pub struct Started {
     vcpus: Vec<Running>,
     workers: Vec<Worker>,
     control: Option<ControlSocket>,
-    passt: Option<Passt>,
     _vm: Arc<VmFd>,
     _memory: GuestRam,
 }
@@ -55,20 +54,21 @@ impl Ready {
         }
         let stop = self.machine.stop.clone();
         super::clock_bug::start(&self.vm, &stop).map_err(Error::system("start a thread"))?;
-        let mut started = Started {
+        let started = Started {
             machine: self.machine,
             vcpus,
             workers,
             control: self.control,
-            passt: None,
             _vm: self.vm,
             _memory: self.memory,
         };
-        match self.passt.map(Prepared::start).transpose() {
-            Ok(passt) => {
-                started.passt = passt;
-                Ok(started)
-            }
+        let peer = started.machine.peer.clone();
+        let attached = self.passt.map(|passt| {
+            let passt = passt.start()?;
+            peer.map_or(Ok(()), |peer| peer.attach(passt)).map_err(passt::Error::Start)
+        });
+        match attached.transpose() {
+            Ok(_) => Ok(started),
             Err(error) => {
                 stop.request(Outcome::Failure(error.to_string()));
                 started.end(&mut || Patience::Left);
@@ -91,12 +91,12 @@ impl Started {
 
     /// Ends all threads, then flushes the disks, whatever became of the threads. The VM must have been asked to stop.
     /// Calls `tick` while it waits. Returns which disks may have lost what the guest wrote, and why.
-    pub(super) fn end(mut self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
+    pub(super) fn end(self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
         debug_assert!(self.machine.stop.requested());
-        if let Some(status) = self.passt.as_mut().and_then(Passt::ended_early) {
-            say!("passt ended before the VM: {status}");
-        }
         self.stop_threads(tick);
+        if let Some(peer) = &self.machine.peer {
+            peer.end();
+        }
         let disks = self.machine.devices.iter();
         let disks = disks.filter_map(|(name, transport)| Some((name.clone(), transport.flusher()?))).collect();
         let lost = flush_all(disks, FLUSH_GRACE, tick);

@@ -22,7 +22,8 @@ pub(super) fn collect(machine: &Machine) -> Value {
     let mut all = json!({
         "uptime_ms": machine.started.elapsed().as_millis() as u64,
         "exits": exits,
-        "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost() },
+        "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost(),
+            "throttled_ms": machine.output.throttled_ms() },
         "devices": devices,
     });
     if let Some(balloon) = &machine.balloon {
