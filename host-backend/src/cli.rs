@@ -2,8 +2,8 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use host_backend::config::{self, Config, Console, Disk, Kernel, Net, Publish, StatsFormat};
-use host_backend::{control, log, say, status};
+use host_backend::config::{self, Config, Console, Disk, Kernel, Net, OnReset, Publish, StatsFormat};
+use host_backend::{control, log, say, status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -73,6 +73,10 @@ struct Run {
     /// Bytes per second that each console lets out, or none for no limit; a guest that prints faster waits
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
     console_rate: Rate,
+    /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does: exit ends the VM, with status 0, but for a
+    /// triple fault, which is a failure with its registers; reboot starts it again from its kernel
+    #[arg(long, value_name = "ACTION", value_enum, default_value_t = OnReset::Exit)]
+    on_reset: OnReset,
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
@@ -103,6 +107,10 @@ fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
 
 /// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
 pub(crate) fn parse() -> Result<Config, ExitCode> {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == terminal::GUARD_ARGUMENT) {
+        terminal::run_guard();
+        return Err(ExitCode::SUCCESS);
+    }
     match Cli::try_parse() {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
@@ -154,6 +162,7 @@ impl From<Run> for Config {
             console: run.console,
             virtio_console: run.virtio_console,
             console_rate: run.console_rate.0,
+            on_reset: run.on_reset,
             stats: run.stats,
             kvm: run.kvm,
         }

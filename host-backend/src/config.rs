@@ -48,6 +48,8 @@ pub struct Config {
     pub virtio_console: Option<Console>,
     /// Bytes per second that each console lets out; `None` is without a limit.
     pub console_rate: Option<u64>,
+    /// What a guest's reset does.
+    pub on_reset: OnReset,
     /// How to print the statistics on exit.
     pub stats: Option<StatsFormat>,
     /// The KVM device.
@@ -143,6 +145,15 @@ pub struct Publish {
     pub host: u16,
     /// Port of the guest.
     pub guest: u16,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReset {
+    /// Starts the VM again, from its kernel.
+    Reboot,
+    /// Ends the VM.
+    Exit,
 }
 
 /// How to print statistics.

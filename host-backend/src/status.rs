@@ -20,7 +20,7 @@ pub const SIGNAL: u8 = 128;
 /// The table for `--help`.
 pub const HELP: &str = "\
 Exit status:
-  0        the guest powered off in good order, or the control socket stopped it
+  0        the guest powered off in good order or reset its machine, or the control socket stopped it
   1        the guest panicked
   2        bad input: the command line, or a file, socket or port that it names
   3        no usable KVM
@@ -32,7 +32,7 @@ Exit status:
 /// The exit status for the end of a VM.
 pub fn of(outcome: &Outcome) -> u8 {
     match outcome {
-        Outcome::Stopped => OK,
+        Outcome::Stopped | Outcome::GuestReset => OK,
         Outcome::Failure(_) => VM_FAILURE,
         Outcome::Signal(number) => u8::try_from(*number).ok().and_then(|n| SIGNAL.checked_add(n)).unwrap_or(SIGNAL),
         Outcome::GuestExit(code) => match *code {

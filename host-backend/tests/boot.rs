@@ -95,6 +95,49 @@ fn a_triple_fault_is_a_failure_with_registers() {
     assert!(error.contains("rip=0x10") && error.contains("cr0=") && error.lines().count() == 1, "{error}");
 }
 
+/// The ways in which a guest resets its machine, with the status when that ends the VM.
+fn resets() -> [(&'static str, Vec<u8>, i32); 3] {
+    // mov al, VALUE; mov dx, PORT; out dx, al; hlt
+    let out = |port: u16, value: u8| [&[0xb0, value, 0x66, 0xba][..], &port.to_le_bytes(), &[0xee], &halt()].concat();
+    // lidt of an empty table, then ud2
+    let fault = [&[0x0f, 0x01, 0x1d][..], &0x20_0010u32.to_le_bytes(), &[0x0f, 0x0b]].concat();
+    [("0xcf9", out(0xcf9, 6), 0), ("0x64", out(0x64, 0xfe), 0), ("triple fault", fault, 4)]
+}
+
+#[test]
+fn a_reset_ends_the_vm_unless_it_is_to_start_again() {
+    needs_kvm!("a_reset_ends_the_vm_unless_it_is_to_start_again");
+    for (what, code, status) in resets() {
+        let place = Place::new();
+        let output = finish(&mut ringside(&place.kernel(&[print(b"!"), code].concat())));
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(status), "!"), "{what}");
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_reset_starts_the_vm_again_with_clear_memory_and_new_devices() {
+    needs_kvm!("a_reset_starts_the_vm_again_with_clear_memory_and_new_devices");
+    // cmp dword ptr [0x200000], 0; je over the trap; ud2: memory must be as at first
+    let check = [&[0x83, 0x3d][..], &0x20_0000u32.to_le_bytes(), &[0, 0x74, 2, 0x0f, 0x0b]].concat();
+    for (what, code, _) in resets() {
+        let place = Place::new();
+        let (path, disk) = (place.path("control"), place.file("disk", &[0; 4096]));
+        let kernel = place.kernel(&[check.clone(), store32(0x20_0000, 1), print(b"again"), code].concat());
+        let mut command = ringside(&kernel);
+        command.args(["--on-reset", "reboot", "--cpus", "2", "--balloon", "--rng", "--control"]).arg(&path);
+        let mut child = start(command.arg("--disk").arg(&disk));
+        let mut printed = [0; 25];
+        child.child().stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+        assert_eq!(text(&printed), "again".repeat(5), "{what}");
+        let status = status_of(&path);
+        assert!(status["reboots"].as_u64().unwrap() >= 4, "{what}: {status}");
+        signal(&mut child, libc::SIGTERM);
+        let output = child.wait();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(143), ""), "{what}");
+    }
+}
+
 #[test]
 fn signals_end_a_spinning_or_halted_guest() {
     needs_kvm!("signals_end_a_spinning_or_halted_guest");

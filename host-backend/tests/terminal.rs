@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// Both ends of a new terminal.
 fn terminal() -> (File, File) {
@@ -33,9 +33,20 @@ fn modes(terminal: &File) -> (u32, u32, u32, [u8; 32]) {
 /// Runs a guest at a terminal of its own, until it has printed something and the terminal is raw.
 fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Running {
     let place = Place::new();
-    let mut command = ringside(&place.kernel(code));
+    let child = start_at(terminal, &mut ringside(&place.kernel(code)));
+    let mut byte = [0];
+    master.read_exact(&mut byte).unwrap();
+    child
+}
+
+/// Starts a program at a terminal of its own.
+fn start_at(terminal: &File, command: &mut Command) -> Running {
+    start_with(terminal, command, Stdio::piped())
+}
+
+fn start_with(terminal: &File, command: &mut Command, stderr: Stdio) -> Running {
     let end = || Stdio::from(terminal.try_clone().unwrap());
-    command.stdin(end()).stdout(end()).stderr(Stdio::piped());
+    command.stdin(end()).stdout(end()).stderr(stderr);
     // SAFETY: setsid and ioctl are async-signal-safe; standard input is the terminal by then.
     unsafe {
         command.pre_exec(|| {
@@ -44,10 +55,7 @@ fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Running {
             Ok(())
         });
     }
-    let child = Running::start(&mut command);
-    let mut byte = [0];
-    master.read_exact(&mut byte).unwrap();
-    child
+    Running::start(command)
 }
 
 #[test]
@@ -75,4 +83,53 @@ fn the_terminal_is_restored_when_the_guest_ends() {
     let child = run_at(&slave, &mut master, &[print(b"!"), exit(0)].concat());
     assert_eq!(child.wait().status.code(), Some(0));
     assert_eq!(modes(&slave), before);
+}
+
+#[test]
+fn the_terminal_is_restored_after_a_kill() {
+    if !kvm_works("the_terminal_is_restored_after_a_kill") {
+        return;
+    }
+    for number in [libc::SIGKILL, libc::SIGUSR1, libc::SIGSEGV] {
+        let (mut master, slave) = terminal();
+        let before = modes(&slave);
+        let mut child = run_at(&slave, &mut master, &[print(b"!"), halt()].concat());
+        eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);
+        // SAFETY: the child has not been waited for, so the id is its.
+        unsafe { libc::kill(child.child().id() as libc::pid_t, number) };
+        assert_eq!(child.wait().status.code(), None);
+        eventually("the restored terminal", || modes(&slave) == before);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_vm_in_the_background_and_restores_what_it_changed() {
+    if !kvm_works("a_signal_ends_a_vm_in_the_background_and_restores_what_it_changed") {
+        return;
+    }
+    let (mut master, slave) = terminal();
+    let before = modes(&slave);
+    let place = Place::new();
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    // A shell with jobs starts it in the foreground; when it is stopped, the shell has the terminal and ends it in the
+    // background.
+    let program = env!("CARGO_BIN_EXE_ringside");
+    let script = format!(
+        "set -m; {program} run --mem 16M --kernel {}; bg >&2; kill -TERM %1; wait %1; exit $?",
+        kernel.display()
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]);
+    // Also its standard error is the terminal, by which it knows that it has one.
+    let mut child = start_with(&slave, &mut command, Stdio::from(slave.try_clone().unwrap()));
+    let mut byte = [0];
+    master.read_exact(&mut byte).unwrap();
+    eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);
+    let shell = child.child().id();
+    let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+    let ringside: libc::pid_t = children.split_whitespace().next().unwrap().parse().unwrap();
+    // SAFETY: the shell has not waited for its child, so the id is the child's.
+    unsafe { libc::kill(ringside, libc::SIGSTOP) };
+    assert_eq!(child.wait().status.code(), Some(143));
+    eventually("the restored terminal", || modes(&slave) == before);
 }

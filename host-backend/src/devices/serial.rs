@@ -21,6 +21,7 @@ const LOOPBACK: u8 = 1 << 4;
 /// The UART.
 pub struct SerialPort {
     uart: Mutex<Serial<Line, Arc<InputEvents>, Batch>>,
+    line: Arc<dyn InterruptLine>,
     output: Arc<Output>,
     events: Arc<InputEvents>,
 }
@@ -32,8 +33,15 @@ impl SerialPort {
     /// When the system has no event file descriptor left.
     pub fn new(line: Arc<dyn InterruptLine>, output: Arc<Output>) -> io::Result<Self> {
         let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: event()? });
-        let uart = Serial::with_events(Line(line), events.clone(), Batch(Vec::new()));
-        Ok(Self { uart: Mutex::new(uart), output, events })
+        let uart = Serial::with_events(Line(line.clone()), events.clone(), Batch(Vec::new()));
+        Ok(Self { uart: Mutex::new(uart), line, output, events })
+    }
+
+    /// Puts all registers back as they are at first.
+    pub fn reset(&self) {
+        let line = Line(self.line.clone());
+        *self.lock() = Serial::with_events(line, self.events.clone(), Batch(Vec::new()));
+        self.events.in_buffer_empty();
     }
 
     fn lock(&self) -> MutexGuard<'_, Serial<Line, Arc<InputEvents>, Batch>> {

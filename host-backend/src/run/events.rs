@@ -6,6 +6,7 @@ use super::machine::Machine;
 use super::peer::Watch;
 use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
+use crate::devices::reset::ResetLine;
 use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
@@ -26,10 +27,10 @@ pub(super) struct Signals(File);
 impl Signals {
     /// Blocks them, and ignores those that would stop us at the terminal or end us when a file is full.
     pub(super) fn block() -> io::Result<Self> {
-        for signal in [libc::SIGTTOU, libc::SIGXFSZ] {
-            // SAFETY: ignoring a signal runs no code of ours.
-            unsafe { libc::signal(signal, libc::SIG_IGN) };
-        }
+        terminal::ignore_stops();
+        // A write that may not be is an error to be handled.
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         // SAFETY: the set is initialized by sigemptyset before it is used; sigaction only reads the disposition.
         let fd = unsafe {
             let mut set = std::mem::zeroed();
@@ -98,9 +99,9 @@ impl EventLoop {
         Ok(Self { manager, typed, control, signals: count, _raw: raw })
     }
 
-    /// Serves until the VM is asked to stop.
-    pub(super) fn serve(&mut self, stop: &Stop) {
-        while !stop.requested() {
+    /// Serves until the VM is asked to stop or `reset`.
+    pub(super) fn serve(&mut self, stop: &Stop, reset: &ResetLine) {
+        while !stop.requested() && !reset.is_pending() {
             // It fails only when a signal interrupts it.
             let _ = self.manager.run();
         }

@@ -2,11 +2,13 @@
 
 use super::devices::{Models, devices};
 use super::peer::Peer;
+use super::platform::Platform;
 use super::{Error, open_output};
 use crate::config::{self, Config};
 use crate::control::{ControlConsole, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
+use crate::devices::reset::{self, ControlRegister, KeyboardController, ResetLine};
 use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink};
 use crate::stop::Stop;
@@ -15,12 +17,11 @@ use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::passt::Prepared;
 use crate::vmm::exits::Counters;
-use crate::vmm::kvm::{self, IrqLine};
-use crate::vmm::{GuestRam, cpuid, memory, vcpu};
-use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use crate::vmm::{kvm, memory, vcpu};
 use serde_json::{Value, json};
 use shared_abi::board;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a change from outside waits for a device that is at work.
@@ -38,6 +39,10 @@ pub struct Machine {
     pub balloon: Option<BalloonHandle>,
     /// The virtio console that the control socket reads and types to, if there is one.
     pub console: Option<ControlConsole>,
+    /// The serial port.
+    pub serial: Arc<SerialPort>,
+    /// How often the guest's reset has started it again.
+    pub reboots: AtomicU32,
     /// Exits by cause.
     pub exits: Arc<Counters>,
     /// When the program started.
@@ -49,16 +54,13 @@ pub struct Machine {
     pub(super) peer: Option<Arc<Peer>>,
 }
 
-/// A machine whose VM exists but does not run yet.
+/// A machine that is built but does not run yet.
 pub struct Ready {
     pub(super) machine: Arc<Machine>,
-    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) platform: Platform,
     pub(super) shared: Arc<vcpu::Shared>,
     pub(super) control: Option<ControlSocket>,
     pub(super) passt: Option<Prepared>,
-    /// Keeps the VM and its memory while vCPUs use them.
-    pub(super) vm: Arc<VmFd>,
-    pub(super) memory: GuestRam,
 }
 
 impl Machine {
@@ -74,26 +76,28 @@ impl Machine {
             devices(config, &memory, stop, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
-        let vm = kvm::create_vm(&kvm, &memory)?;
-        let irq = |gsi| IrqLine::new(&vm, gsi).map(Arc::new);
-        let serial = SerialPort::new(irq(board::COM1_GSI)?, output.clone()).map_err(Error::system("create COM1"))?;
+        let slots = models.len() as u32;
+        let platform = Platform::new(kvm, memory.clone(), config.cpus, slots, entry)?;
+        let line = |gsi| platform.lines.iter().find(|line| line.gsi() == gsi).cloned().ok_or(kvm::Error::NoLine(gsi));
+        let serial = SerialPort::new(line(board::COM1_GSI)?, output.clone()).map_err(Error::system("create COM1"))?;
         let serial = Arc::new(serial);
+        let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let mut ports = Bus::default();
         ports.insert(board::COM1_PORT.into(), 8, serial.clone());
         ports.insert(board::EXIT_PORT.into(), 4, Arc::new(ExitPort::new(stop.clone())));
+        ports.insert(reset::CONTROL_PORT.into(), 1, Arc::new(ControlRegister::new(reset.clone())));
+        ports.insert(reset::KEYBOARD_PORT.into(), 1, Arc::new(KeyboardController(reset.clone())));
         let mut mmio = Bus::default();
-        let mut slots = Vec::new();
+        let mut devices = Vec::new();
         for (slot, (name, model)) in (0..).zip(models) {
-            let transport = MmioTransport::named(&name, model, memory.clone(), irq(board::VIRTIO_MMIO_GSI + slot)?);
-            let base = slot_address(slot);
-            mmio.insert(base, board::VIRTIO_MMIO_STRIDE, transport.clone());
-            slots.push((name, transport));
+            let transport = MmioTransport::named(&name, model, memory.clone(), line(board::VIRTIO_MMIO_GSI + slot)?);
+            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, transport.clone());
+            devices.push((name, transport));
         }
-        let vcpus = create_vcpus(&kvm, &vm, config.cpus, slots.len() as u32, entry)?;
         let exits = Arc::new(Counters::default());
-        let shared = vcpu::Shared { ports, mmio, exits: exits.clone(), stop: stop.clone() };
+        let shared = vcpu::Shared { ports, mmio, exits: exits.clone(), stop: stop.clone(), reset };
         let input = match config.console {
-            config::Console::Stdio => Some(serial as Arc<dyn InputSink>),
+            config::Console::Stdio => Some(serial.clone() as Arc<dyn InputSink>),
             config::Console::File(_) | config::Console::Control => console_input,
         };
         // All that was named is as it must be: from here on something is made.
@@ -104,17 +108,21 @@ impl Machine {
         {
             create(console, output)?;
         }
-        let (config, stop) = (config.clone(), stop.clone());
-        let machine = Self { devices: slots, output, balloon, input, console, exits, started, config, stop, peer };
-        Ok(Ready {
-            machine: Arc::new(machine),
-            vcpus,
-            shared: Arc::new(shared),
-            control,
-            passt,
-            vm: Arc::new(vm),
-            memory,
-        })
+        let machine = Self {
+            devices,
+            output,
+            input,
+            serial,
+            balloon,
+            console,
+            exits,
+            started,
+            reboots: AtomicU32::new(0),
+            config: config.clone(),
+            stop: stop.clone(),
+            peer,
+        };
+        Ok(Ready { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
     }
 }
 
@@ -132,6 +140,7 @@ impl Controlled for Machine {
             "state": if self.stop.requested() { "stopping" } else { "running" },
             "cpus": self.config.cpus,
             "memory_mib": self.config.memory >> 20,
+            "reboots": self.reboots.load(Ordering::Relaxed),
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
         });
@@ -168,32 +177,6 @@ fn create(console: &config::Console, output: &Output) -> Result<(), Error> {
         }
         config::Console::Stdio | config::Console::Control => Ok(()),
     }
-}
-
-fn create_vcpus(
-    kvm: &kvm_ioctls::Kvm,
-    vm: &VmFd,
-    cpus: u32,
-    slots: u32,
-    entry: u32,
-) -> Result<Vec<VcpuFd>, kvm::Error> {
-    let supported = kvm
-        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-        .map_err(kvm::Error::call("KVM_GET_SUPPORTED_CPUID"))?;
-    let mut vcpus = Vec::new();
-    for index in 0..cpus {
-        let vcpu = vm.create_vcpu(index.into()).map_err(kvm::Error::call("KVM_CREATE_VCPU"))?;
-        let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
-        let board = cpuid::Board { tsc_khz, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), slots, cpus };
-        let leaves = cpuid::leaves(&supported, board, index).map_err(|_| kvm::Error::TooManyLeaves)?;
-        vcpu.set_cpuid2(&leaves).map_err(kvm::Error::call("KVM_SET_CPUID2"))?;
-        // The others wait for INIT and SIPI, as KVM leaves them.
-        if index == 0 {
-            vcpu::set_pvh_state(&vcpu, entry)?;
-        }
-        vcpus.push(vcpu);
-    }
-    Ok(vcpus)
 }
 
 pub(super) fn slot_address(slot: u32) -> u64 {

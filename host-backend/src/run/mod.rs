@@ -12,6 +12,7 @@ mod events;
 mod image;
 mod machine;
 mod peer;
+mod platform;
 mod started;
 mod stats;
 
@@ -106,7 +107,7 @@ pub fn run(config: &Config) -> Result<Ended, Error> {
         }
     };
     // Also a panic here must not keep the disks from their flush.
-    if catch_unwind(AssertUnwindSafe(|| events.serve(&stop))).is_err() {
+    if catch_unwind(AssertUnwindSafe(|| running.serve(&mut events))).is_err() {
         stop.request(Outcome::Failure("the main thread panicked".into()));
     }
     crate::terminal::restore();
@@ -137,6 +138,7 @@ pub fn farewell(outcome: &Outcome) -> Option<String> {
         Outcome::Stopped | Outcome::Signal(_) | Outcome::GuestExit(shared_abi::board::EXIT_OK) => None,
         Outcome::GuestExit(shared_abi::board::EXIT_PANIC) => Some("the guest panicked".into()),
         Outcome::GuestExit(code) => Some(format!("the guest ended with code {code}")),
+        Outcome::GuestReset => Some("the guest reset its machine; --on-reset reboot starts it again instead".into()),
         Outcome::Failure(why) => Some(format!("the VM cannot go on: {why}")),
     }
 }
