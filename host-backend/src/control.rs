@@ -175,7 +175,11 @@ impl ControlServer {
     fn balloon(&self, mib: Option<u64>, pages: Option<u64>) -> Result<Value, String> {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
         let pages = match (mib, pages) {
-            (None, None) => return Ok(json!(balloon.fresh_numbers(STATS_PATIENCE))),
+            (None, None) => {
+                // The end of the VM waits for nobody.
+                let patience = if self.stop.requested() { Duration::ZERO } else { STATS_PATIENCE };
+                return Ok(json!(balloon.fresh_numbers(patience)));
+            }
             (Some(_), Some(_)) => return Err("give target_mib or target_pages, not both".into()),
             (Some(mib), None) => mib.saturating_mul(PAGES_PER_MIB),
             (None, Some(pages)) => pages,

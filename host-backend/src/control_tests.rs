@@ -4,10 +4,11 @@ use super::*;
 use crate::virtio::balloon::Balloon;
 use crate::vmm::GuestRam;
 use event_manager::{EventManager, SubscriberOps};
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::rc::Rc;
 use vm_memory::GuestAddress;
 
 struct Fake(Option<BalloonHandle>, Option<ControlConsole>);
@@ -32,7 +33,7 @@ impl Controlled for Fake {
 
 struct Server {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
-    served: Arc<Mutex<ControlServer>>,
+    served: Rc<RefCell<ControlServer>>,
     path: PathBuf,
     stop: Arc<Stop>,
     _folder: tempfile::TempDir,
@@ -49,7 +50,7 @@ fn server_with(balloon: Option<BalloonHandle>, console: Option<ControlConsole>) 
     let socket = ControlSocket::bind(&path).unwrap();
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     let served = ControlServer::new(socket, Arc::new(Fake(balloon, console)), stop.clone()).unwrap();
-    let served = Arc::new(Mutex::new(served));
+    let served = Rc::new(RefCell::new(served));
     manager.add_subscriber(Box::new(served.clone()));
     Server { manager, served, path, stop, _folder: folder }
 }
@@ -125,7 +126,7 @@ fn stop_ends_the_vm_and_is_answered_when_that_is_done() {
         assert_eq!(server.stop.outcome(), Some(Outcome::Stopped));
         // Others are served meanwhile.
         assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
-        server.served.lock().unwrap().finish(&result);
+        server.served.borrow_mut().finish(&result);
         let mut line = String::new();
         client.read_line(&mut line).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), answer);

@@ -2,60 +2,25 @@
 
 mod common;
 
+use common::pty::{self, modes, open as terminal};
 use common::{Place, Running, eventually, kvm_works, ringside};
 use host_backend::sample::{exit, halt, print};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-
-/// Both ends of a new terminal.
-fn terminal() -> (File, File) {
-    let (mut master, mut slave) = (-1, -1);
-    let null = std::ptr::null_mut::<u8>();
-    // SAFETY: openpty fills two descriptors, which are then ours.
-    unsafe {
-        assert_eq!(libc::openpty(&raw mut master, &raw mut slave, null.cast(), null.cast(), null.cast()), 0);
-        (File::from(OwnedFd::from_raw_fd(master)), File::from(OwnedFd::from_raw_fd(slave)))
-    }
-}
-
-fn modes(terminal: &File) -> (u32, u32, u32, [u8; 32]) {
-    // SAFETY: tcgetattr fills the structure, as its result says.
-    unsafe {
-        let mut modes = std::mem::zeroed();
-        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes), 0);
-        (modes.c_lflag, modes.c_iflag, modes.c_oflag, modes.c_cc)
-    }
-}
 
 /// Runs a guest at a terminal of its own, until it has printed something and the terminal is raw.
 fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Running {
     let place = Place::new();
-    let child = start_at(terminal, &mut ringside(&place.kernel(code)));
+    let child = start_at(terminal, ringside(&place.kernel(code)).stderr(Stdio::piped()));
     let mut byte = [0];
     master.read_exact(&mut byte).unwrap();
     child
 }
 
-/// Starts a program at a terminal of its own.
+/// Starts a program whose terminal is also its standard output.
 fn start_at(terminal: &File, command: &mut Command) -> Running {
-    start_with(terminal, command, Stdio::piped())
-}
-
-fn start_with(terminal: &File, command: &mut Command, stderr: Stdio) -> Running {
-    let end = || Stdio::from(terminal.try_clone().unwrap());
-    command.stdin(end()).stdout(end()).stderr(stderr);
-    // SAFETY: setsid and ioctl are async-signal-safe; standard input is the terminal by then.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
-            Ok(())
-        });
-    }
-    Running::start(command)
+    pty::start_at(terminal, command.stdout(terminal.try_clone().unwrap()))
 }
 
 #[test]
@@ -121,7 +86,7 @@ fn a_signal_ends_a_vm_in_the_background_and_restores_what_it_changed() {
     let mut command = Command::new("bash");
     command.args(["-c", &script]);
     // Also its standard error is the terminal, by which it knows that it has one.
-    let mut child = start_with(&slave, &mut command, Stdio::from(slave.try_clone().unwrap()));
+    let mut child = start_at(&slave, command.stderr(slave.try_clone().unwrap()));
     let mut byte = [0];
     master.read_exact(&mut byte).unwrap();
     eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);

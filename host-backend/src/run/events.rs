@@ -11,11 +11,13 @@ use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::epoll::EventSet;
 
 /// Signals that end the VM.
@@ -58,7 +60,7 @@ impl Signals {
 pub(super) struct EventLoop {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     typed: Option<SubscriberId>,
-    control: Option<Arc<Mutex<ControlServer>>>,
+    control: Option<Rc<RefCell<ControlServer>>>,
     signals: Arc<AtomicUsize>,
     _raw: Option<RawMode>,
 }
@@ -92,7 +94,7 @@ impl EventLoop {
             .map(|socket| ControlServer::new(socket, machine.clone(), stop.clone()))
             .transpose()
             .map_err(Error::system("serve the control socket"))?
-            .map(|server| Arc::new(Mutex::new(server)));
+            .map(|server| Rc::new(RefCell::new(server)));
         if let Some(control) = &control {
             manager.add_subscriber(Box::new(control.clone()));
         }
@@ -124,7 +126,7 @@ impl EventLoop {
     /// Tells the clients of the control socket how the end went.
     pub(super) fn finish(&mut self, result: &Result<(), String>) {
         if let Some(control) = &self.control {
-            control.lock().unwrap_or_else(PoisonError::into_inner).finish(result);
+            control.borrow_mut().finish(result);
         }
     }
 }

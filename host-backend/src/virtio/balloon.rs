@@ -15,7 +15,7 @@ use shared_abi::virtio::balloon::{Config, Features, PAGE_SIZE, Queues, Stat, que
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -53,6 +53,8 @@ struct Shared {
     returned_total: AtomicU64,
     reported_total: AtomicU64,
     stats: Mutex<Stats>,
+    /// The device has a buffer to ask the guest for statistics with.
+    can_ask: AtomicBool,
     stats_changed: Condvar,
     /// Written when the target changed or new statistics are wanted.
     poke: EventFd,
@@ -98,6 +100,7 @@ impl Balloon {
             returned_total: AtomicU64::new(0),
             reported_total: AtomicU64::new(0),
             stats: Mutex::default(),
+            can_ask: AtomicBool::new(false),
             stats_changed: Condvar::new(),
             poke: event()?,
         };
@@ -188,6 +191,7 @@ impl Balloon {
             let got = chain.read(io.memory, 0, stats.as_mut_bytes()) / size_of::<Stat>();
             self.shared.set_stats(&stats[..got]);
             self.stats_buffer = Some(chain.head());
+            self.shared.can_ask.store(true, Ordering::Relaxed);
             io.signal.counters.requests.add(1);
         }
         Ok(Progress::More)
@@ -195,6 +199,7 @@ impl Balloon {
 
     fn return_stats_buffer(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), Fault> {
         if let Some(head) = self.stats_buffer.take() {
+            self.shared.can_ask.store(false, Ordering::Relaxed);
             io.queues[index].push_used(io.memory, head, 0)?;
             io.interrupt(index)?;
         }
@@ -268,8 +273,12 @@ impl BalloonHandle {
         }
     }
 
-    /// The numbers after asking the guest for new ones, which it has `patience` to give.
+    /// The numbers after asking the guest for new ones, which it has `patience` to give. A guest that cannot be asked is
+    /// not waited for.
     pub fn fresh_numbers(&self, patience: Duration) -> BalloonNumbers {
+        if !self.0.can_ask.load(Ordering::Relaxed) {
+            return self.numbers();
+        }
         let slot = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let before = slot.version;
         self.0.poke();
@@ -303,6 +312,7 @@ impl Device for Balloon {
     fn reset(&mut self) {
         self.inside = PageMap::default();
         self.stats_buffer = None;
+        self.shared.can_ask.store(false, Ordering::Relaxed);
         self.shared.show(None);
         self.shared.actual.store(0, Ordering::Relaxed);
         self.shared.inside.store(0, Ordering::Relaxed);
@@ -311,6 +321,7 @@ impl Device for Balloon {
     fn reset_queue(&mut self, index: usize) {
         if Some(index as u16) == QUEUES.stats {
             self.stats_buffer = None;
+            self.shared.can_ask.store(false, Ordering::Relaxed);
         }
     }
 

@@ -38,7 +38,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Build => artifacts::command(&common),
         Command::Run(options) => run::command(&common, &options),
         Command::Conform(options) => conform::command(&common, &options),
-        Command::Test => test::command(&common),
+        Command::Test(options) => test::command(&common, &options),
         Command::Reproduce => reproduce::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),
