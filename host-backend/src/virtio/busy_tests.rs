@@ -196,22 +196,16 @@ fn a_worker_that_panics_ends_the_vm() {
 
 #[test]
 fn a_change_waits_for_the_end_of_a_request_and_no_longer() {
-    let busy = Busy::new(15, u64::MAX, 8);
+    let busy = Busy::new(5, u64::MAX, 8);
     assert_eq!(busy.rig.transport.change(Change::Size(0), Duration::ZERO).unwrap_err(), "the device is busy");
     let refused = std::thread::scope(|scope| {
         let change = scope.spawn(|| busy.rig.transport.change(Change::Size(0), PATIENCE).unwrap_err());
-        let mut requests = 1;
+        until("the change", || busy.rig.transport.is_awaited());
         busy.go.send(()).unwrap();
-        while !change.is_finished() {
-            if busy.begun.try_recv().is_ok() {
-                requests += 1;
-                busy.go.send(()).unwrap();
-            }
-        }
-        assert!(requests < 15, "the change waited for all of them");
         change.join().unwrap()
     });
     assert!(refused.contains("nothing of that kind"), "{refused}");
+    assert_eq!(busy.rig.used_index(0), 1, "it came between the first and the second request");
     busy.begun.recv_timeout(PATIENCE).unwrap();
     assert!(!busy.rig.transport.reset(Duration::ZERO), "the second request is at work");
     busy.go.send(()).unwrap();

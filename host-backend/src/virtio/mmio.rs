@@ -343,6 +343,12 @@ impl MmioTransport {
         true
     }
 
+    /// Whether somebody waits for the device to come between two requests.
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.pause.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// Asks the device to come between two requests and waits for that.
     fn wait_for_device(&self, patience: Duration) -> Option<MutexGuard<'_, Machinery>> {
         let deadline = Instant::now() + patience;
