@@ -2,8 +2,8 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use host_backend::config::{self, Config, Console, Disk, Kernel, Net, Publish, StatsFormat};
-use host_backend::{control, status};
+use host_backend::config::{self, Config, Console, Disk, Kernel, Net, OnReset, Publish, StatsFormat};
+use host_backend::{control, log, say, status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,13 +62,21 @@ struct Run {
     /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// Serial port: stdio, or file=PATH (output only)
+    /// Serial port: stdio, or file=PATH[,size=SIZE][,keep=N] (output only): a file of SIZE bytes (64M) at most, of which N
+    /// (1) full ones are kept as PATH.1 and so on
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
-    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH, or control
-    /// (read and typed to by the control socket)
+    /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH as for
+    /// --console, or control (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
+    /// Bytes per second that each console lets out, or none for no limit; a guest that prints faster waits
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
+    console_rate: Rate,
+    /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does: exit ends the VM, with status 0, but for a
+    /// triple fault, which is a failure with its registers; reboot starts it again from its kernel
+    #[arg(long, value_name = "ACTION", value_enum, default_value_t = OnReset::Exit)]
+    on_reset: OnReset,
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
@@ -85,12 +93,24 @@ struct Run {
 #[derive(Clone)]
 struct OptionalNet(Option<Net>);
 
+/// As [`OptionalNet`].
+#[derive(Clone)]
+struct Rate(Option<u64>);
+
+fn parse_rate(text: &str) -> Result<Rate, config::ParseError> {
+    config::parse_rate(text).map(Rate)
+}
+
 fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
     config::parse_net(text).map(OptionalNet)
 }
 
 /// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
 pub(crate) fn parse() -> Result<Config, ExitCode> {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == terminal::GUARD_ARGUMENT) {
+        terminal::run_guard();
+        return Err(ExitCode::SUCCESS);
+    }
     match Cli::try_parse() {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
@@ -100,11 +120,16 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
             Ok((*run).into())
         }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            print!("{error}");
-            Err(ExitCode::SUCCESS)
+            match log::text(&error.to_string()) {
+                Ok(()) => Err(ExitCode::SUCCESS),
+                Err(error) => {
+                    say!("write to standard output: {error}");
+                    Err(status::VM_FAILURE.into())
+                }
+            }
         }
         Err(error) => {
-            eprintln!("ringside: {}", one_line(&error.to_string()));
+            say!("{}", one_line(&error.to_string()));
             Err(status::BAD_INPUT.into())
         }
     }
@@ -136,6 +161,8 @@ impl From<Run> for Config {
             control: run.control,
             console: run.console,
             virtio_console: run.virtio_console,
+            console_rate: run.console_rate.0,
+            on_reset: run.on_reset,
             stats: run.stats,
             kvm: run.kvm,
         }

@@ -5,6 +5,14 @@ use std::str::FromStr;
 
 /// Most vCPUs of a VM.
 pub const CPUS_MAX: u32 = 64;
+/// Bytes of a console's file, unless the user says otherwise.
+pub const LOG_SIZE: u64 = 64 << 20;
+/// Bytes of a console's file, at least.
+pub const LOG_SIZE_MIN: u64 = 4096;
+/// Full console files that can be kept.
+pub const LOG_KEEP_MAX: u32 = 100;
+/// Bytes per second that a console lets out, unless the user says otherwise.
+pub const CONSOLE_RATE: u64 = 8 << 20;
 /// Longest serial number of a disk.
 pub const SERIAL_MAX: usize = shared_abi::virtio::blk::ID_LEN;
 
@@ -38,6 +46,10 @@ pub struct Config {
     pub console: Console,
     /// What the virtio console is connected to.
     pub virtio_console: Option<Console>,
+    /// Bytes per second that each console lets out; `None` is without a limit.
+    pub console_rate: Option<u64>,
+    /// What a guest's reset does.
+    pub on_reset: OnReset,
     /// How to print the statistics on exit.
     pub stats: Option<StatsFormat>,
     /// The KVM device.
@@ -64,9 +76,20 @@ pub enum Console {
     /// Standard input and output.
     Stdio,
     /// Output to a file, no input.
-    File(PathBuf),
+    File(LogFile),
     /// Both by the control socket.
     Control,
+}
+
+/// A file that takes a console's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Its name. Full ones are kept as `NAME.1`, `NAME.2` and so on.
+    pub path: PathBuf,
+    /// Bytes, at most.
+    pub size: u64,
+    /// How many full ones are kept.
+    pub keep: u32,
 }
 
 /// A disk image.
@@ -122,6 +145,15 @@ pub struct Publish {
     pub host: u16,
     /// Port of the guest.
     pub guest: u16,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReset {
+    /// Starts the VM again, from its kernel.
+    Reboot,
+    /// Ends the VM.
+    Exit,
 }
 
 /// How to print statistics.
@@ -256,9 +288,50 @@ impl FromStr for Console {
         match text.split_once('=') {
             None if text == "stdio" => Ok(Self::Stdio),
             None if text == "control" => Ok(Self::Control),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("file", file)) => file.parse().map(Self::File),
             _ => bad("it is none of stdio, control, file=PATH"),
         }
+    }
+}
+
+impl FromStr for LogFile {
+    type Err = ParseError;
+
+    /// A name may have commas: only known options at its end are options.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (mut path, mut size, mut keep) = (text, LOG_SIZE, 1);
+        while let Some((name, option)) = path.rsplit_once(',') {
+            match option.split_once('=') {
+                Some(("size", value)) => match parse_size(value) {
+                    Ok(value) if value >= LOG_SIZE_MIN => size = value,
+                    _ => return bad(format!("size takes at least {LOG_SIZE_MIN} bytes, such as 1M")),
+                },
+                Some(("keep", value)) => match value.parse() {
+                    Ok(value @ 0..=LOG_KEEP_MAX) => keep = value,
+                    _ => return bad(format!("keep takes a number from 0 to {LOG_KEEP_MAX}")),
+                },
+                _ => break,
+            }
+            path = name;
+        }
+        if path.is_empty() {
+            return bad("the name of the file is missing");
+        }
+        Ok(Self { path: path.into(), size, keep })
+    }
+}
+
+/// Reads the value of `--console-rate`: bytes per second, or `none`.
+///
+/// # Errors
+/// When it is no such number.
+pub fn parse_rate(text: &str) -> Result<Option<u64>, ParseError> {
+    match text {
+        "none" => Ok(None),
+        _ => match parse_size(text)? {
+            0 => bad("a console needs at least one byte per second"),
+            rate => Ok(Some(rate)),
+        },
     }
 }
 
@@ -300,6 +373,19 @@ mod tests {
         for wrong in ["", "tap", "tap=", "tap=0123456789abcdef", "bridge", "passt,x", "passt,mac=01:00:00:00:00:00"] {
             assert!(parse_net(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn console_files_have_a_bound() {
+        let log = |path: &str, size, keep| Console::File(LogFile { path: path.into(), size, keep });
+        assert_eq!("file=a/log".parse(), Ok(log("a/log", LOG_SIZE, 1)));
+        assert_eq!("file=a,b,size=1M,keep=3".parse(), Ok(log("a,b", 1 << 20, 3)));
+        assert_eq!("file=x,keep=0".parse(), Ok(log("x", LOG_SIZE, 0)));
+        for wrong in ["file=", "file=,size=1M", "file=x,size=1", "file=x,keep=-1", "file=x,keep=1000", "log"] {
+            assert!(wrong.parse::<Console>().is_err(), "{wrong}");
+        }
+        assert_eq!((parse_rate("none"), parse_rate("1M")), (Ok(None), Ok(Some(1 << 20))));
+        assert!(parse_rate("0").is_err() && parse_rate("fast").is_err());
     }
 
     #[test]

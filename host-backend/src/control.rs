@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `devices` (name, type, status) |
+//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
 //! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
@@ -10,32 +10,38 @@
 //! | `{"command":"link","state":"down"}` (or `"up"`) | nothing more; the network cable is pulled or plugged in, and the guest is told |
 //! | `{"command":"console"}` | `output`: what the virtio console has printed since it was last asked |
 //! | `{"command":"console","input":"text"}` | the same, and `taken`: how many bytes of the input were typed |
-//! | `{"command":"stop"}` | nothing more; the VM ends and its disks are flushed |
+//! | `{"command":"stop"}` | nothing more, once the VM has ended and its disks are flushed; an error if a flush was lost |
 //!
 //! Every answer has `"ok":true`, or `"ok":false` and `"error"` with one line of text. A page is 4096 bytes;
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
 //! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
 //! shows it again when it grows; a file grows, a block device shows at most what it has. The console is that of
 //! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes,
-//! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away.
+//! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away, unless one of those has not read its
+//! answer for some seconds. Clients are processes of the user who runs the VM, or of root.
+
+mod client;
+mod socket;
 
 use crate::devices::InputSink;
 use crate::devices::output::Output;
+use crate::event::event;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::console::ConsoleInput;
 use crate::virtio::{Cable, Change};
+use client::{Client, Next};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde::Deserialize;
 use serde_json::{Value, json};
+pub use socket::{ControlSocket, Error};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
 /// The requests for `--help`.
 pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":
@@ -47,28 +53,18 @@ pub const HELP: &str = r#"Control socket (--control): one JSON object per line i
   {"command":"link","state":"down"}             pull the network cable; "up" plugs it in
   {"command":"console"}                         "output": what --virtio-console control printed since last asked
   {"command":"console","input":"text"}          the same, and type; "taken" bytes of it were
-  {"command":"stop"}                            end the VM, with its disks flushed"#;
+  {"command":"stop"}                            end the VM; answered when its disks are flushed, or not"#;
 /// Bytes of a request, at most.
 pub const LINE_MAX: usize = 4096;
 /// Clients at once, at most.
 pub const CLIENTS_MAX: usize = 8;
 /// How long the guest has to give new balloon statistics.
 const STATS_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a client may take to read an answer.
-const WRITE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client may take to read an answer before another one gets its place.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long clients have to read their last answers.
+const FAREWELL_PATIENCE: Duration = Duration::from_millis(500);
 const PAGES_PER_MIB: u64 = 256;
-
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum Error {
-    #[error("create control socket {}: it is in use by another process", .0.display())]
-    InUse(PathBuf),
-    #[error("create control socket {}: the file exists; remove it or choose another name", .0.display())]
-    Exists(PathBuf),
-    #[error("create control socket {}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-}
 
 /// What the socket controls.
 pub trait Controlled {
@@ -95,55 +91,21 @@ pub struct ControlConsole {
     pub input: Arc<ConsoleInput>,
 }
 
-/// A bound control socket. Its file goes when it goes.
-#[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl ControlSocket {
-    /// Binds the socket.
-    ///
-    /// # Errors
-    /// [`Error`]; an existing file is never touched.
-    pub fn bind(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::Io { path: path.into(), source };
-        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse if UnixStream::connect(path).is_ok() => Error::InUse(path.into()),
-            io::ErrorKind::AddrInUse => Error::Exists(path.into()),
-            _ => failed(error),
-        })?;
-        let socket = Self { listener, path: path.into() };
-        socket.listener.set_nonblocking(true).map_err(failed)?;
-        Ok(socket)
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// Serves the clients of a control socket on the main event loop.
 pub struct ControlServer {
     socket: ControlSocket,
     clients: BTreeMap<RawFd, Client>,
     controlled: Arc<dyn Controlled>,
     stop: Arc<Stop>,
+    /// Readable while a request is there that was not executed yet.
+    again: EventFd,
 }
 
-struct Client {
-    stream: UnixStream,
-    line: Vec<u8>,
-}
-
-/// Whether a client stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Stays,
-    Leaves,
+/// What to do for a client after a request.
+enum Reply {
+    Now(Value),
+    /// When the VM has ended.
+    AtEnd,
 }
 
 /// What is asked: each command with its own words, others are refused.
@@ -161,17 +123,38 @@ enum Request {
 
 impl ControlServer {
     /// A server for what comes in at `socket`.
-    pub fn new(socket: ControlSocket, controlled: Arc<dyn Controlled>, stop: Arc<Stop>) -> Self {
-        Self { socket, clients: BTreeMap::new(), controlled, stop }
+    ///
+    /// # Errors
+    /// When the system has no event file descriptor left.
+    pub fn new(socket: ControlSocket, controlled: Arc<dyn Controlled>, stop: Arc<Stop>) -> io::Result<Self> {
+        Ok(Self { socket, clients: BTreeMap::new(), controlled, stop, again: event()? })
     }
 
-    /// Answers one line.
-    fn answer(&self, line: &[u8]) -> Value {
-        match serde_json::from_slice(line).map_err(|error| format!("not a request: {error}")) {
-            Ok(request) => self.execute(request),
-            Err(error) => Err(error),
+    /// Tells those who asked for the VM's end how it went, and gives all clients a moment to read their answers.
+    pub fn finish(&mut self, result: &Result<(), String>) {
+        let answer = match result {
+            Ok(()) => ok(json!({})),
+            Err(error) => json!({"ok": false, "error": error}),
+        };
+        let deadline = Instant::now() + FAREWELL_PATIENCE;
+        self.clients.retain(|_, client| !client.awaits_end || client.answer(&answer));
+        while self.clients.values().any(Client::has_unsent) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            self.clients.retain(|_, client| client.has_unsent() && client.turn() != Next::Gone);
         }
-        .map_or_else(|error| json!({"ok": false, "error": error}), ok)
+    }
+
+    /// Executes one line.
+    fn reply(&self, line: &[u8]) -> Reply {
+        let answer = match serde_json::from_slice(line) {
+            Ok(Request::Stop {}) => {
+                self.stop.request(Outcome::Stopped);
+                return Reply::AtEnd;
+            }
+            Ok(request) => self.execute(request),
+            Err(error) => Err(format!("not a request: {error}")),
+        };
+        Reply::Now(answer.map_or_else(|error| json!({"ok": false, "error": error}), ok))
     }
 
     fn execute(&self, request: Request) -> Result<Value, String> {
@@ -185,17 +168,18 @@ impl ControlServer {
             }
             Request::Link { state } => self.controlled.change("net", Change::Cable(state)).map(done),
             Request::Console { input } => self.console(input.as_deref()),
-            Request::Stop {} => {
-                self.stop.request(Outcome::Stopped);
-                Ok(json!({}))
-            }
+            Request::Stop {} => Ok(json!({})),
         }
     }
 
     fn balloon(&self, mib: Option<u64>, pages: Option<u64>) -> Result<Value, String> {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
         let pages = match (mib, pages) {
-            (None, None) => return Ok(json!(balloon.fresh_numbers(STATS_PATIENCE))),
+            (None, None) => {
+                // The end of the VM waits for nobody.
+                let patience = if self.stop.requested() { Duration::ZERO } else { STATS_PATIENCE };
+                return Ok(json!(balloon.fresh_numbers(patience)));
+            }
             (Some(_), Some(_)) => return Err("give target_mib or target_pages, not both".into()),
             (Some(mib), None) => mib.saturating_mul(PAGES_PER_MIB),
             (None, Some(pages)) => pages,
@@ -217,51 +201,74 @@ impl ControlServer {
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
-        while let Ok((stream, _)) = self.socket.listener.accept() {
-            let usable = stream.set_nonblocking(true).is_ok() && stream.set_write_timeout(Some(WRITE_PATIENCE)).is_ok();
-            if !usable || self.clients.len() == CLIENTS_MAX {
-                let _ = (&stream).write_all(b"{\"ok\":false,\"error\":\"too many clients\"}\n");
+        loop {
+            let mut stream = match self.socket.accept() {
+                Ok(Some(stream)) => stream,
+                // Not one of ours, or gone already.
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => break,
+            };
+            if self.clients.len() == CLIENTS_MAX {
+                self.dismiss_stuck(ops);
+            }
+            if self.clients.len() == CLIENTS_MAX {
+                let _ = stream.write_all(b"{\"ok\":false,\"error\":\"too many clients\"}\n");
                 continue;
             }
             let fd = stream.as_raw_fd();
             if ops.add(Events::new_raw(fd, EventSet::IN)).is_ok() {
-                self.clients.insert(fd, Client { stream, line: Vec::new() });
+                self.clients.insert(fd, Client::new(stream));
             }
         }
     }
 
-    fn serve(&mut self, fd: RawFd) -> Verdict {
-        let Some(mut client) = self.clients.remove(&fd) else { return Verdict::Leaves };
-        let verdict = self.serve_client(&mut client);
-        self.clients.insert(fd, client);
-        verdict
+    /// Makes room by a client that does not read its answer.
+    fn dismiss_stuck(&mut self, ops: &mut EventOps<'_>) {
+        let stuck = self.clients.iter().find(|(_, client)| client.is_stuck(READ_PATIENCE)).map(|(fd, _)| *fd);
+        if let Some(fd) = stuck {
+            self.dismiss(fd, ops);
+        }
     }
 
-    fn serve_client(&self, client: &mut Client) -> Verdict {
-        let mut buffer = [0; 1024];
-        let n = match client.stream.read(&mut buffer) {
-            Ok(0) => return Verdict::Leaves,
-            Ok(n) => n,
-            Err(error) if is_temporary(&error) => return Verdict::Stays,
-            Err(_) => return Verdict::Leaves,
+    fn dismiss(&mut self, fd: RawFd, ops: &mut EventOps<'_>) {
+        let _ = ops.remove(Events::new_raw(fd, EventSet::empty()));
+        self.clients.remove(&fd);
+    }
+
+    /// Executes at most one request of a client, so that signals and others get their turn.
+    fn serve(&mut self, fd: RawFd, ops: &mut EventOps<'_>) {
+        let Some(mut client) = self.clients.remove(&fd) else { return };
+        let before = client.interest();
+        let stays = match client.turn() {
+            Next::Gone => false,
+            Next::Nothing => true,
+            Next::TooLong => {
+                client.answer(&json!({"ok": false, "error": "the line is too long"}));
+                false
+            }
+            Next::Line(line) if line.trim_ascii().is_empty() => true,
+            Next::Line(line) => match self.reply(&line) {
+                Reply::Now(answer) => client.answer(&answer),
+                Reply::AtEnd => {
+                    client.awaits_end = true;
+                    true
+                }
+            },
         };
-        client.line.extend_from_slice(&buffer[..n]);
-        while let Some(end) = client.line.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = client.line.drain(..=end).collect();
-            if !line.trim_ascii().is_empty() && !reply(&client.stream, &self.answer(&line)) {
-                return Verdict::Leaves;
-            }
+        let (after, more) = (client.interest(), client.has_line() && !client.has_unsent());
+        self.clients.insert(fd, client);
+        if !stays {
+            return self.dismiss(fd, ops);
         }
-        if client.line.len() > LINE_MAX {
-            reply(&client.stream, &json!({"ok": false, "error": "the line is too long"}));
-            return Verdict::Leaves;
+        if after != before {
+            let _ = ops.modify(Events::new_raw(fd, after));
         }
-        Verdict::Stays
+        if more {
+            // A full counter is readable too.
+            let _ = self.again.write(1);
+        }
     }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn ok(mut value: Value) -> Value {
@@ -271,24 +278,27 @@ fn ok(mut value: Value) -> Value {
     value
 }
 
-/// Writes an answer. A client that does not read it is given up after a while.
-fn reply(mut stream: &UnixStream, value: &Value) -> bool {
-    let _ = stream.set_nonblocking(false);
-    let done = stream.write_all(format!("{value}\n").as_bytes()).is_ok();
-    done && stream.set_nonblocking(true).is_ok()
-}
-
 impl MutEventSubscriber for ControlServer {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let _ = ops.add(Events::new(&self.socket.listener, EventSet::IN));
+        let _ = ops.add(Events::new(self.socket.listener(), EventSet::IN));
+        let _ = ops.add(Events::new(&self.again, EventSet::IN));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if events.fd() == self.socket.listener.as_raw_fd() {
+        if events.fd() == self.socket.listener().as_raw_fd() {
             self.accept(ops);
-        } else if self.serve(events.fd()) == Verdict::Leaves {
-            let _ = ops.remove(Events::new_raw(events.fd(), EventSet::IN));
-            self.clients.remove(&events.fd());
+        } else if events.fd() == self.again.as_raw_fd() {
+            let _ = self.again.read();
+            let waiting: Vec<_> =
+                self.clients.iter().filter(|(_, client)| client.has_line()).map(|(fd, _)| *fd).collect();
+            waiting.into_iter().for_each(|fd| self.serve(fd, ops));
+        } else {
+            self.serve(events.fd(), ops);
+            // A hang-up is told again and again; there is nobody to wait for any more.
+            let hung_up = events.event_set().intersects(EventSet::HANG_UP | EventSet::ERROR);
+            if hung_up && self.clients.get(&events.fd()).is_some_and(|client| client.interest() != EventSet::IN) {
+                self.dismiss(events.fd(), ops);
+            }
         }
     }
 }

@@ -4,7 +4,11 @@ use super::*;
 use crate::virtio::balloon::Balloon;
 use crate::vmm::GuestRam;
 use event_manager::{EventManager, SubscriberOps};
-use std::io::{BufRead, BufReader};
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use vm_memory::GuestAddress;
 
 struct Fake(Option<BalloonHandle>, Option<ControlConsole>);
@@ -29,6 +33,7 @@ impl Controlled for Fake {
 
 struct Server {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
+    served: Rc<RefCell<ControlServer>>,
     path: PathBuf,
     stop: Arc<Stop>,
     _folder: tempfile::TempDir,
@@ -44,8 +49,10 @@ fn server_with(balloon: Option<BalloonHandle>, console: Option<ControlConsole>) 
     let stop = Arc::new(Stop::new().unwrap());
     let socket = ControlSocket::bind(&path).unwrap();
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-    manager.add_subscriber(Box::new(ControlServer::new(socket, Arc::new(Fake(balloon, console)), stop.clone())));
-    Server { manager, path, stop, _folder: folder }
+    let served = ControlServer::new(socket, Arc::new(Fake(balloon, console)), stop.clone()).unwrap();
+    let served = Rc::new(RefCell::new(served));
+    manager.add_subscriber(Box::new(served.clone()));
+    Server { manager, served, path, stop, _folder: folder }
 }
 
 impl Server {
@@ -107,10 +114,82 @@ fn every_request_that_the_help_shows_is_understood() {
 }
 
 #[test]
-fn stop_ends_the_vm() {
+fn stop_ends_the_vm_and_is_answered_when_that_is_done() {
+    let lost = Err("block0 was not flushed".to_owned());
+    for (result, answer) in
+        [(Ok(()), json!({"ok": true})), (lost, json!({"ok": false, "error": "block0 was not flushed"}))]
+    {
+        let mut server = server(None);
+        let mut client = server.connect();
+        client.get_mut().write_all(b"{\"command\":\"stop\"}\n").unwrap();
+        server.serve();
+        assert_eq!(server.stop.outcome(), Some(Outcome::Stopped));
+        // Others are served meanwhile.
+        assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
+        server.served.borrow_mut().finish(&result);
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), answer);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody() {
+    let output = Arc::new(Output::kept());
+    let device = crate::virtio::console::Console::new(output.clone()).unwrap();
+    let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
+    let mut slow = server.connect();
+    let mut asked = 0;
+    // Answers of 64 KiB until the socket is full, and as many requests again that nobody may execute.
+    for _ in 0..40 {
+        output.write(&[b'x'; 60 << 10]);
+        slow.get_mut().write_all(b"{\"command\":\"console\"}\n").unwrap();
+        asked += 1;
+        server.serve();
+        assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
+    }
+    assert!(!output.take().is_empty(), "the last requests were not executed");
+    // Once it reads, it gets an answer for each.
+    let mut got = 0;
+    while got < asked {
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            slow.get_mut().set_nonblocking(true).unwrap();
+            let _ = slow.read_line(&mut line);
+            server.serve();
+        }
+        assert!(line.contains("\"ok\":true"));
+        got += 1;
+    }
+}
+
+#[test]
+fn requests_are_executed_one_per_turn() {
     let mut server = server(None);
-    assert_eq!(server.ask_once(r#"{"command":"stop"}"#), json!({"ok": true}));
-    assert_eq!(server.stop.outcome(), Some(Outcome::Stopped));
+    let mut client = server.connect();
+    client.get_mut().write_all("{\"command\":\"status\"}\n".repeat(30).as_bytes()).unwrap();
+    let mut turns = 0;
+    while server.manager.run_with_timeout(20).unwrap() > 0 {
+        turns += 1;
+    }
+    assert!(turns >= 30, "{turns} turns");
+    for _ in 0..30 {
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        assert!(line.contains("running"));
+    }
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_gets_its_answers() {
+    let mut server = server(None);
+    let mut client = server.connect();
+    client.get_mut().write_all(b"{\"command\":\"status\"}\n{\"command\":\"stats\"}\n").unwrap();
+    client.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+    server.serve();
+    let mut all = String::new();
+    client.read_to_string(&mut all).unwrap();
+    assert_eq!(all.lines().count(), 2);
 }
 
 #[test]
@@ -203,6 +282,6 @@ fn a_path_in_use_is_refused_and_left_alone() {
 fn the_socket_goes_with_the_server() {
     let server = server(None);
     let path = server.path.clone();
-    drop(server.manager);
+    drop((server.manager, server.served));
     assert!(!path.exists());
 }

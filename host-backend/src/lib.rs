@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod devices;
 pub mod event;
+pub mod log;
 pub mod run;
 pub mod sample;
 pub mod status;

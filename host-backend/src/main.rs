@@ -2,7 +2,7 @@
 
 mod cli;
 
-use host_backend::{run, status, terminal};
+use host_backend::{run, say, terminal};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,14 +13,17 @@ fn main() -> ExitCode {
     let result = run::run(&config);
     terminal::restore();
     match result {
-        Ok(outcome) => {
-            if let Some(line) = run::farewell(&outcome) {
-                eprintln!("ringside: {line}");
+        Ok(ended) => {
+            if let Some(line) = run::farewell(&ended.outcome) {
+                say!("{line}");
             }
-            status::of(&outcome).into()
+            if let Some(line) = ended.loss() {
+                say!("{line}");
+            }
+            ended.status().into()
         }
         Err(error) => {
-            eprintln!("ringside: {error}");
+            say!("{error}");
             error.exit_status().into()
         }
     }

@@ -10,7 +10,7 @@ pub const GUEST_PANIC: u8 = 1;
 pub const BAD_INPUT: u8 = 2;
 /// There is no usable KVM.
 pub const NO_KVM: u8 = 3;
-/// The VM could not be set up or could not go on.
+/// The VM could not be set up or could not go on, or what the guest wrote to a disk may be lost, however the VM ended.
 pub const VM_FAILURE: u8 = 4;
 /// The guest ended with a code that has no status of its own.
 pub const GUEST_OTHER: u8 = 125;
@@ -20,11 +20,11 @@ pub const SIGNAL: u8 = 128;
 /// The table for `--help`.
 pub const HELP: &str = "\
 Exit status:
-  0        the guest powered off in good order, or the control socket stopped it
+  0        the guest powered off in good order or reset its machine, or the control socket stopped it
   1        the guest panicked
   2        bad input: the command line, or a file, socket or port that it names
   3        no usable KVM
-  4        the VM could not be started or could not go on
+  4        the VM could not be started or could not go on, or a disk could not be flushed
   5..124   the guest ended with this code
   125      the guest ended with any other code (the message has it)
   130,143  ended by Ctrl-C or SIGTERM (128 plus the signal's number)";
@@ -32,7 +32,7 @@ Exit status:
 /// The exit status for the end of a VM.
 pub fn of(outcome: &Outcome) -> u8 {
     match outcome {
-        Outcome::Stopped => OK,
+        Outcome::Stopped | Outcome::GuestReset => OK,
         Outcome::Failure(_) => VM_FAILURE,
         Outcome::Signal(number) => u8::try_from(*number).ok().and_then(|n| SIGNAL.checked_add(n)).unwrap_or(SIGNAL),
         Outcome::GuestExit(code) => match *code {

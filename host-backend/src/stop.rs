@@ -11,6 +11,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub enum Outcome {
     /// The guest wrote this code to its exit port.
     GuestExit(u32),
+    /// The guest reset its machine, and that is to end the VM.
+    GuestReset,
     /// The control socket asked for it.
     Stopped,
     /// This signal asked for it.
@@ -42,6 +44,11 @@ impl Stop {
             slot.get_or_insert(outcome);
         }
         self.requested.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Makes the main loop look for what is to be done.
+    pub fn wake(&self) {
         // A full counter is readable too, so a failed write loses nothing.
         let _ = self.event.write(1);
     }
@@ -56,7 +63,7 @@ impl Stop {
         self.outcome.lock().ok().and_then(|slot| slot.clone())
     }
 
-    /// Becomes (and stays) readable on a request.
+    /// Becomes readable on a request and stays so, unless it is read.
     pub fn event(&self) -> &EventFd {
         &self.event
     }

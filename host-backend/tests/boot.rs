@@ -70,6 +70,20 @@ fn output_goes_to_a_file() {
 }
 
 #[test]
+fn a_full_console_file_is_rotated() {
+    needs_kvm!("a_full_console_file_is_rotated");
+    let place = Place::new();
+    let log = place.path("log");
+    let lines: Vec<_> = [b'a', b'b', b'c'].iter().flat_map(|byte| print(&[*byte; 3000])).collect();
+    let kernel = place.kernel(&[lines, exit(0)].concat());
+    let output = finish(ringside(&kernel).arg(format!("--console=file={},size=4K,keep=1", log.display())));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let (now, before) = (std::fs::read(&log).unwrap(), std::fs::read(place.path("log.1")).unwrap());
+    assert!(now.len() <= 4096 && before.len() <= 4096 && now.ends_with(&[b'c'; 800]), "{} {}", now.len(), before.len());
+    assert!(!place.path("log.2").exists());
+}
+
+#[test]
 fn a_triple_fault_is_a_failure_with_registers() {
     needs_kvm!("a_triple_fault_is_a_failure_with_registers");
     let place = Place::new();
@@ -79,6 +93,49 @@ fn a_triple_fault_is_a_failure_with_registers() {
     assert_eq!(output.status.code(), Some(4));
     let error = text(&output.stderr);
     assert!(error.contains("rip=0x10") && error.contains("cr0=") && error.lines().count() == 1, "{error}");
+}
+
+/// The ways in which a guest resets its machine, with the status when that ends the VM.
+fn resets() -> [(&'static str, Vec<u8>, i32); 3] {
+    // mov al, VALUE; mov dx, PORT; out dx, al; hlt
+    let out = |port: u16, value: u8| [&[0xb0, value, 0x66, 0xba][..], &port.to_le_bytes(), &[0xee], &halt()].concat();
+    // lidt of an empty table, then ud2
+    let fault = [&[0x0f, 0x01, 0x1d][..], &0x20_0010u32.to_le_bytes(), &[0x0f, 0x0b]].concat();
+    [("0xcf9", out(0xcf9, 6), 0), ("0x64", out(0x64, 0xfe), 0), ("triple fault", fault, 4)]
+}
+
+#[test]
+fn a_reset_ends_the_vm_unless_it_is_to_start_again() {
+    needs_kvm!("a_reset_ends_the_vm_unless_it_is_to_start_again");
+    for (what, code, status) in resets() {
+        let place = Place::new();
+        let output = finish(&mut ringside(&place.kernel(&[print(b"!"), code].concat())));
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(status), "!"), "{what}");
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_reset_starts_the_vm_again_with_clear_memory_and_new_devices() {
+    needs_kvm!("a_reset_starts_the_vm_again_with_clear_memory_and_new_devices");
+    // cmp dword ptr [0x200000], 0; je over the trap; ud2: memory must be as at first
+    let check = [&[0x83, 0x3d][..], &0x20_0000u32.to_le_bytes(), &[0, 0x74, 2, 0x0f, 0x0b]].concat();
+    for (what, code, _) in resets() {
+        let place = Place::new();
+        let (path, disk) = (place.path("control"), place.file("disk", &[0; 4096]));
+        let kernel = place.kernel(&[check.clone(), store32(0x20_0000, 1), print(b"again"), code].concat());
+        let mut command = ringside(&kernel);
+        command.args(["--on-reset", "reboot", "--cpus", "2", "--balloon", "--rng", "--control"]).arg(&path);
+        let mut child = start(command.arg("--disk").arg(&disk));
+        let mut printed = [0; 25];
+        child.child().stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+        assert_eq!(text(&printed), "again".repeat(5), "{what}");
+        let status = status_of(&path);
+        assert!(status["reboots"].as_u64().unwrap() >= 4, "{what}: {status}");
+        signal(&mut child, libc::SIGTERM);
+        let output = child.wait();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(143), ""), "{what}");
+    }
 }
 
 #[test]
@@ -239,6 +296,105 @@ fn a_signal_that_the_starter_ignores_does_not_end_the_vm() {
     }
     let mut child = started(&mut command);
     signal(&mut child, libc::SIGHUP);
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+}
+
+#[test]
+fn statistics_that_nobody_can_read_do_not_change_the_end() {
+    needs_kvm!("statistics_that_nobody_can_read_do_not_change_the_end");
+    let place = Place::new();
+    let kernel = place.kernel(&exit(42));
+    for format in ["json", "table"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = ringside(&kernel);
+        command.args(["--stats", format]).stdout(Stdio::null()).stderr(full);
+        assert_eq!(Running::start(&mut command).wait().status.code(), Some(42), "{format}");
+    }
+}
+
+#[test]
+fn a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal() {
+    needs_kvm!("a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal");
+    let place = Place::new();
+    let path = place.path("control");
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    for _ in 0..2 {
+        let mut child = started(ringside(&kernel).arg("--control").arg(&path));
+        signal(&mut child, libc::SIGKILL);
+        child.wait();
+        assert!(path.exists(), "a kill leaves it");
+    }
+    let mut child = started(ringside(&kernel).arg("--control").arg(&path));
+    eventually("the control socket", || UnixStream::connect(&path).is_ok());
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_answer_to_stop_comes_when_the_disks_are_flushed() {
+    needs_kvm!("the_answer_to_stop_comes_when_the_disks_are_flushed");
+    let place = Place::new();
+    let (path, disk) = (place.path("control"), place.file("disk", &[0; 4096]));
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let child = started(ringside(&kernel).arg("--control").arg(&path).arg("--disk").arg(&disk));
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    client.get_mut().write_all(b"{\"command\":\"stop\"}\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    assert_eq!(line, "{\"ok\":true}\n");
+    assert_eq!(child.wait().status.code(), Some(0));
+}
+
+/// What `status` answers.
+fn status_of(path: &std::path::Path) -> serde_json::Value {
+    let mut client = BufReader::new(UnixStream::connect(path).unwrap());
+    client.get_mut().write_all(b"{\"command\":\"status\"}\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn the_end_of_a_network_peer_is_told_when_it_happens() {
+    needs_kvm!("the_end_of_a_network_peer_is_told_when_it_happens");
+    let place = Place::new();
+    let (path, switch) = (place.path("control"), place.path("switch"));
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let listener = std::os::unix::net::UnixListener::bind(&switch).unwrap();
+    let net = format!("stream={}", switch.display());
+    let mut child = started(ringside(&kernel).args(["--net", &net, "--control"]).arg(&path));
+    let (peer, _) = listener.accept().unwrap();
+    assert_eq!(status_of(&path)["network"], serde_json::json!({"peer": "stream", "state": "up"}));
+    drop(peer);
+    // The guest of this test has no driver, so that nobody but the host can notice.
+    let mut line = String::new();
+    BufReader::new(child.child().stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("peer (stream) is gone"), "{line}");
+    assert_eq!(status_of(&path)["network"]["state"], "gone");
+    signal(&mut child, libc::SIGTERM);
+    assert_eq!(child.wait().status.code(), Some(143));
+}
+
+#[test]
+fn the_end_of_passt_is_told_when_it_happens() {
+    needs_kvm!("the_end_of_passt_is_told_when_it_happens");
+    let place = Place::new();
+    // A passt that ends at once, with a status.
+    let fake = place.file("passt", b"#!/bin/sh\nexit 7\n");
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = place.path("control");
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let folders = format!("{}:/usr/bin:/bin", place.path("").display());
+    let mut command = ringside(&kernel);
+    command.args(["--net", "passt", "--control"]).arg(&path).env("PATH", folders);
+    let mut child = started(&mut command);
+    let mut line = String::new();
+    BufReader::new(child.child().stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("passt") && line.contains("exit status: 7"), "{line}");
+    let network = serde_json::json!({"peer": "passt", "state": "gone", "reason": "exit status: 7"});
+    assert_eq!(status_of(&path)["network"], network);
     signal(&mut child, libc::SIGTERM);
     assert_eq!(child.wait().status.code(), Some(143));
 }

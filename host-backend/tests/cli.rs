@@ -212,3 +212,55 @@ fn a_console_file_that_cannot_be_made_is_told() {
     let (_place, mut command) = place();
     refused(command.args(["--console", "file=/nonexistent/log"]), BAD_INPUT, &["console output"]);
 }
+
+#[test]
+fn a_full_or_closed_output_is_no_crash() {
+    let full = || std::process::Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let mut help = Command::new(env!("CARGO_BIN_EXE_ringside"));
+    let status = help.arg("--help").stdout(full()).stderr(std::process::Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(4));
+    let mut bad = Command::new(env!("CARGO_BIN_EXE_ringside"));
+    let status = bad.args(["run", "--cpus", "0"]).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(BAD_INPUT));
+}
+
+#[test]
+fn bad_input_empties_and_makes_nothing() {
+    let bad: [&[&str]; 6] = [
+        &["--disk", "/nonexistent/disk"],
+        &["--initrd", "/nonexistent/initrd"],
+        &["--net", "stream=/nonexistent/peer"],
+        &["--net", "tap=ringside-none"],
+        &["--kvm", "/nonexistent/kvm"],
+        &["--virtio-console", "file=/nonexistent/log", "--control", "unused"],
+    ];
+    for arguments in bad {
+        let (place, mut command) = place();
+        let (log, new) = (place.file("log", b"precious"), place.path("new"));
+        command.arg(format!("--console=file={}", log.display())).args(arguments);
+        let output = finish(command.current_dir(place.path("")));
+        assert!(matches!(output.status.code(), Some(BAD_INPUT | NO_KVM)), "{arguments:?}");
+        assert_eq!(std::fs::read(&log).unwrap(), b"precious", "{arguments:?}");
+        let mut command = ringside(&place.kernel(&exit(0)));
+        command.arg(format!("--console=file={}", new.display())).args(arguments);
+        assert!(!finish(command.current_dir(place.path(""))).status.success());
+        assert!(!new.exists() && !place.path("unused").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_console_file_that_is_something_else_is_told_and_left_alone() {
+    let place = Place::new();
+    let kernel = place.kernel(&exit(0));
+    let (disk, full) = (place.file("disk", &[7; 1024]), place.file("log.2", &[7; 1024]));
+    let link = place.path("link");
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let console = |path: &Path, more: &str| format!("--console=file={}{more}", path.display());
+    refused(ringside(&kernel).arg(console(&link, "")).arg("--disk").arg(&disk), BAD_INPUT, &["would overwrite a disk"]);
+    refused(ringside(&kernel).arg(console(&kernel, "")), BAD_INPUT, &["would overwrite the kernel"]);
+    let log = place.path("log");
+    refused(ringside(&kernel).arg(console(&log, ",keep=2")).arg("--disk").arg(&full), BAD_INPUT, &["a disk", "log.2"]);
+    let both = format!("--virtio-console=file={},size=1M", log.display());
+    refused(ringside(&kernel).arg(console(&log, "")).arg(both), BAD_INPUT, &["both consoles"]);
+    assert_eq!((std::fs::read(&disk).unwrap(), std::fs::read(&full).unwrap()), (vec![7; 1024], vec![7; 1024]));
+}

@@ -2,52 +2,25 @@
 
 mod common;
 
+use common::pty::{self, modes, open as terminal};
 use common::{Place, Running, eventually, kvm_works, ringside};
 use host_backend::sample::{exit, halt, print};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
-
-/// Both ends of a new terminal.
-fn terminal() -> (File, File) {
-    let (mut master, mut slave) = (-1, -1);
-    let null = std::ptr::null_mut::<u8>();
-    // SAFETY: openpty fills two descriptors, which are then ours.
-    unsafe {
-        assert_eq!(libc::openpty(&raw mut master, &raw mut slave, null.cast(), null.cast(), null.cast()), 0);
-        (File::from(OwnedFd::from_raw_fd(master)), File::from(OwnedFd::from_raw_fd(slave)))
-    }
-}
-
-fn modes(terminal: &File) -> (u32, u32, u32, [u8; 32]) {
-    // SAFETY: tcgetattr fills the structure, as its result says.
-    unsafe {
-        let mut modes = std::mem::zeroed();
-        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes), 0);
-        (modes.c_lflag, modes.c_iflag, modes.c_oflag, modes.c_cc)
-    }
-}
+use std::process::{Command, Stdio};
 
 /// Runs a guest at a terminal of its own, until it has printed something and the terminal is raw.
 fn run_at(terminal: &File, master: &mut File, code: &[u8]) -> Running {
     let place = Place::new();
-    let mut command = ringside(&place.kernel(code));
-    let end = || Stdio::from(terminal.try_clone().unwrap());
-    command.stdin(end()).stdout(end()).stderr(Stdio::piped());
-    // SAFETY: setsid and ioctl are async-signal-safe; standard input is the terminal by then.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
-            Ok(())
-        });
-    }
-    let child = Running::start(&mut command);
+    let child = start_at(terminal, ringside(&place.kernel(code)).stderr(Stdio::piped()));
     let mut byte = [0];
     master.read_exact(&mut byte).unwrap();
     child
+}
+
+/// Starts a program whose terminal is also its standard output.
+fn start_at(terminal: &File, command: &mut Command) -> Running {
+    pty::start_at(terminal, command.stdout(terminal.try_clone().unwrap()))
 }
 
 #[test]
@@ -75,4 +48,53 @@ fn the_terminal_is_restored_when_the_guest_ends() {
     let child = run_at(&slave, &mut master, &[print(b"!"), exit(0)].concat());
     assert_eq!(child.wait().status.code(), Some(0));
     assert_eq!(modes(&slave), before);
+}
+
+#[test]
+fn the_terminal_is_restored_after_a_kill() {
+    if !kvm_works("the_terminal_is_restored_after_a_kill") {
+        return;
+    }
+    for number in [libc::SIGKILL, libc::SIGUSR1, libc::SIGSEGV] {
+        let (mut master, slave) = terminal();
+        let before = modes(&slave);
+        let mut child = run_at(&slave, &mut master, &[print(b"!"), halt()].concat());
+        eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);
+        // SAFETY: the child has not been waited for, so the id is its.
+        unsafe { libc::kill(child.child().id() as libc::pid_t, number) };
+        assert_eq!(child.wait().status.code(), None);
+        eventually("the restored terminal", || modes(&slave) == before);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_vm_in_the_background_and_restores_what_it_changed() {
+    if !kvm_works("a_signal_ends_a_vm_in_the_background_and_restores_what_it_changed") {
+        return;
+    }
+    let (mut master, slave) = terminal();
+    let before = modes(&slave);
+    let place = Place::new();
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    // A shell with jobs starts it in the foreground; when it is stopped, the shell has the terminal and ends it in the
+    // background.
+    let program = env!("CARGO_BIN_EXE_ringside");
+    let script = format!(
+        "set -m; {program} run --mem 16M --kernel {}; bg >&2; kill -TERM %1; wait %1; exit $?",
+        kernel.display()
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]);
+    // Also its standard error is the terminal, by which it knows that it has one.
+    let mut child = start_at(&slave, command.stderr(slave.try_clone().unwrap()));
+    let mut byte = [0];
+    master.read_exact(&mut byte).unwrap();
+    eventually("raw mode", || modes(&slave).0 & (libc::ICANON | libc::ECHO) == 0);
+    let shell = child.child().id();
+    let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+    let ringside: libc::pid_t = children.split_whitespace().next().unwrap().parse().unwrap();
+    // SAFETY: the shell has not waited for its child, so the id is the child's.
+    unsafe { libc::kill(ringside, libc::SIGSTOP) };
+    assert_eq!(child.wait().status.code(), Some(143));
+    eventually("the restored terminal", || modes(&slave) == before);
 }

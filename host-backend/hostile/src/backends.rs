@@ -1,6 +1,7 @@
 //! What is behind the devices: a disk in memory that fails when it is told to, and a wire that is full, empty, broken or cut.
 
 use host_backend::config::DiskAccess;
+use host_backend::virtio::Flush;
 use host_backend::virtio::block::{Engine, Space};
 use host_backend::virtio::net::{HEADER_LEN, Link, Sent};
 use host_backend::virtio::queue::Slice;
@@ -83,8 +84,8 @@ impl Engine for Disk {
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.operate(0, 0).map(drop)
+    fn flusher(&self) -> Arc<dyn Flush> {
+        Arc::new(self.clone())
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
@@ -95,6 +96,12 @@ impl Engine for Disk {
         let (mut platter, at) = self.operate(offset, len)?;
         platter.bytes[at..at + len as usize].fill(0);
         Ok(())
+    }
+}
+
+impl Flush for Disk {
+    fn flush(&self) -> io::Result<()> {
+        self.operate(0, 0).map(drop)
     }
 }
 

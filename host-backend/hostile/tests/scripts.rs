@@ -1,13 +1,14 @@
 //! Ten thousand scripts for each device model. A failing seed is printed, and `HOSTILE_SEED` replays it alone;
 //! `HOSTILE_SCRIPTS` asks for another number of them.
 
-use host_backend::virtio::{Device, Fault, Io, Progress};
+use host_backend::virtio::{ConfigSpace, Device, Fault, Io, NoConfig, Progress};
 use hostile_device::batch::{self, check_variety};
 use hostile_driver::{Ending, Script, Subject, run, run_on};
 use shared_abi::virtio::DeviceType;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// What a script and its device may have on the heap at a time. Two packets, a disk, and the chains of a full queue.
 const HEAP_MAX: usize = 512 << 10;
@@ -100,8 +101,8 @@ impl Device for Gullible {
         1
     }
 
-    fn read_config(&self, _: usize, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(NoConfig)
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {

@@ -1,8 +1,9 @@
-//! What hangs on the board's buses: the [`Bus`] itself, the 16550 and the exit port. The vCPU threads call in here with
+//! What hangs on the board's buses: the [`Bus`] itself, the 16550, the exit port and the reset registers. The vCPU threads call in here with
 //! whatever address and data the guest chose.
 
 pub mod exit_port;
 pub mod output;
+pub mod reset;
 pub mod serial;
 
 use std::sync::Arc;

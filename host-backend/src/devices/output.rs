@@ -1,9 +1,16 @@
 //! Where a console's bytes go: a file or standard output, shared by the devices that print there, or our memory.
 //!
-//! Bytes go out at once and whole; a reader that is gone costs the guest its output and nothing else. In memory the last
-//! [`KEPT_MAX`] bytes are kept until somebody takes them.
+//! Bytes go out at once and whole; a reader that is gone costs the guest its output and nothing else. A file has a bound,
+//! and a guest that prints faster than its rate waits. In memory the last [`KEPT_MAX`] bytes are kept until somebody takes
+//! them.
 
+mod bucket;
+mod log;
+
+use crate::config::LogFile;
 use crate::stop::Stop;
+use bucket::Bucket;
+use log::{Log, Named};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,6 +18,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Bytes that are kept for somebody who asks later, at most.
 pub const KEPT_MAX: usize = 64 << 10;
@@ -20,20 +29,24 @@ pub const KEPT_MAX: usize = 64 << 10;
 pub struct Output {
     sink: Sink,
     stop: Option<Arc<Stop>>,
+    rate: Option<Bucket>,
+    /// Milliseconds that the guest has waited for its rate.
+    throttled: AtomicU64,
     written: AtomicU64,
     lost: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Sink {
-    File(File),
+    Stream(File),
+    Log(Mutex<Log>),
     Kept(Mutex<VecDeque<u8>>),
 }
 
 impl Output {
     /// Bytes go to `file`.
     pub fn new(file: File) -> Self {
-        Self::to(Sink::File(file))
+        Self::to(Sink::Stream(file))
     }
 
     /// Bytes stay here until they are taken.
@@ -42,13 +55,14 @@ impl Output {
     }
 
     fn to(sink: Sink) -> Self {
-        Self { sink, stop: None, written: AtomicU64::new(0), lost: AtomicU64::new(0) }
+        let (throttled, written, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { sink, stop: None, rate: None, throttled, written, lost }
     }
 
     /// Takes the bytes that were kept.
     pub fn take(&self) -> Vec<u8> {
         match &self.sink {
-            Sink::File(_) => Vec::new(),
+            Sink::Stream(_) | Sink::Log(_) => Vec::new(),
             Sink::Kept(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
         }
     }
@@ -61,12 +75,40 @@ impl Output {
         Ok(Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
 
-    /// Bytes go to a new or emptied file.
+    /// Bytes go to a file, which is neither made nor emptied before [`create`](Self::create): until then they are lost.
+    ///
+    /// # Errors
+    /// When it could not be written to.
+    pub fn file(config: &LogFile) -> io::Result<Self> {
+        Ok(Self::to(match log::open(config)? {
+            Named::Log(log) => Sink::Log(Mutex::new(log)),
+            Named::Stream(file) => Sink::Stream(file),
+        }))
+    }
+
+    /// Makes or empties the file, if it is one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(&self) -> io::Result<()> {
+        match &self.sink {
+            Sink::Log(log) => log.lock().unwrap_or_else(PoisonError::into_inner).create(),
+            Sink::Stream(_) | Sink::Kept(_) => Ok(()),
+        }
+    }
+
+    /// Bytes go to a new or emptied file of any size.
     ///
     /// # Errors
     /// Those of creating it.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub fn to_new_file(path: &Path) -> io::Result<Self> {
         File::create(path).map(Self::new)
+    }
+
+    /// Lets so many bytes out per second.
+    #[must_use]
+    pub fn at_rate(self, bytes_per_second: Option<u64>) -> Self {
+        Self { rate: bytes_per_second.map(Bucket::new), ..self }
     }
 
     /// Lets a request to stop the VM end the wait for a reader that does not read.
@@ -75,10 +117,16 @@ impl Output {
         self
     }
 
-    /// Writes all of `bytes`, waiting for the reader if it must.
+    /// Writes all of `bytes`, waiting for the reader and for the rate if it must.
     pub fn write(&self, bytes: &[u8]) {
+        self.wait_for_rate(bytes.len());
         match &self.sink {
-            Sink::File(file) => self.write_to(file, bytes),
+            Sink::Stream(file) => self.write_to(file, bytes),
+            Sink::Log(log) => {
+                let done = log.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+                self.written.fetch_add(done as u64, Ordering::Relaxed);
+                self.lost.fetch_add((bytes.len() - done) as u64, Ordering::Relaxed);
+            }
             Sink::Kept(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend(bytes);
@@ -88,6 +136,21 @@ impl Output {
                 self.lost.fetch_add(too_many as u64, Ordering::Relaxed);
             }
         }
+    }
+
+    fn wait_for_rate(&self, bytes: usize) {
+        const STEP: Duration = Duration::from_millis(10);
+        let Some(rate) = &self.rate else { return };
+        let started = Instant::now();
+        let wait = rate.take(bytes, started);
+        while started.elapsed() < wait && !self.stop_requested() {
+            thread::sleep((wait - started.elapsed().min(wait)).min(STEP));
+        }
+        self.throttled.fetch_add(wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.requested())
     }
 
     fn write_to(&self, mut file: &File, mut bytes: &[u8]) {
@@ -102,7 +165,7 @@ impl Output {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(file),
                 Err(_) => break,
             }
-            if !bytes.is_empty() && self.stop.as_ref().is_some_and(|stop| stop.requested()) {
+            if !bytes.is_empty() && self.stop_requested() {
                 break;
             }
         }
@@ -112,6 +175,11 @@ impl Output {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds that writers had to wait for the rate.
+    pub fn throttled_ms(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
     }
 
     /// Bytes that nobody took.
@@ -166,6 +234,30 @@ mod tests {
         output.write(&[2; KEPT_MAX - 3]);
         let kept = output.take();
         assert_eq!((kept.len(), &kept[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
+    }
+
+    #[test]
+    fn a_guest_that_prints_without_end_waits_for_its_rate_and_a_stop_ends_that() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stop = Arc::new(Stop::new().unwrap());
+        let output = Output::new(file.reopen().unwrap()).at_rate(Some(1000)).give_up_on(stop.clone());
+        output.write(&[b'x'; 1000]);
+        assert_eq!(output.throttled_ms(), 0);
+        output.write(&[b'x'; 50]);
+        assert!((1..=50).contains(&output.throttled_ms()), "{}", output.throttled_ms());
+        stop.request(crate::stop::Outcome::Stopped);
+        // An hour's worth, which is not waited for.
+        output.write(&[b'x'; 3_600_000]);
+        assert_eq!((output.written(), output.lost()), (3_601_050, 0));
+    }
+
+    #[test]
+    fn a_file_that_may_not_grow_costs_only_the_bytes() {
+        let log = LogFile { path: "/dev/full".into(), size: 1 << 20, keep: 1 };
+        let output = Output::file(&log).unwrap();
+        output.create().unwrap();
+        output.write(b"hello");
+        assert_eq!((output.written(), output.lost()), (0, 5));
     }
 
     #[test]

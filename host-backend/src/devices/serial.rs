@@ -14,9 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
+/// Offset of the modem control register, and its bit that connects the UART's output to its input.
+const MODEM_CONTROL: u64 = 4;
+const LOOPBACK: u8 = 1 << 4;
+
 /// The UART.
 pub struct SerialPort {
     uart: Mutex<Serial<Line, Arc<InputEvents>, Batch>>,
+    line: Arc<dyn InterruptLine>,
     output: Arc<Output>,
     events: Arc<InputEvents>,
 }
@@ -28,8 +33,15 @@ impl SerialPort {
     /// When the system has no event file descriptor left.
     pub fn new(line: Arc<dyn InterruptLine>, output: Arc<Output>) -> io::Result<Self> {
         let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: event()? });
-        let uart = Serial::with_events(Line(line), events.clone(), Batch(Vec::new()));
-        Ok(Self { uart: Mutex::new(uart), output, events })
+        let uart = Serial::with_events(Line(line.clone()), events.clone(), Batch(Vec::new()));
+        Ok(Self { uart: Mutex::new(uart), line, output, events })
+    }
+
+    /// Puts all registers back as they are at first.
+    pub fn reset(&self) {
+        let line = Line(self.line.clone());
+        *self.lock() = Serial::with_events(line, self.events.clone(), Batch(Vec::new()));
+        self.events.in_buffer_empty();
     }
 
     fn lock(&self) -> MutexGuard<'_, Serial<Line, Arc<InputEvents>, Batch>> {
@@ -41,11 +53,12 @@ impl InputSink for SerialPort {
     fn input(&self, bytes: &[u8]) -> usize {
         let mut uart = self.lock();
         let fits = bytes.len().min(uart.fifo_capacity());
-        if fits < bytes.len() {
+        // The FIFO takes what its capacity says, and the interrupt cannot fail. In loopback nothing comes in from outside.
+        let taken = uart.enqueue_raw_bytes(&bytes[..fits]).unwrap_or(0);
+        if taken < bytes.len() {
             self.events.starved.store(true, Ordering::Relaxed);
         }
-        // The FIFO takes what its capacity says, and the interrupt cannot fail.
-        uart.enqueue_raw_bytes(&bytes[..fits]).unwrap_or(0)
+        taken
     }
 
     fn room(&self) -> &EventFd {
@@ -66,6 +79,10 @@ impl BusDevice for SerialPort {
         for byte in data {
             // Neither the batch nor the line can fail.
             let _ = uart.write(offset as u8, *byte);
+        }
+        if offset == MODEM_CONTROL && uart.read(MODEM_CONTROL as u8) & LOOPBACK == 0 {
+            // What was typed meanwhile can come in now.
+            self.events.in_buffer_empty();
         }
         let batch = std::mem::take(&mut uart.writer_mut().0);
         drop(uart);
@@ -161,6 +178,26 @@ mod tests {
         serial.read(0, &mut data);
         assert_eq!(data, typed[..taken]);
         assert!(serial.room().read().is_ok());
+    }
+
+    #[test]
+    fn a_key_that_comes_during_loopback_is_taken_after_it() {
+        let (serial, _, _file) = serial();
+        serial.write(MODEM_CONTROL, &[LOOPBACK]);
+        assert_eq!(serial.input(b"k"), 0);
+        assert!(serial.room().read().is_err());
+        // A loopback test reads its own bytes; that makes no room for keys.
+        serial.write(0, b"t");
+        let mut data = [0];
+        serial.read(0, &mut data);
+        assert_eq!(data, *b"t");
+        let _ = serial.room().read();
+        assert_eq!(serial.input(b"k"), 0);
+        serial.write(MODEM_CONTROL, &[0]);
+        assert!(serial.room().read().is_ok());
+        assert_eq!(serial.input(b"k"), 1);
+        serial.read(0, &mut data);
+        assert_eq!(data, *b"k");
     }
 
     #[test]

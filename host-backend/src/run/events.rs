@@ -1,16 +1,23 @@
 //! The main thread while the VM runs: signals, typed input, the control socket, and the request to stop.
 
 use super::Error;
+use super::ending::Patience;
 use super::machine::Machine;
+use super::peer::Watch;
 use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
+use crate::devices::reset::ResetLine;
+use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
-use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use vmm_sys_util::epoll::EventSet;
 
 /// Signals that end the VM.
@@ -20,7 +27,12 @@ const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, lib
 pub(super) struct Signals(File);
 
 impl Signals {
+    /// Blocks them, and ignores those that would stop us at the terminal or end us when a file is full.
     pub(super) fn block() -> io::Result<Self> {
+        terminal::ignore_stops();
+        // A write that may not be is an error to be handled.
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         // SAFETY: the set is initialized by sigemptyset before it is used; sigaction only reads the disposition.
         let fd = unsafe {
             let mut set = std::mem::zeroed();
@@ -44,43 +56,86 @@ impl Signals {
     }
 }
 
-/// Serves until the VM is asked to stop.
-pub(super) fn serve(
-    machine: &Arc<Machine>,
-    stop: &Arc<Stop>,
-    signals: Signals,
-    control: Option<ControlSocket>,
-) -> Result<(), Error> {
-    let failed = |error: event_manager::Error| Error::System {
-        what: "set up the event loop",
-        source: io::Error::other(error.to_string()),
-    };
-    let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
-    manager.add_subscriber(Box::new(Ending { signals, stop: stop.clone() }));
-    let _raw = match &machine.input {
-        Some(sink) => {
-            let raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;
+/// The loop of the main thread.
+pub(super) struct EventLoop {
+    manager: EventManager<Box<dyn MutEventSubscriber>>,
+    typed: Option<SubscriberId>,
+    control: Option<Rc<RefCell<ControlServer>>>,
+    signals: Arc<AtomicUsize>,
+    _raw: Option<RawMode>,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        machine: &Arc<Machine>,
+        stop: &Arc<Stop>,
+        signals: Signals,
+        control: Option<ControlSocket>,
+    ) -> Result<Self, Error> {
+        let failed = |error: event_manager::Error| Error::System {
+            what: "set up the event loop",
+            source: io::Error::other(error.to_string()),
+        };
+        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
+        let count = Arc::new(AtomicUsize::new(0));
+        manager.add_subscriber(Box::new(Ending { signals, count: count.clone(), stop: stop.clone() }));
+        if let Some(watch) = machine.peer.as_ref().and_then(Watch::new) {
+            manager.add_subscriber(Box::new(watch));
+        }
+        let (mut raw, mut typed) = (None, None);
+        if let Some(sink) = &machine.input {
+            raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;
             // A terminal of another job would stop us at the first read.
             if !io::stdin().is_terminal() || terminal::is_ours() {
-                manager.add_subscriber(Box::new(TypedInput::new(sink.clone())?));
+                typed = Some(manager.add_subscriber(Box::new(TypedInput::new(sink.clone())?)));
             }
-            raw
         }
-        _ => None,
-    };
-    if let Some(socket) = control {
-        manager.add_subscriber(Box::new(ControlServer::new(socket, machine.clone(), stop.clone())));
+        let control = control
+            .map(|socket| ControlServer::new(socket, machine.clone(), stop.clone()))
+            .transpose()
+            .map_err(Error::system("serve the control socket"))?
+            .map(|server| Rc::new(RefCell::new(server)));
+        if let Some(control) = &control {
+            manager.add_subscriber(Box::new(control.clone()));
+        }
+        Ok(Self { manager, typed, control, signals: count, _raw: raw })
     }
-    while !stop.requested() {
-        // It fails only when a signal interrupts it.
-        let _ = manager.run();
+
+    /// Serves until the VM is asked to stop or `reset`.
+    pub(super) fn serve(&mut self, stop: &Stop, reset: &ResetLine) {
+        while !stop.requested() && !reset.is_pending() {
+            // It fails only when a signal interrupts it.
+            let _ = self.manager.run();
+        }
     }
-    Ok(())
+
+    /// From now on what is typed is not for the guest.
+    pub(super) fn start_ending(&mut self) {
+        if let Some(typed) = self.typed.take() {
+            let _ = self.manager.remove_subscriber(typed);
+        }
+    }
+
+    /// Serves what is there now, and says whether the user still waits for the end.
+    pub(super) fn turn(&mut self) -> Patience {
+        // As in `serve`.
+        let _ = self.manager.run_with_timeout(0);
+        if self.signals.load(Ordering::Relaxed) > 1 { Patience::Gone } else { Patience::Left }
+    }
+
+    /// Tells the clients of the control socket how the end went.
+    pub(super) fn finish(&mut self, result: &Result<(), String>) {
+        if let Some(control) = &self.control {
+            control.borrow_mut().finish(result);
+        }
+    }
 }
 
 /// Signals and the request to stop.
 struct Ending {
     signals: Signals,
+    /// How many came.
+    count: Arc<AtomicUsize>,
     stop: Arc<Stop>,
 }
 
@@ -100,6 +155,9 @@ impl MutEventSubscriber for Ending {
         {
             // The signal's number is the first field, ssi_signo.
             let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            if self.count.fetch_add(1, Ordering::Relaxed) == 0 && self.stop.requested() {
+                say!("the VM ends already; another signal ends it at once, without the flush of its disks");
+            }
             self.stop.request(Outcome::Signal(number as i32));
         }
     }

@@ -5,9 +5,10 @@ use crate::config::{Config, Kernel};
 use crate::vmm::loader;
 use crate::vmm::memory::GuestRam;
 use mkimage::bootable::extract::extract;
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
-use tempfile::NamedTempFile;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 /// Puts kernel, command line and initrd into guest memory and returns the entry.
 pub(super) fn load(memory: &GuestRam, config: &Config) -> Result<u32, Error> {
@@ -23,15 +24,20 @@ pub(super) fn load(memory: &GuestRam, config: &Config) -> Result<u32, Error> {
 fn load_disk(memory: &GuestRam, path: &Path, cmdline: &str) -> Result<u32, Error> {
     let parts = extract(path).map_err(|source| Error::Image { path: path.into(), source })?;
     let cmdline = [parts.cmdline.as_str(), cmdline].join(" ");
-    // The loader reads files, and these are gone once the guest has them.
+    // The loader reads files. These have no name, so that nothing is left of them however we end.
     let kept = |bytes: &[u8]| {
-        let mut file = NamedTempFile::with_prefix("ringside-")?;
+        let mut file = tempfile::tempfile()?;
         file.write_all(bytes).map(|()| file)
     };
-    let kernel = kept(&parts.kernel).map_err(Error::system("write a temporary file"))?;
-    let initrd = parts.initrd.as_deref().filter(|bytes| !bytes.is_empty()).map(kept).transpose();
-    let initrd = initrd.map_err(Error::system("write a temporary file"))?;
-    let initrd = initrd.as_ref().map(NamedTempFile::path);
-    let sources = loader::Sources { kernel: kernel.path(), initrd, cmdline: cmdline.trim() };
+    let kernel_file = kept(&parts.kernel).map_err(Error::system("write a temporary file"))?;
+    let initrd_file = parts.initrd.as_deref().filter(|bytes| !bytes.is_empty()).map(kept).transpose();
+    let initrd_file = initrd_file.map_err(Error::system("write a temporary file"))?;
+    let (kernel, initrd) = (path_of(&kernel_file), initrd_file.as_ref().map(path_of));
+    let sources = loader::Sources { kernel: &kernel, initrd: initrd.as_deref(), cmdline: cmdline.trim() };
     loader::load(memory, sources).map_err(|source| Error::Kernel { path: path.into(), source })
+}
+
+/// A name for a file that has none.
+fn path_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

@@ -1,23 +1,33 @@
 //! Runs one VM from its description to its end.
 //!
-//! Everything that the description names is opened and checked before anything is started, so that bad input harms
-//! nothing: memory and kernel, outputs, disks, the control socket, the network's peer, and only then KVM.
+//! Everything that the description names is opened and checked before anything is made, emptied or started, so that bad
+//! input harms nothing: memory and kernel, outputs, disks, the network's peer, KVM, and only then the control socket and
+//! the consoles' files.
 
+mod check;
 mod clock_bug;
+mod devices;
+mod ending;
 mod events;
 mod image;
 mod machine;
+mod peer;
+mod platform;
+mod started;
 mod stats;
 
 pub use machine::Machine;
 
-use crate::config::{Config, Console, Peer};
+use crate::config::{Config, Console};
 use crate::devices::output::Output;
 use crate::status;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::net::passt;
 use crate::vmm::{self, loader, memory};
+use ending::Patience;
+use events::{EventLoop, Signals};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -67,27 +77,59 @@ impl Error {
     }
 }
 
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub outcome: Outcome,
+    /// Disks that may have lost what the guest wrote, each with the reason.
+    pub lost: Vec<String>,
+}
+
 /// Runs a VM until it ends, and says how.
 ///
 /// # Errors
 /// When it could not be started.
-pub fn run(config: &Config) -> Result<Outcome, Error> {
+pub fn run(config: &Config) -> Result<Ended, Error> {
     let started = Instant::now();
-    check(config)?;
+    check::check(config)?;
+    // Before anything is created: what a signal interrupts here is undone.
+    let signals = Signals::block().map_err(Error::system("set up signals"))?;
     let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
-    let machine = Machine::build(config, &stop, started)?;
-    let signals = events::Signals::block().map_err(Error::system("set up signals"))?;
-    let mut running = machine.start()?;
+    let mut running = Machine::build(config, &stop, started)?.start()?;
     let control = running.take_control();
-    let result = events::serve(running.machine(), &stop, signals, control);
-    let outcome = match result {
-        Ok(()) => stop.outcome().unwrap_or(Outcome::Stopped),
-        Err(error) => Outcome::Failure(error.to_string()),
+    let mut events = match EventLoop::new(running.machine(), &stop, signals, control) {
+        Ok(events) => events,
+        Err(error) => {
+            stop.request(Outcome::Failure(error.to_string()));
+            running.end(&mut || Patience::Left);
+            return Err(error);
+        }
     };
-    stop.request(outcome.clone());
+    // Also a panic here must not keep the disks from their flush.
+    if catch_unwind(AssertUnwindSafe(|| running.serve(&mut events))).is_err() {
+        stop.request(Outcome::Failure("the main thread panicked".into()));
+    }
     crate::terminal::restore();
-    running.end();
-    Ok(outcome)
+    let outcome = stop.outcome().unwrap_or(Outcome::Stopped);
+    events.start_ending();
+    let lost = running.end(&mut || events.turn());
+    let ended = Ended { outcome, lost };
+    events.finish(&ended.loss().map_or(Ok(()), Err));
+    Ok(ended)
+}
+
+impl Ended {
+    /// The exit status for it: whatever the reason, a lost flush is no success.
+    pub fn status(&self) -> u8 {
+        if self.lost.is_empty() { status::of(&self.outcome) } else { status::VM_FAILURE }
+    }
+
+    /// What was lost, as one line.
+    pub fn loss(&self) -> Option<String> {
+        let lost = self.lost.join(", ");
+        (!lost.is_empty()).then(|| format!("not flushed, so that what the guest wrote may be lost: {lost}"))
+    }
 }
 
 /// What to tell the user about the end, if anything.
@@ -96,47 +138,33 @@ pub fn farewell(outcome: &Outcome) -> Option<String> {
         Outcome::Stopped | Outcome::Signal(_) | Outcome::GuestExit(shared_abi::board::EXIT_OK) => None,
         Outcome::GuestExit(shared_abi::board::EXIT_PANIC) => Some("the guest panicked".into()),
         Outcome::GuestExit(code) => Some(format!("the guest ended with code {code}")),
+        Outcome::GuestReset => Some("the guest reset its machine; --on-reset reboot starts it again instead".into()),
         Outcome::Failure(why) => Some(format!("the VM cannot go on: {why}")),
     }
 }
 
-/// What one word of the command line cannot tell.
-fn check(config: &Config) -> Result<(), Error> {
-    let usage = |why: &str| Err(Error::Usage(why.into()));
-    if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {
-        return usage(&format!("a VM has 1 to {} vCPUs, not {}", crate::config::CPUS_MAX, config.cpus));
-    }
-    if config.console == Console::Control {
-        return usage("the serial port cannot go to the control socket; a virtio console can");
-    }
-    if config.virtio_console == Some(Console::Control) && config.control.is_none() {
-        return usage("--virtio-console control needs --control");
-    }
-    if !config.publish.is_empty() && config.net.as_ref().map(|net| &net.peer) != Some(&Peer::Passt) {
-        return usage("--publish needs --net passt");
-    }
-    for (index, publish) in config.publish.iter().enumerate() {
-        if config.publish[..index].iter().any(|other| other.host == publish.host) {
-            return usage(&format!("port {} is published twice", publish.host));
-        }
-    }
-    let slots = shared_abi::board::VIRTIO_MMIO_SLOTS as usize;
-    let wanted = config.disks.len()
-        + usize::from(config.net.is_some())
-        + usize::from(config.balloon)
-        + usize::from(config.virtio_console.is_some())
-        + usize::from(config.rng);
-    if wanted > slots {
-        return usage(&format!("{wanted} devices do not fit the board's {slots} slots"));
-    }
-    Ok(memory::check_size(config.memory)?)
-}
-
-fn open_output(console: &Console, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
+/// Opens a console's other end, and neither makes nor empties a file.
+fn open_output(console: &Console, rate: Option<u64>, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
     let output = match console {
         Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
         Console::Control => Output::kept(),
-        Console::File(path) => Output::create(path).map_err(|source| Error::Console { path: path.clone(), source })?,
+        Console::File(log) => Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?,
     };
-    Ok(Arc::new(output.give_up_on(stop.clone())))
+    Ok(Arc::new(output.give_up_on(stop.clone()).at_rate(rate)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_flush_is_no_success_however_the_vm_ended() {
+        for outcome in [Outcome::Stopped, Outcome::GuestExit(0), Outcome::Signal(libc::SIGTERM)] {
+            let good = Ended { outcome: outcome.clone(), lost: Vec::new() };
+            assert_eq!((good.status(), good.loss()), (status::of(&outcome), None));
+            let bad = Ended { outcome, lost: vec!["block1 (Input/output error)".into()] };
+            assert_eq!(bad.status(), status::VM_FAILURE);
+            assert!(bad.loss().is_some_and(|line| line.contains("block1 (Input/output error)")));
+        }
+    }
 }

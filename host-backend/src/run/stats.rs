@@ -2,6 +2,7 @@
 
 use super::machine::Machine;
 use crate::config::StatsFormat;
+use crate::log;
 use serde_json::{Map, Value, json};
 
 /// All counters of a machine.
@@ -21,7 +22,8 @@ pub(super) fn collect(machine: &Machine) -> Value {
     let mut all = json!({
         "uptime_ms": machine.started.elapsed().as_millis() as u64,
         "exits": exits,
-        "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost() },
+        "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost(),
+            "throttled_ms": machine.output.throttled_ms() },
         "devices": devices,
     });
     if let Some(balloon) = &machine.balloon {
@@ -34,8 +36,8 @@ pub(super) fn collect(machine: &Machine) -> Value {
 pub(super) fn print(machine: &Machine) {
     match machine.config.stats {
         None => {}
-        Some(StatsFormat::Json) => eprintln!("{}", collect(machine)),
-        Some(StatsFormat::Table) => eprint!("{}", table(&collect(machine), "")),
+        Some(StatsFormat::Json) => log::error_text(&format!("{}\n", collect(machine))),
+        Some(StatsFormat::Table) => log::error_text(&table(&collect(machine), "")),
     }
 }
 

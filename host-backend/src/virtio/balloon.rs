@@ -6,7 +6,7 @@
 
 use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
-use super::{BATCH, Counters, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, ConfigSpace, Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::event::event;
 use crate::vmm::GuestRam;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use shared_abi::virtio::balloon::{Config, Features, PAGE_SIZE, Queues, Stat, que
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -34,12 +34,9 @@ const STATS_MAX: usize = 32;
 /// A balloon.
 pub struct Balloon {
     shared: Arc<Shared>,
-    actual: u32,
     inside: PageMap,
     /// The statistics buffer, which the device keeps until it wants new numbers.
     stats_buffer: Option<u16>,
-    /// The target that a live driver sees: it changes together with the configuration's generation.
-    shown: Option<u32>,
 }
 
 /// The host's end of a balloon.
@@ -49,11 +46,15 @@ pub struct BalloonHandle(Arc<Shared>);
 struct Shared {
     pages: u32,
     target: AtomicU32,
+    /// The target that a live driver sees: it changes together with the configuration's generation.
+    shown: Mutex<Option<u32>>,
     actual: AtomicU32,
     inside: AtomicU64,
     returned_total: AtomicU64,
     reported_total: AtomicU64,
     stats: Mutex<Stats>,
+    /// The device has a buffer to ask the guest for statistics with.
+    can_ask: AtomicBool,
     stats_changed: Condvar,
     /// Written when the target changed or new statistics are wanted.
     poke: EventFd,
@@ -93,15 +94,17 @@ impl Balloon {
         let shared = Shared {
             pages: u32::try_from(bytes / PAGE).unwrap_or(u32::MAX),
             target: AtomicU32::new(0),
+            shown: Mutex::default(),
             actual: AtomicU32::new(0),
             inside: AtomicU64::new(0),
             returned_total: AtomicU64::new(0),
             reported_total: AtomicU64::new(0),
             stats: Mutex::default(),
+            can_ask: AtomicBool::new(false),
             stats_changed: Condvar::new(),
             poke: event()?,
         };
-        Ok(Self { shared: Arc::new(shared), actual: 0, inside: PageMap::default(), stats_buffer: None, shown: None })
+        Ok(Self { shared: Arc::new(shared), inside: PageMap::default(), stats_buffer: None })
     }
 
     /// The host's end.
@@ -178,6 +181,9 @@ impl Balloon {
     /// Takes the numbers out of each statistics buffer and keeps the last buffer.
     fn take_stats(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         for _ in 0..BATCH {
+            if io.interrupted() {
+                break;
+            }
             // The driver refills only what it gets back, so notifications stay on.
             let Some(chain) = io.queues[index].pop_or_arm(io.memory)? else { return Ok(Progress::Done) };
             self.return_stats_buffer(index, io)?;
@@ -185,6 +191,7 @@ impl Balloon {
             let got = chain.read(io.memory, 0, stats.as_mut_bytes()) / size_of::<Stat>();
             self.shared.set_stats(&stats[..got]);
             self.stats_buffer = Some(chain.head());
+            self.shared.can_ask.store(true, Ordering::Relaxed);
             io.signal.counters.requests.add(1);
         }
         Ok(Progress::More)
@@ -192,6 +199,7 @@ impl Balloon {
 
     fn return_stats_buffer(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), Fault> {
         if let Some(head) = self.stats_buffer.take() {
+            self.shared.can_ask.store(false, Ordering::Relaxed);
             io.queues[index].push_used(io.memory, head, 0)?;
             io.interrupt(index)?;
         }
@@ -199,7 +207,29 @@ impl Balloon {
     }
 }
 
+impl ConfigSpace for Shared {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let shown = *self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let num_pages = shown.unwrap_or_else(|| self.target.load(Ordering::Relaxed));
+        let config = Config { num_pages, actual: self.actual.load(Ordering::Relaxed), ..Config::default() };
+        read_config_bytes(config.as_bytes(), offset, data);
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        if offset == offset_of!(Config, actual)
+            && let Ok(bytes) = data.try_into()
+        {
+            let actual = u32::from_le_bytes(bytes).wrapping_add(is_injected(Bug::BalloonActualWrong).into());
+            self.actual.store(actual, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Shared {
+    fn show(&self, target: Option<u32>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
     fn set_stats(&self, stats: &[Stat]) {
         let mut slot = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         slot.values = stats.iter().filter_map(|stat| Some((stat_name(stat.tag)?, stat.value))).collect();
@@ -243,8 +273,12 @@ impl BalloonHandle {
         }
     }
 
-    /// The numbers after asking the guest for new ones, which it has `patience` to give.
+    /// The numbers after asking the guest for new ones, which it has `patience` to give. A guest that cannot be asked is
+    /// not waited for.
     pub fn fresh_numbers(&self, patience: Duration) -> BalloonNumbers {
+        if !self.0.can_ask.load(Ordering::Relaxed) {
+            return self.numbers();
+        }
         let slot = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let before = slot.version;
         self.0.poke();
@@ -266,31 +300,20 @@ impl Device for Balloon {
         4
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let num_pages = self.shown.unwrap_or_else(|| self.shared.target.load(Ordering::Relaxed));
-        let config = Config { num_pages, actual: self.actual, ..Config::default() };
-        read_config_bytes(config.as_bytes(), offset, data);
-    }
-
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        if offset == offset_of!(Config, actual)
-            && let Ok(bytes) = data.try_into()
-        {
-            self.actual = u32::from_le_bytes(bytes).wrapping_add(is_injected(Bug::BalloonActualWrong).into());
-            self.shared.actual.store(self.actual, Ordering::Relaxed);
-        }
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.shared.clone()
     }
 
     fn activate(&mut self, _features: u64) {
-        self.shown = Some(self.shared.target.load(Ordering::Relaxed));
+        self.shared.show(Some(self.shared.target.load(Ordering::Relaxed)));
     }
 
     /// A new driver starts with an empty balloon: it knows nothing of what an earlier one put in.
     fn reset(&mut self) {
-        self.actual = 0;
         self.inside = PageMap::default();
         self.stats_buffer = None;
-        self.shown = None;
+        self.shared.can_ask.store(false, Ordering::Relaxed);
+        self.shared.show(None);
         self.shared.actual.store(0, Ordering::Relaxed);
         self.shared.inside.store(0, Ordering::Relaxed);
     }
@@ -298,6 +321,7 @@ impl Device for Balloon {
     fn reset_queue(&mut self, index: usize) {
         if Some(index as u16) == QUEUES.stats {
             self.stats_buffer = None;
+            self.shared.can_ask.store(false, Ordering::Relaxed);
         }
     }
 
@@ -306,7 +330,8 @@ impl Device for Balloon {
         if number == QUEUES.stats {
             return if io.queues[index].ready() { self.take_stats(index, io) } else { Ok(Progress::Done) };
         }
-        io.drain(index, |memory, chain, counters| {
+        io.drain(index, |memory, chain, signal| {
+            let counters = &signal.counters;
             if number == Some(QUEUES.inflate) {
                 self.inflate(memory, chain, counters);
             } else if number == Some(QUEUES.deflate) {
@@ -326,7 +351,7 @@ impl Device for Balloon {
         let _ = self.shared.poke.read();
         let mut slot = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut slot.target_changed) {
-            self.shown = Some(self.shared.target.load(Ordering::Relaxed));
+            self.shared.show(Some(self.shared.target.load(Ordering::Relaxed)));
             io.signal.config_changed();
         }
         drop(slot);

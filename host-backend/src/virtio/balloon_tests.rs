@@ -187,3 +187,21 @@ proptest! {
         prop_assert_eq!(covered, pfns.iter().map(|pfn| u64::from(*pfn)).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_queue_that_was_taken_back_gets_nothing_of_what_it_held() {
+    for (register, value) in [(Register::QueueReady, 0), (Register::QueueReset, 1)] {
+        let (rig, handle) = rig();
+        rig.chain(STATS, 0, &[(DATA, 10, READ)]);
+        rig.offer(STATS, 0);
+        rig.kick(STATS);
+        rig.write(Register::QueueSel, STATS);
+        rig.write(register, value);
+        rig.put(crate::virtio::harness::available(STATS), &[0; 64]);
+        rig.queue(STATS);
+        // The device would return the statistics buffer now.
+        handle.set_target(1);
+        while rig.transport.process_event(EventSet::IN) == Progress::More {}
+        assert_eq!((rig.used_index(STATS), rig.needs_reset()), (0, false), "{register:?}");
+    }
+}

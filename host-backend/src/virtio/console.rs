@@ -1,7 +1,7 @@
 //! The console (section 5.3 "Console Device") with one port: output goes to an [`Output`], input comes through a
 //! [`ConsoleInput`].
 
-use super::{BATCH, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, ConfigSpace, Device, Fault, Io, Progress, read_config_bytes};
 use crate::devices::InputSink;
 use crate::devices::output::Output;
 use crate::event::event;
@@ -68,6 +68,9 @@ impl Console {
                 progress = Progress::Done;
                 break;
             }
+            if io.interrupted() {
+                break;
+            }
             let Some(chain) = io.queues[RX].pop_or_arm(io.memory)? else {
                 progress = Progress::Done;
                 break;
@@ -77,6 +80,7 @@ impl Console {
             io.queues[RX].push_used(io.memory, chain.head(), written as u32)?;
             io.signal.counters.requests.add(1);
             io.signal.counters.bytes_to_guest.add(written as u64);
+            io.interrupt_soon(RX)?;
         }
         if pending.bytes.is_empty() && std::mem::take(&mut pending.starved) {
             // A full counter is readable too.
@@ -85,6 +89,23 @@ impl Console {
         drop(pending);
         io.interrupt(RX)?;
         Ok(progress)
+    }
+}
+
+/// The configuration space: a character written to `emerg_wr` is printed at once.
+struct Emergency(Arc<Output>);
+
+impl ConfigSpace for Emergency {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        read_config_bytes(Config::default().as_bytes(), offset, data);
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        if offset == offset_of!(Config, emerg_wr)
+            && let [character, ..] = data
+        {
+            self.0.write(&[*character]);
+        }
     }
 }
 
@@ -123,24 +144,15 @@ impl Device for Console {
         2
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        read_config_bytes(Config::default().as_bytes(), offset, data);
-    }
-
-    /// A character written to `emerg_wr` is printed at once.
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        if offset == offset_of!(Config, emerg_wr)
-            && let [character, ..] = data
-        {
-            self.output.write(&[*character]);
-        }
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(Emergency(self.output.clone()))
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         if index == RX {
             return self.receive(io);
         }
-        io.drain(TX, |memory, chain, counters| {
+        io.drain(TX, |memory, chain, signal| {
             let len = chain.readable_len().min(OUTPUT_MAX);
             let mut buffer = [0; 4096];
             let mut at = 0;
@@ -150,8 +162,8 @@ impl Device for Console {
                 self.output.write(&buffer[..got]);
                 at += part as u64;
             }
-            counters.bytes_from_guest.add(len);
-            counters.errors.add((chain.readable_len() > OUTPUT_MAX).into());
+            signal.counters.bytes_from_guest.add(len);
+            signal.counters.errors.add((chain.readable_len() > OUTPUT_MAX).into());
             Ok(0)
         })
     }

@@ -1,12 +1,15 @@
 //! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and the way to the device behind.
 //!
-//! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). It works without KVM
-//! and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
+//! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). A vCPU never waits for
+//! a request: it changes the registers, under a lock of their own, and the device sees the changes before its next request.
+//! What the driver must wait for (a reset, a queue taken back) reads as not done until the device has let go.
+//!
+//! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
 use super::bugs::{Bug, is_injected};
 use super::queue::{Fault, SIZE_MAX};
-use super::state::{State, half, set_high, set_low};
-use super::{Change, Changed, Counters, Device, Io, Progress, Signal};
+use super::state::{Machinery, Registers, half, set_high, set_low};
+use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
 use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
@@ -21,13 +24,25 @@ use vmm_sys_util::eventfd::EventFd;
 /// "RNGS".
 const VENDOR: u32 = u32::from_le_bytes(*b"RNGS");
 
+/// How long a driver's change may wait for the device to come between two requests; then its worker makes it, and the
+/// driver reads that it is not done yet.
+const SETTLE: Duration = Duration::from_millis(1);
+
+/// How often somebody who waits for a busy device looks again.
+const WAIT_STEP: Duration = Duration::from_micros(200);
+
 /// A slot with its device.
 pub struct MmioTransport {
-    inner: Mutex<State>,
+    registers: Mutex<Registers>,
+    machinery: Mutex<Machinery>,
+    config: Arc<dyn ConfigSpace>,
+    flusher: Option<Arc<dyn Flush>>,
     memory: GuestRam,
     signal: Signal,
+    pause: Pause,
     device_type: DeviceType,
-    /// The status register and the first fault, for those who must not wait for the device.
+    queue_count: usize,
+    /// The status register and the first fault, for those who must not wait for anything.
     status: AtomicU8,
     fault: OnceLock<String>,
     notifier: OnceLock<Notifier>,
@@ -45,17 +60,33 @@ pub struct Notifier {
 impl MmioTransport {
     /// A slot with `device` in its reset state.
     pub fn new(device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
-        let device_type = device.device_type();
-        let inner = State::new(device);
-        let signal = Signal::new(line);
+        Self::build(None, device, memory, line)
+    }
+
+    /// The same for a device that reports its problems under a name.
+    pub fn named(name: &str, device: Box<dyn Device>, memory: GuestRam, line: Arc<dyn InterruptLine>) -> Arc<Self> {
+        Self::build(Some(name.into()), device, memory, line)
+    }
+
+    fn build(
+        name: Option<String>,
+        device: Box<dyn Device>,
+        memory: GuestRam,
+        line: Arc<dyn InterruptLine>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(inner),
+            registers: Mutex::new(Registers::new(device.as_ref())),
+            config: device.config(),
+            flusher: device.flusher(),
             memory,
-            signal,
-            device_type,
+            signal: Signal::new(name, line),
+            pause: Pause::default(),
+            device_type: device.device_type(),
+            queue_count: device.queue_count(),
             status: AtomicU8::new(0),
             fault: OnceLock::new(),
             notifier: OnceLock::new(),
+            machinery: Mutex::new(Machinery::new(device)),
         })
     }
 
@@ -63,7 +94,7 @@ impl MmioTransport {
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if offset >= CONFIG {
-            return self.lock().device.read_config((offset - CONFIG) as usize, data);
+            return self.config.read((offset - CONFIG) as usize, data);
         }
         match (Register::at(offset), <&mut [u8; 4]>::try_from(data)) {
             (Some(register), Ok(data)) => *data = self.read_register(register).to_le_bytes(),
@@ -74,7 +105,7 @@ impl MmioTransport {
     /// A write by the guest at `offset` in the slot.
     pub fn write(&self, offset: u64, data: &[u8]) {
         if offset >= CONFIG {
-            self.lock().device.write_config((offset - CONFIG) as usize, data);
+            self.config.write((offset - CONFIG) as usize, data);
             return self.wake();
         }
         match (Register::at(offset), data.try_into()) {
@@ -84,20 +115,18 @@ impl MmioTransport {
     }
 
     fn read_register(&self, register: Register) -> u32 {
-        // Lock-free: an interrupt handler reads it while the device works.
-        if register == Register::InterruptStatus {
-            return self.signal.status();
-        }
-        let inner = self.lock();
+        let registers = self.registers();
         match register {
             Register::MagicValue => MAGIC,
             Register::Version => VERSION,
             Register::DeviceId => self.device_type.0,
             Register::VendorId => VENDOR,
-            Register::DeviceFeatures => half(inner.offered(), inner.device_features_sel),
-            Register::QueueSizeMax if inner.selected().is_some() => SIZE_MAX.into(),
-            Register::QueueReady => inner.selected().is_some_and(|index| inner.queues[index].ready()).into(),
-            Register::Status => inner.status.bits().into(),
+            Register::DeviceFeatures => half(registers.offered, registers.device_features_sel),
+            Register::QueueSizeMax if registers.selected().is_some() => SIZE_MAX.into(),
+            Register::QueueReady => registers.queue_ready().into(),
+            Register::QueueReset => registers.queue_resetting().into(),
+            Register::InterruptStatus => self.signal.status(),
+            Register::Status => registers.status.bits().into(),
             Register::ConfigGeneration => self.signal.generation(),
             // There are no shared memory regions.
             Register::ShmLenLow | Register::ShmLenHigh | Register::ShmBaseLow | Register::ShmBaseHigh => u32::MAX,
@@ -109,74 +138,112 @@ impl MmioTransport {
         match register {
             Register::InterruptAck => return self.signal.acknowledge(value),
             Register::QueueNotify => return self.notify(value),
+            Register::Status => return self.write_status(value),
             _ => {}
         }
-        let mut inner = self.lock();
+        let mut registers = self.registers();
+        if registers.is_resetting() {
+            // The driver must wait; nothing is to be set up in what is about to be forgotten.
+            return;
+        }
         match register {
-            Register::DeviceFeaturesSel => inner.device_features_sel = value,
-            Register::DriverFeaturesSel => inner.driver_features_sel = value,
-            Register::DriverFeatures => inner.set_driver_features(value),
-            Register::QueueSel => inner.queue_sel = value,
-            Register::QueueSize => inner.place(|place| place.size = value),
-            Register::QueueDescLow => inner.place(|place| set_low(&mut place.descriptors, value)),
-            Register::QueueDescHigh => inner.place(|place| set_high(&mut place.descriptors, value)),
-            Register::QueueDriverLow => inner.place(|place| set_low(&mut place.driver, value)),
-            Register::QueueDriverHigh => inner.place(|place| set_high(&mut place.driver, value)),
-            Register::QueueDeviceLow => inner.place(|place| set_low(&mut place.device, value)),
-            Register::QueueDeviceHigh => inner.place(|place| set_high(&mut place.device, value)),
+            Register::DeviceFeaturesSel => registers.device_features_sel = value,
+            Register::DriverFeaturesSel => registers.driver_features_sel = value,
+            Register::DriverFeatures => registers.set_driver_features(value),
+            Register::QueueSel => registers.queue_sel = value,
+            Register::QueueSize => registers.place(|place| place.size = value),
+            Register::QueueDescLow => registers.place(|place| set_low(&mut place.descriptors, value)),
+            Register::QueueDescHigh => registers.place(|place| set_high(&mut place.descriptors, value)),
+            Register::QueueDriverLow => registers.place(|place| set_low(&mut place.driver, value)),
+            Register::QueueDriverHigh => registers.place(|place| set_high(&mut place.driver, value)),
+            Register::QueueDeviceLow => registers.place(|place| set_low(&mut place.device, value)),
+            Register::QueueDeviceHigh => registers.place(|place| set_high(&mut place.device, value)),
+            // All regions are absent, whichever is meant.
+            Register::ShmSel => {}
             Register::QueueReady => {
-                if let Err(fault) = inner.set_queue_ready(&self.memory, value) {
-                    self.needs_reset(&mut inner, &fault);
+                if let Err(fault) = registers.set_queue_ready(&self.memory, value) {
+                    self.needs_reset(&mut registers, &fault);
                 }
+                drop(registers);
+                self.settle();
             }
             Register::QueueReset => {
-                inner.reset_queue(value);
-                drop(inner);
-                // The device may wait for something else now.
-                self.wake();
+                registers.reset_queue(value);
+                drop(registers);
+                self.settle();
             }
-            Register::Status => self.write_status(inner, value),
             _ => self.signal.counters.bad_accesses.add(1),
         }
     }
 
-    fn write_status(&self, mut inner: MutexGuard<'_, State>, value: u32) {
+    fn write_status(&self, value: u32) {
+        let mut registers = self.registers();
         if value == 0 {
-            inner.reset();
-            if is_injected(Bug::FaultOutlivesReset) && self.fault.get().is_some() {
-                inner.status = Status::DEVICE_NEEDS_RESET;
-            }
-            self.publish(&inner);
-            self.signal.acknowledge(u32::MAX);
-            drop(inner);
-            return self.wake();
+            registers.reset();
+            drop(registers);
+            return self.settle();
+        }
+        if registers.is_resetting() {
+            return;
         }
         // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
-        let mut new = Status::from_bits_truncate(value as u8) - inner.status - Status::DEVICE_NEEDS_RESET;
-        let acceptable = inner.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
+        let mut new = Status::from_bits_truncate(value as u8) - registers.status - Status::DEVICE_NEEDS_RESET;
+        let acceptable = registers.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
         if new.contains(Status::FEATURES_OK) && !acceptable {
             new -= Status::FEATURES_OK;
         }
         let starts = new.contains(Status::DRIVER_OK);
-        if starts && !(inner.status | new).contains(Status::FEATURES_OK) {
+        if starts && !(registers.status | new).contains(Status::FEATURES_OK) {
             new -= Status::DRIVER_OK;
         }
-        inner.status |= new;
-        self.publish(&inner);
+        registers.status |= new;
+        self.publish(&registers);
         if new.contains(Status::DRIVER_OK) {
-            let features = inner.driver_features;
-            inner.device.activate(features);
+            registers.activate();
             // A fault from before was not announced: the driver was not there yet.
-            if inner.status.contains(Status::DEVICE_NEEDS_RESET) {
+            if registers.status.contains(Status::DEVICE_NEEDS_RESET) {
                 self.signal.raise(InterruptStatus::CONFIG_CHANGE);
             }
-            let count = inner.queues.len();
-            drop(inner);
-            for index in 0..count {
+            drop(registers);
+            self.settle();
+            for index in 0..self.queue_count {
                 self.notify(index as u32);
             }
-            self.wake();
         }
+    }
+
+    /// Lets the device see what the driver changed: now if it is between two requests, else its worker does it there.
+    fn settle(&self) {
+        self.pause.attention.store(true, Ordering::Release);
+        if self.notifier.get().is_none() {
+            self.apply(&mut self.machinery());
+            return;
+        }
+        let deadline = Instant::now() + SETTLE;
+        while self.pause.attention.load(Ordering::Acquire) {
+            match self.machinery.try_lock() {
+                Ok(mut machinery) => drop(self.apply(&mut machinery)),
+                Err(TryLockError::Poisoned(poison)) => drop(self.apply(&mut poison.into_inner())),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break,
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
+        // The device may wait for something else now.
+        self.wake();
+    }
+
+    /// Lets the device see what the driver changed, and says whether it may touch its queues.
+    fn apply(&self, machinery: &mut Machinery) -> bool {
+        self.pause.attention.store(false, Ordering::Release);
+        let mut registers = self.registers();
+        if registers.apply(machinery) {
+            if is_injected(Bug::FaultOutlivesReset) && self.fault.get().is_some() {
+                registers.status = Status::DEVICE_NEEDS_RESET;
+            }
+            self.publish(&registers);
+            self.signal.acknowledge(u32::MAX);
+        }
+        registers.is_live()
     }
 
     /// The guest (or a restart) says that queue `index` has buffers.
@@ -206,43 +273,44 @@ impl MmioTransport {
     }
 
     fn work(&self, what: impl FnOnce(&mut dyn Device, &mut Io<'_>) -> Result<Progress, Fault>) -> Progress {
-        let mut inner = self.lock();
-        if !inner.is_live() {
-            return Progress::Done;
+        // Locks are not fair: who waits between two requests would come too late for each of them.
+        while self.pause.waiting.load(Ordering::Acquire) > 0 {
+            std::thread::sleep(WAIT_STEP);
         }
-        let State { device, queues, .. } = &mut *inner;
-        let mut io = Io { memory: &self.memory, queues, signal: &self.signal };
-        match what(device.as_mut(), &mut io) {
-            Ok(progress) => progress,
-            Err(fault) => {
-                self.needs_reset(&mut inner, &fault);
+        let mut machinery = self.machinery();
+        let mut progress = Progress::Done;
+        if self.apply(&mut machinery) {
+            let Machinery { device, queues } = &mut *machinery;
+            let mut io = Io { memory: &self.memory, queues, signal: &self.signal, pause: &self.pause };
+            progress = what(device.as_mut(), &mut io).unwrap_or_else(|fault| {
+                self.needs_reset(&mut self.registers(), &fault);
                 Progress::Done
-            }
+            });
         }
+        if self.pause.attention.load(Ordering::Acquire) {
+            self.apply(&mut machinery);
+        }
+        progress
     }
 
     /// The device cannot go on with what the guest gave it.
-    fn needs_reset(&self, inner: &mut State, fault: &Fault) {
+    fn needs_reset(&self, registers: &mut Registers, fault: &Fault) {
         if is_injected(Bug::FaultEndsHost) {
             std::process::abort();
         }
         self.signal.counters.faults.add(1);
         self.fault.get_or_init(|| fault.to_string());
-        inner.status |= Status::DEVICE_NEEDS_RESET;
-        self.publish(inner);
-        if inner.status.contains(Status::DRIVER_OK) {
+        registers.status |= Status::DEVICE_NEEDS_RESET;
+        self.publish(registers);
+        if registers.status.contains(Status::DRIVER_OK) {
             self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
     /// Tells the guest that the device's configuration space changed.
     pub fn config_changed(&self) {
-        self.tell_config_change(&self.lock());
-    }
-
-    fn tell_config_change(&self, inner: &State) {
         // Before DRIVER_OK nobody is to be interrupted; but a driver may be reading already.
-        if inner.is_live() {
+        if self.registers().is_live() {
             self.signal.config_changed();
         } else {
             self.signal.new_generation();
@@ -255,21 +323,47 @@ impl MmioTransport {
     /// # Errors
     /// One line that says why nothing changed.
     pub fn change(&self, change: Change, patience: Duration) -> Result<(), String> {
-        let deadline = Instant::now() + patience;
-        let mut inner = loop {
-            match self.inner.try_lock() {
-                Ok(inner) => break inner,
-                Err(TryLockError::Poisoned(poison)) => break poison.into_inner(),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err("the device is busy".into()),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
-        if inner.device.change(change)? == Changed::Config {
-            self.tell_config_change(&inner);
+        let mut machinery = self.wait_for_device(patience).ok_or("the device is busy")?;
+        self.apply(&mut machinery);
+        if machinery.device.change(change)? == Changed::Config {
+            self.config_changed();
         }
-        drop(inner);
+        drop(machinery);
         self.wake();
         Ok(())
+    }
+
+    /// Resets the device as its driver would; false if it stays at work for longer than `patience`.
+    pub fn reset(&self, patience: Duration) -> bool {
+        self.registers().reset();
+        let Some(mut machinery) = self.wait_for_device(patience) else { return false };
+        self.apply(&mut machinery);
+        drop(machinery);
+        self.wake();
+        true
+    }
+
+    /// Whether somebody waits for the device to come between two requests.
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.pause.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Asks the device to come between two requests and waits for that.
+    fn wait_for_device(&self, patience: Duration) -> Option<MutexGuard<'_, Machinery>> {
+        let deadline = Instant::now() + patience;
+        self.pause.waiting.fetch_add(1, Ordering::AcqRel);
+        let machinery = loop {
+            self.pause.attention.store(true, Ordering::Release);
+            match self.machinery.try_lock() {
+                Ok(machinery) => break Some(machinery),
+                Err(TryLockError::Poisoned(poison)) => break Some(poison.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT_STEP),
+            }
+        };
+        self.pause.waiting.fetch_sub(1, Ordering::AcqRel);
+        machinery
     }
 
     /// From now on a notification wakes the worker behind `notifier`. Only the first call counts.
@@ -282,15 +376,26 @@ impl MmioTransport {
         self.notifier.get()
     }
 
-    /// What the device waits for outside the guest.
+    /// What the device waits for outside the guest. Only its worker asks.
     pub fn event_source(&self) -> Option<(RawFd, EventSet)> {
-        let inner = self.lock();
-        if inner.is_live() { inner.device.event_source() } else { None }
+        let mut machinery = self.machinery();
+        if self.apply(&mut machinery) { machinery.device.event_source() } else { None }
+    }
+
+    /// Makes the worker's thread return to its loop after the current request, for good.
+    pub(super) fn leave(&self) {
+        self.pause.leave.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether [`leave`](Self::leave) was called.
+    pub(super) fn is_left(&self) -> bool {
+        self.pause.leave.load(Ordering::Acquire)
     }
 
     /// Number of queues.
     pub fn queue_count(&self) -> usize {
-        self.lock().queues.len()
+        self.queue_count
     }
 
     /// The device's type.
@@ -303,6 +408,21 @@ impl MmioTransport {
         &self.signal.counters
     }
 
+    /// The device's name, or its type's.
+    pub fn name(&self) -> &str {
+        self.signal.name().unwrap_or(self.device_type.name())
+    }
+
+    /// What the device has to say to the outside.
+    pub fn signal(&self) -> &Signal {
+        &self.signal
+    }
+
+    /// What went wrong on the host's side so far.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.signal.problems()
+    }
+
     /// Why the device first needed a reset, if it ever did.
     pub fn fault(&self) -> Option<&str> {
         self.fault.get().map(String::as_str)
@@ -313,16 +433,13 @@ impl MmioTransport {
         Status::from_bits_retain(self.status.load(Ordering::Relaxed))
     }
 
-    fn publish(&self, inner: &State) {
-        self.status.store(inner.status.bits(), Ordering::Relaxed);
+    fn publish(&self, registers: &Registers) {
+        self.status.store(registers.status.bits(), Ordering::Relaxed);
     }
 
-    /// Makes what the guest wrote durable.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub fn flush(&self) -> std::io::Result<()> {
-        self.lock().device.flush()
+    /// Makes what the guest wrote durable, if that takes anything. Does not wait for the device.
+    pub fn flusher(&self) -> Option<Arc<dyn Flush>> {
+        self.flusher.clone()
     }
 
     fn wake(&self) {
@@ -332,8 +449,12 @@ impl MmioTransport {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn machinery(&self) -> MutexGuard<'_, Machinery> {
+        self.machinery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -181,6 +181,46 @@ fn undefined_registers_read_zero_and_ignore_writes() {
 }
 
 #[test]
+fn no_legal_access_is_counted_as_a_bad_one() {
+    let rig = Rig::running(Rng::new());
+    let readable = (0..CONFIG).step_by(4).filter_map(Register::at);
+    let writable = [
+        Register::DeviceFeaturesSel,
+        Register::DriverFeaturesSel,
+        Register::DriverFeatures,
+        Register::QueueSel,
+        Register::QueueSize,
+        Register::QueueDescLow,
+        Register::QueueDescHigh,
+        Register::QueueDriverLow,
+        Register::QueueDriverHigh,
+        Register::QueueDeviceLow,
+        Register::QueueDeviceHigh,
+        Register::QueueReady,
+        Register::QueueReset,
+        Register::QueueNotify,
+        Register::InterruptAck,
+        Register::ShmSel,
+        Register::Status,
+    ];
+    for register in readable {
+        rig.read(register);
+    }
+    for register in writable {
+        for value in [0, 1, 17] {
+            rig.write(register, value);
+        }
+    }
+    for len in [1, 2, 4, 8] {
+        rig.config(0, &mut vec![0; len]);
+        rig.transport.write(CONFIG, &vec![0; len]);
+    }
+    assert_eq!(rig.transport.counters().bad_accesses.get(), 0);
+    rig.write(Register::MagicValue, 0);
+    assert_eq!(rig.transport.counters().bad_accesses.get(), 1);
+}
+
+#[test]
 fn the_configuration_space_has_no_end_to_fall_off() {
     let rig = Rig::new(Rng::new());
     for offset in [0, 0xeff, u64::MAX - CONFIG] {

@@ -2,7 +2,8 @@
 //! threads ([`worker`]).
 //!
 //! A device is called with one lock held, by its worker thread (or, in tests, by whoever writes QueueNotify). It sees
-//! guest memory and its queues through [`Io`]. Whatever the guest put there is hostile: a device answers what it can
+//! guest memory and its queues through [`Io`]. A vCPU never waits for that lock: registers have one of their own, and the
+//! configuration space is apart from the device ([`ConfigSpace`]). Whatever the guest put there is hostile: a device answers what it can
 //! answer, and returns a [`Fault`] when the ring itself makes no sense, which costs the guest the device until it resets
 //! it (DEVICE_NEEDS_RESET).
 
@@ -14,23 +15,24 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+mod signal;
 mod state;
 pub mod worker;
 
-use crate::devices::InterruptLine;
 use crate::vmm::GuestRam;
-use bugs::{Bug, is_injected};
 pub use queue::{Chain, Fault, VirtQueue};
-use serde::Serialize;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::mmio::InterruptStatus;
+pub use signal::{Counter, Counters, Problem, Signal};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vmm_sys_util::epoll::EventSet;
 
 /// Chains that one call handles before it lets others at the device.
 const BATCH: usize = 256;
+/// Buffers returned before the guest is interrupted for them, at most, where none of them waits for anything.
+const COALESCED_MAX: u16 = 16;
 
 /// One type of device, as the transport sees it.
 pub trait Device: Send {
@@ -43,11 +45,8 @@ pub trait Device: Send {
     /// How many queues it has.
     fn queue_count(&self) -> usize;
 
-    /// Reads the configuration space; bytes beyond its end are zero.
-    fn read_config(&self, offset: usize, data: &mut [u8]);
-
-    /// Writes the configuration space; read-only fields ignore it.
-    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+    /// Its configuration space. Asked once.
+    fn config(&self) -> Arc<dyn ConfigSpace>;
 
     /// The driver is ready and has accepted these features.
     fn activate(&mut self, _features: u64) {}
@@ -85,13 +84,38 @@ pub trait Device: Send {
         Err(format!("a {} device has nothing of that kind", self.device_type().name()))
     }
 
-    /// Makes what the guest wrote durable; called before the host ends.
+    /// Makes what the guest wrote durable, if that takes anything; called before the host ends. Asked once.
+    fn flusher(&self) -> Option<Arc<dyn Flush>> {
+        None
+    }
+}
+
+/// The configuration space of a device. vCPUs access it while the device works, so it never waits for that.
+pub trait ConfigSpace: Send + Sync {
+    /// Reads; bytes beyond its end are zero.
+    fn read(&self, offset: usize, data: &mut [u8]);
+
+    /// Writes; read-only fields ignore it.
+    fn write(&self, _offset: usize, _data: &[u8]) {}
+}
+
+/// The configuration space of a device that has none: all zeroes.
+#[derive(Clone, Copy, Debug)]
+pub struct NoConfig;
+
+impl ConfigSpace for NoConfig {
+    fn read(&self, _offset: usize, data: &mut [u8]) {
+        data.fill(0);
+    }
+}
+
+/// Makes what was written durable. Works while the device is busy, and also when it is stuck.
+pub trait Flush: Send + Sync {
+    /// Returns once everything that was answered before is durable.
     ///
     /// # Errors
     /// Those of the storage.
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    fn flush(&self) -> std::io::Result<()>;
 }
 
 /// What can be changed about a device while the guest runs.
@@ -139,45 +163,66 @@ pub struct Io<'a> {
     pub queues: &'a mut [VirtQueue],
     /// Its interrupt and its counters.
     pub signal: &'a Signal,
+    /// Whether somebody waits for the device.
+    pub pause: &'a Pause,
+}
+
+/// Makes a device stop between two requests.
+#[derive(Debug, Default)]
+pub struct Pause {
+    /// The driver changed something that the device has not seen.
+    attention: AtomicBool,
+    /// The device's thread is to end.
+    leave: AtomicBool,
+    /// How many wait for the device to come between two requests.
+    waiting: AtomicU32,
+}
+
+impl Pause {
+    fn requested(&self) -> bool {
+        self.attention.load(Ordering::Acquire) || self.leave.load(Ordering::Acquire)
+    }
 }
 
 impl Io<'_> {
+    /// Whether to stop before the next request and return [`Progress::More`].
+    pub fn interrupted(&self) -> bool {
+        self.pause.requested()
+    }
+
     /// Takes the available chains off a queue one by one and returns each to the guest with the number of bytes that
-    /// `handle` says it wrote.
+    /// `handle` says it wrote. The guest is interrupted for each as it asked: the next one may take long.
     ///
     /// # Errors
     /// Those of the ring and of `handle`.
     pub fn drain(
         &mut self,
         index: usize,
-        mut handle: impl FnMut(&GuestRam, &Chain, &Counters) -> Result<u32, Fault>,
+        mut handle: impl FnMut(&GuestRam, &Chain, &Signal) -> Result<u32, Fault>,
     ) -> Result<Progress, Fault> {
-        let queue = &mut self.queues[index];
-        if !queue.ready() {
+        if !self.queues[index].ready() {
             return Ok(Progress::Done);
         }
-        let mut progress = Progress::Done;
         let mut left = BATCH;
         loop {
-            queue.disable_notification(self.memory)?;
+            self.queues[index].disable_notification(self.memory)?;
             while left > 0
-                && let Some(chain) = queue.pop(self.memory)?
+                && !self.interrupted()
+                && let Some(chain) = self.queues[index].pop(self.memory)?
             {
-                let written = handle(self.memory, &chain, &self.signal.counters)?;
-                queue.push_used(self.memory, chain.head(), written)?;
+                let written = handle(self.memory, &chain, self.signal)?;
+                self.queues[index].push_used(self.memory, chain.head(), written)?;
                 self.signal.counters.requests.add(1);
+                self.interrupt(index)?;
                 left -= 1;
             }
-            if !queue.enable_notification(self.memory)? {
-                break;
+            if !self.queues[index].enable_notification(self.memory)? {
+                return Ok(Progress::Done);
             }
-            if left == 0 {
-                progress = Progress::More;
-                break;
+            if left == 0 || self.interrupted() {
+                return Ok(Progress::More);
             }
         }
-        self.interrupt(index)?;
-        Ok(progress)
     }
 
     /// Interrupts the guest if it wants to know about the buffers returned in queue `index`.
@@ -185,105 +230,24 @@ impl Io<'_> {
     /// # Errors
     /// Those of the ring.
     pub fn interrupt(&mut self, index: usize) -> Result<(), Fault> {
+        if self.queues[index].returned() == 0 {
+            return Ok(());
+        }
         if self.queues[index].wants_interrupt(self.memory)? {
             self.signal.raise(InterruptStatus::USED_BUFFER);
+        } else {
+            self.signal.counters.interrupts_suppressed.add(1);
         }
         Ok(())
     }
-}
 
-/// The interrupt of a device with its status register, its configuration's generation, and its counters.
-pub struct Signal {
-    line: Arc<dyn InterruptLine>,
-    status: AtomicU32,
-    generation: AtomicU32,
-    /// What the device did.
-    pub counters: Counters,
-}
-
-impl Signal {
-    /// A quiet one.
-    pub fn new(line: Arc<dyn InterruptLine>) -> Self {
-        Self { line, status: AtomicU32::new(0), generation: AtomicU32::new(0), counters: Counters::default() }
+    /// The same once [`COALESCED_MAX`] buffers were returned: for devices whose next step takes microseconds.
+    ///
+    /// # Errors
+    /// Those of the ring.
+    pub fn interrupt_soon(&mut self, index: usize) -> Result<(), Fault> {
+        if self.queues[index].returned() >= COALESCED_MAX { self.interrupt(index) } else { Ok(()) }
     }
-
-    /// Sets the reason in the status register, then raises the line.
-    pub fn raise(&self, why: InterruptStatus) {
-        self.status.fetch_or(why.bits(), Ordering::SeqCst);
-        self.counters.interrupts.add(1);
-        self.line.raise();
-    }
-
-    /// The status register.
-    pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
-    }
-
-    /// The guest has handled these reasons.
-    pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    /// Tells the guest that the configuration space changed.
-    pub fn config_changed(&self) {
-        self.new_generation();
-        self.raise(InterruptStatus::CONFIG_CHANGE);
-    }
-
-    /// The configuration space changed while nobody is to be interrupted.
-    pub fn new_generation(&self) {
-        if !is_injected(Bug::ConfigGenerationStuck) {
-            self.generation.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    /// Changes whenever the configuration does.
-    pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
-    }
-}
-
-/// A counter that everybody may read.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Counts.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// The count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Serialize for Counter {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(self.get())
-    }
-}
-
-/// What a device did, for the statistics.
-#[derive(Debug, Default, Serialize)]
-pub struct Counters {
-    /// Notifications from the guest.
-    pub notifications: Counter,
-    /// Interrupts to the guest.
-    pub interrupts: Counter,
-    /// Buffers (block requests, frames …) handled.
-    pub requests: Counter,
-    /// Bytes taken from the guest.
-    pub bytes_from_guest: Counter,
-    /// Bytes given to the guest.
-    pub bytes_to_guest: Counter,
-    /// Requests answered with an error, frames dropped.
-    pub errors: Counter,
-    /// Accesses to registers that mean nothing.
-    pub bad_accesses: Counter,
-    /// Times the device had to ask for a reset.
-    pub faults: Counter,
 }
 
 /// Reads a configuration space that lies in `bytes`: what is beyond its end reads as zero.
@@ -295,6 +259,8 @@ pub fn read_config_bytes(bytes: &[u8], offset: usize, data: &mut [u8]) {
     }
 }
 
+#[cfg(test)]
+mod busy_tests;
 #[cfg(test)]
 pub(crate) mod harness;
 #[cfg(test)]

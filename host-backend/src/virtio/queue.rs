@@ -71,8 +71,8 @@ pub struct Placement {
 #[derive(Debug)]
 pub struct VirtQueue {
     queue: Queue,
-    /// Whether chains were returned since the driver was last considered for an interrupt.
-    returned: bool,
+    /// Chains returned since the driver was last considered for an interrupt.
+    returned: u16,
     /// What the injected bugs about interrupts remember.
     lost: LostInterrupts,
 }
@@ -87,7 +87,7 @@ impl VirtQueue {
     /// A queue that the driver has not set up.
     pub fn new() -> Self {
         // SIZE_MAX is a power of two, the only thing that is checked.
-        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: false, lost: LostInterrupts::default() }
+        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: 0, lost: LostInterrupts::default() }
     }
 
     /// Makes the queue live where the driver put it.
@@ -196,7 +196,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
-        self.returned = true;
+        self.returned = self.returned.saturating_add(1);
         let head = if is_injected(Bug::UsedIdWrong) { (head + 1) % self.queue.size() } else { head };
         let written = if is_injected(Bug::UsedLengthTooLong) { written.wrapping_add(bugs::TOO_LONG) } else { written };
         Ok(self.queue.add_used(memory, head, written)?)
@@ -218,12 +218,17 @@ impl VirtQueue {
         Ok(self.queue.enable_notification(memory)?)
     }
 
+    /// Chains returned since the last call of [`wants_interrupt`](Self::wants_interrupt).
+    pub fn returned(&self) -> u16 {
+        self.returned
+    }
+
     /// Whether the driver wants an interrupt for what was returned since the last call.
     ///
     /// # Errors
     /// [`Fault::Ring`].
     pub fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        if !std::mem::take(&mut self.returned) {
+        if std::mem::take(&mut self.returned) == 0 {
             return Ok(false);
         }
         let wanted = self.is_wanted(memory)?;

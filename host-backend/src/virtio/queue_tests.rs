@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::virtio::harness::{DATA, INDIRECT, MEMORY, NEXT, READ, Rig, SIZE, WRITE, descriptors};
-use crate::virtio::{Device, Io, Progress};
+use crate::virtio::{ConfigSpace, Device, Io, NoConfig, Progress};
 use proptest::prelude::*;
 use shared_abi::virtio::DeviceType;
+use std::sync::Arc;
 
 /// Returns every chain with its writable length, having filled it with sevens.
 struct Echo;
@@ -19,8 +20,8 @@ impl Device for Echo {
     fn queue_count(&self) -> usize {
         1
     }
-    fn read_config(&self, _offset: usize, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(NoConfig)
     }
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         io.drain(index, |memory, chain, _| {

@@ -1,9 +1,10 @@
 //! The entropy device (section 5.4 "Entropy Device"): fills the driver's buffers from the system's generator.
 
 use super::queue::{Chain, Slice};
-use super::{Device, Fault, Io, Progress};
+use super::{ConfigSpace, Device, Fault, Io, NoConfig, Progress};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::DeviceType;
+use std::sync::Arc;
 
 /// Most bytes given per buffer: the driver asks again if it wants more.
 const BYTES_MAX: u64 = 4096;
@@ -51,16 +52,16 @@ impl Device for Rng {
         1
     }
 
-    fn read_config(&self, _offset: usize, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(NoConfig)
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        io.drain(index, |memory, chain, counters| {
+        io.drain(index, |memory, chain, signal| {
             let written = fill(memory, chain);
-            counters.bytes_to_guest.add(written.into());
+            signal.counters.bytes_to_guest.add(written.into());
             if written == 0 {
-                counters.errors.add(1);
+                signal.counters.errors.add(1);
             }
             Ok(written)
         })

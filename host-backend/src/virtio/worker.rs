@@ -4,14 +4,13 @@
 use super::Progress;
 use super::mmio::{MmioTransport, Notifier};
 use crate::event::event;
+use crate::stop::{Outcome, Stop};
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 
 /// Event data that is no queue's number.
@@ -21,39 +20,60 @@ const SOURCE: u32 = u32::MAX - 1;
 /// A device's thread.
 pub struct Worker {
     transport: Arc<MmioTransport>,
-    stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-/// Gives a device a thread of its own. From then on notifications go there.
+/// Gives a device a thread of its own. From then on notifications go there. If the thread panics, `stop` ends the VM: the
+/// guest would wait for ever.
 ///
 /// # Errors
 /// When the system gives no thread or no file descriptor.
-pub fn start(name: String, transport: Arc<MmioTransport>) -> io::Result<Worker> {
+pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worker> {
     let queues = (0..transport.queue_count()).map(|_| event()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();
-    let stop = Arc::new(AtomicBool::new(false));
     let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
     manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
-    let leave = stop.clone();
-    let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
-        while !leave.load(Ordering::Acquire) {
+    let name = transport.name().to_owned();
+    let device = transport.clone();
+    let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
+        let _watch = PanicWatch { what: name, stop };
+        while !device.is_left() {
             // It fails only when a signal interrupts it.
             let _ = manager.run();
         }
     })?;
-    Ok(Worker { transport, stop, thread })
+    Ok(Worker { transport, thread })
+}
+
+/// Ends the VM when its thread panics.
+struct PanicWatch {
+    what: String,
+    stop: Arc<Stop>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stop.request(Outcome::Failure(format!("the thread of {} panicked", self.what)));
+        }
+    }
 }
 
 impl Worker {
-    /// Ends the thread after the request it is working on. Gives up at the deadline and says whether the thread ended.
-    pub fn join(self, deadline: Instant) -> bool {
-        self.stop.store(true, Ordering::Release);
-        if let Some(notifier) = self.transport.notifier() {
-            let _ = notifier.wake.write(1);
-        }
-        threads::join(self.thread, deadline)
+    /// Asks the thread to end after the request it is working on.
+    pub fn leave(&self) {
+        self.transport.leave();
+    }
+
+    /// Whether the thread has ended. Interrupts the system call in which it may be.
+    pub fn has_ended(&self) -> bool {
+        threads::has_ended(&self.thread)
+    }
+
+    /// The device's slot.
+    pub fn transport(&self) -> &Arc<MmioTransport> {
+        &self.transport
     }
 }
 
@@ -138,7 +158,7 @@ mod tests {
     use crate::devices::output::Output;
     use crate::virtio::console::Console;
     use crate::virtio::harness::{DATA, READ, Rig, WRITE};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
@@ -150,7 +170,7 @@ mod tests {
         let console = Console::new(Arc::new(Output::new(file.reopen().unwrap()))).unwrap();
         let input = console.input();
         let rig = Rig::new(console);
-        let worker = start("console".into(), rig.transport.clone()).unwrap();
+        let worker = start(rig.transport.clone(), Arc::new(Stop::new().unwrap())).unwrap();
         rig.start(u64::MAX);
         let until = |what: &dyn Fn() -> bool| {
             let deadline = soon();
@@ -167,6 +187,7 @@ mod tests {
         input.input(b"in");
         until(&|| rig.used_index(0) == 1);
         assert_eq!(rig.get(DATA, 2), b"in");
-        assert!(worker.join(soon()));
+        worker.leave();
+        until(&|| worker.has_ended());
     }
 }

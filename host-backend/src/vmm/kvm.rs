@@ -40,6 +40,9 @@ pub enum Error {
     /// KVM supports more CPUID leaves than it takes.
     #[error("set up the VM: too many CPUID leaves")]
     TooManyLeaves,
+    /// A device is to interrupt on a GSI that has no line.
+    #[error("set up the VM: there is no interrupt line {0}")]
+    NoLine(u32),
     /// A call that makes the VM failed.
     #[error("set up the VM: {call}: {source}")]
     Call {
@@ -58,7 +61,7 @@ impl Error {
 
     /// Whether there is no usable KVM at all.
     pub fn is_absence(&self) -> bool {
-        !matches!(self, Self::Call { .. } | Self::TooManyLeaves)
+        !matches!(self, Self::Call { .. } | Self::TooManyLeaves | Self::NoLine(_))
     }
 }
 
@@ -106,24 +109,41 @@ pub fn create_vm(kvm: &Kvm, memory: &GuestRam) -> Result<VmFd, Error> {
 
 /// An interrupt line that KVM raises when its event is written, without a call into the VM.
 #[derive(Debug)]
-pub struct IrqLine(EventFd);
+pub struct IrqLine {
+    event: EventFd,
+    gsi: u32,
+}
 
 impl IrqLine {
-    /// A line on a GSI.
+    /// A line on a GSI, of no VM yet.
     ///
     /// # Errors
     /// [`Error::Call`].
-    pub fn new(vm: &VmFd, gsi: u32) -> Result<Self, Error> {
+    pub fn new(gsi: u32) -> Result<Self, Error> {
         let event = event().map_err(|error| Error::Call { call: "eventfd", source: error.into() })?;
-        vm.register_irqfd(&event, gsi).map_err(Error::call("KVM_IRQFD"))?;
-        Ok(Self(event))
+        Ok(Self { event, gsi })
+    }
+
+    /// Its GSI.
+    pub fn gsi(&self) -> u32 {
+        self.gsi
+    }
+
+    /// From now on it is a line of this VM. An earlier one must be gone.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn connect(&self, vm: &VmFd) -> Result<(), Error> {
+        // What was raised while there was no VM is not for this one.
+        let _ = self.event.read();
+        vm.register_irqfd(&self.event, self.gsi).map_err(Error::call("KVM_IRQFD"))
     }
 }
 
 impl InterruptLine for IrqLine {
     fn raise(&self) {
         // KVM drains the counter; it cannot fill up.
-        let _ = self.0.write(1);
+        let _ = self.event.write(1);
     }
 }
 

@@ -3,7 +3,8 @@
 //! Private anonymous memory, so that a page costs nothing until the guest touches it and `MADV_DONTNEED` gives it back.
 
 use shared_abi::board::{HIGH_RAM, LOW_RAM_END};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use std::io;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// The guest's memory.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -74,6 +75,20 @@ pub fn check_size(bytes: u64) -> Result<(), Error> {
 pub fn map(bytes: u64) -> Result<GuestRam, Error> {
     check_size(bytes)?;
     GuestRam::from_ranges(&ranges(bytes)).map_err(|source| Error::Map { mib: bytes >> 20, source })
+}
+
+/// Makes all of guest memory zero again, and gives it back to the system until it is touched.
+///
+/// # Errors
+/// Those of the system.
+pub fn clear(memory: &GuestRam) -> io::Result<()> {
+    for region in memory.iter() {
+        // SAFETY: the region is an anonymous private mapping of this size, to which the host holds no references.
+        if unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn machine_memory() -> u64 {

@@ -5,6 +5,7 @@
 
 use super::exits::{Cause, Counters};
 use super::kvm::Error;
+use crate::devices::reset::ResetLine;
 use crate::devices::{Access, Bus};
 use crate::stop::{Outcome, Stop};
 use crate::threads;
@@ -14,7 +15,6 @@ use shared_abi::board::START_INFO_ADDR;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// What the vCPUs share.
 pub struct Shared {
@@ -26,6 +26,14 @@ pub struct Shared {
     pub exits: Arc<Counters>,
     /// When to leave the loop.
     pub stop: Arc<Stop>,
+    /// When to leave it too.
+    pub reset: Arc<ResetLine>,
+}
+
+impl Shared {
+    fn goes_on(&self) -> bool {
+        !self.stop.requested() && !self.reset.is_pending()
+    }
 }
 
 /// Puts a vCPU into the state of PVH's entry: 32-bit protected mode, flat segments, no paging, EBX = start info.
@@ -73,7 +81,7 @@ pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Ru
     threads::prepare();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch(&shared.stop);
-        while !shared.stop.requested() {
+        while shared.goes_on() {
             run_once(index, &mut vcpu, &shared);
         }
     })?;
@@ -81,10 +89,9 @@ pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Ru
 }
 
 impl Running {
-    /// Waits for the thread, which leaves once [`Stop`] is requested. Gives up at the deadline and says whether the
-    /// thread ended: on some hosts a guest instruction can hang in the kernel.
-    pub fn join(self, deadline: Instant) -> bool {
-        threads::join(self.thread, deadline)
+    /// Whether the thread has ended, which leaves once a stop or a reset is requested. Interrupts KVM_RUN.
+    pub fn has_ended(&self) -> bool {
+        threads::has_ended(&self.thread)
     }
 }
 
@@ -113,6 +120,10 @@ fn run_once(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
         }
         Ok(VcpuExit::Intr) => Cause::Interrupted,
         Ok(VcpuExit::Hlt) => Cause::Other,
+        Ok(VcpuExit::Shutdown) if shared.reset.reboots() => {
+            shared.reset.pull();
+            Cause::Other
+        }
         Ok(exit) => {
             let what = describe(&exit);
             shared.stop.request(Outcome::Failure(failure(index, vcpu, what)));

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod pty;
+pub(crate) mod writer;
+
 use host_backend::sample::pvh_elf;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -13,7 +13,7 @@ use vmm_sys_util::epoll::EventSet;
 #[test]
 fn output_reaches_the_file_and_input_the_driver() {
     let file = NamedTempFile::new().unwrap();
-    let model = Model::new(Arc::new(Output::create(file.path()).unwrap())).unwrap();
+    let model = Model::new(Arc::new(Output::to_new_file(file.path()).unwrap())).unwrap();
     let input = model.input();
     let rig = Rig::new(dma(), Box::new(model));
     let mut console = Console::new(rig.transport(), rig.dma).expect("the driver comes up");

@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Boot the image and show the tour
     Run(RunOptions),
     /// Run all tests, here and on every testbed present, and print a table
-    Test,
+    Test(TestOptions),
     /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
     Conform(ConformOptions),
     /// Write what docs/ quotes of the guest; a test fails while it is stale
@@ -93,6 +93,13 @@ pub(crate) enum BenchCommand {
     Image,
     /// Time from the start of ringside to the guest's first byte, beside a bare C program; and its memory
     Start,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestOptions {
+    /// Also the long forms of tests that repeat: 200 kills and 200 signals at random points while a guest writes
+    #[arg(long)]
+    pub(crate) long: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 
 use crate::artifacts::Artifacts;
 use crate::boots::{self, Wishes};
-use crate::options::Common;
+use crate::options::{Common, TestOptions};
 use crate::{artifacts, setup, ui, workspace};
 use anyhow::{Context, Result, bail};
 use ringside_tests::inner::Inner;
@@ -28,6 +28,8 @@ const VARIANTS: [(&str, &str); 3] = [
 ];
 /// What does not build for the target that we run on.
 const BARE: [&str; 3] = ["guest-kernel", "loader-bios", "loader-efi"];
+/// Tells tests that repeat to do so for long.
+const LONG: &str = "RINGSIDE_LONG";
 /// Boots at a time.
 const PARALLEL: usize = 2;
 
@@ -59,7 +61,7 @@ enum Ended {
 }
 
 /// `cargo xtask test`.
-pub(crate) fn command(common: &Common) -> Result<ExitCode> {
+pub(crate) fn command(common: &Common, options: &TestOptions) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let mut artifacts = artifacts::build(&setup)?;
     for testbed in Testbed::ALL {
@@ -79,7 +81,7 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
         inner,
         xen,
     };
-    let (units, notes) = run_cargo_tests(programs, common.kvm(), &interrupted)?;
+    let (units, notes) = run_cargo_tests(programs, common.kvm(), options, &interrupted)?;
     let boots = run_boots(&artifacts, common.kvm(), &interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
         bail!("interrupted");
@@ -93,6 +95,7 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
 fn run_cargo_tests(
     programs: Programs<'_>,
     kvm: KvmPolicy,
+    options: &TestOptions,
     interrupted: &AtomicBool,
 ) -> Result<(Tally, BTreeSet<String>)> {
     let log_path = workspace::output()?.join("test.log");
@@ -113,6 +116,9 @@ fn run_cargo_tests(
     command.env(ready::KERNEL, programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
         command.env(ready::NO_KVM, "1");
+    }
+    if options.long {
+        command.env(LONG, "1");
     }
     let mut child = command.spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;

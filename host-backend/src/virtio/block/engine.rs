@@ -1,12 +1,14 @@
 //! What a block device stores its sectors in: the [`Engine`] trait, and raw files behind it.
 
 use crate::config::{Disk, DiskAccess};
+use crate::virtio::Flush;
 use crate::virtio::queue::Slice;
 use shared_abi::virtio::blk::SECTOR_SIZE;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::sync::Arc;
 use vmm_sys_util::write_zeroes::{PunchHole, WriteZeroesAt};
 
 /// Storage of a fixed number of bytes. The device checks every range before it calls.
@@ -37,11 +39,8 @@ pub trait Engine: Send {
     /// Those of the storage.
     fn write_at(&mut self, buffers: &[Slice<'_>], offset: u64) -> io::Result<()>;
 
-    /// Makes all writes durable.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    fn flush(&mut self) -> io::Result<()>;
+    /// Makes all writes durable, from any thread and also while the engine is at work. Asked once.
+    fn flusher(&self) -> Arc<dyn Flush>;
 
     /// The contents of the range do not matter any more.
     ///
@@ -77,6 +76,8 @@ pub enum OpenError {
     ReadOnly,
     #[error("it is in use by another process (or given twice)")]
     Locked,
+    #[error("the block device is in use: mounted, or held by another program")]
+    Busy,
     #[error("its size of {0} bytes is not a multiple of {SECTOR_SIZE}")]
     Size(u64),
     #[error("it is empty")]
@@ -87,7 +88,19 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct RawFile {
     file: File,
+    /// The same file for the flush, which may not wait for what `file` is used for.
+    flushed: Arc<SyncData>,
     len: u64,
+}
+
+/// Flushes a file.
+#[derive(Debug)]
+struct SyncData(File);
+
+impl Flush for SyncData {
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
 }
 
 impl RawFile {
@@ -106,7 +119,13 @@ impl RawFile {
         if writes && metadata.permissions().mode() & 0o222 == 0 {
             return Err(OpenError::ReadOnly);
         }
-        let mut file = OpenOptions::new().read(true).write(writes).open(&disk.path).map_err(|error| {
+        // Two who write to a device ruin it, and a lock says nothing to a file system that is mounted.
+        let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
+        let open = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(&disk.path);
+        let mut file = open.map_err(|error| {
+            if exclusive != 0 && error.raw_os_error() == Some(libc::EBUSY) {
+                return OpenError::Busy;
+            }
             let refused = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS));
             if writes && refused && File::open(&disk.path).is_ok() { OpenError::ReadOnly } else { error.into() }
         })?;
@@ -118,7 +137,8 @@ impl RawFile {
         if !len.is_multiple_of(SECTOR_SIZE as u64) {
             return Err(OpenError::Size(len));
         }
-        Ok(Self { file, len })
+        let flushed = Arc::new(SyncData(file.try_clone()?));
+        Ok(Self { file, flushed, len })
     }
 }
 
@@ -233,8 +253,8 @@ impl Engine for RawFile {
         self.transfer(buffers, offset, Direction::Write)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+    fn flusher(&self) -> Arc<dyn Flush> {
+        self.flushed.clone()
     }
 
     /// A hole, or nothing where the file system has no holes.

@@ -65,3 +65,36 @@ fn vectors_advance_over_short_transfers() {
     assert_eq!(rest[0].iov_base.cast::<u8>(), base.wrapping_add(15));
     assert!(advance(&mut vectors, 25).is_empty());
 }
+
+/// A loop device over a file.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        output.status.success().then(|| Self(String::from_utf8_lossy(&output.stdout).trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_that_somebody_holds_is_refused() {
+    let file = image(1 << 20);
+    let Some(device) = Loop::over(file.path()) else {
+        return eprintln!("SKIPPED a_block_device_that_somebody_holds_is_refused: no loop device can be set up");
+    };
+    let path = Path::new(&device.0);
+    // As a mount holds it.
+    let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).unwrap();
+    assert!(matches!(RawFile::open(&disk(path, DiskAccess::ReadWrite)), Err(OpenError::Busy)));
+    assert!(RawFile::open(&disk(path, DiskAccess::ReadOnly)).is_ok());
+    drop(held);
+    let ours = RawFile::open(&disk(path, DiskAccess::ReadWrite)).unwrap();
+    assert!(OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_err(), "nobody else can hold it");
+    drop(ours);
+}

@@ -4,18 +4,22 @@
 //! guest asks for. A bad request gets an error status; a chain without room for one is a [`Fault`].
 
 pub mod engine;
+mod latch;
 
 use super::bugs::{Bug, is_injected};
 use super::queue::{Chain, Slice};
-use super::{Change, Changed, Counters, Device, Fault, Io, Progress, read_config_bytes};
+use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
 use crate::config::DiskAccess;
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
+use latch::Latched;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{
     Config, Features, ID_LEN, RequestHeader, RequestStatus, RequestType, SECTOR_SIZE, SEGMENT_UNMAP, Segment,
 };
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromZeros, IntoBytes};
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
@@ -33,9 +37,36 @@ pub struct Block {
     engine: Box<dyn Engine>,
     access: DiskAccess,
     id: [u8; ID_LEN],
-    queues: u16,
+    shape: Arc<Shape>,
+    durable: Arc<Latched>,
     cache: Cache,
     unflushed: Unflushed,
+}
+
+/// What the configuration space says.
+struct Shape {
+    /// Bytes.
+    len: AtomicU64,
+    queues: u16,
+}
+
+impl ConfigSpace for Shape {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let config = Config {
+            capacity: self.len.load(Ordering::Relaxed) / SECTOR,
+            seg_max: SEG_MAX,
+            blk_size: SECTOR_SIZE as u32,
+            num_queues: self.queues,
+            max_discard_sectors: DISCARD_SECTORS_MAX,
+            max_discard_seg: DISCARD_SEGMENTS_MAX,
+            discard_sector_alignment: 8,
+            max_write_zeroes_sectors: ZEROES_SECTORS_MAX,
+            max_write_zeroes_seg: DISCARD_SEGMENTS_MAX,
+            write_zeroes_may_unmap: 1,
+            ..Config::default()
+        };
+        read_config_bytes(config.as_bytes(), offset, data);
+    }
 }
 
 /// Whether writes may wait for a flush.
@@ -53,40 +84,28 @@ impl Block {
         let tail = &bytes[bytes.len().saturating_sub(ID_LEN)..];
         let mut id = [0; ID_LEN];
         id[..tail.len()].copy_from_slice(tail);
-        Self { engine, access, id, queues: 1, cache: Cache::WriteBack, unflushed: Unflushed::default() }
+        let shape = Arc::new(Shape { len: AtomicU64::new(engine.len()), queues: 1 });
+        let durable = Arc::new(Latched::new(engine.flusher()));
+        Self { engine, access, id, shape, durable, cache: Cache::WriteBack, unflushed: Unflushed::default() }
     }
 
     /// The same with several queues. One thread serves them all, in turn, so that a request that was answered on one is
     /// done for all.
     #[must_use]
     pub fn with_queues(self, queues: u16) -> Self {
-        Self { queues, ..self }
-    }
-
-    fn config(&self) -> Config {
-        Config {
-            capacity: self.engine.len() / SECTOR,
-            seg_max: SEG_MAX,
-            blk_size: SECTOR_SIZE as u32,
-            num_queues: self.queues,
-            max_discard_sectors: DISCARD_SECTORS_MAX,
-            max_discard_seg: DISCARD_SEGMENTS_MAX,
-            discard_sector_alignment: 8,
-            max_write_zeroes_sectors: ZEROES_SECTORS_MAX,
-            max_write_zeroes_seg: DISCARD_SEGMENTS_MAX,
-            write_zeroes_may_unmap: 1,
-            ..Config::default()
-        }
+        let len = AtomicU64::new(self.engine.len());
+        Self { shape: Arc::new(Shape { len, queues }), ..self }
     }
 
     /// Serves one request; the last writable byte gets its status.
-    fn serve(&mut self, memory: &GuestRam, chain: &Chain, counters: &Counters) -> Result<u32, Fault> {
+    fn serve(&mut self, memory: &GuestRam, chain: &Chain, signal: &Signal) -> Result<u32, Fault> {
         let room = chain.writable_len();
         let Some(data_room) = room.checked_sub(1) else { return Err(Fault::NoAnswer(chain.head())) };
-        let status = match self.execute(memory, chain, data_room, counters) {
+        let status = match self.execute(memory, chain, data_room, signal) {
             Ok(()) => RequestStatus::OK,
             Err(refusal) => {
-                counters.errors.add(1);
+                signal.counters.errors.add(1);
+                refusal.report(signal);
                 refusal.status()
             }
         };
@@ -95,36 +114,34 @@ impl Block {
         Ok(if status == RequestStatus::OK { room as u32 } else { 1 })
     }
 
-    fn execute(
-        &mut self,
-        memory: &GuestRam,
-        chain: &Chain,
-        data_room: u64,
-        counters: &Counters,
-    ) -> Result<(), Refusal> {
+    fn execute(&mut self, memory: &GuestRam, chain: &Chain, data_room: u64, signal: &Signal) -> Result<(), Refusal> {
         let mut header = RequestHeader::new_zeroed();
         if chain.read(memory, 0, header.as_mut_bytes()) < header.as_bytes().len() {
             return Err(Refusal::Malformed);
         }
         let data_len = chain.readable_len() - HEADER;
+        let counters = &signal.counters;
         match header.request_type {
             RequestType::IN => {
                 let offset = self.range(header.sector, data_room)?;
-                self.engine.read_at(&chain.writable(memory, 0, data_room), offset)?;
+                let done = self.engine.read_at(&chain.writable(memory, 0, data_room), offset);
+                done.map_err(Refusal::storage("read", header.sector))?;
                 counters.bytes_to_guest.add(data_room);
             }
             RequestType::OUT => {
                 self.may_write()?;
                 let offset = self.range(header.sector, data_len)?;
                 if is_injected(Bug::FlushIgnored) {
-                    self.unflushed.note(self.engine.as_mut(), offset, data_len)?;
+                    let noted = self.unflushed.note(self.engine.as_mut(), offset, data_len);
+                    noted.map_err(Refusal::storage("read", header.sector))?;
                 }
-                self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset)?;
+                let done = self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset);
+                done.map_err(Refusal::storage("write", header.sector))?;
                 counters.bytes_from_guest.add(data_len);
                 self.write_through()?;
             }
             RequestType::FLUSH if is_injected(Bug::FlushIgnored) => {}
-            RequestType::FLUSH => self.engine.flush()?,
+            RequestType::FLUSH => self.durable.flush().map_err(Refusal::Flush)?,
             RequestType::GET_ID if data_room >= ID_LEN as u64 => {
                 chain.write(memory, 0, &self.id);
             }
@@ -167,12 +184,14 @@ impl Block {
         }
         for segment in segments.iter().filter(|segment| segment.num_sectors != 0) {
             let (offset, len) = (segment.sector * SECTOR, u64::from(segment.num_sectors) * SECTOR);
-            match segment.flags {
-                _ if !discard && is_injected(Bug::WriteZeroesIgnored) => {}
-                _ if discard => self.engine.discard(offset, len)?,
-                SEGMENT_UNMAP => self.engine.write_zeroes(offset, len, Space::MayFree)?,
-                _ => self.engine.write_zeroes(offset, len, Space::Keep)?,
-            }
+            let done = match segment.flags {
+                _ if !discard && is_injected(Bug::WriteZeroesIgnored) => Ok(()),
+                _ if discard => self.engine.discard(offset, len),
+                SEGMENT_UNMAP => self.engine.write_zeroes(offset, len, Space::MayFree),
+                _ => self.engine.write_zeroes(offset, len, Space::Keep),
+            };
+            let what = if discard { "discard" } else { "write-zeroes" };
+            done.map_err(Refusal::storage(what, segment.sector))?;
         }
         Ok(())
     }
@@ -185,11 +204,15 @@ impl Block {
     }
 
     fn may_write(&self) -> Result<(), Refusal> {
-        if self.access == DiskAccess::ReadWrite { Ok(()) } else { Err(Refusal::Malformed) }
+        match self.access {
+            DiskAccess::ReadOnly => Err(Refusal::Malformed),
+            DiskAccess::ReadWrite if self.durable.has_failed() => Err(Refusal::Latched),
+            DiskAccess::ReadWrite => Ok(()),
+        }
     }
 
-    fn write_through(&mut self) -> io::Result<()> {
-        if self.cache == Cache::WriteThrough { self.engine.flush() } else { Ok(()) }
+    fn write_through(&mut self) -> Result<(), Refusal> {
+        if self.cache == Cache::WriteThrough { self.durable.flush().map_err(Refusal::Flush) } else { Ok(()) }
     }
 }
 
@@ -221,22 +244,40 @@ enum Refusal {
     Malformed,
     /// There is no such request.
     Unknown,
-    /// The storage failed.
-    Storage,
+    /// The storage failed to do this at a sector.
+    Storage { what: &'static str, sector: u64, error: io::Error },
+    /// What was written may be lost.
+    Flush(io::Error),
+    /// It writes to a disk that lost writes.
+    Latched,
 }
 
 impl Refusal {
+    fn storage(what: &'static str, sector: u64) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Storage { what, sector, error }
+    }
+
     fn status(&self) -> RequestStatus {
         match self {
-            Self::Malformed | Self::Storage => RequestStatus::IOERR,
+            Self::Malformed | Self::Storage { .. } | Self::Flush(_) | Self::Latched => RequestStatus::IOERR,
             Self::Unknown => RequestStatus::UNSUPP,
         }
     }
-}
 
-impl From<io::Error> for Refusal {
-    fn from(_: io::Error) -> Self {
-        Self::Storage
+    /// What is the host's trouble and not the guest's doing is for the host's user to know.
+    fn report(&self, signal: &Signal) {
+        match self {
+            Self::Malformed | Self::Unknown => {}
+            Self::Storage { what, sector, error } => {
+                signal.report(what, || {
+                    format!("{what} error at sector {sector}: {error}; further ones are only counted")
+                });
+            }
+            Self::Flush(error) => {
+                signal.report("flush", || format!("flush failed: {error}; the disk takes no more writes"));
+            }
+            Self::Latched => signal.report("write refused", || "a write was refused after the failed flush".into()),
+        }
     }
 }
 
@@ -251,16 +292,16 @@ impl Device for Block {
             DiskAccess::ReadOnly => Features::RO,
             DiskAccess::ReadWrite => Features::DISCARD | Features::WRITE_ZEROES,
         };
-        let by_queues = if self.queues > 1 { Features::MQ } else { Features::empty() };
+        let by_queues = if self.shape.queues > 1 { Features::MQ } else { Features::empty() };
         (always | by_access | by_queues).bits()
     }
 
     fn queue_count(&self) -> usize {
-        self.queues.into()
+        self.shape.queues.into()
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        read_config_bytes(self.config().as_bytes(), offset, data);
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.shape.clone()
     }
 
     fn activate(&mut self, features: u64) {
@@ -274,7 +315,7 @@ impl Device for Block {
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        io.drain(index, |memory, chain, counters| self.serve(memory, chain, counters))
+        io.drain(index, |memory, chain, signal| self.serve(memory, chain, signal))
     }
 
     fn change(&mut self, change: Change) -> Result<Changed, String> {
@@ -286,14 +327,12 @@ impl Device for Block {
             return Ok(Changed::Nothing);
         }
         self.engine.resize(len, self.access).map_err(|error| format!("resize to {len} bytes: {error}"))?;
+        self.shape.len.store(len, Ordering::Relaxed);
         Ok(Changed::Config)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        match self.access {
-            DiskAccess::ReadWrite => self.engine.flush(),
-            DiskAccess::ReadOnly => Ok(()),
-        }
+    fn flusher(&self) -> Option<Arc<dyn Flush>> {
+        (self.access == DiskAccess::ReadWrite).then(|| self.durable.clone() as Arc<dyn Flush>)
     }
 }
 

@@ -235,3 +235,107 @@ fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     rig.transport.change(Change::Size(SECTORS * SECTOR), Duration::ZERO).unwrap();
     assert_eq!(rig.read(Register::ConfigGeneration), generation);
 }
+
+/// A disk of zeroes whose operations fail as told.
+#[derive(Clone, Default)]
+struct Faulty(Arc<std::sync::Mutex<[bool; 3]>>);
+
+impl Faulty {
+    fn fail(&self, read: bool, write: bool, flush: bool) {
+        *self.0.lock().unwrap() = [read, write, flush];
+    }
+
+    fn operate(&self, which: usize) -> io::Result<()> {
+        if self.0.lock().unwrap()[which] { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+}
+
+impl Flush for Faulty {
+    fn flush(&self) -> io::Result<()> {
+        self.operate(2)
+    }
+}
+
+impl Engine for Faulty {
+    fn len(&self) -> u64 {
+        SECTORS * SECTOR
+    }
+    fn resize(&mut self, _: u64, _: DiskAccess) -> io::Result<()> {
+        Ok(())
+    }
+    fn read_at(&mut self, _: &[Slice<'_>], _: u64) -> io::Result<()> {
+        self.operate(0)
+    }
+    fn write_at(&mut self, _: &[Slice<'_>], _: u64) -> io::Result<()> {
+        self.operate(1)
+    }
+    fn flusher(&self) -> Arc<dyn Flush> {
+        Arc::new(self.clone())
+    }
+    fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+        self.operate(1)
+    }
+    fn write_zeroes(&mut self, _: u64, _: u64, _: Space) -> io::Result<()> {
+        self.operate(1)
+    }
+}
+
+fn faulty() -> (Rig, Faulty) {
+    let engine = Faulty::default();
+    (Rig::running(Block::new(Box::new(engine.clone()), DiskAccess::ReadWrite, "faulty")), engine)
+}
+
+#[test]
+fn a_failed_flush_makes_the_disk_read_only_for_good() {
+    let (rig, engine) = faulty();
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::OK);
+    engine.fail(false, false, true);
+    assert_eq!(send(&rig, RequestType::FLUSH, 0, 0, READ), RequestStatus::IOERR);
+    engine.fail(false, false, false);
+    // The system may have dropped what it could not write: a flush that works now proves nothing.
+    assert_eq!(send(&rig, RequestType::FLUSH, 0, 0, READ), RequestStatus::IOERR);
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::IOERR);
+    let segment = Segment { sector: 0, num_sectors: 8, flags: 0 };
+    assert_eq!(send_segments(&rig, RequestType::WRITE_ZEROES, &[segment]), RequestStatus::IOERR);
+    assert_eq!(send(&rig, RequestType::IN, 0, 512, WRITE), RequestStatus::OK);
+    rig.write(Register::Status, 0);
+    rig.put(crate::virtio::harness::available(0), &[0; 64]);
+    rig.put(crate::virtio::harness::used(0), &[0; 160]);
+    rig.start(!shared_abi::virtio::CommonFeatures::EVENT_IDX.bits());
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::IOERR, "after a reset too");
+    let error = rig.transport.flusher().unwrap().flush().unwrap_err().to_string();
+    assert!(error.contains("an earlier flush failed"), "{error}");
+    let problems = rig.transport.problems();
+    assert_eq!(
+        problems.iter().map(|problem| (problem.kind, problem.count)).collect::<Vec<_>>(),
+        [("flush", 2), ("write refused", 3)]
+    );
+    assert!(problems[0].first.contains("takes no more writes"), "{problems:?}");
+}
+
+#[test]
+fn a_driver_without_flush_hears_of_a_failed_one_at_its_write() {
+    let engine = Faulty::default();
+    let rig = Rig::new(Block::new(Box::new(engine.clone()), DiskAccess::ReadWrite, "faulty"));
+    rig.start(!(Features::FLUSH.bits() | shared_abi::virtio::CommonFeatures::EVENT_IDX.bits()));
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::OK);
+    engine.fail(false, false, true);
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::IOERR);
+    engine.fail(false, false, false);
+    assert_eq!(send(&rig, RequestType::OUT, 0, 512, READ), RequestStatus::IOERR);
+}
+
+#[test]
+fn errors_of_the_storage_are_reported_once_per_kind_and_bad_requests_are_not() {
+    let (rig, engine) = faulty();
+    engine.fail(true, true, false);
+    for _ in 0..20 {
+        send(&rig, RequestType::IN, 7, 512, WRITE);
+        send(&rig, RequestType::OUT, 8, 512, READ);
+        send(&rig, RequestType::IN, u64::MAX, 512, WRITE);
+    }
+    let problems = rig.transport.problems();
+    let kinds: Vec<_> = problems.iter().map(|problem| (problem.kind, problem.count)).collect();
+    assert_eq!(kinds, [("read", 20), ("write", 20)]);
+    assert!(problems[0].first.contains("read error at sector 7: Input/output error"), "{problems:?}");
+}

@@ -11,7 +11,7 @@ pub mod tap;
 
 use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
-use super::{BATCH, Cable, Change, Changed, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress, read_config_bytes};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
 use control::Filter;
@@ -24,6 +24,7 @@ use shared_abi::virtio::{CommonFeatures, DeviceType};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -100,6 +101,23 @@ pub struct Net {
     up: bool,
     /// A pulled cable loses the frames of both directions.
     cable: Cable,
+    shown: Arc<Shown>,
+}
+
+/// The configuration space as the driver sees it.
+struct Shown(Mutex<Config>);
+
+impl Shown {
+    fn set(&self, config: Config) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
+impl ConfigSpace for Shown {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let config = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        read_config_bytes(config.as_bytes(), offset, data);
+    }
 }
 
 /// A packet of the guest that is on its way.
@@ -135,6 +153,7 @@ impl Net {
             busy: false,
             up: true,
             cable: Cable::Up,
+            shown: Arc::new(Shown(Mutex::new(config(mac, Cable::Up)))),
         }
     }
 
@@ -147,6 +166,9 @@ impl Net {
         self.starved = false;
         let mut progress = Progress::More;
         for _ in 0..BATCH {
+            if io.interrupted() {
+                break;
+            }
             if self.incoming_len == 0 {
                 match self.link.receive(&mut self.incoming) {
                     Ok(Some(len)) if !self.filter.lets_in(&self.incoming[HEADER_LEN..len]) => continue,
@@ -174,6 +196,7 @@ impl Net {
                 Delivery::Done => {
                     io.signal.counters.requests.add(1);
                     io.signal.counters.bytes_to_guest.add((self.incoming_len - HEADER_LEN) as u64);
+                    io.interrupt_soon(RX)?;
                     self.incoming_len = 0;
                 }
                 Delivery::Dropped => {
@@ -237,6 +260,9 @@ impl Net {
         self.busy = false;
         let mut progress = Progress::More;
         for _ in 0..BATCH {
+            if io.interrupted() {
+                break;
+            }
             if self.sending.is_none() {
                 let Some(chain) = io.queues[TX].pop_or_arm(io.memory)? else {
                     progress = Progress::Done;
@@ -263,6 +289,7 @@ impl Net {
                 io.signal.counters.errors.add(1);
             }
             io.queues[TX].push_used(io.memory, sending.head, 0)?;
+            io.interrupt_soon(TX)?;
         }
         self.follow_link(io);
         io.interrupt(TX)?;
@@ -328,14 +355,15 @@ impl Net {
         if !self.features.contains(Features::CTRL_VQ) {
             return Ok(Progress::Done);
         }
-        io.drain(CONTROL, |memory, chain, counters| {
+        io.drain(CONTROL, |memory, chain, signal| {
             if chain.writable_len() == 0 {
                 return Err(Fault::NoAnswer(chain.head()));
             }
             let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
             chain.read(memory, 0, &mut command);
             let answer = self.filter.execute(&command);
-            counters.errors.add((answer != 0).into());
+            self.shown.set(config(self.filter.mac(), self.seen()));
+            signal.counters.errors.add((answer != 0).into());
             chain.write(memory, 0, &[answer]);
             Ok(1)
         })
@@ -345,14 +373,25 @@ impl Net {
     fn follow_link(&mut self, io: &mut Io<'_>) {
         if self.up && !self.link.is_up() {
             self.up = false;
+            self.show();
+            io.signal.report("link", || "the peer of the network card is gone; its link is down".into());
             io.signal.config_changed();
         }
     }
 
-    fn config(&self) -> Config {
-        let status = if self.up && self.cable == Cable::Up { STATUS_LINK_UP } else { 0 };
-        Config { mac: self.filter.mac().0, status, max_virtqueue_pairs: 1, mtu: MTU }
+    /// The cable as the driver sees it: one that leads nowhere is pulled.
+    fn seen(&self) -> Cable {
+        if self.up { self.cable } else { Cable::Down }
     }
+
+    fn show(&self) {
+        self.shown.set(config(self.filter.mac(), self.seen()));
+    }
+}
+
+fn config(mac: Mac, cable: Cable) -> Config {
+    let status = if cable == Cable::Up { STATUS_LINK_UP } else { 0 };
+    Config { mac: mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
 }
 
 /// A locally administered unicast address.
@@ -378,8 +417,8 @@ impl Device for Net {
         3
     }
 
-    fn read_config(&self, offset: usize, data: &mut [u8]) {
-        read_config_bytes(self.config().as_bytes(), offset, data);
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.shown.clone()
     }
 
     fn activate(&mut self, features: u64) {
@@ -393,6 +432,7 @@ impl Device for Net {
         let Change::Cable(cable) = change else { return Err("a network card has no size".into()) };
         let seen = self.up && cable != self.cable;
         self.cable = cable;
+        self.show();
         Ok(if seen { Changed::Config } else { Changed::Nothing })
     }
 
@@ -403,6 +443,7 @@ impl Device for Net {
         self.starved = false;
         self.busy = false;
         self.sending = None;
+        self.show();
     }
 
     fn reset_queue(&mut self, index: usize) {

@@ -5,7 +5,7 @@ use super::{MTU, stream::StreamLink};
 use crate::config::Publish;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -95,6 +95,18 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 impl Passt {
+    /// Becomes readable when it ends.
+    ///
+    /// # Errors
+    /// When the system has no such descriptors.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the child has not been waited for, so the id is its; the descriptor that comes back is ours.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, self.child.id() as libc::pid_t, 0);
+            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as libc::c_int)) }
+        }
+    }
+
     /// Says how it ended, if it ended before it was told to.
     pub fn ended_early(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()

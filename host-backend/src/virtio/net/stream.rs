@@ -7,7 +7,7 @@
 use super::{ETHERNET_HEADER, HEADER_LEN, Link, PACKET_MAX, Sent};
 use shared_abi::virtio::net::Features;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -43,6 +43,14 @@ impl StreamLink {
     /// Those of connecting.
     pub fn connect(path: &Path) -> io::Result<Self> {
         Self::new(UnixStream::connect(path)?)
+    }
+
+    /// Another descriptor of the socket, for somebody who waits for the peer's end.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone().map(OwnedFd::from)
     }
 
     /// The frame at the start of the buffer, once it is whole.

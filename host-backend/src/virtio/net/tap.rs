@@ -16,7 +16,7 @@ pub struct TapLink {
 }
 
 impl TapLink {
-    /// Attaches to the interface of that name (and makes it, for those who may).
+    /// Attaches to the interface of that name. It is never made: an interface that nobody has set up leads nowhere.
     ///
     /// # Errors
     /// When it is not there, not ours, or in use.
@@ -27,6 +27,17 @@ impl TapLink {
         if name.len() >= request.ifr_name.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let absent = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("it does not exist; make it by ip tuntap add {name} mode tap"),
+            )
+        };
+        let text = std::ffi::CString::new(name)?;
+        // SAFETY: `text` is a string with its NUL.
+        if unsafe { libc::if_nametoindex(text.as_ptr()) } == 0 {
+            return Err(absent());
+        }
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
@@ -36,6 +47,12 @@ impl TapLink {
         unsafe {
             check(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request))?;
             check(libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &raw const header_len))?;
+            check(libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request))?;
+        }
+        // The system makes an interface that is not there. If it went just now, this is ours and goes with us.
+        // SAFETY: TUNGETIFF has filled in the flags.
+        if libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_PERSIST == 0 {
+            return Err(absent());
         }
         Ok(Self { file, up: true })
     }
@@ -138,19 +155,47 @@ mod tests {
 
     #[test]
     fn frames_cross_the_interface_in_both_directions() {
-        let name = format!("rs{}", std::process::id());
-        let mut tap = match TapLink::open(&name) {
-            Ok(tap) => tap,
-            Err(error) => return eprintln!("SKIPPED frames_cross_the_interface: make a tap interface: {error}"),
+        let Some(made) = Made::new() else {
+            return eprintln!("SKIPPED frames_cross_the_interface_in_both_directions: no tap interface can be made");
         };
+        let name = &made.0;
+        let mut tap = TapLink::open(name).unwrap();
         tap.activate(Features::GUEST_CSUM);
-        let mut system = other_end(&name);
+        let mut system = other_end(name);
         // Broadcast, from a made-up card, of an experimental protocol.
         let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[0x5a; 60]].concat();
         assert_eq!(tap.send(&[&[0; HEADER_LEN], &frame[..]].concat()).unwrap(), Sent::Yes);
         assert!(arrives(&frame, |buffer| system.read(buffer).ok()));
         system.write_all(&frame).unwrap();
         assert!(arrives(&frame, |buffer| tap.receive(buffer).unwrap()));
+    }
+
+    /// An interface that somebody has set up.
+    struct Made(String);
+
+    impl Made {
+        fn new() -> Option<Self> {
+            let name = format!("rs{}", std::process::id());
+            let made = Command::new("ip").args(["tuntap", "add", &name, "mode", "tap"]).status();
+            made.is_ok_and(|status| status.success()).then_some(Self(name))
+        }
+    }
+
+    impl Drop for Made {
+        fn drop(&mut self) {
+            let _ = Command::new("ip").args(["link", "delete", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_told_and_not_made() {
+        let error = TapLink::open("ringside-none").unwrap_err().to_string();
+        if File::open("/dev/net/tun").is_err() {
+            return eprintln!("SKIPPED a_missing_interface_is_told_and_not_made: there is no /dev/net/tun");
+        }
+        assert!(error.contains("does not exist"), "{error}");
+        // SAFETY: the name is a string with its NUL.
+        assert_eq!(unsafe { libc::if_nametoindex(c"ringside-none".as_ptr()) }, 0);
     }
 
     #[test]

@@ -363,3 +363,26 @@ fn a_pulled_cable_is_told_and_loses_the_frames_of_both_directions() {
     poll(&rig);
     assert_eq!(rig.used_index(RXQ), 1);
 }
+
+#[test]
+fn a_queue_that_was_taken_back_gets_nothing_of_what_it_held() {
+    for (register, value) in [(Register::QueueReady, 0), (Register::QueueReset, 1)] {
+        let (rig, mut peer) = rig();
+        let mut sent = 0;
+        // Until the socket is full and a frame waits in the card.
+        while rig.used_index(TXQ) == sent {
+            send(&rig, Header::default(), &[7; 1500]);
+            sent = sent.wrapping_add(1);
+        }
+        rig.write(Register::QueueSel, TXQ);
+        rig.write(register, value);
+        rig.put(crate::virtio::harness::available(TXQ), &[0; 64]);
+        rig.put(crate::virtio::harness::used(TXQ), &[0; 160]);
+        rig.queue(TXQ);
+        let mut drained = vec![0; 1 << 20];
+        while peer.set_nonblocking(true).is_ok() && peer.read(&mut drained).is_ok() {
+            poll(&rig);
+        }
+        assert_eq!((rig.used_index(TXQ), rig.needs_reset()), (0, false), "{register:?}");
+    }
+}

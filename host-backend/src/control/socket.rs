@@ -1,0 +1,229 @@
+//! The control socket's file: made for its owner alone, over a dead one if there is one, and removed only if it is ours.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("create control socket {}: it is in use by another process", .0.display())]
+    InUse(PathBuf),
+    #[error("create control socket {}: the file exists; remove it or choose another name", .0.display())]
+    Exists(PathBuf),
+    #[error("create control socket {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A bound control socket. Its file goes when it goes.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file. The inode is not reused while the listener is open.
+    file: (u64, u64),
+}
+
+impl ControlSocket {
+    /// Binds the socket. A socket that nobody listens on, left by a process that was killed, is replaced.
+    ///
+    /// # Errors
+    /// [`Error`]; any other file is never touched.
+    pub fn bind(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Io { path: path.into(), source };
+        // Two that find the same dead socket must not remove each other's new one.
+        let _turn = lock_folder(path);
+        let listener = match listen(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_dead(path)?;
+                listen(path)
+            }
+            other => other,
+        };
+        let listener = listener.map_err(failed)?;
+        let file = identity(path).map_err(failed)?;
+        Ok(Self { listener, path: path.into(), file })
+    }
+
+    /// The listener, which does not block.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// The next client that may give orders here: one of this user's processes, or root's.
+    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        let (stream, _) = self.listener.accept()?;
+        stream.set_nonblocking(true)?;
+        // SAFETY: geteuid cannot fail and touches no memory.
+        let us = unsafe { libc::geteuid() };
+        let peer = peer_user(&stream)?;
+        Ok((peer == us || peer == 0).then_some(stream))
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Keeps others of us from binding in the same folder meanwhile. Where folders cannot be locked, that is a pity.
+fn lock_folder(path: &Path) -> Option<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = File::open(folder).ok()?;
+    folder.lock().ok()?;
+    Some(folder)
+}
+
+/// Removes a socket on which nobody listens.
+fn remove_dead(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    if !fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+        return Err(Error::Exists(path.into()));
+    }
+    match connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        _ => Err(Error::InUse(path.into())),
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket()?;
+    let (address, len) = address(path)?;
+    // The file gets the socket's mode, so that it never has another one.
+    // SAFETY: the descriptor is open, and `address` is a sockaddr_un of at least `len` bytes.
+    unsafe {
+        check(libc::fchmod(socket.as_raw_fd(), 0o600))?;
+        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len))?;
+        check(libc::listen(socket.as_raw_fd(), 16))?;
+    }
+    Ok(socket.into())
+}
+
+/// Connects without waiting for a listener that is full.
+fn connect(path: &Path) -> io::Result<()> {
+    let socket = socket()?;
+    let (address, len) = address(path)?;
+    // SAFETY: as for `bind`.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: socket touches no memory; a descriptor that it returns is ours.
+    unsafe {
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
+        check(fd)?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    // SAFETY: all zeroes is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    // One byte is left for the NUL.
+    if bytes.is_empty() || bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        let most = address.sun_path.len() - 1;
+        return Err(io::Error::other(format!("the name of a socket has 1 to {most} bytes")));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+fn peer_user(stream: &UnixStream) -> io::Result<libc::uid_t> {
+    let mut peer = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` has room for the `len` bytes of a ucred.
+    check(unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
+    })?;
+    Ok(peer.uid)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_socket_is_for_its_owner_alone_and_goes_with_its_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        // Dropping a listener leaves its file, as a kill does.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let first = ControlSocket::bind(&path).unwrap();
+        assert!(matches!(ControlSocket::bind(&path), Err(Error::InUse(_))));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(first);
+    }
+
+    #[test]
+    fn files_that_are_no_sockets_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, b"precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            assert!(matches!(ControlSocket::bind(path), Err(Error::Exists(_))));
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+        assert!(matches!(ControlSocket::bind(&folder.path().join("x".repeat(200))), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn the_socket_of_somebody_else_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let ours = ControlSocket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let theirs = ControlSocket::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+        drop(theirs);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_who_find_a_dead_socket_one_gets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let all = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlSocket::bind(&path))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(all.iter().filter(|socket| socket.is_ok()).count(), 1);
+            drop(all);
+        }
+    }
+}

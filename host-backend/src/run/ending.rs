@@ -1,0 +1,223 @@
+//! The end of a VM: stop all threads, then make every disk durable, whatever became of the others.
+//!
+//! Everything has its own bound, so that a slow device takes no time from another one, and says when it takes long. The
+//! user can give up the rest by a second signal; then it is told what was not flushed. What was lost is not success.
+
+use crate::say;
+use crate::virtio::Flush;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What takes longer than this is told.
+const LONG: Duration = Duration::from_secs(1);
+/// How often the end is looked for at first, and at last.
+const STEP: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(10));
+
+/// Whether the user still waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Left,
+    /// A second signal came.
+    Gone,
+}
+
+/// One thread or flush that must come to its end.
+struct Waiting<'a> {
+    name: String,
+    what: &'static str,
+    patience: Duration,
+    has_ended: Box<dyn FnMut() -> bool + 'a>,
+    told: bool,
+}
+
+/// What is waited for, each with its own bound.
+pub(super) struct Waits<'a> {
+    waiting: Vec<Waiting<'a>>,
+    started: Instant,
+}
+
+impl<'a> Waits<'a> {
+    pub(super) fn new() -> Self {
+        Self { waiting: Vec::new(), started: Instant::now() }
+    }
+
+    /// Waits for `has_ended` for at most `patience`; `what` is what it does meanwhile.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        what: &'static str,
+        patience: Duration,
+        has_ended: impl FnMut() -> bool + 'a,
+    ) {
+        let has_ended = Box::new(has_ended);
+        self.waiting.push(Waiting { name: name.into(), what, patience, has_ended, told: false });
+    }
+
+    /// Waits for all, calling `tick` in between, and returns the names of those that did not end and why.
+    pub(super) fn finish(mut self, tick: &mut dyn FnMut() -> Patience) -> Vec<(String, &'static str)> {
+        let mut step = STEP.0;
+        let mut given_up = Vec::new();
+        loop {
+            let waited = self.started.elapsed();
+            self.waiting.retain_mut(|waiting| {
+                if (waiting.has_ended)() {
+                    return false;
+                }
+                if waited >= LONG && !std::mem::replace(&mut waiting.told, true) {
+                    let (name, what, most) = (&waiting.name, waiting.what, waiting.patience.as_secs());
+                    say!("{name}: {what} takes longer than a second; it has {most} s, or until a second signal");
+                }
+                let late = waited >= waiting.patience;
+                if late {
+                    given_up.push((waiting.name.clone(), "it took too long"));
+                }
+                !late
+            });
+            if self.waiting.is_empty() {
+                return given_up;
+            }
+            if tick() == Patience::Gone {
+                given_up.extend(self.waiting.drain(..).map(|waiting| (waiting.name, "a second signal came first")));
+                return given_up;
+            }
+            thread::sleep(step);
+            step = (step * 2).min(STEP.1);
+        }
+    }
+}
+
+/// Flushes all disks at the same time and returns which may have lost something, and why.
+pub(super) fn flush_all(
+    disks: Vec<(String, Arc<dyn Flush>)>,
+    patience: Duration,
+    tick: &mut dyn FnMut() -> Patience,
+) -> Vec<String> {
+    let mut lost = Vec::new();
+    let mut waits = Waits::new();
+    let (failures, failed) = channel();
+    for (name, disk) in disks {
+        match start_flush(&name, disk) {
+            Ok(result) => {
+                let (failures, of) = (failures.clone(), name.clone());
+                waits.add(&name, "the flush", patience, move || match result.try_recv() {
+                    Ok(result) => {
+                        if let Err(error) = result {
+                            // The receiver lives as long as this function.
+                            let _ = failures.send(format!("{of} ({error})"));
+                        }
+                        true
+                    }
+                    Err(TryRecvError::Empty) => false,
+                    Err(TryRecvError::Disconnected) => {
+                        let _ = failures.send(format!("{of} (its flush panicked)"));
+                        true
+                    }
+                });
+            }
+            Err(error) => lost.push(format!("{name} ({error})")),
+        }
+    }
+    let given_up = waits.finish(tick);
+    lost.extend(failed.try_iter());
+    lost.extend(given_up.into_iter().map(|(name, why)| format!("{name} ({why})")));
+    lost
+}
+
+/// Flushes on a thread of its own: no bound holds for a system call that waits for a disk. Without a thread it is done here.
+fn start_flush(name: &str, disk: Arc<dyn Flush>) -> io::Result<Receiver<io::Result<()>>> {
+    let (done, result) = channel();
+    let flush = {
+        let disk = disk.clone();
+        // Who gave up listens no more.
+        move || drop(done.send(disk.flush()))
+    };
+    match thread::Builder::new().name(format!("flush-{name}")).stack_size(64 << 10).spawn(flush) {
+        Ok(_) => Ok(result),
+        Err(_) => {
+            disk.flush()?;
+            let (done, result) = channel();
+            let _ = done.send(Ok(()));
+            Ok(result)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::Sender;
+
+    /// A disk whose flush ends when the test says how.
+    struct Disk(Mutex<Receiver<io::Result<()>>>, AtomicUsize);
+
+    fn disk() -> (Arc<Disk>, Sender<io::Result<()>>) {
+        let (done, result) = channel();
+        (Arc::new(Disk(Mutex::new(result), AtomicUsize::new(0))), done)
+    }
+
+    impl Flush for Disk {
+        fn flush(&self) -> io::Result<()> {
+            let result = self.0.lock().unwrap().recv().unwrap();
+            self.1.fetch_add(1, Ordering::SeqCst);
+            result
+        }
+    }
+
+    const LONG_ENOUGH: Duration = Duration::from_secs(60);
+
+    fn named(disks: &[&Arc<Disk>]) -> Vec<(String, Arc<dyn Flush>)> {
+        let name = |(index, disk): (usize, &&Arc<Disk>)| (format!("block{index}"), (*disk).clone() as Arc<dyn Flush>);
+        disks.iter().enumerate().map(name).collect()
+    }
+
+    #[test]
+    fn a_slow_disk_takes_nothing_from_the_others() {
+        let ((slow, slow_done), (fast, fast_done)) = (disk(), disk());
+        fast_done.send(Ok(())).unwrap();
+        let lost = flush_all(named(&[&slow, &fast]), LONG_ENOUGH, &mut || {
+            // The slow one goes on only when the other one is done.
+            if fast.1.load(Ordering::SeqCst) == 1 {
+                let _ = slow_done.send(Ok(()));
+            }
+            Patience::Left
+        });
+        assert!(lost.is_empty(), "{lost:?}");
+        assert_eq!((slow.1.load(Ordering::SeqCst), fast.1.load(Ordering::SeqCst)), (1, 1));
+    }
+
+    #[test]
+    fn a_failed_flush_and_one_that_panics_are_losses_and_the_others_are_done() {
+        let ((bad, bad_done), (panics, panics_done), (good, good_done)) = (disk(), disk(), disk());
+        bad_done.send(Err(io::Error::from_raw_os_error(libc::EIO))).unwrap();
+        drop(panics_done);
+        good_done.send(Ok(())).unwrap();
+        let mut lost = flush_all(named(&[&bad, &panics, &good]), LONG_ENOUGH, &mut || Patience::Left);
+        lost.sort();
+        assert_eq!(lost, ["block0 (Input/output error (os error 5))", "block1 (its flush panicked)"]);
+        assert_eq!(good.1.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_disk_that_never_answers_is_given_up_after_its_bound() {
+        let ((stuck, _done), (good, good_done)) = (disk(), disk());
+        good_done.send(Ok(())).unwrap();
+        let lost = flush_all(named(&[&stuck, &good]), Duration::from_millis(200), &mut || Patience::Left);
+        assert_eq!(lost, ["block0 (it took too long)"]);
+    }
+
+    #[test]
+    fn a_second_signal_ends_at_once_and_names_what_was_not_flushed() {
+        let ((stuck, _done), (good, good_done)) = (disk(), disk());
+        good_done.send(Ok(())).unwrap();
+        let seen = good.clone();
+        let lost = flush_all(named(&[&stuck, &good]), LONG_ENOUGH, &mut || {
+            if seen.1.load(Ordering::SeqCst) == 1 { Patience::Gone } else { Patience::Left }
+        });
+        assert!(lost.contains(&"block0 (a second signal came first)".to_owned()), "{lost:?}");
+    }
+}

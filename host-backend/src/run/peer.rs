@@ -1,0 +1,95 @@
+//! The other end of the network card: its end is told when it happens, also while the guest does not use the card.
+
+use crate::config;
+use crate::say;
+use crate::virtio::net::passt::Passt;
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use serde_json::{Value, json};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use vmm_sys_util::epoll::EventSet;
+
+/// The peer of the network card.
+pub(super) struct Peer {
+    kind: &'static str,
+    /// How it ended.
+    ended: OnceLock<String>,
+    /// What tells its end, until somebody watches it.
+    watched: Mutex<Option<OwnedFd>>,
+    passt: Mutex<Option<Passt>>,
+}
+
+impl Peer {
+    /// A peer that tells its end by `watched`, if it does.
+    pub(super) fn new(peer: &config::Peer, watched: Option<OwnedFd>) -> Self {
+        let kind = match peer {
+            config::Peer::Tap(_) => "tap",
+            config::Peer::Passt => "passt",
+            config::Peer::Stream(_) => "stream",
+        };
+        Self { kind, ended: OnceLock::new(), watched: Mutex::new(watched), passt: Mutex::default() }
+    }
+
+    /// The peer is this passt, which ends with us.
+    pub(super) fn attach(&self, passt: Passt) -> io::Result<()> {
+        *lock(&self.watched) = Some(passt.watch()?);
+        *lock(&self.passt) = Some(passt);
+        Ok(())
+    }
+
+    /// Ends a passt, and with it the ports that it publishes.
+    pub(super) fn end(&self) {
+        lock(&self.passt).take();
+    }
+
+    /// For the control socket.
+    pub(super) fn status(&self) -> Value {
+        let mut status = json!({"peer": self.kind, "state": if self.ended.get().is_some() { "gone" } else { "up" }});
+        if let Some(ended) = self.ended.get() {
+            status["reason"] = ended.as_str().into();
+        }
+        status
+    }
+
+    fn has_ended(&self) {
+        let how = lock(&self.passt).as_mut().and_then(Passt::ended_early);
+        let how = how.map_or_else(|| "it closed the connection".into(), |status| status.to_string());
+        self.ended.get_or_init(|| {
+            say!("the network's peer ({}) is gone: {how}", self.kind);
+            how
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a peer's end on the main event loop.
+pub(super) struct Watch {
+    peer: Arc<Peer>,
+    watched: OwnedFd,
+    events: EventSet,
+}
+
+impl Watch {
+    /// A watch, if the peer tells its end.
+    pub(super) fn new(peer: &Arc<Peer>) -> Option<Self> {
+        let watched = lock(&peer.watched).take()?;
+        // A process becomes readable at its end; a socket is readable whenever a frame comes, and hangs up at the end.
+        let events = if peer.kind == "passt" { EventSet::IN } else { EventSet::READ_HANG_UP };
+        Some(Self { peer: peer.clone(), watched, events })
+    }
+}
+
+impl MutEventSubscriber for Watch {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let _ = ops.add(Events::new(&self.watched, self.events));
+    }
+
+    fn process(&mut self, _events: Events, ops: &mut EventOps<'_>) {
+        self.peer.has_ended();
+        let _ = ops.remove(Events::new(&self.watched, self.events));
+    }
+}

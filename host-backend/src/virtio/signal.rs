@@ -1,0 +1,179 @@
+//! What a device says to the outside: its interrupt with the status register, its configuration's generation, its counters,
+//! and the problems that the host's user should hear of.
+
+use super::bugs::{Bug, is_injected};
+use crate::devices::InterruptLine;
+use crate::say;
+use serde::Serialize;
+use shared_abi::virtio::mmio::InterruptStatus;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The interrupt of a device with its status register, its configuration's generation, and its counters.
+pub struct Signal {
+    /// A device without a name keeps its problems to itself.
+    name: Option<String>,
+    line: Arc<dyn InterruptLine>,
+    status: AtomicU32,
+    generation: AtomicU32,
+    problems: Mutex<Vec<Problem>>,
+    /// What the device did.
+    pub counters: Counters,
+}
+
+/// Something that went wrong on the host's side, however often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What kind of thing.
+    pub kind: &'static str,
+    /// How often it happened.
+    pub count: u64,
+    /// The first one, in words.
+    pub first: String,
+}
+
+impl Signal {
+    /// A quiet one for the device of that name, if it has one.
+    pub fn new(name: Option<String>, line: Arc<dyn InterruptLine>) -> Self {
+        Self {
+            name,
+            line,
+            status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            problems: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Sets the reason in the status register, then raises the line.
+    pub fn raise(&self, why: InterruptStatus) {
+        self.status.fetch_or(why.bits(), Ordering::SeqCst);
+        self.counters.interrupts.add(1);
+        self.line.raise();
+    }
+
+    /// The status register.
+    pub fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    /// The guest has handled these reasons.
+    pub fn acknowledge(&self, bits: u32) {
+        self.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Tells the guest that the configuration space changed.
+    pub fn config_changed(&self) {
+        self.new_generation();
+        self.raise(InterruptStatus::CONFIG_CHANGE);
+    }
+
+    /// The configuration space changed while nobody is to be interrupted.
+    pub fn new_generation(&self) {
+        if !is_injected(Bug::ConfigGenerationStuck) {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Changes whenever the configuration does.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Reports a problem: the first of its kind on standard error, the others by their number. A guest can cause as many
+    /// as it likes.
+    pub fn report(&self, kind: &'static str, what: impl FnOnce() -> String) {
+        let mut problems = self.lock();
+        match problems.iter_mut().find(|problem| problem.kind == kind) {
+            Some(problem) => problem.count += 1,
+            None => {
+                let first = what();
+                if let Some(name) = &self.name {
+                    say!("{name}: {first}");
+                }
+                problems.push(Problem { kind, count: 1, first });
+            }
+        }
+    }
+
+    /// All problems so far.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Problem>> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A counter that everybody may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Serialize for Counter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.get())
+    }
+}
+
+/// What a device did, for the statistics.
+#[derive(Debug, Default, Serialize)]
+pub struct Counters {
+    /// Notifications from the guest.
+    pub notifications: Counter,
+    /// Interrupts to the guest.
+    pub interrupts: Counter,
+    /// Times that buffers were returned and the guest wanted no interrupt for them.
+    pub interrupts_suppressed: Counter,
+    /// Buffers (block requests, frames …) handled.
+    pub requests: Counter,
+    /// Bytes taken from the guest.
+    pub bytes_from_guest: Counter,
+    /// Bytes given to the guest.
+    pub bytes_to_guest: Counter,
+    /// Requests answered with an error, frames dropped.
+    pub errors: Counter,
+    /// Accesses to registers that mean nothing.
+    pub bad_accesses: Counter,
+    /// Times the device had to ask for a reset.
+    pub faults: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::harness::Edges;
+
+    #[test]
+    fn a_problem_is_told_once_per_kind_and_counted() {
+        let signal = Signal::new(None, Arc::new(Edges::default()));
+        let mut told = 0;
+        for _ in 0..1000 {
+            signal.report("read", || {
+                told += 1;
+                "read error".into()
+            });
+        }
+        signal.report("write", || "write error".into());
+        let problem = |kind, count, first: &str| Problem { kind, count, first: first.into() };
+        assert_eq!(signal.problems(), [problem("read", 1000, "read error"), problem("write", 1, "write error")]);
+        assert_eq!(told, 1);
+    }
+}
