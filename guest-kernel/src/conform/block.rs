@@ -2,7 +2,7 @@
 
 use super::disk::{Answer, Disk, UNWRITTEN, scratch};
 use super::raw::{Buf, Dir, Link, link};
-use super::{End, Lab, Row, Verdict, equal, holds, queues, ranges, skip};
+use super::{Lab, Row, Verdict, equal, holds, queues, ranges, skip};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -358,7 +358,7 @@ fn goes_on_after_errors(lab: &Lab) -> Verdict {
     let data = disk.sectors(1)?;
     for _ in 0..5 {
         disk.request(RequestType(0x7fff), 0, &[])?;
-        disk.request(RequestType::IN, u64::MAX, &[link(&data, Dir::In)])?;
+        disk.request(RequestType(0xffff), 0, &[link(&data, Dir::In)])?;
     }
     disk.read(0, &data)?;
     disk.dev.healthy()
@@ -425,10 +425,7 @@ fn each_queue_answers(lab: &Lab) -> Verdict {
     for index in 1..count {
         let mut disk = Disk::start_on(lab, Features::MQ.bits(), 8, index)?;
         let data = disk.sectors(1)?;
-        disk.read(0, &data).map_err(|end| match end {
-            End::Fail { what, expected, saw } => End::Fail { what: format!("queue {index}: {what}"), expected, saw },
-            other => other,
-        })?;
+        disk.read(0, &data).map_err(|end| end.of(format_args!("queue {index}")))?;
     }
     Ok(())
 }

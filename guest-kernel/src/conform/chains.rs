@@ -66,7 +66,7 @@ pub fn status_behind_data(lab: &Lab) -> Verdict {
     let head = disk.queue.chain(0, &[header, link(&data, Dir::In)]);
     let used = disk.run(head)?.used;
     equal("status", OK, data.read8(SECTOR_SIZE))?;
-    equal("used length", 513, used.len)?;
+    holds(used.len <= 513, "used length", "at most 513", used.len)?;
     equal("data as from a plain read", true, expected.bytes() == data.part(0, SECTOR_SIZE).bytes())
 }
 

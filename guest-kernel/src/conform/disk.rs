@@ -59,7 +59,7 @@ impl<'a> Disk<'a> {
     fn open(target: &'a Target, features: u64, size: u16, queue: u16) -> Result<Self, End> {
         let dev = Dev::with_features(target, features)?;
         let queue = dev.queue(queue, size)?;
-        dev.start();
+        dev.start()?;
         let headers = dev.buffer(usize::from(SLOTS) * 16)?;
         let statuses = dev.buffer(SLOTS.into())?;
         let capacity = dev.regs().config_read64(0);
