@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ringside_tests::conform::catalogue::{self, Entry, Pattern};
 use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
 use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile};
-use ringside_tests::conform::start::Setting;
+use ringside_tests::conform::start::{Progress, Setting};
 use ringside_tests::conform::{agree, html, junit, text};
 use ringside_tests::testbed::Testbed;
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
         artifacts.complete_for(Testbed::XenPv)?;
     }
     let interrupted = boots::interruption()?;
-    let Artifacts { image, disk, ringside, inner, xen, .. } = artifacts;
+    let Artifacts { image, disk, ringside, inner, xen, loaders, .. } = artifacts;
     let setting = Setting {
         image,
         disk,
@@ -61,9 +61,14 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
         tap: options.tap.clone(),
         inner,
         xen,
+        loaders: Ok(loaders),
+        progress: Progress::default(),
     };
     ui::say(&format!("{} checks on every testbed", chosen.len()));
-    let testbeds = run_all(&columns, &setting, &catalogue, &patterns, &interrupted);
+    let mut testbeds = run_all(&columns, &setting, &catalogue, &patterns, &interrupted);
+    if options.strict {
+        testbeds.iter_mut().for_each(TestbedResult::make_strict);
+    }
     let suite = Suite { catalogue: chosen.into_iter().cloned().collect(), testbeds };
     outputs.write(&suite)?;
     if interrupted.load(Ordering::Relaxed) {
