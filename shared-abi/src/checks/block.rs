@@ -69,7 +69,7 @@ pub const CHECKS: &[Check] = &[
         "block/write-in-parts-reads-back",
         "A write may have many buffers",
         OPERATION,
-        "Write 8 sectors from 8 buffers in reverse memory order",
+        "Write 8 sectors from 8 buffers in reverse memory order; without seg_max a refusal is advice",
         "Each where it belongs",
     ),
     row(

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// All placeholders and what they stand for; docs/conformance.md has the same list.
-pub const PLACEHOLDERS: [(&str, &str); 17] = [
+pub const PLACEHOLDERS: [(&str, &str); 18] = [
     ("image", "the guest: an ELF file with a PVH entry"),
+    ("bzimage", "the same for the Linux boot protocol"),
     ("boot_disk", "the same as a raw disk for BIOS and UEFI, with the words for the guest in it"),
     ("boot_iso", "the same as an ISO image"),
     ("cmdline", "words for the guest, which it needs to run the checks"),

@@ -8,7 +8,7 @@ use mkimage::output::Existing;
 use std::path::Path;
 
 /// Placeholders that stand for the kernel.
-pub const KERNELS: [&str; 3] = ["image", "boot_disk", "boot_iso"];
+pub const KERNELS: [&str; 4] = ["image", "bzimage", "boot_disk", "boot_iso"];
 /// Those among them that hold the command line too.
 pub const WITH_CMDLINE: [&str; 2] = ["boot_disk", "boot_iso"];
 
@@ -17,7 +17,12 @@ pub const WITH_CMDLINE: [&str; 2] = ["boot_disk", "boot_iso"];
 /// # Errors
 /// When there are no loaders, or it cannot be written.
 pub fn make(placeholder: &str, setting: &Setting, cmdline: &str, output: &Path) -> Result<()> {
-    let format = if placeholder == "boot_iso" { Format::Iso } else { Format::Disk };
+    let format = match placeholder {
+        "bzimage" => Format::BzImage,
+        "boot_iso" => Format::Iso,
+        _ => Format::Disk,
+    };
+    let cmdline = if WITH_CMDLINE.contains(&placeholder) { cmdline } else { "" };
     let mut image = Image::read(&setting.image, cmdline, None)?;
     let folder = setting.loaders.as_ref().map_err(|why| anyhow!("there are no loaders: {why}"))?;
     image.loaders = Some(Loaders::read(folder)?);

@@ -106,7 +106,7 @@ pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
     if profile.uses("xen") {
         setting.xen.as_ref().map_err(|why| anyhow!("{why}"))?;
     }
-    if media::WITH_CMDLINE.iter().any(|disk| profile.uses(disk)) {
+    if media::KERNELS[1..].iter().any(|medium| profile.uses(medium)) {
         setting.loaders.as_ref().map_err(|why| anyhow!("there are no loaders: {why}"))?;
     }
     if profile.uses("tap") {

@@ -147,7 +147,8 @@ fn advise(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entry:
         field("saw")
     ));
     if let Some(entry) = entry {
-        out.push_str(&format!("      {}: {} [{}]\n", entry.level, entry.rule, entry.clause));
+        let level = if entry.level == "must" { "a part that need not hold of" } else { "should" };
+        out.push_str(&format!("      {level}: {} [{}]\n", entry.rule, entry.clause));
     }
 }
 
