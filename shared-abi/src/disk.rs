@@ -50,9 +50,9 @@ pub const BIOS_MAGIC: [u8; 8] = *b"RINGBIOS";
 pub struct BiosParameters {
     /// [`BIOS_MAGIC`].
     pub magic: [u8; 8],
-    /// First sector of the rest of the loader.
+    /// First block of the medium with the rest of the loader, which is behind the block that the BIOS has loaded.
     pub rest_first: u64,
-    /// Sectors of the rest of the loader; 0 when the BIOS has loaded all of it.
+    /// Sectors of the rest of the loader, in whole blocks.
     pub rest_sectors: u32,
     /// The medium's blocks have `1 << block_shift` bytes: 9, or 11 on a CD.
     pub block_shift: u32,

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod board;
 pub mod bundle;
+pub mod bzimage;
 pub mod checks;
 pub mod disk;
 pub mod kvm;

@@ -33,6 +33,18 @@ words! {
 }
 
 impl Wish {
+    /// What a word of the command line says: a wish that is granted, and the pages of a step of the balloon's, which is 1
+    /// unless it says otherwise (`balloon/256`).
+    pub fn able(word: &str) -> Option<(Self, u32)> {
+        match word.split_once('/') {
+            None => Some((Self::from_word(word)?, 1)),
+            Some((word, step)) => {
+                let step = step.parse().ok().filter(|step| (1..=1 << 20).contains(step))?;
+                Self::from_word(word).filter(|wish| *wish == Self::Balloon).map(|wish| (wish, step))
+            }
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Balloon, Self::Disk, Self::Link, Self::Statistics, Self::Type, Self::Echo];
 }
@@ -64,5 +76,10 @@ mod tests {
             assert_eq!(Wish::from_word(wish.word()), Some(wish));
         }
         assert_eq!(Wish::from_word("moon"), None);
+        assert_eq!(Wish::able("balloon/256"), Some((Wish::Balloon, 256)));
+        assert_eq!(Wish::able("disk"), Some((Wish::Disk, 1)));
+        for word in ["disk/2", "balloon/0", "balloon/", "balloon/x", "moon/1", ""] {
+            assert_eq!(Wish::able(word), None, "{word}");
+        }
     }
 }

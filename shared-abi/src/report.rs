@@ -57,6 +57,8 @@ words! {
         Waiting = "waiting",
         /// Does not apply here; the field `why` says why.
         Skip = "skip",
+        /// Not as a rule recommends that need not hold; the field `why` says what was seen.
+        Advice = "advice",
         /// Could not be tried; the field `why` says why.
         Error = "error",
         /// Not as expected; the field `why` says what was seen.

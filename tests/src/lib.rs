@@ -11,6 +11,7 @@ pub mod inner;
 pub mod machine;
 mod package;
 pub mod privileged;
+pub mod readable;
 pub mod ready;
 pub mod running;
 pub mod sample;

@@ -76,7 +76,7 @@ impl Files {
     pub fn write(kernel: &Path, folder: &Path) -> Result<Self> {
         let (image, sample) = (folder.join("guest.elf"), folder.join("sample.img"));
         mkimage::image::write(kernel, "", None, &image)?;
-        let file = sample::write(&folder.join("files"), &sample)?;
+        let file = sample::write(&sample)?;
         Ok(Self { image, sample, file })
     }
 }

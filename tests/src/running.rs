@@ -3,12 +3,16 @@
 use crate::console::{Console, Event};
 use anyhow::{Context, Result, anyhow, bail};
 use inner_init::peak_memory;
+use nix::pty::openpty;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{self, Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,10 +20,47 @@ use std::time::{Duration, Instant};
 /// What a process may have to say on its error output before we stop listening.
 const STDERR_MAX: u64 = 64 << 10;
 
+/// What a process has for its standard input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdio {
+    /// Pipes.
+    Pipes,
+    /// A pseudo terminal, which passes every byte on.
+    Terminal,
+}
+
+/// What a process of ours may know of our surroundings. Others have changed what a program does: with `RUST_BACKTRACE`, Cloud
+/// Hypervisor reads files that its own filter of system calls then kills it for.
+const ENVIRONMENT: [&str; 9] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "XAUTHORITY"];
+
+/// Leaves of our environment what a child may see; what the command sets itself stays.
+fn clean_environment(command: &mut Command) {
+    let own: Vec<_> = command.get_envs().map(|(key, value)| (key.to_owned(), value.map(ToOwned::to_owned))).collect();
+    command.env_clear();
+    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    for (key, value) in own {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+}
+
+/// A pseudo terminal: our side, and that of a process.
+fn terminal() -> Result<(File, File)> {
+    let pty = openpty(None, None).context("cannot make a pseudo terminal")?;
+    let mut settings = tcgetattr(&pty.slave)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&pty.slave, SetArg::TCSANOW, &settings)?;
+    Ok((pty.master.into(), pty.slave.into()))
+}
+
 /// A process whose standard output is a guest's console. It ends with us, whatever happens.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    input: File,
     stderr: Option<Receiver<String>>,
     stopped: bool,
     peak_memory: Option<u64>,
@@ -32,14 +73,34 @@ impl Running {
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn spawn(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn spawn(command: Command) -> Result<Self> {
+        Self::spawn_with(command, Stdio::Pipes)
+    }
+
+    /// The same with a choice of its standard input and output.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn spawn_with(mut command: Command, stdio: Stdio) -> Result<Self> {
+        clean_environment(&mut command);
+        let terminal = if stdio == Stdio::Terminal { Some(terminal()?) } else { None };
+        match &terminal {
+            Some((_, theirs)) => command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?),
+            None => command.stdin(process::Stdio::piped()).stdout(process::Stdio::piped()),
+        };
+        command.stderr(process::Stdio::piped());
         // A group of its own, so that the processes it starts can be ended with it.
         command.process_group(0);
         end_with_parent(&mut command);
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
-        let stdout = child.stdout.take().ok_or_else(|| anyhow!("no standard output"))?;
+        // The command has the terminal's other end: our side would never see it closed.
+        drop(command);
+        let (console, input) = match (terminal, child.stdout.take(), child.stdin.take()) {
+            (Some((ours, _)), ..) => (Console::new(ours.try_clone()?), ours),
+            (None, Some(output), Some(input)) => (Console::new(output), File::from(OwnedFd::from(input))),
+            _ => return Err(anyhow!("no standard input and output")),
+        };
         let stderr = child.stderr.take().ok_or_else(|| anyhow!("no error output"))?;
         let (sender, receiver) = channel();
         thread::spawn(move || {
@@ -51,7 +112,8 @@ impl Running {
             // The process must not wait for us to read on.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
         });
-        Ok(Self { child, stderr: Some(receiver), stopped: false, peak_memory: None, console: Console::new(stdout) })
+        let stderr = Some(receiver);
+        Ok(Self { child, input, stderr, stopped: false, peak_memory: None, console })
     }
 
     /// Types a line on the guest's console.
@@ -67,8 +129,7 @@ impl Running {
     /// # Errors
     /// When the process has ended.
     pub fn write_input(&mut self, text: &str) -> Result<()> {
-        let input = self.child.stdin.as_mut().ok_or_else(|| anyhow!("no standard input"))?;
-        input.write_all(text.as_bytes()).context("cannot type")
+        self.input.write_all(text.as_bytes()).context("cannot type")
     }
 
     /// The next line of its console that has a text; what comes before is passed over.
@@ -192,5 +253,34 @@ mod tests {
         assert!(running.wait(Duration::from_millis(10)).is_err());
         assert_eq!(running.stderr(), "problem\n");
         assert!(kill(Pid::from_raw(running.id() as i32), None).is_err(), "the process is gone");
+    }
+
+    #[test]
+    fn a_child_sees_nothing_of_our_environment_but_what_it_needs() {
+        // SAFETY: other tests of this process do not read this variable.
+        unsafe { std::env::set_var("RUST_BACKTRACE", "1") };
+        let mut command = Command::new("env");
+        command.env("OWN", "word");
+        let mut running = Running::spawn(command).unwrap();
+        let mut seen = Vec::new();
+        while let Event::Line(line) = running.console.next(Duration::from_secs(10)) {
+            seen.push(line);
+        }
+        assert!(seen.iter().any(|line| line == "OWN=word"), "{seen:?}");
+        assert!(seen.iter().any(|line| line.starts_with("PATH=")), "{seen:?}");
+        let known =
+            |line: &&String| line.split_once('=').is_none_or(|(name, _)| name == "OWN" || ENVIRONMENT.contains(&name));
+        assert_eq!(seen.iter().find(|line| !known(line)), None);
+    }
+
+    #[test]
+    fn a_terminal_is_one_and_passes_bytes_on_both_ways() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "test -t 0 && test -t 1 && read word && echo heard $word"]);
+        let mut running = Running::spawn_with(command, Stdio::Terminal).unwrap();
+        running.write_input("this\n").unwrap();
+        assert_eq!(running.console.next(Duration::from_secs(10)), Event::Line("heard this".into()));
+        assert_eq!(running.console.next(Duration::from_secs(10)), Event::Closed);
+        assert!(running.wait(Duration::from_secs(10)).unwrap().success());
     }
 }

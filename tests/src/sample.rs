@@ -20,14 +20,22 @@ pub struct ExpectedFile {
     pub crc32: u32,
 }
 
-/// Makes the sample disk at `disk`, with the help of a folder of its own that is made anew.
+/// Makes the sample disk at `disk`, whole or not at all: others may be making and reading the same one.
 ///
 /// # Errors
-/// When either cannot be written.
-pub fn write(folder: &Path, disk: &Path) -> Result<ExpectedFile> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
+/// When it cannot be written.
+pub fn write(disk: &Path) -> Result<ExpectedFile> {
+    let folder = tempfile::tempdir().context("cannot create a folder for the sample disk's files")?;
+    let file = write_files(folder.path())?;
+    mkimage::disk::write(DISK_BYTES, folder.path(), disk)?;
+    Ok(file)
+}
+
+/// Writes the files that are on it into a folder.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write_files(folder: &Path) -> Result<ExpectedFile> {
     fs::create_dir_all(folder.join("DOCS")).with_context(|| format!("cannot create {}", folder.display()))?;
     let readme = readme();
     for (name, content) in [
@@ -38,7 +46,6 @@ pub fn write(folder: &Path, disk: &Path) -> Result<ExpectedFile> {
     ] {
         fs::write(folder.join(name), content).with_context(|| format!("cannot write {name} of the sample disk"))?;
     }
-    mkimage::disk::write(DISK_BYTES, folder, disk)?;
     Ok(ExpectedFile { path: SAMPLE_FILE.into(), bytes: readme.len() as u64, crc32: crc32(readme.as_bytes()) })
 }
 
@@ -86,12 +93,32 @@ mod tests {
     fn the_disk_is_the_same_each_time_and_holds_the_file_as_expected() {
         let place = tempfile::tempdir().unwrap();
         let disks = [place.path().join("a"), place.path().join("b")];
-        let expected = disks.each_ref().map(|disk| write(&place.path().join("files"), disk).unwrap());
+        let expected = disks.each_ref().map(|disk| write(disk).unwrap());
         assert_eq!(expected[0], expected[1]);
         assert!(fs::read(&disks[0]).unwrap() == fs::read(&disks[1]).unwrap());
         let mkimage::inspect::Report::Disk(report) = mkimage::inspect::inspect(&disks[0]).unwrap() else { panic!() };
         let volume = report.partitions[0].volume.as_ref().unwrap();
         let file = volume.files.iter().find(|file| file.path == SAMPLE_FILE).unwrap();
         assert_eq!(file.bytes, expected[0].bytes);
+    }
+
+    #[test]
+    fn runs_beside_each_other_make_it_and_each_finds_it_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let disk = place.path().join("sample.img");
+        let whole = {
+            write(&disk).unwrap();
+            crc32(&fs::read(&disk).unwrap())
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..3 {
+                        write(&disk).unwrap();
+                        assert_eq!(crc32(&fs::read(&disk).unwrap()), whole);
+                    }
+                });
+            }
+        });
     }
 }

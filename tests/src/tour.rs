@@ -8,6 +8,7 @@ mod tests;
 use crate::console::Event;
 use crate::control::{Balloon, Control};
 use crate::machine::Machine;
+use crate::readable::readable;
 use crate::running::Running;
 use crate::sample::ExpectedFile;
 use crate::testbed::Testbed;
@@ -226,14 +227,14 @@ impl<'a> Guide<'a> {
         match report::parse(line) {
             Ok(Some(report)) if report.kind == Kind::Tour => self.report(&report),
             Ok(Some(report)) => {
-                self.watcher.line(line);
+                self.watcher.line(&readable(line));
                 if report.kind == Kind::Check && matches!(report.outcome, Outcome::Failure | Outcome::Error) {
                     self.problems.push(format!("check {} failed: {}", report.name, why(&report)));
                 }
             }
             Ok(None) => self.watcher.line(line),
             Err(error) => {
-                self.watcher.line(line);
+                self.watcher.line(&readable(line));
                 self.problems.push(format!("{error}: {line:?}"));
             }
         }
@@ -254,7 +255,7 @@ impl<'a> Guide<'a> {
                 (State::Skipped, why(report))
             }
             Outcome::Skip => (State::Failed, format!("the guest skipped it: {}", why(report))),
-            Outcome::Error | Outcome::Failure => (State::Failed, self.blame(name, report)),
+            Outcome::Error | Outcome::Advice | Outcome::Failure => (State::Failed, self.blame(name, report)),
         };
         let step = Step { name, state, detail };
         self.watcher.step(&step);

@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 use ringside_tests::conform::catalogue::{Entry, Pattern};
 use ringside_tests::conform::outcome::{Counts, Outcome, State, Suite, TestbedResult};
 use ringside_tests::conform::profile::Profile;
-use ringside_tests::conform::start::Setting;
+use ringside_tests::conform::start::{Progress, Setting};
 use ringside_tests::conform::{html, junit, run, text};
 use ringside_tests::testbed::{KvmPolicy, find_program};
 use std::fs;
@@ -33,6 +33,7 @@ impl Bench {
             clause: "9.9 Clauses".into(),
             method: "look".into(),
             expectation: "what is right".into(),
+            level: "must".into(),
         };
         Self { folder, catalogue: names.map(entry).into(), interrupted: AtomicBool::new(false) }
     }
@@ -51,6 +52,8 @@ impl Bench {
             tap: None,
             inner: Err("there is none in this test".into()),
             xen: Err("there is none in this test".into()),
+            loaders: Err("there are none in this test".into()),
+            progress: Progress::default(),
         }
     }
 
@@ -260,6 +263,62 @@ fn a_flood_is_ended_at_its_bound() {
 }
 
 #[test]
+fn before_the_first_check_the_hint_names_the_entry_and_the_serial_port() {
+    let bench = Bench::new();
+    let silent = bench.run("exit 3", "");
+    let told = one_problem(&silent);
+    assert!(told.contains("nothing was heard from the serial port") && told.contains("port 0x3f8"), "{told}");
+    let talking = bench.run("echo booting; sleep 600", "timeout_seconds = 1");
+    let told = one_problem(&talking);
+    assert!(told.contains("no check was heard") && told.contains("PVH entry"), "{told}");
+}
+
+#[test]
+fn advice_is_counted_apart_told_with_its_level_and_fails_a_strict_run_alone() {
+    let bench = Bench::new();
+    let script = GOOD.replace("block/read ok took=3", "block/read advice why=early expected=0 saw=1");
+    let mut suite = bench.suite(vec![bench.run(&script, "")]);
+    suite.catalogue[1].level = "should".into();
+    assert!(suite.succeeded());
+    assert_eq!(suite.testbeds[0].counts(None), Counts { pass: 2, skip: 1, advice: 1, ..Counts::default() });
+    assert_eq!(text::matrix(&suite)[1], ["block", "1 pass, 1 advice"]);
+    let told = text::failures(&suite);
+    assert!(told.contains("advice block/read on fake: early: expected 0, saw 1\n      should: the rule of"), "{told}");
+    assert!(junit::xml(&suite).unwrap().contains("advice: early"));
+    suite.testbeds[0].make_strict();
+    assert!(!suite.succeeded() && text::failures(&suite).contains("FAIL block/read on fake"));
+}
+
+#[test]
+fn one_reason_of_many_errors_is_told_once() {
+    let bench = Bench::new();
+    let script =
+        GOOD.replace("read ok took=3", "read error why=no%20queue").replace("mtu ok", "mtu error why=no%20queue");
+    let told = text::failures(&bench.suite(vec![bench.run(&script, "")]));
+    assert!(told.contains("2 checks could not be tried for one reason: block/read, net/mtu"), "{told}");
+    assert_eq!(told.matches("no queue").count(), 1, "{told}");
+}
+
+#[test]
+fn a_failure_comes_with_the_command_line_and_the_logs_of_its_machine() {
+    let bench = Bench::new();
+    let script = format!("echo 'its own log' > \"$4\"; echo trouble >&2\n{BAD}");
+    let mut profile = bench.profile(&script, "");
+    profile.args.push("{log}".into());
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    let logs = result.logs.clone().unwrap();
+    let told = text::failures(&bench.suite(vec![result]));
+    assert!(told.contains(&format!("the logs: {}/", logs.display())), "{told}");
+    let read = |name: &str| fs::read_to_string(logs.join(name)).unwrap();
+    let command = read("conform.command");
+    assert!(command.contains("/guest.elf conform ") && told.contains(&command), "{command}: {told}");
+    assert_eq!((read("conform.log"), read("conform.stderr")), ("its own log\n".into(), "trouble\n".into()));
+    assert!(read("conform.console").contains("@check block/flush fail"), "raw, for programs");
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    assert!(result.tail.iter().all(|line| !line.starts_with('@')), "{:?}", result.tail);
+}
+
+#[test]
 fn what_is_missing_from_the_reports_is_an_error() {
     let bench = Bench::new();
     let script = "echo '@check block/flush ok'; echo '@boot conform ok ran=2 failed=0 skipped=0 errors=0'";
@@ -269,7 +328,6 @@ fn what_is_missing_from_the_reports_is_an_error() {
     let all_skip = GOOD.replace("net/mtu ok", "net/mtu skip why=no");
     let result = bench.run(&all_skip, "offers = ['net', 'block']");
     assert!(one_problem(&result).contains("offers net, but all of its 2 checks skipped themselves"));
-    assert!(one_problem(&bench.run(GOOD, "offers = ['nte']")).contains("no group of checks"));
 }
 
 #[test]
@@ -330,6 +388,7 @@ fn a_wrong_profile_is_one_line_that_names_the_key() {
         (good.replace("seconds=1", "seconds='a'"), "line 5: invalid type: string"),
         (format!("{good}[[known_defects]]\ncheck='*'\nreason=' '"), "a known defect has no reason"),
         (format!("{good}[[known_defects]]\ncheck='a b'\nreason='x'"), "known_defects: the pattern \"a b\""),
+        (format!("{good}offers=['net', 'nte']"), "mine.toml: offers: there is no group \"nte\"; there are mmio, pci,"),
         (format!("{good}serial='pipe'"), "{serial} and serial = \"pipe\" belong together"),
         (format!("{good}[[files]]\nname='../x'\ntext=''"), "a word without folders"),
         (format!("{good}[outside]\nspeaks='qmp'\ncan=['moon']"), "outside.can has words out of"),

@@ -5,9 +5,10 @@
 
 use ringside_tests::conform::catalogue;
 use ringside_tests::conform::hostile;
+use ringside_tests::conform::logs::Logs;
 use ringside_tests::conform::outcome::Outcome;
 use ringside_tests::conform::profile::Profile;
-use ringside_tests::conform::start::{self, Setting};
+use ringside_tests::conform::start::{self, Progress, Setting};
 use ringside_tests::console::Event;
 use ringside_tests::ready::{self, Files};
 use ringside_tests::running::Running;
@@ -44,7 +45,9 @@ fn bench(test: &str) -> Option<Bench> {
     let (base, kvm) = (folder.path().into(), ready::kvm());
     let inner = Err("there is none in this test".into());
     let xen = Err("the hosts are ours".into());
-    let setting = Setting { image, disk, ringside, base, kvm, tap: None, inner, xen };
+    let loaders = Err("nothing here is booted by firmware".into());
+    let setting =
+        Setting { image, disk, ringside, base, kvm, tap: None, inner, xen, loaders, progress: Progress::default() };
     let profile = Profile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/host-kvm.toml")).unwrap();
     match start::available(&profile, &setting) {
         Ok(program) => Some(Bench { setting, profile, program, crc32: file.crc32, _folder: folder }),
@@ -60,7 +63,8 @@ impl Bench {
     fn neighbour(&self) -> Running {
         let folder = self.setting.base.join("neighbour");
         std::fs::create_dir(&folder).unwrap();
-        let prepared = start::prepare(&self.profile, &self.setting, &self.program, &folder, "").unwrap();
+        let logs = Logs::new(&self.setting.base, &self.profile.name, "neighbour").unwrap();
+        let prepared = start::prepare(&self.profile, &self.setting, &self.program, &folder, "", &logs).unwrap();
         let mut neighbour = Running::spawn(prepared.command).unwrap();
         wait_for(&mut neighbour, "type help for the commands");
         neighbour

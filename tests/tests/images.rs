@@ -44,7 +44,7 @@ fn made_with(test: &str, format: Format, cmdline: &str, more: impl FnOnce(&Path)
     let mut image = Image::read(&kernel, cmdline, Some(&programs)).unwrap();
     image.loaders = Some(Loaders::read(&loaders).unwrap());
     let files = folder.path().join("files");
-    sample::write(&files, &folder.path().join("sample.img")).unwrap();
+    sample::write_files(&files).unwrap();
     image.files = Some(files);
     let path = folder.path().join("ringside.img");
     image.write(format, &path, Existing::Keep, &mut |_, _| {}).unwrap();

@@ -7,7 +7,7 @@ use ringside_tests::conform::catalogue::{self, Pattern};
 use ringside_tests::conform::outcome::{Outcome, State, TestbedResult};
 use ringside_tests::conform::profile::Profile;
 use ringside_tests::conform::run;
-use ringside_tests::conform::start::{self, Setting};
+use ringside_tests::conform::start::{self, Progress, Setting};
 use ringside_tests::inner::{Inner, Linux};
 use ringside_tests::ready::{self, Files};
 use std::env;
@@ -63,7 +63,19 @@ fn each_injected_bug_is_caught_by_its_check_and_none_without() {
     let Files { image, sample: disk, .. } = Files::write(&kernel, folder.path()).unwrap();
     let kvm = ready::kvm();
     let xen = Err("bugs are injected into our host".into());
-    let setting = Setting { image, disk, ringside, base: folder.path().into(), kvm, tap: None, inner, xen };
+    let loaders = Err("nothing here is booted by firmware".into());
+    let setting = Setting {
+        image,
+        disk,
+        ringside,
+        base: folder.path().into(),
+        kvm,
+        tap: None,
+        inner,
+        xen,
+        loaders,
+        progress: Progress::default(),
+    };
 
     let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
     let mut absent = Vec::new();

@@ -64,7 +64,7 @@ impl<'a> Card<'a> {
     /// The same.
     pub fn start_more(lab: &'a Lab, features: Features, common: CommonFeatures) -> Result<Self, End> {
         let card = Self::prepare(lab, features, common)?;
-        card.dev.start();
+        card.dev.start()?;
         Ok(card)
     }
 

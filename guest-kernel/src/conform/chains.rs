@@ -25,7 +25,14 @@ pub fn plain(disk: &mut Disk<'_>, data: &Buf) -> Result<Vec<Link>, End> {
 
 /// Reads sector 0 plainly and by a chain of another shape; `build` writes it and returns its head.
 pub fn shape(lab: &Lab, build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 0, build)
+    shape_with(lab, CommonFeatures::empty(), 0, Parts::One, build)
+}
+
+/// How many buffers a sector is divided into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    One,
+    Many,
 }
 
 /// The same with a feature, and with the data at an offset in its pages.
@@ -33,6 +40,7 @@ fn shape_with(
     lab: &Lab,
     features: CommonFeatures,
     offset: usize,
+    parts: Parts,
     build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>,
 ) -> Verdict {
     let mut disk = Disk::start(lab, features.bits(), 64)?;
@@ -43,7 +51,12 @@ fn shape_with(
     data.fill(0x5a);
     let head = build(&mut disk, &data)?;
     let answer = disk.run(head)?;
-    equal("status", OK, answer.status)?;
+    let status = equal("status", OK, answer.status);
+    if parts == Parts::Many {
+        disk.many(status)?
+    } else {
+        status?
+    }
     equal("data as from a plain read", true, expected.bytes() == data.bytes())?;
     disk.dev.healthy()
 }
@@ -66,7 +79,7 @@ pub fn status_behind_data(lab: &Lab) -> Verdict {
     let head = disk.queue.chain(0, &[header, link(&data, Dir::In)]);
     let used = disk.run(head)?.used;
     equal("status", OK, data.read8(SECTOR_SIZE))?;
-    equal("used length", 513, used.len)?;
+    holds(used.len <= 513, "used length", "at most 513", used.len)?;
     equal("data as from a plain read", true, expected.bytes() == data.part(0, SECTOR_SIZE).bytes())
 }
 
@@ -87,7 +100,7 @@ pub fn header_before_data(lab: &Lab) -> Verdict {
 }
 
 pub fn many_small_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 0, |disk, data| {
+    shape_with(lab, CommonFeatures::empty(), 0, Parts::Many, |disk, data| {
         let mut parts = 32;
         if disk.dev.offered & Features::SEG_MAX.bits() != 0 {
             parts = parts.min(disk.dev.regs().config_read(12, 4).max(1) as usize);
@@ -103,7 +116,7 @@ pub fn many_small_parts(lab: &Lab) -> Verdict {
 }
 
 pub fn odd_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 1, |disk, data| {
+    shape_with(lab, CommonFeatures::empty(), 1, Parts::Many, |disk, data| {
         let mut at = 0;
         let links: Vec<Link> = [1, 3, 127, 381]
             .into_iter()
@@ -118,7 +131,7 @@ pub fn odd_parts(lab: &Lab) -> Verdict {
 }
 
 pub fn across_a_page(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 4096 - 100, |disk, data| {
+    shape_with(lab, CommonFeatures::empty(), 4096 - 100, Parts::One, |disk, data| {
         plain(disk, data).map(|links| disk.queue.chain(0, &links))
     })
 }
@@ -150,7 +163,7 @@ pub fn longest(lab: &Lab, shape: Shape) -> Verdict {
 }
 
 pub fn indirect_shape(lab: &Lab, places: &'static [u16]) -> Verdict {
-    shape_with(lab, INDIRECT, 0, |disk, data| {
+    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
         let table = disk.dev.buffer(4 * 16)?;
         for (n, (address, len, dir)) in plain(disk, data)?.into_iter().enumerate() {
             let next = places.get(n + 1).copied();
@@ -202,7 +215,7 @@ pub fn indirect_and_direct_mixed(lab: &Lab) -> Verdict {
 
 /// Header in the ring, the rest in a table behind it.
 pub fn direct_then_indirect(lab: &Lab) -> Verdict {
-    shape_with(lab, INDIRECT, 0, |disk, data| {
+    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
         let links = plain(disk, data)?;
         let table = disk.dev.buffer(2 * 16)?;
         write_indirect(&table, &links[1..]);
@@ -214,7 +227,7 @@ pub fn direct_then_indirect(lab: &Lab) -> Verdict {
 }
 
 pub fn write_flag_of_a_table(lab: &Lab) -> Verdict {
-    shape_with(lab, INDIRECT, 0, |disk, data| {
+    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
         let links = plain(disk, data)?;
         let table = disk.dev.buffer(3 * 16)?;
         write_indirect(&table, &links);

@@ -88,7 +88,7 @@ impl<'a> Port<'a> {
         let (mut receive, transmit) = (dev.queue(RECEIVE_QUEUE, BUFFERS)?, dev.queue(TRANSMIT_QUEUE, BUFFERS)?);
         let buf = dev.buffer(size * usize::from(receive.size))?;
         buf.fill(FILL);
-        dev.start();
+        dev.start()?;
         for n in 0..receive.size {
             let head = receive.chain(n, &[link(&buf.part(usize::from(n) * size, size), Dir::In)]);
             receive.offer(head);
@@ -130,7 +130,7 @@ fn typed<'a>(lab: &'a Lab, text: &str, size: usize) -> Result<Port<'a>, End> {
 fn output(lab: &Lab, parts: usize) -> Verdict {
     let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
-    dev.start();
+    dev.start()?;
     send(&dev, &mut queue, LINE, parts)
 }
 
@@ -149,7 +149,7 @@ fn send(dev: &Dev<'_>, queue: &mut Queue, bytes: &[u8], parts: usize) -> Verdict
 fn in_flight(lab: &Lab) -> Verdict {
     let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
-    dev.start();
+    dev.start()?;
     let line = dev.buffer(LINE.len())?;
     line.put(LINE);
     let count = queue.size;
@@ -172,7 +172,7 @@ fn long_output(lab: &Lab) -> Verdict {
     const LEN: usize = 20_000;
     let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
-    dev.start();
+    dev.start()?;
     // Zeroes: nothing that a terminal would show.
     let buf = dev.buffer(LEN)?;
     let head = queue.chain(0, &[link(&buf, Dir::Out)]);
@@ -250,7 +250,7 @@ impl<'a> Ports<'a> {
         let mut receive = dev.queue(CONTROL_RECEIVE_QUEUE, BUFFERS)?;
         let transmit = dev.queue(CONTROL_TRANSMIT_QUEUE, BUFFERS)?;
         let buf = dev.buffer(MESSAGE * usize::from(receive.size))?;
-        dev.start();
+        dev.start()?;
         for n in 0..receive.size {
             let head = receive.chain(n, &[link(&buf.part(usize::from(n) * MESSAGE, MESSAGE), Dir::In)]);
             receive.offer(head);

@@ -5,7 +5,7 @@
 use super::card::{Card, PATIENCE, find_station};
 use super::device::Dev;
 use super::raw::{Dir, Link, Queue, link};
-use super::{End, Lab, Row, Verdict, equal, error, fail, holds};
+use super::{End, Lab, Row, Verdict, advice, equal, error, fail, holds, worst};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -54,10 +54,10 @@ pub const ROWS: &[Row] = &[
     }),
     ("net-control/unknown-addresses-are-dropped", |lab| {
         let mut control = Control::filtering(lab, Features::empty())?;
-        control.hears(OTHER, Heard::No)?;
-        control.hears(GROUP, Heard::No)?;
         let own = control.card.mac();
-        control.hears(own, Heard::Yes)
+        control.hears(own, Heard::Yes)?;
+        control.hears(OTHER, Heard::No)?;
+        control.hears(GROUP, Heard::No)
     }),
     ("net-control/table-lets-addresses-in", |lab| {
         let mut control = Control::filtering(lab, Features::empty())?;
@@ -96,7 +96,9 @@ pub const ROWS: &[Row] = &[
         let most = control.pairs();
         for (count, answer) in [(1, OK), (most, OK), (0, ERR), (most + 1, ERR)] {
             let saw = control.command(MQ, PAIRS_SET, &count.to_le_bytes())?;
-            equal(&format!("answer to {count} pairs"), answer, saw)?;
+            let answered = equal(&format!("answer to {count} pairs"), answer, saw);
+            // No driver asks for the last two.
+            if answer == OK { answered? } else { advice(answered)? }
         }
         Ok(())
     }),
@@ -138,7 +140,7 @@ impl<'a> Control<'a> {
         let more = (1..pairs).map(|pair| Ok((card.dev.queue(2 * pair, 16)?, card.dev.queue(2 * pair + 1, 16)?)));
         let more = more.collect::<Result<_, End>>()?;
         let queue = card.dev.queue(2 * pairs, 16)?;
-        card.dev.start();
+        card.dev.start()?;
         Ok(Self { card, queue, more })
     }
 
@@ -203,7 +205,9 @@ impl<'a> Control<'a> {
     fn expect(&mut self, frame: &[u8], expected: Heard, what: &str) -> Verdict {
         let patience = if expected == Heard::Yes { 5 * PATIENCE } else { QUIET };
         let saw = if self.card.try_echo(frame, patience)?.is_some() { Heard::Yes } else { Heard::No };
-        if saw == expected { Ok(()) } else { Err(fail(what, shown(expected), shown(saw))) }
+        let verdict = if saw == expected { Ok(()) } else { Err(fail(what, shown(expected), shown(saw))) };
+        // What a device drops, it SHOULD drop: see the clauses.
+        if expected == Heard::No { advice(verdict) } else { verdict }
     }
 }
 
@@ -263,11 +267,11 @@ fn vlan(lab: &Lab) -> Verdict {
         frame.extend(&plain[12..]);
         control.expect(&frame, expected, what)
     };
-    tagged(&mut control, Heard::No, "a frame of a VLAN that is not in the table")?;
+    let before = tagged(&mut control, Heard::No, "a frame of a VLAN that is not in the table");
     control.must(VLAN, VLAN_ADD, &ID.to_le_bytes())?;
     tagged(&mut control, Heard::Yes, "a frame of a VLAN that was added")?;
     control.must(VLAN, VLAN_DEL, &ID.to_le_bytes())?;
-    tagged(&mut control, Heard::No, "a frame of a VLAN that was deleted")
+    worst(before, tagged(&mut control, Heard::No, "a frame of a VLAN that was deleted"))
 }
 
 fn every_pair_sends(lab: &Lab) -> Verdict {

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use bitflags::Flags;
 use core::cell::RefCell;
 use pvops::event::Trigger;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status, ring};
+use shared_abi::virtio::{CommonFeatures, DeviceType, Status, balloon, console, net, ring};
 
 /// How long a reset may take.
 const RESET_PATIENCE: u64 = 1_000_000_000;
@@ -62,6 +62,41 @@ fn difference<F: Flags<Bits = u64>>(features: &F, bits: u64) -> F {
     F::from_bits_retain(features.bits() & !bits)
 }
 
+/// A driver has the device's other queues set up before DRIVER_OK (3.1.1, step 7), as small as this.
+const IDLE_SIZE: u16 = 8;
+
+/// Features that give a type of device its other queues. Some balloons number their queues by what they offer, others by
+/// what was negotiated: a driver that accepts all of them is right with both.
+fn queue_features(device_type: DeviceType) -> u64 {
+    use balloon::Features;
+    match device_type {
+        DeviceType::BALLOON => (Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING).bits(),
+        _ => 0,
+    }
+}
+
+/// The queues that a driver sets up before DRIVER_OK with these features.
+fn mandatory_queues(device_type: DeviceType, features: u64) -> Vec<u16> {
+    match device_type {
+        DeviceType::NET => {
+            let control = net::Features::CTRL_VQ.bits();
+            // With MQ the control queue's number depends on the configuration: who wants that one sets it up.
+            let fixed = features & (control | net::Features::MQ.bits()) == control;
+            [net::RECEIVE_QUEUE, net::TRANSMIT_QUEUE].into_iter().chain(fixed.then_some(2)).collect()
+        }
+        DeviceType::CONSOLE => {
+            let multiport = features & console::Features::MULTIPORT.bits() != 0;
+            (0..if multiport { 4 } else { 2 }).collect()
+        }
+        DeviceType::BALLOON => {
+            let numbers = balloon::queues(balloon::Features::from_bits_truncate(features));
+            let others = [numbers.stats, numbers.free_page, numbers.reporting];
+            [numbers.inflate, numbers.deflate].into_iter().chain(others.into_iter().flatten()).collect()
+        }
+        _ => [0].into(),
+    }
+}
+
 /// A device from reset to reset.
 pub struct Dev<'a> {
     pub target: &'a Target,
@@ -70,6 +105,8 @@ pub struct Dev<'a> {
     /// What was negotiated.
     pub features: u64,
     memory: RefCell<Vec<Rc<Pages>>>,
+    /// Queues that were set up.
+    set_up: RefCell<Vec<u16>>,
 }
 
 impl<'a> Dev<'a> {
@@ -84,7 +121,7 @@ impl<'a> Dev<'a> {
         target.regs.set_status(Status::ACKNOWLEDGE.bits());
         target.regs.set_status((Status::ACKNOWLEDGE | Status::DRIVER).bits());
         let offered = target.regs.features();
-        Ok(Self { target, offered, features: 0, memory: RefCell::default() })
+        Ok(Self { target, offered, features: 0, memory: RefCell::default(), set_up: RefCell::default() })
     }
 
     /// The same with features negotiated: of `wanted` those that it offers, and what no driver may leave out.
@@ -92,6 +129,14 @@ impl<'a> Dev<'a> {
     /// # Errors
     /// A failure when it does not accept them.
     pub fn with_features(target: &'a Target, wanted: u64) -> Result<Self, End> {
+        Self::with_exactly(target, wanted | queue_features(target.device_type))
+    }
+
+    /// The same without those features that give a device its other queues.
+    ///
+    /// # Errors
+    /// A failure when it does not accept them.
+    pub fn with_exactly(target: &'a Target, wanted: u64) -> Result<Self, End> {
         let mut dev = Self::new(target)?;
         let needed = CommonFeatures::VERSION_1 | CommonFeatures::ACCESS_PLATFORM;
         dev.features = dev.offered & (wanted | needed.bits());
@@ -151,13 +196,30 @@ impl<'a> Dev<'a> {
         };
         self.regs().set_queue_ready();
         match self.regs().queue_ready() {
-            1 => Ok(Queue::new(index, size, parts, notify_at)),
+            1 => {
+                self.set_up.borrow_mut().push(index);
+                Ok(Queue::new(index, size, parts, notify_at))
+            }
             saw => Err(fail(&format!("{}: ready state of queue {index}", self.target.name()), 1, saw)),
         }
     }
 
-    /// Sets DRIVER_OK.
-    pub fn start(&self) {
+    /// Sets up the queues that the check has no use for, and sets DRIVER_OK.
+    ///
+    /// # Errors
+    /// A failure when one of them does not become live.
+    pub fn start(&self) -> Verdict {
+        for index in mandatory_queues(self.target.device_type, self.features) {
+            if !self.set_up.borrow().contains(&index) {
+                self.queue(index, IDLE_SIZE)?;
+            }
+        }
+        self.go();
+        Ok(())
+    }
+
+    /// Sets DRIVER_OK, whatever was set up.
+    pub fn go(&self) {
         let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
         self.regs().set_status(status.bits());
     }

@@ -2,7 +2,7 @@
 
 use super::device::{Dev, Target};
 use super::raw::{Buf, Dir, Link, Queue, Used, link};
-use super::{End, Lab, Verdict, equal, error, fail, skip};
+use super::{End, Lab, Verdict, advice, equal, error, fail, skip};
 use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
@@ -59,7 +59,7 @@ impl<'a> Disk<'a> {
     fn open(target: &'a Target, features: u64, size: u16, queue: u16) -> Result<Self, End> {
         let dev = Dev::with_features(target, features)?;
         let queue = dev.queue(queue, size)?;
-        dev.start();
+        dev.start()?;
         let headers = dev.buffer(usize::from(SLOTS) * 16)?;
         let statuses = dev.buffer(SLOTS.into())?;
         let capacity = dev.regs().config_read64(0);
@@ -74,6 +74,12 @@ impl<'a> Disk<'a> {
         let disk = Self::start(lab, features.bits(), 64)?;
         disk.dev.needs(features)?;
         Ok(disk)
+    }
+
+    /// A verdict on a request with more than one buffer of data: advice where the device does not say how many it takes,
+    /// for it may have a reasonable limit (2.7.4.1).
+    pub fn many(&self, verdict: Verdict) -> Verdict {
+        if self.dev.offered & Features::SEG_MAX.bits() != 0 { verdict } else { advice(verdict) }
     }
 
     /// Writes a header.

@@ -48,7 +48,7 @@ impl<'a> Balloon<'a> {
         let numbers = queues(Features::from_bits_truncate(dev.features));
         let (inflate, deflate) = (dev.queue(numbers.inflate, 16)?, dev.queue(numbers.deflate, 16)?);
         let reporting = numbers.reporting.map(|number| dev.queue(number, 16)).transpose()?;
-        dev.start();
+        dev.start()?;
         Ok(Self { dev, inflate, deflate, reporting })
     }
 

@@ -1,8 +1,14 @@
-//! A line's trigger mode at the I/O APIC, by the serial port: in loop-back mode a byte that is sent is received, which
-//! raises its line until the byte is read. Nothing is printed meanwhile.
+//! A line's trigger mode at the I/O APIC. Which lines signal by level and which by edges, the MADT says; an ISA interrupt
+//! that it does not mention signals by edges (ACPI 6.5, 5.2.12.5 "Interrupt Source Override Structure").
+//!
+//! The serial port raises its line in loop-back mode: a byte that is sent is received, and the line stays up until it is
+//! read. Nothing is printed meanwhile. A level is also what a PCI device without MSI-X holds until its ISR is read.
 
+use super::pci::Pin;
 use super::raw::wait_until;
+use super::rng::Rng;
 use super::{End, Lab, Verdict, equal, error, holds, skip};
+use crate::platform::acpi;
 use crate::task::Event;
 use crate::trap::irq;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -19,6 +25,8 @@ const RECEIVED: u8 = 1;
 /// DTR, RTS and OUT2, as the console has them, and loop-back.
 const CONNECTED: u8 = 0x0b;
 const LOOP_BACK: u8 = 0x1b;
+/// The ISA interrupt of the first serial port.
+const COM1_IRQ: u8 = 4;
 /// Interrupts behind which the handler reads the byte.
 const HELD_FOR: u64 = 5;
 
@@ -82,6 +90,11 @@ fn looped(trigger: Trigger, handler: fn(), check: impl FnOnce() -> Verdict) -> V
     verdict
 }
 
+/// How the MADT says that an ISA interrupt signals; without one, as on the ISA bus.
+fn mode(irq: u8) -> (u32, Trigger) {
+    acpi::routing().map_or((irq.into(), Trigger::Edge), |routing| routing.isa(irq))
+}
+
 /// Waits for so many interrupts, then for more that must not come.
 fn exactly(interrupts: u64) -> Verdict {
     wait_until(1_000_000_000, || COUNT.load(SeqCst) >= interrupts);
@@ -90,11 +103,25 @@ fn exactly(interrupts: u64) -> Verdict {
     equal("interrupts", interrupts, COUNT.load(SeqCst))
 }
 
+/// A PC gates the port's interrupt by OUT2, and in loop-back mode that pin is held back on a real 16550.
+fn interrupts_in_loop_back() -> Verdict {
+    if wait_until(1_000_000_000, || COUNT.load(SeqCst) > 0) {
+        return Ok(());
+    }
+    Err(skip("the serial port does not interrupt in loop-back mode"))
+}
+
 pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
     lab.has("the serial port")?;
+    if !matches!(mode(COM1_IRQ), (COM1_GSI, Trigger::Edge)) {
+        return Err(skip("the MADT does not say that IRQ 4 signals by edges"));
+    }
     looped(Trigger::Edge, only_count, || {
         for n in 1..=3 {
             set(DATA, b'e');
+            if n == 1 {
+                interrupts_in_loop_back()?;
+            }
             exactly(n)?;
             holds(get(LINE_STATUS) & RECEIVED != 0, "bytes received", "one", "none")?;
             get(DATA);
@@ -103,14 +130,71 @@ pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
     })
 }
 
+/// Waits for the interrupt whose handler lets the line fall.
+fn held() -> Verdict {
+    wait_until(1_000_000_000, || COUNT.load(SeqCst) >= HELD_FOR);
+    let saw = COUNT.load(SeqCst);
+    holds(saw >= HELD_FOR, "interrupts of a line that is held", format_args!("{HELD_FOR} or more"), saw)
+}
+
 pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
     lab.has("the serial port")?;
     if lab.found.board_slots.is_some() {
         return Err(skip("the board's lines signal by edges"));
     }
-    looped(Trigger::LevelHigh, read_at_last, || {
-        set(DATA, b'l');
-        exactly(HELD_FOR)?;
-        equal("bytes received and not read", 0, get(LINE_STATUS) & RECEIVED)
-    })
+    let (line, trigger) = mode(COM1_IRQ);
+    if line == COM1_GSI && matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
+        return looped(trigger, read_at_last, || {
+            set(DATA, b'l');
+            interrupts_in_loop_back()?;
+            held()?;
+            equal("bytes received and not read", 0, get(LINE_STATUS) & RECEIVED)
+        });
+    }
+    pin_interrupts_until_acknowledged(lab)
+}
+
+/// Its handler cannot be given the device.
+static PIN: Once<Pin> = Once::new();
+
+fn acknowledge_at_last() {
+    if COUNT.fetch_add(1, SeqCst) + 1 >= HELD_FOR
+        && let Some(pin) = PIN.get()
+    {
+        pin.acknowledge();
+    }
+}
+
+/// The entropy device by its pin, whose ISA interrupt the MADT says to signal by level.
+fn pin_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
+    let rng = Rng::start(lab, 0, 8)?;
+    let pin = Pin::of(rng.dev.target)?;
+    drop(rng);
+    let (line, trigger) = mode(pin.irq);
+    if !matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
+        return Err(skip(format_args!("the MADT does not say that IRQ {} signals by level", pin.irq)));
+    }
+    if irq::counts().any(|(_, owner, _)| owner.line == Some(line)) {
+        return Err(skip(format_args!("line {line} has another owner")));
+    }
+    let pin = PIN.call_once(|| pin);
+    let (event, vector) = vector()?;
+    irq::set_handler(event, Some(acknowledge_at_last));
+    // SAFETY: the vector has a handler.
+    let bound = unsafe { event::bind(line, vector, trigger) };
+    COUNT.store(0, SeqCst);
+    let verdict = bound.map_err(|_| error("the line cannot be routed")).and_then(|()| {
+        pin.alone(|| {
+            let mut rng = Rng::start(lab, 0, 8)?;
+            event::unmask(line);
+            let buf = rng.dev.buffer(1)?;
+            rng.fill(&buf)?;
+            let verdict = held();
+            event::mask(line);
+            verdict
+        })
+    });
+    event::mask(line);
+    irq::set_handler(event, None);
+    verdict
 }

@@ -128,7 +128,7 @@ fn used(lab: &Lab, check: fn(&Dev<'_>, &Window) -> Verdict) -> Verdict {
     let window = window(target).map_err(|_| skip("there is no virtio-mmio entropy device"))?;
     let dev = Dev::with_features(target, 0)?;
     let mut queue: Queue = dev.queue(0, 8)?;
-    dev.start();
+    dev.start()?;
     let buf = dev.buffer(64)?;
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
     // With interrupts off nothing but this code acknowledges.

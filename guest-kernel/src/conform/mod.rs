@@ -51,7 +51,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt::{Debug, Display};
 use device::Target;
 use pvops::detect::{Surroundings, World};
-use shared_abi::checks::{self, Check};
+use shared_abi::checks::{self, Check, Level};
 use shared_abi::outside::{WORD, Wish};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
@@ -62,8 +62,20 @@ pub enum End {
     Skip(String),
     /// It could not be tried.
     Error(String),
-    /// Something is not as the rule says.
-    Fail { what: String, expected: String, saw: String },
+    /// Something is not as the rule says; with [`Level::Should`] it is advice.
+    Fail { level: Level, what: String, expected: String, saw: String },
+}
+
+impl End {
+    /// The same, told of something in particular.
+    pub fn of(self, name: impl Display) -> Self {
+        match self {
+            Self::Fail { level, what, expected, saw } => {
+                Self::Fail { level, what: format!("{name}: {what}"), expected, saw }
+            }
+            other => other,
+        }
+    }
 }
 
 /// How a check ended.
@@ -85,7 +97,23 @@ pub fn error(why: impl ToString) -> End {
 
 /// Not as the rule says.
 pub fn fail(what: &str, expected: impl Display, saw: impl Display) -> End {
-    End::Fail { what: what.to_string(), expected: expected.to_string(), saw: saw.to_string() }
+    End::Fail { level: Level::Must, what: what.to_string(), expected: expected.to_string(), saw: saw.to_string() }
+}
+
+/// The first of two verdicts that is more than advice, else the first that is advice.
+pub fn worst(first: Verdict, second: Verdict) -> Verdict {
+    match (&first, &second) {
+        (Ok(()), _) | (Err(End::Fail { level: Level::Should, .. }), Err(_)) => second,
+        _ => first,
+    }
+}
+
+/// A part of a check that the clause only recommends: what is wrong there is advice.
+pub fn advice(verdict: Verdict) -> Verdict {
+    verdict.map_err(|end| match end {
+        End::Fail { what, expected, saw, .. } => End::Fail { level: Level::Should, what, expected, saw },
+        other => other,
+    })
 }
 
 /// Fails unless the two are equal.
@@ -166,10 +194,19 @@ impl Lab {
     /// # Errors
     /// Not applicable when it would not.
     pub fn may_wish(&self, wish: Wish) -> Verdict {
-        if self.wishes.split(',').any(|word| word == wish.word()) {
-            return Ok(());
-        }
-        Err(skip(format!("nobody outside: outside= has no {:?}", wish.word())))
+        self.step(wish).map(drop)
+    }
+
+    /// The amount by which it can be changed.
+    fn step(&self, wish: Wish) -> Result<u32, End> {
+        let mut able = self.wishes.split(',').filter_map(Wish::able);
+        let step = able.find_map(|(able, step)| (able == wish).then_some(step));
+        step.ok_or_else(|| skip(format!("nobody outside: outside= has no {:?}", wish.word())))
+    }
+
+    /// So many pages of the balloon's, or a few more where it moves by more than a page.
+    pub fn pages(&self, pages: u32) -> u32 {
+        pages.next_multiple_of(self.step(Wish::Balloon).unwrap_or(1))
     }
 
     /// Asks somebody outside for something.
@@ -267,6 +304,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 struct Counts {
     ran: u32,
     failed: u32,
+    advice: u32,
     skipped: u32,
     errors: u32,
 }
@@ -286,19 +324,24 @@ pub fn start(found: Surroundings, cmdline: Cmdline, filter: Filter) -> ! {
 
 fn run(mut lab: Lab, filter: Filter) {
     let mut counts = Counts::default();
-    for &(name, check) in GROUPS.iter().flat_map(|(_, rows)| *rows).filter(|(name, _)| filter.takes(name)) {
+    let rows = GROUPS.iter().flat_map(|(checks, rows)| checks.iter().zip(*rows));
+    for (entry, &(name, check)) in rows.filter(|(_, (name, _))| filter.takes(name)) {
         lab.name = name;
         counts.ran += 1;
         let (outcome, what, expected, saw) = match check(&lab) {
             Ok(()) => (Outcome::Success, None, None, None),
             Err(End::Skip(why)) => (Outcome::Skip, Some(why), None, None),
             Err(End::Error(why)) => (Outcome::Error, Some(why), None, None),
-            Err(End::Fail { what, expected, saw }) => (Outcome::Failure, Some(what), Some(expected), Some(saw)),
+            Err(End::Fail { level, what, expected, saw }) => {
+                let bound = entry.level == Level::Must && level == Level::Must;
+                (if bound { Outcome::Failure } else { Outcome::Advice }, Some(what), Some(expected), Some(saw))
+            }
         };
         match outcome {
             Outcome::Skip => counts.skipped += 1,
             Outcome::Error => counts.errors += 1,
             Outcome::Failure => counts.failed += 1,
+            Outcome::Advice => counts.advice += 1,
             Outcome::Success | Outcome::Waiting => {}
         }
         let did = lab.did.take();
@@ -311,8 +354,9 @@ fn run(mut lab: Lab, filter: Filter) {
             Ok(line)
         });
     }
-    let Counts { ran, failed, skipped, errors } = counts;
+    let Counts { ran, failed, advice, skipped, errors } = counts;
     report(Kind::Boot, "conform", Outcome::Success, |line| {
-        line.field("ran", ran)?.field("failed", failed)?.field("skipped", skipped)?.field("errors", errors)
+        let line = line.field("ran", ran)?.field("failed", failed)?.field("advice", advice)?;
+        line.field("skipped", skipped)?.field("errors", errors)
     });
 }

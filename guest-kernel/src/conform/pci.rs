@@ -35,8 +35,8 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
         holds(fine, "notify_off_multiplier", "0, or a power of 2 from 2 on", multiplier)
     }),
     "notify-places-lie-inside" => notify_places_lie_inside,
-    "num-queues-agrees-with-sizes" => |lab| on(lab, num_queues_agrees_with_sizes),
-    "feature-selector-reads-back" => |lab| on(lab, |_, windows| {
+    "num-queues-agrees-with-sizes" => |lab| driven(lab, |_, windows| num_queues_agrees_with_sizes(windows)),
+    "feature-selector-reads-back" => |lab| driven(lab, |_, windows| {
         for value in [1, 0] {
             windows.common.write32(offset_of!(CommonConfig, device_feature_select), value);
             equal("device_feature_select", value, windows.common.read32(offset_of!(CommonConfig, device_feature_select)))?;
@@ -49,7 +49,7 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "vectors-are-none-at-first" => vectors_are_none_at_first,
     "vectors-read-back" => vectors_read_back,
     "vector-beyond-the-table-is-refused" => vector_beyond_the_table_is_refused,
-    "window-of-configuration-space-agrees" => |lab| on(lab, window_of_configuration_space_agrees),
+    "window-of-configuration-space-agrees" => |lab| driven(lab, window_of_configuration_space_agrees),
     "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
 );
 
@@ -66,13 +66,18 @@ fn parts(target: &Target) -> Result<(&Function, &Windows<Window>), End> {
 /// Applies a check to all PCI devices.
 fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
     each(lab, Bus::Pci, |_| Ok(()))?;
-    lab.targets.iter().filter_map(|target| parts(target).ok()).try_for_each(|(function, windows)| {
-        check(function, windows).map_err(|end| match end {
-            End::Fail { what, expected, saw } => {
-                End::Fail { what: format!("{}: {what}", function.location()), expected, saw }
-            }
-            other => other,
-        })
+    lab.targets
+        .iter()
+        .filter_map(|target| parts(target).ok())
+        .try_for_each(|(function, windows)| check(function, windows).map_err(|end| end.of(function.location())))
+}
+
+/// The same with features negotiated: a driver reads and writes the common configuration in the order of 3.1.1.
+fn driven(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let _dev = Dev::with_features(target, 0)?;
+        let (function, windows) = parts(target)?;
+        check(function, windows)
     })
 }
 
@@ -82,8 +87,8 @@ fn read(function: &Function, offset: u16) -> u32 {
 }
 
 fn write(function: &Function, offset: u16, value: u32) {
-    // SAFETY: only written to the access window, by which a device reads its own registers, and to the interrupt line's
-    // number, which it does not look at.
+    // SAFETY: only written to the access window, by which a device reads its own registers, to the interrupt line's number,
+    // which it does not look at, and to what chooses between its pin and its messages. The status's bits are written as 0.
     unsafe { function.config().write(function.address, offset & !3, value) };
 }
 
@@ -104,6 +109,53 @@ fn structures(function: &Function, kind: u8) -> impl Iterator<Item = u16> {
         let word = read(function, at);
         word as u8 == CAPABILITY_VENDOR && (word >> 24) as u8 == kind
     })
+}
+
+/// The interrupt pin of a device that has MSI-X.
+pub struct Pin {
+    function: Function,
+    isr: Window,
+    /// The ISA interrupt that the firmware wrote down.
+    pub irq: u8,
+    msix: u16,
+}
+
+impl Pin {
+    /// That of a virtio device on PCI.
+    ///
+    /// # Errors
+    /// Not applicable where it has none, or nobody wrote down where it arrives.
+    pub fn of(target: &Target) -> Result<Self, End> {
+        const INTERRUPT: u16 = 0x3c;
+        const MSIX: u8 = 0x11;
+        let (function, windows) = parts(target).map_err(|_| skip("the entropy device is not on PCI"))?;
+        let (irq, pin) = (read(function, INTERRUPT) as u8, (read(function, INTERRUPT) >> 8) as u8);
+        if pin == 0 || !(1..16).contains(&irq) {
+            return Err(skip("nobody wrote down where the device's interrupt pin arrives"));
+        }
+        let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == MSIX);
+        let msix = msix.ok_or_else(|| skip("the entropy device has no MSI-X"))?;
+        Ok(Self { function: *function, isr: windows.isr, irq, msix })
+    }
+
+    /// Runs a check while the device interrupts by its pin.
+    pub fn alone(&self, check: impl FnOnce() -> Verdict) -> Verdict {
+        const MSIX_ENABLE: u32 = 1 << 31;
+        const COMMAND: u16 = 4;
+        const PIN_OFF: u32 = 1 << 10;
+        let (control, command) = (read(&self.function, self.msix), read(&self.function, COMMAND) & 0xffff);
+        write(&self.function, self.msix, control & !MSIX_ENABLE);
+        write(&self.function, COMMAND, command & !PIN_OFF);
+        let verdict = check();
+        write(&self.function, COMMAND, command);
+        write(&self.function, self.msix, control);
+        verdict
+    }
+
+    /// Lets the line fall.
+    pub fn acknowledge(&self) {
+        self.isr.read8(0);
+    }
 }
 
 fn vendor_and_device_id_fit(function: &Function, _: &Windows<Window>) -> Verdict {
@@ -129,7 +181,7 @@ fn structures_lie_in_bars(function: &Function, _: &Windows<Window>) -> Verdict {
 
 fn notify_places_lie_inside(lab: &Lab) -> Verdict {
     each(lab, Bus::Pci, |target| {
-        let dev = Dev::new(target)?;
+        let dev = Dev::with_features(target, 0)?;
         let (_, windows) = parts(target)?;
         for queue in 0..windows.common.read16(offset_of!(CommonConfig, num_queues)) {
             dev.regs().select_queue(queue.into());
@@ -140,7 +192,7 @@ fn notify_places_lie_inside(lab: &Lab) -> Verdict {
     })
 }
 
-fn num_queues_agrees_with_sizes(_: &Function, windows: &Windows<Window>) -> Verdict {
+fn num_queues_agrees_with_sizes(windows: &Windows<Window>) -> Verdict {
     let count = windows.common.read16(offset_of!(CommonConfig, num_queues));
     holds(count > 0, "num_queues", "1 or more", count)?;
     windows.common.write16(offset_of!(CommonConfig, queue_select), 0);

@@ -6,7 +6,7 @@ use super::device::Dev;
 use super::disk::{Disk, scratch};
 use super::raw::{Dir, link, wait_until};
 use super::rng::Rng;
-use super::{Lab, Row, Verdict, equal, error, fail, holds, skip, suppress};
+use super::{Lab, Row, Verdict, advice, equal, error, fail, holds, skip, suppress};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::CommonFeatures;
@@ -77,7 +77,13 @@ fn used_length_of_a_read(lab: &Lab) -> Verdict {
     let data = disk.sectors(1)?;
     let answer = disk.request(RequestType::IN, 0, &[link(&data, Dir::In)])?;
     equal("status", OK, answer.status)?;
-    equal("used length", 513, answer.used.len)
+    counted(513, answer.used.len)
+}
+
+/// The used length may be an underestimate, which a driver takes for memory that was not written.
+fn counted(written: u32, len: u32) -> Verdict {
+    holds(len <= written, "used length", format_args!("at most {written}"), len)?;
+    advice(equal("used length", written, len))
 }
 
 fn used_length_of_a_write(lab: &Lab) -> Verdict {
@@ -85,7 +91,7 @@ fn used_length_of_a_write(lab: &Lab) -> Verdict {
         let data = disk.sectors(1)?;
         let answer = disk.request(RequestType::OUT, sector, &[link(&data, Dir::Out)])?;
         equal("status", OK, answer.status)?;
-        equal("used length", 1, answer.used.len)
+        counted(1, answer.used.len)
     })
 }
 
@@ -206,7 +212,7 @@ fn offered_before_driver_ok(lab: &Lab) -> Verdict {
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
     queue.offer(head);
     queue.publish();
-    dev.start();
+    dev.start()?;
     queue.notify(&dev);
     queue.wait().map(drop)
 }

@@ -5,7 +5,6 @@ use super::device::{Dev, Target};
 use super::raw::{Dir, Queue, link, wait_until};
 use super::rng::Rng;
 use super::{End, Lab, Row, Verdict, equal, fail, holds, skip};
-use alloc::format;
 use shared_abi::virtio::net::{Features, RECEIVE_QUEUE};
 use shared_abi::virtio::ring::INDEX_OFFSET;
 use shared_abi::virtio::{CommonFeatures, Status};
@@ -31,11 +30,8 @@ fn each(lab: &Lab, check: fn(&Target) -> Verdict) -> Verdict {
     for target in &lab.targets {
         match check(target) {
             Err(End::Skip(_)) => {}
-            Err(End::Fail { what, expected, saw }) => {
-                return Err(End::Fail { what: format!("{}: {what}", target.name()), expected, saw });
-            }
             other => {
-                other?;
+                other.map_err(|end| end.of(target.name()))?;
                 tried = true;
             }
         }
@@ -63,7 +59,7 @@ fn reset(dev: &Dev<'_>, queue: u16) -> Verdict {
 
 fn takes_the_queue_back(target: &Target) -> Verdict {
     let (dev, _queue) = live(target)?;
-    dev.start();
+    dev.start()?;
     dev.regs().select_queue(0);
     equal("reset register of a live queue", 0, dev.regs().queue_reset())?;
     reset(&dev, 0)?;
@@ -81,7 +77,7 @@ fn other_queues_stay(target: &Target) -> Verdict {
         return Err(skip("it has one queue"));
     }
     let _other = dev.queue(1, 8)?;
-    dev.start();
+    dev.start()?;
     reset(&dev, 0)?;
     dev.regs().select_queue(1);
     equal("ready state of queue 1", 1, dev.regs().queue_ready())

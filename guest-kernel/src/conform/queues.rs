@@ -35,7 +35,7 @@ impl<'a> Disk<'a> {
         let count = dev.regs().config_read(offset_of!(Config, num_queues), 2) as u16;
         holds(count > 0, "num_queues", "1 or more", count)?;
         let queues = (0..count.min(MOST)).map(|index| dev.queue(index, 16)).collect::<Result<_, _>>()?;
-        dev.start();
+        dev.start()?;
         Ok(Self { dev, queues })
     }
 

@@ -90,6 +90,17 @@ impl Regs {
         }
     }
 
+    /// 32 bits of the features that the device takes for accepted; `None` where the register cannot be read.
+    pub fn accepted_word(&self, select: u32) -> Option<u32> {
+        match self {
+            Self::Mmio(_) => None,
+            Self::Pci(windows, _) => {
+                windows.common.write32(common!(driver_feature_select), select);
+                Some(windows.common.read32(common!(driver_feature)))
+            }
+        }
+    }
+
     /// Selects a queue for the methods below; PCI has 16 bits for it.
     pub fn select_queue(&self, queue: u32) {
         match self {

@@ -31,7 +31,7 @@ impl<'a> Rng<'a> {
     pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
         let dev = Dev::with_features(lab.device(DeviceType::RNG)?, features)?;
         let queue = dev.queue(0, size)?;
-        dev.start();
+        dev.start()?;
         Ok(Self { dev, queue })
     }
 

@@ -56,7 +56,8 @@ pub const CHECKS: &[Check] = &[
         DEVICE,
         "Write a pattern to a page, give it, take it back, read",
         "Zero or the pattern",
-    ),
+    )
+    .should(),
     row(
         "balloon/returned-page-is-usable",
         "A page that comes back is memory",
@@ -84,7 +85,8 @@ pub const CHECKS: &[Check] = &[
         REPORTING,
         "Write a pattern, report, read behind the acknowledgement",
         "Zero or the pattern",
-    ),
+    )
+    .should(),
     row(
         "balloon/reported-page-is-usable",
         "A reported page is memory",

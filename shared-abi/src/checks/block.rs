@@ -5,6 +5,8 @@ use super::{Check, row};
 const LAYOUT: &str = "5.2.4 Device configuration layout";
 const OPERATION: &str = "5.2.6 Device Operation";
 const DEVICE: &str = "5.2.6.2 Device Requirements: Device Operation";
+/// Binds the driver alone: what the device does about it is its own.
+const DRIVER: &str = "5.2.6.1 Driver Requirements: Device Operation";
 const INIT: &str = "5.2.5.2 Device Requirements: Device Initialization";
 const FEATURES: &str = "5.2.3 Feature bits";
 
@@ -67,7 +69,7 @@ pub const CHECKS: &[Check] = &[
         "block/write-in-parts-reads-back",
         "A write may have many buffers",
         OPERATION,
-        "Write 8 sectors from 8 buffers in reverse memory order",
+        "Write 8 sectors from 8 buffers in reverse memory order; without seg_max a refusal is advice",
         "Each where it belongs",
     ),
     row(
@@ -137,45 +139,51 @@ pub const CHECKS: &[Check] = &[
     row(
         "block/read-beyond-the-end-fails",
         "A read beyond the capacity fails",
-        OPERATION,
+        DRIVER,
         "Read the sector at capacity",
         "Status 1",
-    ),
+    )
+    .should(),
     row(
         "block/read-across-the-end-fails",
         "A read beyond the capacity fails",
-        OPERATION,
+        DRIVER,
         "Read two sectors from the last on",
         "Status 1",
-    ),
+    )
+    .should(),
     row(
         "block/read-of-sector-2-to-64-fails",
         "A sector number does not wrap",
-        OPERATION,
+        DRIVER,
         "Read sector 0xffffffffffffffff and 2^55",
         "Status 1",
-    ),
+    )
+    .should(),
     row(
         "block/write-beyond-the-end-fails",
         "A write beyond the capacity fails",
-        OPERATION,
+        DRIVER,
         "Write the sector at capacity",
         "Status 1; the capacity stays",
-    ),
+    )
+    .should(),
     row(
         "block/write-across-the-end-changes-nothing-inside",
         "A request that fails for its range is not half done",
-        OPERATION,
+        DRIVER,
         "Write two sectors from the last on",
         "Status 1; the last sector stays",
-    ),
+    )
+    .should(),
     row(
         "block/length-that-is-no-sector-fails",
         "Data is a multiple of 512 bytes",
-        "5.2.6.1 Driver Requirements: Device Operation",
+        DRIVER,
         "Read 100 bytes",
         "Not status 0",
-    ),
+    )
+    .should(),
     row(
         "block/used-length-of-a-failed-read",
         "The used length counts bytes that the device wrote",
@@ -187,7 +195,7 @@ pub const CHECKS: &[Check] = &[
         "block/goes-on-after-errors",
         "An error ends a request, not the device",
         DEVICE,
-        "Five failing requests of each kind, then a read",
+        "Ten requests of unknown types, with and without data, then a read",
         "Status OK, no DEVICE_NEEDS_RESET",
     ),
     row("block/discard-succeeds", "A discard is answered", OPERATION, "Discard 8 sectors", "Status OK"),
@@ -201,10 +209,11 @@ pub const CHECKS: &[Check] = &[
     row(
         "block/discard-beyond-the-end-fails",
         "A discard beyond the capacity fails",
-        OPERATION,
+        DRIVER,
         "Discard 8 sectors from the last on",
         "Not status 0",
-    ),
+    )
+    .should(),
     row(
         "block/discard-with-unmap-is-unsupported",
         "The unmap flag of a discard is UNSUPP",
@@ -250,10 +259,11 @@ pub const CHECKS: &[Check] = &[
     row(
         "block/write-zeroes-beyond-the-end-fails",
         "Write zeroes beyond the capacity fails",
-        OPERATION,
+        DRIVER,
         "Zero 8 sectors from the last on",
         "Not status 0; the last sector stays",
-    ),
+    )
+    .should(),
     row(
         "block/write-zeroes-with-unknown-flags-is-unsupported",
         "Unknown flags are UNSUPP",

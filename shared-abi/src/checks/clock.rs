@@ -109,7 +109,8 @@ pub const IRQ: &[Check] = &[
         USED,
         "100 buffers, one at a time",
         "At most 100 interrupts",
-    ),
+    )
+    .should(),
     row(
         "irq/flag-holds-device-interrupts",
         "With IF clear no interrupt is delivered",
@@ -142,15 +143,15 @@ pub const IRQ: &[Check] = &[
         "irq/edge-line-interrupts-once",
         "A line that is edge triggered interrupts when it is raised, and not because it stays so",
         IO_APIC,
-        "Bind the serial port's line by edges; receive a byte by loop-back, leave it unread for 10 ms; three times",
+        "Where the MADT does not say otherwise, bind the serial port's line by edges; receive a byte by loop-back, leave it unread for 10 ms; three times",
         "One interrupt for each byte",
     ),
     row(
         "irq/level-line-interrupts-until-acknowledged",
         "A line that is level triggered interrupts again after each end of interrupt while it is held",
         IO_APIC,
-        "Bind the serial port's line by level; receive a byte by loop-back, read it in the handler of the fifth interrupt",
-        "Five interrupts",
+        "A line that the MADT says to signal by level: the serial port's, with a byte received by loop-back, or the entropy device's pin; let it fall in the handler of the fifth interrupt",
+        "Five interrupts or more",
     ),
     row(
         "irq/halt-ends-with-an-interrupt",
@@ -179,7 +180,8 @@ pub const IRQ: &[Check] = &[
         USED,
         "Wait 20 ms behind an acknowledged interrupt",
         "No interrupt",
-    ),
+    )
+    .should(),
     row(
         "irq/none-that-nobody-asked-for",
         "Only vectors that were programmed are raised",

@@ -53,7 +53,8 @@ pub const CHECKS: &[Check] = &[
         INITIALIZATION,
         "Write a text to emerg_wr byte by byte; who hears it types it back",
         "The same text arrives",
-    ),
+    )
+    .should(),
     row(
         "console/input-arrives",
         "The contents of a used receive buffer is the input",

@@ -25,6 +25,25 @@ pub mod rng;
 pub mod smp;
 pub mod xen;
 
+/// How binding a rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The clause says MUST, or describes what a register or a field is.
+    Must,
+    /// The clause says SHOULD, or binds the driver alone and leaves the reaction to the device: advice.
+    Should,
+}
+
+impl Level {
+    /// The word for people and for reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Must => "must",
+            Self::Should => "should",
+        }
+    }
+}
+
 /// A check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -38,12 +57,19 @@ pub struct Check {
     pub method: &'static str,
     /// What it expects to see.
     pub expectation: &'static str,
+    /// How binding the rule is. A check with several parts may report one of them as advice although the rest must hold.
+    pub level: Level,
 }
 
 impl Check {
     /// The part of the name before the slash.
     pub fn group(&self) -> &'static str {
         self.name.split_once('/').map_or(self.name, |(group, _)| group)
+    }
+
+    /// The same as advice.
+    const fn should(self) -> Self {
+        Self { level: Level::Should, ..self }
     }
 }
 
@@ -54,7 +80,7 @@ const fn row(
     method: &'static str,
     expectation: &'static str,
 ) -> Check {
-    Check { name, rule, clause, method, expectation }
+    Check { name, rule, clause, method, expectation, level: Level::Must }
 }
 
 /// The groups that run one after the other in one virtual machine, in the order in which they run.

@@ -42,7 +42,8 @@ pub const CHECKS: &[Check] = &[
         DEVICE,
         "Five frames whose checksum lies behind their end, then a plain one",
         "Each is used; the last comes back",
-    ),
+    )
+    .should(),
     row(
         "net-offload/tcp4-is-cut",
         "TCP over IPv4 is cut into segments of gso_size",
@@ -91,14 +92,16 @@ pub const CHECKS: &[Check] = &[
         DEVICE,
         "gso_type TCPV4 without NEEDS_CSUM, then a sound packet",
         "The first is used, the second is cut",
-    ),
+    )
+    .should(),
     row(
         "net-offload/cut-into-nothing-is-survived",
         "A frame that makes no sense is lost, not the card",
         DEVICE,
         "gso_size 0, then a sound packet",
         "The first is used, the second is cut",
-    ),
+    )
+    .should(),
     row(
         "net-offload/received-checksum-flags-are-true",
         "DATA_VALID is for packets with a right checksum, NEEDS_CSUM for those that have only the sum of the pseudo header",

@@ -17,7 +17,7 @@ pub const CHECKS: &[Check] = &[
         "The generation changes whenever two reads could see different configurations",
         CONFIG,
         "Have the balloon's target, the disk's capacity, the link changed, one after the other",
-        "Another generation where the field reads differently",
+        "Another generation where the field reads differently; over MMIO advice where a field is read at once",
     ),
     row(
         "outside/configuration-change-interrupts",

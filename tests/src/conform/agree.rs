@@ -27,6 +27,7 @@ pub fn entry() -> Entry {
                  and xen; make those that differ again, both ways"
             .into(),
         expectation: "The same outcomes, apart from the checks that are about patching and from known defects".into(),
+        level: "must".into(),
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Entry {
     pub method: String,
     /// What it must see.
     pub expectation: String,
+    /// How binding the rule is: `must` or `should`.
+    pub level: String,
 }
 
 impl Entry {
@@ -35,12 +37,20 @@ pub fn all() -> Vec<Entry> {
         clause: check.clause.into(),
         method: check.method.into(),
         expectation: check.expectation.into(),
+        level: check.level.word().into(),
     };
     let mut all: Vec<Entry> = shared_abi::checks::iter().map(entry).collect();
     let own = agree::entry();
     let behind = all.iter().rposition(|entry| entry.group() == own.group()).map_or(all.len(), |last| last + 1);
     all.insert(behind, own);
     all
+}
+
+/// The groups in which the guest has checks.
+pub fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
+    groups.dedup();
+    groups
 }
 
 /// The group of a check by its name.
@@ -103,7 +113,7 @@ pub fn list(entries: &[&Entry]) -> String {
             out.push_str(&format!("{gap}{} ({count})\n", entry.group()));
             before = Some(entry.group());
         }
-        out.push_str(&format!("  {}\n      {} [{}]\n", entry.name, entry.rule, entry.clause));
+        out.push_str(&format!("  {}\n      {}: {} [{}]\n", entry.name, entry.level, entry.rule, entry.clause));
     }
     out
 }

@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// All placeholders and what they stand for; docs/conformance.md has the same list.
-pub const PLACEHOLDERS: [(&str, &str); 14] = [
+pub const PLACEHOLDERS: [(&str, &str); 18] = [
     ("image", "the guest: an ELF file with a PVH entry"),
+    ("bzimage", "the same for the Linux boot protocol"),
+    ("boot_disk", "the same as a raw disk for BIOS and UEFI, with the words for the guest in it"),
+    ("boot_iso", "the same as an ISO image"),
     ("cmdline", "words for the guest, which it needs to run the checks"),
     ("disk", "a raw disk that the guest may write to, made for this run"),
     ("second_disk", "a small raw disk of its own, for a device that is read-only"),
@@ -18,6 +21,7 @@ pub const PLACEHOLDERS: [(&str, &str); 14] = [
     ("station", "the path of a socket with the station that echoes frames, in QEMU's stream framing"),
     ("folder", "an empty folder that is removed after the run"),
     ("control", "the path of a socket in it"),
+    ("log", "the path of a file for the program's own log, which is kept"),
     ("serial", "the path of the file or pipe that the serial line is written to"),
     ("ringside", "our host program"),
     ("xen", "the newest Xen that the system's sources have, as a multiboot ELF file"),

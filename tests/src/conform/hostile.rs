@@ -5,12 +5,14 @@
 
 use crate::conform::WORD;
 use crate::conform::catalogue::Entry;
+use crate::conform::logs::{self, Logs};
 use crate::conform::outcome::{CheckResult, Outcome};
 use crate::conform::profile::{Ends, HOST_IN_TCG, Profile};
 use crate::conform::run::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TICK, result_of, watch};
 use crate::conform::start::{self, Setting, shown};
 use crate::console::Event;
 use crate::machine::run_folder;
+use crate::readable::readable;
 use crate::running::Running;
 use anyhow::Result;
 use inner_init::{ENDED, PEAK, RUN, RUN_SECONDS_MAX};
@@ -123,9 +125,13 @@ fn boot(
     interrupted: &AtomicBool,
 ) -> Result<End> {
     let folder = run_folder(&setting.base)?;
-    let prepared = start::prepare(profile, setting, program, folder.path(), &word(&case.name))?;
+    let logs = Logs::new(&setting.base, &profile.name, &case.name)?;
+    let prepared = start::prepare(profile, setting, program, folder.path(), &word(&case.name), &logs)?;
+    let command = logs::shell(&prepared.command);
     let mut end = (Ok(()), None);
     let stderr = watch(prepared, |running| end = follow(profile, running, case, interrupted))?;
+    logs.keep(&command, &case.console, &stderr);
+    case.machine = Some((command, logs.folder().display().to_string()));
     case.tail.extend(stderr.lines().rev().take(2).map(shown));
     Ok(end)
 }
@@ -159,7 +165,14 @@ fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted
     }
     let end = match running.wait(END_MAX) {
         Ok(status) if profile.ends == Ends::Exits && !status.success() => {
-            Err(format!("the program ended with {status}"))
+            // After the guest's clean last line a status tells of the ending, a signal of a crash.
+            match (case.through, status.code()) {
+                (true, Some(code)) => {
+                    case.status = Some(code);
+                    Ok(())
+                }
+                _ => Err(format!("the program ended with {status}")),
+            }
         }
         Err(error) if profile.ends != Ends::Stays => Err(format!("the program: {error:#}")),
         _ => Ok(()),
@@ -249,8 +262,11 @@ impl Runs<'_> {
         } else if let Some(peak) = line.strip_prefix(PEAK) {
             self.peak = peak.parse().ok();
         } else if let Some(status) = line.strip_prefix(ENDED) {
-            let end = if status == "exit status: 0" { Ok(()) } else { Err(format!("the program ended with {status}")) };
-            if let Some(case) = self.case.take() {
+            if let Some(mut case) = self.case.take() {
+                let code = status.strip_prefix("exit status: ").and_then(|code| code.parse::<i32>().ok());
+                case.status = code.filter(|code| *code != 0 && case.through);
+                let fine = code == Some(0) || case.status.is_some();
+                let end = if fine { Ok(()) } else { Err(format!("the program ended with {status}")) };
                 self.results.push(case.conclude(end, self.peak, self.profile));
             }
         } else if let Some(case) = &mut self.case {
@@ -286,18 +302,36 @@ struct Case {
     /// The guest has said its last line.
     through: bool,
     tail: VecDeque<String>,
+    /// All that it said, for the log.
+    console: String,
+    /// The status of a program that ended with another one than 0 after the guest's last line.
+    status: Option<i32>,
+    /// The command that started its machine, and the folder of its logs.
+    machine: Option<(String, String)>,
 }
 
 impl Case {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), begun: false, result: None, through: false, tail: VecDeque::new() }
+        let (tail, console) = (VecDeque::new(), String::new());
+        Self {
+            name: name.into(),
+            begun: false,
+            result: None,
+            through: false,
+            tail,
+            console,
+            status: None,
+            machine: None,
+        }
     }
 
     fn line(&mut self, line: &str) {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(shown(line));
+        self.console.push_str(line);
+        self.console.push('\n');
+        self.tail.push_back(shown(&readable(line)));
         let Ok(Some(report)) = report::parse(line) else { return };
         match report.kind {
             Kind::Check if report.name == self.name => {
@@ -330,6 +364,12 @@ impl Case {
             }
         };
         judge_memory(&mut result, peak, profile);
+        if let Some(status) = self.status {
+            result.evidence.push(("ended".into(), format!("with status {status}, after the guest's last line")));
+        }
+        if let (Some((command, logs)), true) = (self.machine, result.outcome.is_bad()) {
+            result.evidence.extend([("command".into(), command), ("logs".into(), logs)]);
+        }
         result
     }
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::conform::catalogue::all;
+use crate::conform::start::Progress;
 use crate::testbed::KvmPolicy;
 use std::path::Path;
 
@@ -33,7 +35,7 @@ fn a_machine_that_is_gone_after_the_attack_has_crashed_whatever_the_guest_said()
         let result = concluded(lines, died(), None, "");
         assert_eq!((result.outcome, result.field("verdict")), (Outcome::Fail, Some("crashed")));
         assert!(result.field("saw").unwrap().contains("signal: 11"));
-        assert_eq!(result.field("console"), Some(WAITING));
+        assert_eq!(result.field("console"), Some("check hostile/chain-loops waits"));
     }
     let cut_off = concluded(&[WAITING, OK], Ok(()), None, "");
     assert_eq!((cut_off.outcome, cut_off.field("verdict")), (Outcome::Fail, Some("crashed")));
@@ -65,6 +67,7 @@ fn runs_in_one_linux_are_told_apart_and_the_one_that_took_it_down_has_crashed() 
         clause: "c".into(),
         method: "m".into(),
         expectation: "e".into(),
+        level: "must".into(),
     };
     let entries = [entry(NAME), entry("hostile/b"), entry("hostile/c")];
     let entries: Vec<&Entry> = entries.iter().collect();
@@ -82,9 +85,37 @@ fn runs_in_one_linux_are_told_apart_and_the_one_that_took_it_down_has_crashed() 
 }
 
 #[test]
+fn a_status_after_the_clean_last_line_is_no_crash_and_one_before_it_is() {
+    let profile = profile("");
+    let mut entry = all().remove(0);
+    entry.name = NAME.into();
+    let ended = |lines: &[&str], status: &str| {
+        let entries = [&entry];
+        let mut runs = Runs { profile: &profile, entries: &entries, results: Vec::new(), case: None, peak: None };
+        runs.line("inner: run hostile=chain-loops");
+        lines.iter().for_each(|line| runs.line(line));
+        runs.line(&format!("{ENDED}{status}"));
+        runs.conclude("the Linux ended").remove(0)
+    };
+    let result = ended(&[WAITING, OK, LAST], "exit status: 3");
+    assert_eq!(
+        (result.outcome, result.field("ended")),
+        (Outcome::Pass, Some("with status 3, after the guest's last line"))
+    );
+    assert_eq!(ended(&[WAITING, OK, LAST], "signal: 6 (SIGABRT)").outcome, Outcome::Fail);
+    assert_eq!(ended(&[WAITING, OK], "exit status: 3").outcome, Outcome::Fail);
+}
+
+#[test]
 fn a_profile_that_leaves_the_group_out_starts_no_machine_and_says_why() {
-    let entry =
-        Entry { name: NAME.into(), rule: "r".into(), clause: "c".into(), method: "m".into(), expectation: "e".into() };
+    let entry = Entry {
+        name: NAME.into(),
+        rule: "r".into(),
+        clause: "c".into(),
+        method: "m".into(),
+        expectation: "e".into(),
+        level: "must".into(),
+    };
     let setting = Setting {
         image: "/nonexistent".into(),
         disk: "/nonexistent".into(),
@@ -94,6 +125,8 @@ fn a_profile_that_leaves_the_group_out_starts_no_machine_and_says_why() {
         tap: None,
         inner: Err("there is none in this test".into()),
         xen: Err("there is none in this test".into()),
+        loaders: Err("there are none in this test".into()),
+        progress: Progress::default(),
     };
     let profile = profile("without_hostile = 'others have it'");
     let results = run_all(&profile, &setting, Path::new("/nonexistent"), &[&entry], &AtomicBool::new(false));

@@ -93,6 +93,9 @@ fn testbeds(out: &mut String, suite: &Suite) -> fmt::Result {
         for problem in &testbed.problems {
             write!(out, "<p class=\"problem\">{}</p>", Text(problem))?;
         }
+        if let (Some(command), false) = (&testbed.command, testbed.succeeded()) {
+            write!(out, "<details><summary>command line</summary><pre>{}</pre></details>", Text(command))?;
+        }
         for (title, lines) in [("last console lines", &testbed.tail), ("error output", &testbed.stderr)] {
             if !lines.is_empty() {
                 write!(out, "<details><summary>{title}</summary><pre>{}</pre></details>", Text(lines.join("\n")))?;
@@ -107,7 +110,7 @@ fn checks_section(out: &mut String, suite: &Suite) -> fmt::Result {
     out.write_str(
         "<section><h2>Checks</h2><form id=\"filters\"><input id=\"text\" type=\"search\" placeholder=\"text in name, rule, evidence\" aria-label=\"text\"> <select id=\"outcome\" aria-label=\"outcome\"><option value=\"\">every outcome</option>",
     )?;
-    for word in ["pass", "skip", "fail", "error", "known", "fixed"] {
+    for word in ["pass", "skip", "advice", "fail", "error", "known", "fixed"] {
         write!(out, "<option>{word}</option>")?;
     }
     out.write_str("</select> <select id=\"testbed\" aria-label=\"testbed\"><option value=\"\">every testbed</option>")?;
@@ -135,7 +138,7 @@ fn checks_section(out: &mut String, suite: &Suite) -> fmt::Result {
 fn class(check: &CheckResult) -> &'static str {
     match check.outcome {
         Outcome::Pass if check.is_fixed() => "fixed",
-        outcome if outcome.is_bad() && check.known.is_some() => "known",
+        outcome if check.known.is_some() && outcome != Outcome::Skip && outcome != Outcome::Pass => "known",
         outcome => outcome.word(),
     }
 }
@@ -159,7 +162,12 @@ fn check_row(
     }
     out.write_str("</summary><dl>")?;
     if let Some(entry) = entry {
-        let parts = [("clause", &entry.clause), ("method", &entry.method), ("expected", &entry.expectation)];
+        let parts = [
+            ("level", &entry.level),
+            ("clause", &entry.clause),
+            ("method", &entry.method),
+            ("expected", &entry.expectation),
+        ];
         for (key, value) in parts {
             write!(out, "<dt>{key}</dt><dd>{}</dd>", Text(value))?;
         }

@@ -45,6 +45,7 @@ fn case(suite: &Suite, testbed: &TestbedResult, check: &CheckResult) -> TestCase
         (Outcome::Pass, _) => TestCaseStatus::success(),
         (Outcome::Skip, _) => skipped(why),
         (_, Some(reason)) => skipped(&format!("known defect: {reason}")),
+        (Outcome::Advice, None) => skipped(&format!("advice: {why}")),
         (outcome, None) => {
             let kind = if outcome == Outcome::Error { NonSuccessKind::Error } else { NonSuccessKind::Failure };
             let mut text = String::new();

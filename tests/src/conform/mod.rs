@@ -7,9 +7,13 @@
 pub mod agree;
 pub mod catalogue;
 pub mod fill;
+mod follow;
 pub mod hostile;
 pub mod html;
+pub mod http;
 pub mod junit;
+pub mod logs;
+pub mod media;
 pub mod outcome;
 pub mod outside;
 pub mod profile;

@@ -3,6 +3,7 @@
 use crate::conform::catalogue::{self, Entry};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -12,6 +13,8 @@ pub enum Outcome {
     Pass,
     /// Does not apply there.
     Skip,
+    /// Not as a rule recommends that need not hold.
+    Advice,
     /// Could not be tried, or was never reached.
     Error,
     /// Not as expected.
@@ -24,6 +27,7 @@ impl Outcome {
         match self {
             Self::Pass => "pass",
             Self::Skip => "skip",
+            Self::Advice => "advice",
             Self::Error => "error",
             Self::Fail => "fail",
         }
@@ -99,6 +103,10 @@ pub struct TestbedResult {
     pub tail: Vec<String>,
     /// What the program wrote to its error output, likewise.
     pub stderr: Vec<String>,
+    /// The command that started its machine, as a shell takes it.
+    pub command: Option<String>,
+    /// Where everything is that the program said.
+    pub logs: Option<PathBuf>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -115,6 +123,8 @@ impl TestbedResult {
             problems: Vec::new(),
             tail: Vec::new(),
             stderr: Vec::new(),
+            command: None,
+            logs: None,
             seconds: 0.0,
         }
     }
@@ -131,6 +141,13 @@ impl TestbedResult {
             self.checks.iter().filter(|check| group.is_none_or(|group| catalogue::group(&check.name) == group));
         chosen.for_each(|check| counts.add(check));
         counts
+    }
+
+    /// Takes advice for a failure.
+    pub fn make_strict(&mut self) {
+        for check in self.checks.iter_mut().filter(|check| check.outcome == Outcome::Advice) {
+            check.outcome = Outcome::Fail;
+        }
     }
 
     /// Whether nothing went wrong that is not listed.
@@ -150,11 +167,13 @@ pub struct Counts {
     pub pass: usize,
     /// Skipped themselves.
     pub skip: usize,
+    /// Not as recommended, unlisted.
+    pub advice: usize,
     /// Failed, unlisted.
     pub fail: usize,
     /// Could not be tried, unlisted.
     pub error: usize,
-    /// Failed or could not be tried, listed as known defects.
+    /// Failed, not as recommended or not tried, listed as known defects.
     pub known: usize,
 }
 
@@ -164,6 +183,7 @@ impl Counts {
             Outcome::Pass => &mut self.pass,
             Outcome::Skip => &mut self.skip,
             _ if check.known.is_some() => &mut self.known,
+            Outcome::Advice => &mut self.advice,
             Outcome::Fail => &mut self.fail,
             Outcome::Error => &mut self.error,
         };
@@ -175,6 +195,7 @@ impl Counts {
         let all = [
             (self.pass, "pass"),
             (self.skip, "skip"),
+            (self.advice, "advice"),
             (self.fail, "fail"),
             (self.error, "error"),
             (self.known, "known"),

@@ -1,11 +1,14 @@
 //! Somebody outside of the guest: grants the wishes that a check tells on the serial line, as the profile says how.
 //! What the wishes are is told in `shared_abi::outside`.
 
+use crate::conform::http;
 use crate::conform::profile::{Outside, Speaks};
 use crate::control::{Control, Protocol};
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
 use shared_abi::outside::{WORD, Wish, field};
 use shared_abi::report::Report;
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,12 +31,19 @@ pub fn word(outside: &Outside) -> String {
     format!("{WORD}={}", outside.can.join(","))
 }
 
+/// Who is spoken to.
+enum Host {
+    /// One that is connected to once: JSON lines.
+    Lines { protocol: Protocol, control: Option<Control> },
+    /// One that takes requests one by one.
+    Http { firecracker: bool, disk: PathBuf },
+}
+
 /// Whoever grants wishes during a run.
 pub struct Granter {
     can: Vec<Wish>,
     socket: PathBuf,
-    protocol: Protocol,
-    control: Option<Control>,
+    host: Host,
     /// The console's socket, where it has one of its own, and what was heard on the console.
     console: Option<PathBuf>,
     line: Option<UnixStream>,
@@ -43,13 +53,17 @@ pub struct Granter {
 impl Granter {
     /// For a machine whose sockets are in `folder`.
     pub fn new(outside: &Outside, folder: &Path, memory: u64) -> Self {
-        let (protocol, console) = match outside.speaks {
-            Speaks::Ringside => (Protocol::Ringside, None),
-            Speaks::Qmp => (Protocol::Qmp { memory }, Some(folder.join(CONSOLE))),
+        let lines = |protocol| Host::Lines { protocol, control: None };
+        let http = |firecracker| Host::Http { firecracker, disk: folder.join("disk.img") };
+        let (host, console) = match outside.speaks {
+            Speaks::Ringside => (lines(Protocol::Ringside), None),
+            Speaks::Qmp => (lines(Protocol::Qmp { memory }), Some(folder.join(CONSOLE))),
+            Speaks::Firecracker => (http(true), None),
+            Speaks::CloudHypervisor => (http(false), None),
         };
-        let can = outside.can.iter().filter_map(|word| Wish::from_word(word)).collect();
+        let can = outside.can.iter().filter_map(|word| Wish::able(word)).map(|(wish, _)| wish).collect();
         let socket = folder.join("control");
-        Self { can, socket, protocol, control: None, console, line: None, heard: Arc::default() }
+        Self { can, socket, host, console, line: None, heard: Arc::default() }
     }
 
     /// Begins to listen to the console. To be called when the machine runs: what nobody hears is lost.
@@ -78,6 +92,18 @@ impl Granter {
         let wish = wish.ok_or_else(|| anyhow!("the profile cannot do that"))?;
         let value = |key: &str| report.field(key).ok_or_else(|| anyhow!("the wish has no {key}="));
         let number = |key: &str| value(key)?.number().ok_or_else(|| anyhow!("{key}= is no number"));
+        if let Host::Http { firecracker, disk } = &self.host {
+            let number = match wish {
+                Wish::Balloon => number(field::PAGES)?,
+                Wish::Disk => number(field::SECTORS)?,
+                _ => 0,
+            };
+            let requests = if *firecracker { firecracker_requests } else { cloud_hypervisor_requests };
+            let requests = requests(wish, number, disk)?;
+            return requests
+                .iter()
+                .try_for_each(|(method, place, body)| http::request(&self.socket, method, place, body));
+        }
         match wish {
             Wish::Balloon => self.control()?.set_balloon(number(field::PAGES)?),
             Wish::Disk => self.control()?.set_disk(number(field::SECTORS)?.saturating_mul(512)),
@@ -97,10 +123,11 @@ impl Granter {
     }
 
     fn control(&mut self) -> Result<&mut Control> {
-        if self.control.is_none() {
-            self.control = Some(Control::connect(&self.socket, self.protocol)?);
+        let Host::Lines { protocol, control } = &mut self.host else { bail!("its socket has no such request") };
+        if control.is_none() {
+            *control = Some(Control::connect(&self.socket, *protocol)?);
         }
-        self.control.as_mut().ok_or_else(|| anyhow!("no control socket"))
+        control.as_mut().ok_or_else(|| anyhow!("no control socket"))
     }
 
     fn type_text(&mut self, text: &str) -> Result<()> {
@@ -134,6 +161,38 @@ impl Granter {
             }
             thread::sleep(TICK);
         }
+    }
+}
+
+/// Method, place and body.
+type Request = (&'static str, &'static str, Value);
+
+/// What Firecracker is asked for a wish (its swagger file: `PATCH /balloon`, `/balloon/statistics`, `/drives/{drive_id}`).
+fn firecracker_requests(wish: Wish, number: u64, disk: &Path) -> Result<Vec<Request>> {
+    const PAGES_OF_A_MIB: u64 = 256;
+    let interval = |seconds: u64| ("PATCH", "/balloon/statistics", json!({"stats_polling_interval_s": seconds}));
+    match wish {
+        Wish::Balloon if number.is_multiple_of(PAGES_OF_A_MIB) => {
+            Ok(vec![("PATCH", "/balloon", json!({"amount_mib": number / PAGES_OF_A_MIB}))])
+        }
+        Wish::Balloon => bail!("its balloon has whole MiB, not {number} pages"),
+        Wish::Statistics => Ok(vec![interval(1), interval(3600)]),
+        Wish::Disk => {
+            // It looks at the file's size again when it is told of the same file.
+            let file = OpenOptions::new().write(true).open(disk).context("cannot open the disk")?;
+            file.set_len(number.saturating_mul(512)).context("cannot resize the disk")?;
+            Ok(vec![("PATCH", "/drives/disk", json!({"drive_id": "disk", "path_on_host": disk}))])
+        }
+        _ => bail!("Firecracker cannot do that"),
+    }
+}
+
+/// What Cloud Hypervisor is asked for a wish (its cloud-hypervisor.yaml: `/vm.resize`, `/vm.resize-disk`).
+fn cloud_hypervisor_requests(wish: Wish, number: u64, _: &Path) -> Result<Vec<Request>> {
+    match wish {
+        Wish::Balloon => Ok(vec![("PUT", "/api/v1/vm.resize", json!({"desired_balloon": number * 4096}))]),
+        Wish::Disk => Ok(vec![("PUT", "/api/v1/vm.resize-disk", json!({"id": "disk", "desired_size": number * 512}))]),
+        _ => bail!("Cloud Hypervisor cannot do that"),
     }
 }
 

@@ -1,8 +1,9 @@
 //! A hypervisor as a file: how it is started, where its serial line goes, how it ends, what it offers, and its known
 //! defects. Read by the harness from tests/profiles/ and from `--profile`; every key is checked before anything starts.
 
-use crate::conform::catalogue::{Pattern, PatternError};
+use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
+use crate::conform::media;
 use serde::{Deserialize, Serialize};
 use shared_abi::outside::Wish;
 use std::fs;
@@ -75,6 +76,8 @@ pub enum Serial {
     Stdio,
     /// In a named pipe that the harness makes: `{serial}`.
     Pipe,
+    /// On a pseudo terminal that the harness makes: the program's standard input and output.
+    Pty,
 }
 
 /// How a run ends once the guest has said that it is through and has switched the machine off.
@@ -111,6 +114,10 @@ pub enum Speaks {
     /// QEMU's; the first drive is called `d0`, the network `n0`, the balloon `b0`, and the console's socket is
     /// `{folder}/console`.
     Qmp,
+    /// Firecracker's, HTTP; the drive is called `disk` and is the file `{disk}`.
+    Firecracker,
+    /// Cloud Hypervisor's, HTTP; the disk is called `disk`.
+    CloudHypervisor,
 }
 
 /// How the machine is changed from outside while it runs.
@@ -120,6 +127,7 @@ pub struct Outside {
     /// What the socket at `{control}` understands.
     pub speaks: Speaks,
     /// Which wishes can be granted (see `shared_abi::outside`): others are not made, their checks skip themselves.
+    /// `balloon/256` is for a balloon that moves by 256 pages.
     pub can: Vec<String>,
 }
 
@@ -252,6 +260,12 @@ impl Profile {
         sense((1..=3600).contains(&self.timeout_seconds), "timeout_seconds is from 1 to 3600")?;
         sense((32..=65536).contains(&self.memory_mib), "memory_mib is from 32 to 65536")?;
         sense((1..=64).contains(&self.cpus), "cpus is from 1 to 64")?;
+        let groups = catalogue::groups();
+        let unknown = self.offers.iter().find(|group| !groups.contains(&group.as_str()));
+        if let Some(group) = unknown {
+            let why = format!("offers: there is no group {group:?}; there are {}", groups.join(", "));
+            return Err(ProfileError::Syntax { path: path.into(), why });
+        }
         sense(self.overhead_mib.is_none_or(|mib| mib <= 65536), "overhead_mib is at most 65536")?;
         sense(self.files.iter().all(|file| word(&file.name)), "the name of a file is a word without folders")?;
         let told = self.without_hostile.as_ref().is_none_or(|reason| !reason.trim().is_empty());
@@ -266,7 +280,7 @@ impl Profile {
             used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
         }
         if let Some(outside) = &self.outside {
-            let known = outside.can.iter().all(|word| Wish::from_word(word).is_some());
+            let known = outside.can.iter().all(|word| Wish::able(word).is_some());
             sense(known, "outside.can has words out of balloon, disk, link, statistics, type, echo")?;
             let reachable = self.program == HOST_IN_TCG || used.contains(&"control");
             sense(reachable, "outside needs {control}: the socket by which the machine is changed")?;
@@ -280,8 +294,11 @@ impl Profile {
             sense(plain, "program = \"host-kvm-in-tcg\" takes no files and no serial")?;
             return self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why });
         }
-        sense(used.contains(&"cmdline"), "{cmdline} is nowhere: without its words the guest runs no checks")?;
-        sense(used.contains(&"image"), "{image} is nowhere: there is nothing to boot")?;
+        let boots = |kernels: &[&str]| kernels.iter().any(|kernel| used.contains(kernel));
+        let worded = used.contains(&"cmdline") || boots(&media::WITH_CMDLINE);
+        sense(worded, "{cmdline} is nowhere: without its words the guest runs no checks")?;
+        let some = "{image} is nowhere, nor {bzimage}, {boot_disk} or {boot_iso}: there is nothing to boot";
+        sense(boots(&media::KERNELS), some)?;
         let piped = self.serial == Serial::Pipe;
         sense(piped == used.contains(&"serial"), "{serial} and serial = \"pipe\" belong together")?;
         self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })

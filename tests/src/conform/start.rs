@@ -1,11 +1,13 @@
 //! From a profile to a process: whether the machine has what it needs, its files, its command.
 
 use crate::conform::fill::{Quoting, fill};
+use crate::conform::logs::Logs;
+use crate::conform::media;
 use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
 use crate::conform::station::Station;
 use crate::inner::Inner;
 use crate::machine::{Access, Boot, Disk, Machine, Publish};
-use crate::running::Running;
+use crate::running::{Running, Stdio};
 use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
 use crate::web;
 use crate::xen::Xen;
@@ -17,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A program that can work here says so within this time.
@@ -44,6 +47,35 @@ pub struct Setting {
     pub inner: std::result::Result<Inner, String>,
     /// The hypervisor of `{xen}`, or why there is none.
     pub xen: std::result::Result<Xen, String>,
+    /// The folder of the loaders, for what firmware boots, or why there is none.
+    pub loaders: std::result::Result<PathBuf, String>,
+    /// Is told how far a testbed is.
+    pub progress: Progress,
+}
+
+/// Whoever shows how far it is: the testbed, checks done, the one that was last done.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<Watch>>);
+
+type Watch = dyn Fn(&str, usize, &str) + Send + Sync;
+
+impl Progress {
+    /// Calls `watch` with each result.
+    pub fn new(watch: impl Fn(&str, usize, &str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
+    }
+
+    pub(super) fn at(&self, testbed: &str, done: usize, last: &str) {
+        if let Some(watch) = &self.0 {
+            watch(testbed, done, last);
+        }
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Progress").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Looks whether a profile can run here; its program.
@@ -73,6 +105,9 @@ pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
     }
     if profile.uses("xen") {
         setting.xen.as_ref().map_err(|why| anyhow!("{why}"))?;
+    }
+    if media::KERNELS[1..].iter().any(|medium| profile.uses(medium)) {
+        setting.loaders.as_ref().map_err(|why| anyhow!("there are no loaders: {why}"))?;
     }
     if profile.uses("tap") {
         ensure!(setting.tap.is_some(), "it wants a tap device, and there is no --tap");
@@ -119,13 +154,22 @@ pub struct Prepared {
     pub station: Option<Station>,
     /// A pipe to read the serial line from instead of the standard output.
     pub pipe: Option<PathBuf>,
+    /// What its standard input and output are.
+    pub stdio: Stdio,
 }
 
 /// Makes the files of a run in its folder, and the command.
 ///
 /// # Errors
 /// When a file cannot be written, or a placeholder has no value.
-pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Path, cmdline: &str) -> Result<Prepared> {
+pub fn prepare(
+    profile: &Profile,
+    setting: &Setting,
+    program: &Path,
+    folder: &Path,
+    cmdline: &str,
+    logs: &Logs,
+) -> Result<Prepared> {
     if profile.program == HOST_IN_TCG {
         return prepare_inner(profile, setting, folder, cmdline, &[]);
     }
@@ -143,6 +187,7 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
         ("folder", path(folder)?),
         ("control", path(&folder.join("control"))?),
         ("serial", path(&serial)?),
+        ("log", path(&logs.program())?),
         ("ringside", path(&setting.ringside)?),
     ]);
     if let Some(tap) = &setting.tap {
@@ -160,6 +205,16 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
     if profile.uses("second_disk") {
         fs::write(&second_disk, [0x5a; SECOND_DISK]).context("cannot write the second disk")?;
     }
+    for (name, file) in media::KERNELS[1..].iter().map(|name| (*name, folder.join(name))) {
+        if profile.uses(name) {
+            media::make(name, setting, cmdline, &file)?;
+            values.insert(name, path(&file)?);
+        }
+    }
+    if profile.uses("log") {
+        // Some programs open it and do not make it.
+        fs::write(logs.program(), "").context("cannot make the file for the program's log")?;
+    }
     for file in &profile.files {
         let quoting = if file.name.ends_with(".json") { Quoting::Json } else { Quoting::Plain };
         let text = fill(&file.text, &values, quoting)?;
@@ -170,14 +225,15 @@ pub fn prepare(profile: &Profile, setting: &Setting, program: &Path, folder: &Pa
         command.arg(fill(arg, &values, Quoting::Plain)?);
     }
     let pipe = match profile.serial {
-        Serial::Stdio => None,
+        Serial::Stdio | Serial::Pty => None,
         Serial::Pipe => {
             mkfifo(&serial, Mode::S_IRUSR | Mode::S_IWUSR).context("cannot make a pipe for the serial line")?;
             Some(serial)
         }
     };
     let station = if profile.uses("station") { Some(Station::start(&station)?) } else { None };
-    Ok(Prepared { command, station, pipe })
+    let stdio = if profile.serial == Serial::Pty { Stdio::Terminal } else { Stdio::Pipes };
+    Ok(Prepared { command, station, pipe, stdio })
 }
 
 /// For a profile whose host runs inside a stock Linux: one start of the Linux, in which the host runs for each command line.
@@ -215,5 +271,5 @@ fn prepare_inner(
     machine.prepare_runs(runs)?;
     let path = folder.join("station");
     let station = Station::start(&path)?;
-    Ok(Prepared { command: machine.command_on_wire(&path), station: Some(station), pipe: None })
+    Ok(Prepared { command: machine.command_on_wire(&path), station: Some(station), pipe: None, stdio: Stdio::Pipes })
 }

@@ -1,7 +1,7 @@
 //! The matrix and what needs words, as plain text for the terminal.
 
 use crate::conform::catalogue::Entry;
-use crate::conform::outcome::{CheckResult, Counts, State, Suite, TestbedResult};
+use crate::conform::outcome::{CheckResult, Counts, Outcome, State, Suite, TestbedResult};
 
 /// The rows of the matrix: groups down, the testbeds that were started across.
 pub fn matrix(suite: &Suite) -> Vec<Vec<String>> {
@@ -59,7 +59,18 @@ pub fn failures(suite: &Suite) -> String {
                 some.join(", ")
             ));
         }
-        told.into_iter().for_each(|check| describe(&mut out, testbed, check, suite.entry(&check.name)));
+        let any = !told.is_empty();
+        for alike in by_reason(told) {
+            match alike.as_slice() {
+                [check] => describe(&mut out, testbed, check, suite.entry(&check.name)),
+                checks => describe_all(&mut out, testbed, checks),
+            }
+        }
+        if any || !testbed.problems.is_empty() {
+            let command = testbed.command.iter().map(|command| ("the command line", command.clone()));
+            let logs = testbed.logs.iter().map(|logs| ("the logs", format!("{}/", logs.display())));
+            command.chain(logs).for_each(|(title, text)| out.push_str(&format!("      {title}: {text}\n")));
+        }
         if !testbed.problems.is_empty() {
             block(&mut out, "the console's last lines", &testbed.tail);
         }
@@ -68,7 +79,15 @@ pub fn failures(suite: &Suite) -> String {
         }
     }
     for testbed in suite.ran() {
-        for check in testbed.checks.iter().filter(|check| check.outcome.is_bad() && !check.is_news()) {
+        for check in testbed.checks.iter().filter(|check| check.outcome == Outcome::Advice && check.known.is_none()) {
+            advise(&mut out, testbed, check, suite.entry(&check.name));
+        }
+    }
+    for testbed in suite.ran() {
+        let listed = |check: &&CheckResult| {
+            check.known.is_some() && (check.outcome.is_bad() || check.outcome == Outcome::Advice)
+        };
+        for check in testbed.checks.iter().filter(listed) {
             let reason = check.known.as_deref().unwrap_or_default();
             out.push_str(&format!("known {} on {}: {reason}\n", check.name, testbed.name));
         }
@@ -85,12 +104,60 @@ pub fn failures(suite: &Suite) -> String {
     out
 }
 
+/// Checks that could not be tried for one and the same reason, together.
+fn by_reason(checks: Vec<&CheckResult>) -> Vec<Vec<&CheckResult>> {
+    let mut alike: Vec<Vec<&CheckResult>> = Vec::new();
+    for check in checks {
+        let same = |other: &&mut Vec<&CheckResult>| {
+            check.outcome == Outcome::Error
+                && other[0].outcome == Outcome::Error
+                && other[0].field("why") == check.field("why")
+        };
+        match alike.iter_mut().find(same) {
+            Some(others) => others.push(check),
+            None => alike.push(vec![check]),
+        }
+    }
+    alike
+}
+
+/// One reason of many errors.
+fn describe_all(out: &mut String, testbed: &TestbedResult, checks: &[&CheckResult]) {
+    const NAMES: usize = 5;
+    let names: Vec<&str> = checks.iter().take(NAMES).map(|check| check.name.as_str()).collect();
+    let more = if checks.len() > NAMES { ", …" } else { "" };
+    out.push_str(&format!(
+        "ERROR on {}: {} checks could not be tried for one reason: {}{more}\n",
+        testbed.name,
+        checks.len(),
+        names.join(", ")
+    ));
+    checks[0].evidence.iter().for_each(|(key, value)| out.push_str(&format!("      {key:<9} {value}\n")));
+}
+
+/// What a rule recommends, in two lines.
+fn advise(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entry: Option<&Entry>) {
+    let field = |key| check.field(key).unwrap_or("?");
+    out.push_str(&format!(
+        "advice {} on {}: {}: expected {}, saw {}\n",
+        check.name,
+        testbed.name,
+        field("why"),
+        field("expected"),
+        field("saw")
+    ));
+    if let Some(entry) = entry {
+        let level = if entry.level == "must" { "a part that need not hold of" } else { "should" };
+        out.push_str(&format!("      {level}: {} [{}]\n", entry.rule, entry.clause));
+    }
+}
+
 fn describe(out: &mut String, testbed: &TestbedResult, check: &CheckResult, entry: Option<&Entry>) {
     let word = check.outcome.word().to_uppercase();
     out.push_str(&format!("{word} {} on {}\n", check.name, testbed.name));
     let mut line = |key: &str, value: &str| out.push_str(&format!("      {key:<9} {value}\n"));
     if let Some(entry) = entry {
-        line("rule", &format!("{} [{}]", entry.rule, entry.clause));
+        line(&entry.level, &format!("{} [{}]", entry.rule, entry.clause));
     }
     if let (None, Some(entry)) = (check.field("expected"), entry) {
         line("expected", &entry.expectation);

@@ -6,6 +6,7 @@
 //!
 //! Debug information and symbol tables stay behind; the function names travel in the bundle.
 
+use crate::bootable::Format;
 use crate::bundle::Bundle;
 use crate::kernel::{Header, Kernel, Section, Segment};
 use crate::{Error, Result, initrd, output};
@@ -67,6 +68,19 @@ pub fn build(kernel: &[u8], cmdline: &str, initrd: Vec<u8>) -> Result<Vec<u8>> {
     layout.bytes[at..at + size_of::<Slot>()].copy_from_slice(slot.as_bytes());
     layout.copy_section_headers(&kernel)?;
     Ok(layout.finish(&kernel))
+}
+
+/// The same; but for a bzImage an image that is one already is taken as it is, unless something is to be added to it.
+///
+/// # Errors
+/// The same.
+pub(crate) fn build_or_take(kernel: &[u8], cmdline: &str, initrd: Vec<u8>, format: Format) -> Result<Vec<u8>> {
+    match build(kernel, cmdline, initrd.clone()) {
+        Err(Error::AlreadyAnImage { .. }) if format == Format::BzImage && cmdline.is_empty() && initrd.is_empty() => {
+            Ok(kernel.to_vec())
+        }
+        built => built,
+    }
 }
 
 /// The new file, growing.

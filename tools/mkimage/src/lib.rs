@@ -7,6 +7,7 @@
 
 pub mod bootable;
 pub mod bundle;
+mod bzimage;
 mod container;
 pub mod device;
 pub mod disk;

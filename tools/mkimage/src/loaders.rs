@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
+use shared_abi::bzimage;
 use shared_abi::disk::{BIOS_LOAD, BIOS_MAGIC, BIOS_PARAMETERS, BiosParameters, SECTOR};
 use std::env;
 use std::fs;
@@ -16,20 +17,24 @@ use zerocopy::IntoBytes;
 pub const EFI_FILE: &str = "loader-efi.efi";
 /// The BIOS loader's file in the folder of loaders.
 pub const BIOS_FILE: &str = "loader-bios";
+/// The file of a bzImage's setup part in the folder of loaders.
+pub const LINUX_FILE: &str = "loader-linux";
 /// The folder of loaders beside the program.
 pub const FOLDER: &str = "loaders";
 
-/// Both loaders.
+/// The loaders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaders {
     /// The UEFI application.
     pub efi: Vec<u8>,
     /// The BIOS loader as it lies in memory from [`BIOS_LOAD`] on, whole sectors.
     pub bios: Vec<u8>,
+    /// The setup part of a bzImage, whole sectors.
+    pub linux: Vec<u8>,
 }
 
 impl Loaders {
-    /// Reads both from a folder.
+    /// Reads them from a folder.
     ///
     /// # Errors
     /// When one is missing or is no loader.
@@ -39,12 +44,15 @@ impl Loaders {
             fs::read(&path).map_err(|source| Error::Read { path, source })
         };
         let bad = |name: &str, what: &'static str| Error::BadLoader { path: folder.join(name), what };
-        let (efi, bios) = (read(EFI_FILE)?, read(BIOS_FILE)?);
+        let (efi, bios, linux) = (read(EFI_FILE)?, read(BIOS_FILE)?, read(LINUX_FILE)?);
         if !efi.starts_with(b"MZ") {
             return Err(bad(EFI_FILE, "it is no UEFI application"));
         }
-        let bios = flatten(&bios).ok_or_else(|| bad(BIOS_FILE, "it is no BIOS loader of this version"))?;
-        Ok(Self { efi, bios })
+        let bios = flatten(&bios, BIOS_LOAD).filter(|flat| is_bios_loader(flat));
+        let bios = bios.ok_or_else(|| bad(BIOS_FILE, "it is no BIOS loader of this version"))?;
+        let linux = flatten(&linux, 0).filter(|flat| is_setup_part(flat));
+        let linux = linux.ok_or_else(|| bad(LINUX_FILE, "it is no setup part of this version"))?;
+        Ok(Self { efi, bios, linux })
     }
 
     /// The folder where they are looked for unless the user names one: beside the program, or where the release build
@@ -71,20 +79,30 @@ impl Loaders {
     }
 }
 
-/// What the loader's segments hold from [`BIOS_LOAD`] on.
-fn flatten(data: &[u8]) -> Option<Vec<u8>> {
+/// What a loader's segments hold from an address on, in whole sectors.
+fn flatten(data: &[u8], load: u64) -> Option<Vec<u8>> {
     // More than conventional memory is no loader.
     const END: u64 = 0xa_0000;
     let header = FileHeader64::<LE>::parse(data).ok()?;
     let mut flat = Vec::new();
     for segment in header.program_headers(LE, data).ok()?.iter().filter(|s| s.p_type(LE) == elf::PT_LOAD) {
         let range = file_range(data, segment.p_offset(LE), segment.p_filesz(LE))?;
-        let start = segment.p_paddr(LE).checked_sub(BIOS_LOAD)?;
-        let end = start.checked_add(range.len() as u64).filter(|end| *end <= END - BIOS_LOAD)?;
+        let start = segment.p_paddr(LE).checked_sub(load)?;
+        let end = start.checked_add(range.len() as u64).filter(|end| *end <= END - load)?;
         flat.resize(flat.len().max(end as usize), 0);
         flat[start as usize..end as usize].copy_from_slice(&data[range]);
     }
     flat.resize(flat.len().next_multiple_of(SECTOR as usize), 0);
-    let is_loader = flat.get(BIOS_PARAMETERS..)?.starts_with(&BIOS_MAGIC) && flat.get(510..512)? == [0x55, 0xaa];
-    is_loader.then_some(flat)
+    Some(flat)
+}
+
+fn is_bios_loader(flat: &[u8]) -> bool {
+    let told = flat.get(BIOS_PARAMETERS..).is_some_and(|at| at.starts_with(&BIOS_MAGIC));
+    told && flat.get(510..512) == Some(&[0x55, 0xaa])
+}
+
+fn is_setup_part(flat: &[u8]) -> bool {
+    let header = flat.get(bzimage::field::HEADER..).is_some_and(|at| at.starts_with(b"HdrS"));
+    let entry = flat.get(bzimage::ENTRY - bzimage::MAGIC.len()..).is_some_and(|at| at.starts_with(&bzimage::MAGIC));
+    header && entry && flat.len() <= bzimage::SETUP_MAX
 }

@@ -33,9 +33,9 @@ struct ImageArgs {
     /// A file taken as it is, or a folder to be packed as newc cpio.
     #[arg(long, value_name = "DIR|FILE")]
     initrd: Option<PathBuf>,
-    /// What to make.
+    /// What to make; otherwise what the output's name ends in: .elf, .bzimage, .img, .iso, .qcow2, .vhdx or .vmdk.
     #[arg(long, value_enum)]
-    format: Format,
+    format: Option<Format>,
     /// Where to put it: a file, or for the formats disk and iso a block device such as /dev/sdX, with --force.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
@@ -58,6 +58,9 @@ struct ImageArgs {
 enum Format {
     /// One ELF that boots alone wherever a PVH ELF boots.
     Elf,
+    /// The same for hypervisors that boot by the Linux boot protocol alone.
+    #[value(name = "bzimage")]
+    BzImage,
     /// A raw disk that boots with BIOS and with UEFI.
     Disk,
     /// An ISO 9660 image that boots with BIOS and with UEFI, from a CD or written to a USB stick.
@@ -70,10 +73,27 @@ enum Format {
     Vmdk,
 }
 
+impl Format {
+    /// What a file of this name is.
+    fn of_name(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "elf" => Some(Self::Elf),
+            "bzimage" => Some(Self::BzImage),
+            "img" | "raw" => Some(Self::Disk),
+            "iso" => Some(Self::Iso),
+            "qcow2" => Some(Self::Qcow2),
+            "vhdx" => Some(Self::Vhdx),
+            "vmdk" => Some(Self::Vmdk),
+            _ => None,
+        }
+    }
+}
+
 impl From<Format> for bootable::Format {
     fn from(format: Format) -> Self {
         match format {
             Format::Elf => Self::Elf,
+            Format::BzImage => Self::BzImage,
             Format::Disk => Self::Disk,
             Format::Iso => Self::Iso,
             Format::Qcow2 => Self::Qcow2,
@@ -157,19 +177,29 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn make(args: ImageArgs) -> anyhow::Result<()> {
     let inputs: Vec<&Path> = args.initrd.iter().chain([&args.kernel]).map(PathBuf::as_path).collect();
-    let format = bootable::Format::from(args.format);
+    let format = match args.format {
+        Some(format) => format,
+        None => Format::of_name(&args.output).ok_or_else(|| {
+            let path = args.output.display();
+            anyhow::anyhow!("cannot tell the format of {path} from its name; use --format elf, bzimage, disk, iso, qcow2, vhdx or vmdk")
+        })?,
+    };
+    let format = bootable::Format::from(format);
     format.check_output(&args.output, &inputs, existing(args.force))?;
     let mut bar = Bar::start("reading input for", &args.output.display());
     let mut image = Image::read(&args.kernel, &args.cmdline, args.initrd.as_deref())?;
     image.time = Timestamp::from_environment()?;
     image.size = args.size;
     image.files = args.files;
-    if format == bootable::Format::Elf {
-        anyhow::ensure!(image.size.is_none(), "--size is for disks; the format elf is as large as it needs to be");
-        anyhow::ensure!(image.files.is_none(), "--files is for disks; the format elf has no file system");
+    let name = if format == bootable::Format::BzImage { "bzimage" } else { "elf" };
+    if matches!(format, bootable::Format::Elf | bootable::Format::BzImage) {
+        anyhow::ensure!(image.size.is_none(), "--size is for disks; the format {name} is as large as it needs to be");
+        anyhow::ensure!(image.files.is_none(), "--files is for disks; the format {name} has no file system");
     } else {
         let sized = format != bootable::Format::Iso || image.size.is_none();
         anyhow::ensure!(sized, "--size is for disks; the format iso is as large as it needs to be");
+    }
+    if format != bootable::Format::Elf {
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
     image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;

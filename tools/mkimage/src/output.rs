@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use std::fs::{self, File, Permissions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
@@ -52,6 +53,14 @@ pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()
     let mut file = beside(output, mode)?;
     fill(file.as_file_mut())?;
     put(file, output)
+}
+
+/// Puts bytes at `output`, which may be replaced.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn write_bytes(output: &Path, bytes: &[u8]) -> Result<()> {
+    write(output, 0o666, |file| file.write_all(bytes).map_err(|source| Error::Write { path: output.into(), source }))
 }
 
 /// The same for who wants the new file's path.

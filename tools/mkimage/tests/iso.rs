@@ -65,7 +65,7 @@ fn inspect_shows_label_boot_catalogue_files_partitions_and_the_kernel() {
     assert_eq!((iso.label.as_str(), iso.created.as_str()), ("RINGSIDE", "2023111422132000"));
     assert_eq!(u64::from(iso.blocks) * BLOCK as u64, report.bytes);
     let sectors = report.partitions[1].sectors;
-    assert_eq!(iso.boot, [entry("BIOS", 3, 512), entry("UEFI", sectors as u16, 1024)]);
+    assert_eq!(iso.boot, [entry("BIOS", 4, 512), entry("UEFI", sectors as u16, 1024)]);
     let names = report.partitions.iter().map(|partition| match &partition.kind {
         PartitionKind::Gpt { name, .. } => (name.as_str(), partition.first_sector),
         PartitionKind::Mbr(kind) => panic!("{kind:#x}"),
@@ -79,7 +79,7 @@ fn inspect_shows_label_boot_catalogue_files_partitions_and_the_kernel() {
     assert!(boot.kernel.pvh_entry.is_some());
 
     let (success, text, _) = mkimage(&["inspect", "iso"], folder.path());
-    assert!(success && text.contains("El Torito     BIOS, no emulation, 3 sectors from block 512"), "{text}");
+    assert!(success && text.contains("El Torito     BIOS, no emulation, 4 sectors from block 512"), "{text}");
     assert!(text.contains("ISO 9660      \"RINGSIDE\"") && text.contains("PVH entry"), "{text}");
     let (success, text, _) = mkimage(&["inspect", "--json", "iso"], folder.path());
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -88,7 +88,7 @@ fn inspect_shows_label_boot_catalogue_files_partitions_and_the_kernel() {
 }
 
 #[test]
-fn the_bios_loader_on_a_cd_is_whole_and_told_of_blocks_and_that_of_the_disk_of_sectors() {
+fn the_bios_loader_on_a_cd_is_told_of_blocks_behind_the_first_and_that_of_the_disk_of_sectors() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("iso");
     write(&image(), &output).unwrap();
@@ -96,7 +96,7 @@ fn the_bios_loader_on_a_cd_is_whole_and_told_of_blocks_and_that_of_the_disk_of_s
     let told = |at: usize| BiosParameters::read_from_bytes(&bytes[at + BIOS_PARAMETERS..][..40]).unwrap();
     let (disk, cd) = (told(0), told(MIB));
     assert_eq!((disk.rest_first, disk.rest_sectors, disk.block_shift), (2049, 2, 9));
-    assert_eq!((cd.rest_sectors, cd.block_shift), (0, 11));
+    assert_eq!((cd.rest_first, cd.rest_sectors, cd.block_shift), (513, 0, 11), "it fits into one block");
     let sectors = report(&output).partitions[1].sectors;
     for told in [disk, cd] {
         assert_eq!((told.volume_first, told.volume_sectors), (4096, sectors));

@@ -50,15 +50,42 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is built beside the guest, its image and the sample disk. What is not needed is only where it would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Our host program.
+    pub(crate) host: bool,
+    /// The loaders for what firmware boots, and such a disk.
+    pub(crate) loaders: bool,
+}
+
+impl Needs {
+    /// Everything.
+    pub(crate) const ALL: Self = Self { host: true, loaders: true };
+}
+
 /// Builds everything.
 pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
+    build_some(setup, Needs::ALL)
+}
+
+/// Builds the guest, and of the rest what is needed.
+pub(crate) fn build_some(setup: &Setup, needs: Needs) -> Result<Artifacts> {
     let place = Place::here();
-    let Guest { kernel, loaders } = build_guest(setup.toolchain, &place)?;
-    let ringside = build_host()?;
+    let kernel = build_bare(setup.toolchain, &place, Bare::Kernel, "the guest")?;
+    let loaders = loaders_folder(&place);
+    if needs.loaders {
+        build_loaders(setup.toolchain, &place)?;
+    }
+    let ringside = if needs.host { build_host()? } else { host_program() };
     let output = workspace::output()?;
     let disk = output.join("sample.img");
-    let file = sample::write(&output.join("sample"), &disk).context("cannot make the sample disk")?;
-    let Images { image, boot_disk } = make_images(&kernel, &loaders, &output)?;
+    let file = sample::write(&disk).context("cannot make the sample disk")?;
+    let (image, boot_disk) = (output.join("guest.elf"), output.join("ringside.img"));
+    make_image(&kernel, &image)?;
+    if needs.loaders {
+        make_boot_disk(&image, &loaders, &boot_disk).context("cannot make the bootable disk")?;
+    }
     let (inner, xen) = (Err("it was not built".into()), Err("it was not fetched".into()));
     Ok(Artifacts { kernel, image, loaders, boot_disk, ringside, disk, file, inner, xen })
 }
@@ -147,9 +174,13 @@ pub(crate) struct Images {
 /// Makes them, with an empty command line and no initrd.
 pub(crate) fn make_images(kernel: &Path, loaders: &Path, output: &Path) -> Result<Images> {
     let (image, boot_disk) = (output.join("guest.elf"), output.join("ringside.img"));
-    mkimage::image::write(kernel, "", None, &image).context("cannot make the image")?;
+    make_image(kernel, &image)?;
     make_boot_disk(&image, loaders, &boot_disk).context("cannot make the bootable disk")?;
     Ok(Images { image, boot_disk })
+}
+
+fn make_image(kernel: &Path, image: &Path) -> Result<()> {
+    mkimage::image::write(kernel, "", None, image).context("cannot make the image")
 }
 
 fn build_bare(toolchain: Toolchain, place: &Place, what: Bare, name: &str) -> Result<PathBuf> {
@@ -162,16 +193,23 @@ fn build_bare(toolchain: Toolchain, place: &Place, what: Bare, name: &str) -> Re
     Ok(file)
 }
 
+fn loaders_folder(place: &Place) -> PathBuf {
+    place.target.join("release").join(loaders::FOLDER)
+}
+
 /// Builds the loaders and puts them beside the release build of `mkimage`, where that looks for them.
 fn build_loaders(toolchain: Toolchain, place: &Place) -> Result<PathBuf> {
-    let folder = place.target.join("release").join(loaders::FOLDER);
+    let folder = loaders_folder(place);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (what, title, name) in [
         (Bare::BiosLoader, "the loader for BIOS", loaders::BIOS_FILE),
         (Bare::EfiLoader, "the loader for UEFI", loaders::EFI_FILE),
+        (Bare::LinuxLoader, "the start of a bzImage", loaders::LINUX_FILE),
     ] {
         let file = build_bare(toolchain, place, what, title)?;
-        fs::copy(&file, folder.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
+        // By a rename: another run may be reading the one that is there.
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        mkimage::output::write_bytes(&folder.join(name), &bytes)?;
     }
     Ok(folder)
 }
@@ -187,7 +225,11 @@ fn build_host() -> Result<PathBuf> {
     let mut command = workspace::cargo();
     command.args(["build", "--release", "--package", "host-backend", "--bin", "ringside"]);
     succeed(&mut command, "the host does not build")?;
-    Ok(workspace::target().join("release/ringside"))
+    Ok(host_program())
+}
+
+fn host_program() -> PathBuf {
+    workspace::target().join("release/ringside")
 }
 
 /// Our host program with bugs that can be injected, for the proof that the conformance suite catches them; linked

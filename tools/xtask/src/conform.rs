@@ -1,23 +1,23 @@
 //! `cargo xtask conform`: boots the conformance suite on every hypervisor that has a profile and is here, and prints the
 //! matrix and every failure with its rule. What it does in detail is in `ringside_tests::conform`.
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Needs};
 use crate::options::{Common, ConformOptions};
 use crate::{artifacts, boots, setup, ui, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use ringside_tests::conform::catalogue::{self, Entry, Pattern};
 use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
-use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile};
-use ringside_tests::conform::start::Setting;
-use ringside_tests::conform::{agree, html, junit, text};
+use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile, RINGSIDE};
+use ringside_tests::conform::start::{Progress, Setting};
+use ringside_tests::conform::{agree, html, junit, media, text};
 use ringside_tests::testbed::Testbed;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Testbeds at a time.
@@ -43,15 +43,20 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
     let outputs = Outputs::create(options)?;
 
     let setup = setup::ensure(common)?;
-    let mut artifacts = artifacts::build(&setup)?;
-    if columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(|profile| profile.program == HOST_IN_TCG)) {
+    let any = |test: &dyn Fn(&Profile) -> bool| columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(test));
+    let needs = Needs {
+        host: any(&|profile| profile.program == RINGSIDE || profile.uses("ringside")),
+        loaders: any(&|profile| media::KERNELS[1..].iter().any(|medium| profile.uses(medium))),
+    };
+    let mut artifacts = artifacts::build_some(&setup, needs)?;
+    if any(&|profile| profile.program == HOST_IN_TCG) {
         artifacts.complete_for(Testbed::HostInTcg)?;
     }
-    if columns.iter().any(|(_, profile)| profile.as_ref().is_ok_and(|profile| profile.uses("xen"))) {
+    if any(&|profile| profile.uses("xen")) {
         artifacts.complete_for(Testbed::XenPv)?;
     }
     let interrupted = boots::interruption()?;
-    let Artifacts { image, disk, ringside, inner, xen, .. } = artifacts;
+    let Artifacts { image, disk, ringside, inner, xen, loaders, .. } = artifacts;
     let setting = Setting {
         image,
         disk,
@@ -61,9 +66,20 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
         tap: options.tap.clone(),
         inner,
         xen,
+        loaders: Ok(loaders),
+        progress: Progress::default(),
     };
-    ui::say(&format!("{} checks on every testbed", chosen.len()));
-    let testbeds = run_all(&columns, &setting, &catalogue, &patterns, &interrupted);
+    let ready: Vec<&str> =
+        columns.iter().filter(|(_, profile)| profile.is_ok()).map(|(name, _)| name.as_str()).collect();
+    ui::say(&format!("{} checks on {}", chosen.len(), ready.join(", ")));
+    let shown = Arc::new(ui::Checks::new());
+    let watched = shown.clone();
+    let setting =
+        Setting { progress: Progress::new(move |testbed, done, last| watched.at(testbed, done, last)), ..setting };
+    let mut testbeds = run_all(&shown, &columns, &setting, &catalogue, &patterns, &interrupted);
+    if options.strict {
+        testbeds.iter_mut().for_each(TestbedResult::make_strict);
+    }
     let suite = Suite { catalogue: chosen.into_iter().cloned().collect(), testbeds };
     outputs.write(&suite)?;
     if interrupted.load(Ordering::Relaxed) {
@@ -101,6 +117,7 @@ fn columns(folder: &Path, options: &ConformOptions) -> Result<Vec<Column>> {
 }
 
 fn run_all(
+    shown: &ui::Checks,
     columns: &[Column],
     setting: &Setting,
     catalogue: &[Entry],
@@ -122,8 +139,11 @@ fn run_all(
                 State::Skipped(why) => format!("skipped, because {why}"),
                 State::Broken(why) => format!("BROKEN: {why}"),
             };
-            println!("    {name}: {word}");
-            result.problems.iter().for_each(|problem| println!("    {name}: PROBLEM: {problem}"));
+            shown.ended(name, &format!("    {name}: {}", ui::verdict(&word)));
+            result
+                .problems
+                .iter()
+                .for_each(|problem| shown.say(&ui::verdict(&format!("    {name}: PROBLEM: {problem}"))));
             done.lock().unwrap_or_else(|poison| poison.into_inner()).push((at, result));
         }
     };
@@ -140,18 +160,19 @@ fn run_all(
 fn report(suite: &Suite) {
     println!();
     if suite.ran().next().is_some() {
-        ui::table(&text::matrix(suite));
+        let coloured = |row: Vec<String>| row.iter().map(|cell| ui::verdict(cell)).collect();
+        ui::table(&text::matrix(suite).into_iter().map(coloured).collect::<Vec<_>>());
         println!();
     }
     text::absences(suite).iter().for_each(|line| println!("  {line}"));
-    text::failures(suite).lines().for_each(|line| println!("  {line}"));
+    text::failures(suite).lines().for_each(|line| println!("  {}", ui::verdict(line)));
     let count = suite.ran().count();
     let word = match (count, suite.succeeded()) {
         (0, _) => "nothing ran",
         (_, true) => "nothing failed that is not listed as a known defect",
         (_, false) => "FAILED",
     };
-    println!("{count} of {} testbeds ran: {word}", suite.testbeds.len());
+    println!("{count} of {} testbeds ran: {}", suite.testbeds.len(), ui::verdict(word));
 }
 
 /// The files for the results, opened before anything takes time.

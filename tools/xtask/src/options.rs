@@ -138,6 +138,9 @@ pub(crate) struct ConformOptions {
     /// List the checks with their rules, and run nothing
     #[arg(long)]
     pub(crate) list: bool,
+    /// Take advice, where a rule that need not hold does not, for a failure
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// On the hypervisor that this file describes (docs/conformance.md); alone, or beside those of --on
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) profile: Vec<PathBuf>,

@@ -1,8 +1,9 @@
 //! `cargo xtask run`: boots the image and shows the tour, or stays in the guest's shell.
 
+use crate::artifacts::{self, Needs};
 use crate::boots::{self, Boot, Wishes};
 use crate::options::{Common, RunOptions};
-use crate::{artifacts, setup, ui};
+use crate::{setup, ui};
 use anyhow::{Context, Result, bail};
 use ringside_tests::machine::{Access, SerialLine};
 use ringside_tests::running;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub(crate) fn command(common: &Common, options: &RunOptions) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let testbed = choose(options.on, common.kvm())?;
-    let mut artifacts = artifacts::build(&setup)?;
+    let mut artifacts = artifacts::build_some(&setup, Needs { host: testbed == Testbed::Host, loaders: false })?;
     artifacts.complete_for(testbed)?;
     let cmdline = [if options.shell { "" } else { "tour" }, &options.cmdline].join(" ");
     let wishes = Wishes {

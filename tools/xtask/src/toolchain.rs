@@ -19,6 +19,8 @@ pub(crate) enum Bare {
     BiosLoader,
     /// Its loader for disks that UEFI boots.
     EfiLoader,
+    /// The setup part of a bzImage.
+    LinuxLoader,
 }
 
 impl Bare {
@@ -27,19 +29,20 @@ impl Bare {
             Self::Kernel => "guest-kernel",
             Self::BiosLoader => "loader-bios",
             Self::EfiLoader => "loader-efi",
+            Self::LinuxLoader => "loader-linux",
         }
     }
 
     fn target(self) -> &'static str {
         match self {
-            Self::Kernel | Self::BiosLoader => TARGETS[0],
+            Self::Kernel | Self::BiosLoader | Self::LinuxLoader => TARGETS[0],
             Self::EfiLoader => TARGETS[1],
         }
     }
 
     fn file(self) -> &'static str {
         match self {
-            Self::Kernel | Self::BiosLoader => self.package(),
+            Self::Kernel | Self::BiosLoader | Self::LinuxLoader => self.package(),
             Self::EfiLoader => "loader-efi.efi",
         }
     }

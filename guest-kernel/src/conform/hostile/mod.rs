@@ -128,7 +128,7 @@ fn report(name: &str, judged: Judged) -> (u32, u32, u32, u32) {
         Ok((handling, saw)) => (Outcome::Success, Some(handling), None, None, Some(saw)),
         Err((_, End::Skip(why))) => (Outcome::Skip, None, Some(why), None, None),
         Err((_, End::Error(why))) => (Outcome::Error, None, Some(why), None, None),
-        Err((handling, End::Fail { what, expected, saw })) => {
+        Err((handling, End::Fail { what, expected, saw, .. })) => {
             (Outcome::Failure, Some(handling), Some(what), Some(expected), Some(saw))
         }
     };

@@ -283,7 +283,7 @@ fn statistics(trial: &mut Trial<'_>) -> Result<(), End> {
         let mut unit = Unit::prepare(trial.target, features.bits())?;
         let Some(number) = queues(features).stats else { return Ok(()) };
         let mut queue = unit.dev.queue(number, SIZE)?;
-        unit.dev.start();
+        unit.dev.start()?;
         unit.arena.part(DATA_AT, 0x1000).fill(0xff);
         for at in 0..SIZE {
             let head = queue.chain(at, &[(unit.at(DATA_AT), len, Dir::Out)]);

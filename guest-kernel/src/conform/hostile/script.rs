@@ -60,7 +60,7 @@ pub fn play(lab: &Lab, first: u64, end: u64) -> Judged {
         for seed in (first..end).filter(|seed| *seed as usize % targets.len() == at) {
             let played = one(&mut trial, &mut Dice(seed)).and_then(|()| trial.revive());
             played.map_err(|end| match end {
-                End::Fail { what, expected, saw } => {
+                End::Fail { what, expected, saw, .. } => {
                     trial.judge_failure(fail(&format!("seed {seed}: {what}"), expected, saw))
                 }
                 other => unjudged(other),

@@ -101,7 +101,7 @@ fn placed(trial: &mut Trial<'_>, spoil: &dyn Fn(Layout) -> Layout) -> Result<(),
     regs.place_queue(spoil(Layout { size: SIZE, descriptors, available: driver, used: device }));
     let at = regs.notify_offset().unwrap_or(0);
     regs.set_queue_ready();
-    dev.start();
+    dev.go();
     regs.notify(at, 0);
     wait_until(20_000_000, || used.read16(2) != 0 || regs.status() & Status::DEVICE_NEEDS_RESET.bits() != 0);
     if regs.status() & Status::DEVICE_NEEDS_RESET.bits() != 0 {
@@ -173,7 +173,7 @@ fn notify_before_driver_ok(trial: &mut Trial<'_>) -> Result<(), End> {
     requests(&mut unit, 1, true);
     wait_until(20_000_000, || unit.queues[0].used_index() != 0);
     let early = unit.queues[0].used_index();
-    unit.dev.start();
+    unit.dev.start()?;
     unit.queues[0].notify(&unit.dev);
     unit.settle();
     trial.judge(unit)?;
@@ -218,7 +218,7 @@ fn features_garbage(trial: &mut Trial<'_>) -> Result<(), End> {
         }
         // As if they had been.
         let queue = dev.queue(0, SIZE);
-        dev.start();
+        dev.go();
         regs.set_features(!features);
         if let Ok(queue) = queue {
             queue.notify(&dev);

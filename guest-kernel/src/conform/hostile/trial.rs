@@ -60,7 +60,7 @@ impl<'a> Unit<'a> {
     /// When it does not come up.
     pub fn start(target: &'a Target, features: u64) -> Result<Self, End> {
         let unit = Self::prepare(target, features)?;
-        unit.dev.start();
+        unit.dev.start()?;
         Ok(unit)
     }
 
@@ -357,7 +357,7 @@ impl<'a> Trial<'a> {
 /// What fails before an attack only says that it could not be tried.
 fn as_error(end: End) -> End {
     match end {
-        End::Fail { what, expected, saw } => {
+        End::Fail { what, expected, saw, .. } => {
             error(format!("before the attack: {what}: expected {expected}, saw {saw}"))
         }
         other => other,

@@ -54,6 +54,9 @@ pub(super) fn room(device: Option<u64>, bytes: u64) -> Result<u64> {
     if has < bytes { Err(Error::DeviceTooSmall { has, needs: bytes }) } else { Ok(has) }
 }
 
+/// Sectors of a CD's block.
+pub(super) const BLOCK_SECTORS: u64 = BLOCK / SECTOR;
+
 /// What a disk and an ISO image have in common: all but the latter's own file system.
 pub(super) fn lay_out(content: &Content<'_>, bytes: u64, shape: &Shape) -> Result<Sparse> {
     let mut disk = Sparse::new(bytes);
@@ -61,7 +64,10 @@ pub(super) fn lay_out(content: &Content<'_>, bytes: u64, shape: &Shape) -> Resul
     if loader.len() as u64 > (ESP_FIRST - BIOS_FIRST) * SECTOR {
         return Err(Error::BadBundle { what: "the BIOS loader is larger than its partition" });
     }
+    let sectors = loader.len() as u64 / SECTOR;
     let from_cd = BiosParameters {
+        rest_first: BIOS_FIRST / BLOCK_SECTORS + 1,
+        rest_sectors: sectors.saturating_sub(BLOCK_SECTORS).next_multiple_of(BLOCK_SECTORS) as u32,
         block_shift: BLOCK.ilog2(),
         volume_first: ESP_FIRST,
         volume_sectors: shape.sectors,
@@ -69,7 +75,7 @@ pub(super) fn lay_out(content: &Content<'_>, bytes: u64, shape: &Shape) -> Resul
     };
     let from_disk = BiosParameters {
         rest_first: BIOS_FIRST + 1,
-        rest_sectors: (loader.len() as u64 / SECTOR - 1) as u32,
+        rest_sectors: (sectors - 1) as u32,
         block_shift: SECTOR.ilog2(),
         ..from_cd
     };

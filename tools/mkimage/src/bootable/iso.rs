@@ -77,7 +77,7 @@ fn write(image: &mut Sparse, size: u64, content: &Content<'_>, shape: &Shape) ->
     let path_table = path_table(u32::to_le_bytes, u16::to_le_bytes);
     put(PATH_TABLE_LITTLE, &path_table)?;
     put(PATH_TABLE_BIG, &self::path_table(u32::to_be_bytes, u16::to_be_bytes))?;
-    put(CATALOGUE, &catalogue(content, shape))?;
+    put(CATALOGUE, &catalogue(shape))?;
     let mut boot = BootDescriptor::new_zeroed();
     boot.header = DescriptorHeader::new(descriptor::BOOT);
     boot.system[..EL_TORITO.len()].copy_from_slice(EL_TORITO);
@@ -190,7 +190,7 @@ fn path_table(number: fn(u32) -> [u8; 4], short: fn(u16) -> [u8; 2]) -> Vec<u8> 
     table
 }
 
-fn catalogue(content: &Content<'_>, shape: &Shape) -> Vec<u8> {
+fn catalogue(shape: &Shape) -> Vec<u8> {
     let mut validation = ValidationEntry::new_zeroed();
     validation.header = ValidationEntry::HEADER;
     validation.platform = PLATFORM_BIOS;
@@ -198,8 +198,8 @@ fn catalogue(content: &Content<'_>, shape: &Shape) -> Vec<u8> {
     validation.key = ValidationEntry::KEY;
     validation.checksum.set(validation.sum().wrapping_neg());
     let block = |sector: u64| (sector * SECTOR / BLOCK) as u32;
-    // `disk::lay_out` has seen that the loader fits below 1 MiB.
-    let bios = BootEntry::new((content.loaders.bios.len() as u64 / SECTOR) as u16, block(BIOS_FIRST));
+    // One block, whatever the loader has: some BIOSes load no more. What is in it loads the rest.
+    let bios = BootEntry::new(disk::BLOCK_SECTORS as u16, block(BIOS_FIRST));
     let mut section = SectionHeader::new_zeroed();
     section.indicator = SectionHeader::LAST;
     section.platform = PLATFORM_UEFI;

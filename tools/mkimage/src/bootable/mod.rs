@@ -15,7 +15,7 @@ use crate::loaders::Loaders;
 use crate::output::{self, Existing};
 use crate::sparse::Sparse;
 use crate::time::Timestamp;
-use crate::{Error, Result, image, initrd};
+use crate::{Error, Result, bzimage, image, initrd};
 use sha2::{Digest, Sha256};
 use shared_abi::disk::CMDLINE_MAX;
 use std::fs::{self, File};
@@ -28,6 +28,8 @@ use uuid::Uuid;
 pub enum Format {
     /// One ELF file that boots alone wherever a PVH ELF boots.
     Elf,
+    /// The same for hypervisors that boot by the Linux boot protocol alone.
+    BzImage,
     /// A raw disk that BIOS and UEFI boot.
     Disk,
     /// An ISO 9660 image that BIOS and UEFI boot, from a CD and as a disk.
@@ -50,7 +52,8 @@ impl Format {
         if !device::is_device(output) {
             output::check(output, inputs)?;
         } else if !matches!(self, Self::Disk | Self::Iso) {
-            let format = self.of_qemu_img().unwrap_or("elf");
+            let other = if self == Self::BzImage { "bzimage" } else { "elf" };
+            let format = self.of_qemu_img().unwrap_or(other);
             return Err(Error::NotForDevices { path: output.into(), format });
         }
         output::check_existing(output, existing)
@@ -59,7 +62,7 @@ impl Format {
     /// qemu-img's name, for what it makes.
     fn of_qemu_img(self) -> Option<&'static str> {
         match self {
-            Self::Elf | Self::Disk | Self::Iso => None,
+            Self::Elf | Self::BzImage | Self::Disk | Self::Iso => None,
             Self::Qcow2 => Some("qcow2"),
             Self::Vhdx => Some("vhdx"),
             Self::Vmdk => Some("vmdk"),
@@ -134,8 +137,12 @@ impl Image {
         let device = device::is_device(output).then(|| Device::open(output)).transpose()?;
         progress(Step::Composing, Bytes::UNKNOWN);
         let failed = |source| Error::Write { path: output.into(), source };
-        if format == Format::Elf {
-            let bytes = image::build(&self.kernel, &self.cmdline, self.initrd.clone())?;
+        if matches!(format, Format::Elf | Format::BzImage) {
+            let mut bytes = image::build_or_take(&self.kernel, &self.cmdline, self.initrd.clone(), format)?;
+            if format == Format::BzImage {
+                let loaders = self.loaders.as_ref().ok_or_else(|| Error::NoLoaders(PathBuf::new()))?;
+                bytes = bzimage::build(&bytes, &loaders.linux)?;
+            }
             return output::write(output, 0o777, |file| file.write_all(&bytes).map_err(failed));
         }
         let disk = self.compose(format, device.as_ref().map(Device::bytes))?;

@@ -2,11 +2,12 @@
 
 use super::Fixture;
 use mkimage::bootable::{Format, Image};
-use mkimage::loaders::{BIOS_FILE, EFI_FILE, Loaders};
+use mkimage::loaders::{BIOS_FILE, EFI_FILE, LINUX_FILE, Loaders};
 use mkimage::output::Existing;
 use object::elf;
 use object::pod::bytes_of;
 use object::{LittleEndian as LE, U32, U64};
+use shared_abi::bzimage::{ENTRY, MAGIC, field};
 use shared_abi::disk::{BIOS_LOAD, BIOS_MAGIC, BIOS_PARAMETERS};
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,10 @@ pub(crate) fn loaders() -> Loaders {
     let mut bios = vec![0x90; 3 * 512];
     bios[BIOS_PARAMETERS..BIOS_PARAMETERS + 8].copy_from_slice(&BIOS_MAGIC);
     bios[510..512].copy_from_slice(&[0x55, 0xaa]);
-    Loaders { efi: b"MZ, if it were one".to_vec(), bios }
+    let mut linux = vec![0x91; 2 * 512];
+    linux[field::HEADER..field::HEADER + 4].copy_from_slice(b"HdrS");
+    linux[ENTRY - MAGIC.len()..ENTRY].copy_from_slice(&MAGIC);
+    Loaders { efi: b"MZ, if it were one".to_vec(), bios, linux }
 }
 
 /// What goes into a disk of 64 MiB.
@@ -39,27 +43,14 @@ pub(crate) fn built(format: Format, image: &Image, folder: &Path, name: &str) ->
 
 /// Puts what the program needs into a folder: `kernel` and `loaders/`.
 pub(crate) fn prepare(folder: &Path) {
-    let Loaders { efi, bios } = loaders();
+    let Loaders { efi, bios, linux } = loaders();
     let place = folder.join("loaders");
     fs::create_dir_all(&place).unwrap();
     fs::write(place.join(EFI_FILE), efi).unwrap();
-    // The BIOS loader comes as the linker makes it.
-    let headers = size_of::<elf::FileHeader64<LE>>() as u16;
-    let segment_len = size_of::<elf::ProgramHeader64<LE>>() as u16;
-    let len = U64::new(LE, bios.len() as u64);
-    let segment = elf::ProgramHeader64 {
-        p_type: U32::new(LE, elf::PT_LOAD),
-        p_flags: U32::new(LE, elf::PF_R | elf::PF_X),
-        p_offset: U64::new(LE, (headers + segment_len).into()),
-        p_vaddr: U64::new(LE, BIOS_LOAD),
-        p_paddr: U64::new(LE, BIOS_LOAD),
-        p_filesz: len,
-        p_memsz: len,
-        p_align: U64::new(LE, 1),
-    };
-    let header = Fixture::default().header(1, 0, 0);
-    let file = [bytes_of(&header), bytes_of(&segment), &bios].concat();
-    fs::write(place.join(BIOS_FILE), file).unwrap();
+    // The others come as the linker makes them.
+    for (name, bytes, address) in [(BIOS_FILE, bios, BIOS_LOAD), (LINUX_FILE, linux, 0)] {
+        fs::write(place.join(name), linked(&bytes, address)).unwrap();
+    }
     fs::write(folder.join("kernel"), Fixture::default().build()).unwrap();
 }
 
@@ -67,4 +58,23 @@ pub(crate) fn prepare(folder: &Path) {
 pub(crate) fn program(args: &[&str], folder: &Path) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mkimage")).args(args).current_dir(folder).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// An ELF file with one segment.
+fn linked(bytes: &[u8], address: u64) -> Vec<u8> {
+    let headers = size_of::<elf::FileHeader64<LE>>() as u16;
+    let segment_len = size_of::<elf::ProgramHeader64<LE>>() as u16;
+    let len = U64::new(LE, bytes.len() as u64);
+    let segment = elf::ProgramHeader64 {
+        p_type: U32::new(LE, elf::PT_LOAD),
+        p_flags: U32::new(LE, elf::PF_R | elf::PF_X),
+        p_offset: U64::new(LE, (headers + segment_len).into()),
+        p_vaddr: U64::new(LE, address),
+        p_paddr: U64::new(LE, address),
+        p_filesz: len,
+        p_memsz: len,
+        p_align: U64::new(LE, 1),
+    };
+    let header = Fixture::default().header(1, 0, 0);
+    [bytes_of(&header), bytes_of(&segment), bytes].concat()
 }

@@ -1,0 +1,7 @@
+//! Links the loader with its script.
+fn main() {
+    let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo:rustc-link-arg-bins=-T{dir}/loader.ld");
+    println!("cargo:rustc-link-arg-bins=-zmax-page-size=0x1000");
+    println!("cargo:rerun-if-changed=loader.ld");
+}
