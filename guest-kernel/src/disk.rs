@@ -1,5 +1,6 @@
 //! A disk: one of two drivers behind the same requests, waited for by tasks or, for libraries, on the spot.
 
+use crate::cmdline::Cmdline;
 use crate::devices::{AnyTransport, Interrupts, Place};
 use crate::mm::dma::{DMA, ReferenceHal};
 use crate::reference;
@@ -8,12 +9,28 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::{Poll, Waker};
-use frontends::block::{Completion, Output, Request, RequestError, Requests, SECTOR_SIZE, Token, Unmap};
+use frontends::block::{Completion, Output, Request, RequestError, Requests, SECTOR_SIZE, Settings, Token, Unmap};
 use frontends::{Block, DmaBuffer, Driver};
+use pvops::time;
 use virtio_drivers::device::blk::VirtIOBlk;
 
-/// How long a request may take.
+/// How long a request may take that everything else stands still for.
 const PATIENCE: u64 = 10_000_000_000;
+/// How long any request may take, in seconds, before the disk is restarted: as long as Linux waits for one.
+const TIMEOUT: u64 = 30;
+
+/// The driver's settings, with `disk_timeout=` seconds for a request, 0 for any time.
+pub fn settings(cmdline: Cmdline) -> Settings {
+    let seconds = match cmdline.value("disk_timeout").map(str::parse) {
+        None => TIMEOUT,
+        Some(Ok(seconds)) => seconds,
+        Some(Err(_)) => {
+            log::warn!("disk_timeout: not a number of seconds; taking {TIMEOUT}");
+            TIMEOUT
+        }
+    };
+    Settings { patience: seconds.saturating_mul(1_000_000_000), ..Settings::default() }
+}
 
 /// A disk.
 pub struct Disk {
@@ -240,7 +257,9 @@ impl Disk {
         let ended = own
             .interrupts
             .until(|| {
-                own.service();
+                if let Some(deadline) = own.service() {
+                    task::wake_at(deadline);
+                }
                 match pending.poll(&task::waker()) {
                     Poll::Ready(completion) => Some(completion),
                     Poll::Pending => None,
@@ -258,9 +277,9 @@ impl Own {
         Ok(Pending { own: self, token })
     }
 
-    /// Handles interrupts, and wakes those whose requests have ended.
-    fn service(&self) {
-        self.requests.borrow_mut().service(self.interrupts.take());
+    /// Handles interrupts, and wakes those whose requests have ended. Returns when to look again, if no interrupt comes.
+    fn service(&self) -> Option<u64> {
+        self.requests.borrow_mut().service(self.interrupts.take(), time::now())
     }
 }
 

@@ -63,7 +63,8 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
     };
     let mut settings = config(256);
     limits(&mut settings);
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 30 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 30, ..Default::default() });
     let len = 4096 * 5 + 512;
     let mut data = buffer(&disk, 0, len);
     for (index, sector) in data.as_mut_slice().chunks_mut(512).enumerate() {
@@ -86,7 +87,8 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
 fn parts_that_waited_for_room_are_notified_when_they_are_sent() {
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
     let settings = shared_abi::virtio::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 1, ..Default::default() });
     let data = buffer(&disk, 0, 512 * 20);
     block.submit(Request::Read { sector: 0, buffer: data }).unwrap();
     block.kick();
@@ -109,7 +111,8 @@ fn a_failing_part_fails_the_whole_request_once() {
     settings.size_max = 512;
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
     settings.seg_max = 1;
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 1, ..Default::default() });
     disk.fail_at = Some(2);
     let data = buffer(&disk, 1, 4096);
     let error = run(&mut block, &mut disk, Request::Write { sector: 0, buffer: data });
@@ -202,7 +205,8 @@ fn a_batch_is_notified_once_and_completes_in_the_devices_order() {
 
 #[test]
 fn requests_beyond_the_ring_are_refused_until_completions_are_taken() {
-    let (mut block, mut disk) = disk::pair(RING, config(64), Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(RING, config(64), Settings { queue_size: 4, segments: 1, ..Default::default() });
     for _ in 0..4 {
         block.submit(Request::Read { sector: 0, buffer: buffer(&disk, 0, 512) }).unwrap();
     }

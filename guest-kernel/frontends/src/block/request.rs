@@ -132,6 +132,9 @@ pub enum RequestError {
         /// Bytes written.
         written: u32,
     },
+    /// The device failed again after the request had been given to it a second time.
+    #[error("the device failed with it twice: {0}")]
+    GivenUp(Violation),
     /// The device was stopped while the request was pending.
     #[error("the device was stopped: {0}")]
     Broken(Violation),
