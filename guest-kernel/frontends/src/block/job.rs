@@ -107,7 +107,11 @@ impl Job {
     pub(super) fn next_part(&mut self, limits: &Limits) -> Part {
         let limit = match self.request_type {
             RequestType::IN | RequestType::OUT => limits.transfer(),
-            RequestType::DISCARD => aligned(self.sector, self.left, limits.discard, limits.discard_alignment),
+            RequestType::DISCARD => {
+                let block = limits.block_size / SECTOR_SIZE as u32;
+                let alignment = limits.discard_alignment.checked_next_multiple_of(block).unwrap_or(block);
+                aligned(self.sector, self.left, limits.discard, alignment)
+            }
             RequestType::WRITE_ZEROES => limits.write_zeroes,
             _ => 1,
         };

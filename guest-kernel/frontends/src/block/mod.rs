@@ -18,7 +18,9 @@ mod limits;
 mod request;
 mod requests;
 
-pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
+pub use request::{
+    Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap, whole_blocks,
+};
 pub use requests::Requests;
 
 use crate::device::{Device, Driver};
@@ -108,6 +110,10 @@ impl<T: Transport> Block<T> {
             return Err(device.give_up(InitError::BadQueue { queue: 0, size: size as u32 }));
         }
         limits.segments = ring.chain() - 2;
+        if limits.transfer() == 0 {
+            let value = limits.block_size.into();
+            return Err(device.give_up(InitError::BadConfig { field: "blk_size", value }));
+        }
         let Some(slots) = Slots::allocate(dma, size) else {
             return Err(device.give_up(InitError::NoMemory { what: "block requests" }));
         };
@@ -130,7 +136,7 @@ impl<T: Transport> Block<T> {
         })
     }
 
-    /// Sectors of 512 bytes; follows the device when it changes.
+    /// Sectors of 512 bytes in whole blocks; follows the device when it changes.
     pub fn capacity(&self) -> u64 {
         self.limits.capacity
     }
@@ -140,7 +146,7 @@ impl<T: Transport> Block<T> {
         self.has(Features::RO)
     }
 
-    /// The block size that the device works best with, in bytes.
+    /// The block size, in bytes: all ranges start and end with a block.
     pub fn block_size(&self) -> u32 {
         self.limits.block_size
     }
@@ -258,10 +264,13 @@ impl<T: Transport> Block<T> {
             }
             Request::Flush | Request::Id => return Ok(()),
         };
-        let capacity = self.capacity();
-        match sector.checked_add(sectors) {
-            Some(end) if end <= capacity => Ok(()),
-            _ => Err(Rejection::OutOfRange { sector, sectors, capacity }),
+        let (capacity, block_size) = (self.capacity(), self.block_size());
+        if sector.checked_add(sectors).is_none_or(|end| end > capacity) {
+            return Err(Rejection::OutOfRange { sector, sectors, capacity });
+        }
+        match whole_blocks(sector, sectors, block_size) {
+            Some(whole) if whole == (sector, sectors) => Ok(()),
+            _ => Err(Rejection::Misaligned { sector, sectors, block_size }),
         }
     }
 
@@ -348,6 +357,9 @@ impl<T: Transport> Driver for Block<T> {
     fn restart(&mut self, reason: Violation) -> Result<(), InitError> {
         let mut limits = Limits::read(&self.device, self.ring.chain() - 2)?;
         limits.segments = limits.segments.min(self.ring.chain() - 2);
+        if limits.block_size != self.limits.block_size || limits.transfer() == 0 {
+            return Err(InitError::BadConfig { field: "blk_size", value: limits.block_size.into() });
+        }
         self.limits = limits;
         self.device.ring_again(&mut self.ring)?;
         self.device.start();
@@ -378,7 +390,7 @@ impl<T: Transport> Driver for Block<T> {
 
     fn config_changed(&mut self) {
         match self.device.config(|fields| fields.u64(0)).and_then(limits::check_capacity) {
-            Ok(capacity) => self.limits.capacity = capacity,
+            Ok(capacity) => self.limits.set_capacity(capacity),
             Err(InitError::BadConfig { field, value }) => self.fail(Violation::BadConfig { field, value }),
             Err(error) => log::warn!("block: capacity stays: {error}"),
         }
