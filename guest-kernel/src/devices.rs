@@ -2,7 +2,7 @@
 
 use crate::balloon::KernelBalloon;
 use crate::cmdline::Cmdline;
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::mm::dma::DMA;
 use crate::net::card::Card;
 use crate::platform::mmio::Slot;
@@ -260,7 +260,7 @@ impl Devices {
         let places = Places::find(found, cmdline);
         devices.list = places.legacy;
         for (device_type, place) in places.modern {
-            devices.add(device_type, place, choice);
+            devices.add(device_type, place, choice, cmdline);
         }
         if let Some(balloon) = KernelBalloon::of_hypervisor() {
             devices.balloon = Some(Rc::new(balloon));
@@ -268,9 +268,9 @@ impl Devices {
         devices
     }
 
-    fn add(&mut self, device_type: DeviceType, place: Place, choice: DriverChoice) {
+    fn add(&mut self, device_type: DeviceType, place: Place, choice: DriverChoice, cmdline: Cmdline) {
         let location = place.location();
-        let state = match self.start(device_type, place, choice) {
+        let state = match self.start(device_type, place, choice, cmdline) {
             Ok(state) => state,
             Err(error) => {
                 log::error!("{} at {location}: {error}", device_type.name());
@@ -280,13 +280,19 @@ impl Devices {
         self.list.push(Listed { device_type, location, state });
     }
 
-    fn start(&mut self, device_type: DeviceType, place: Place, choice: DriverChoice) -> Result<String, String> {
+    fn start(
+        &mut self,
+        device_type: DeviceType,
+        place: Place,
+        choice: DriverChoice,
+        cmdline: Cmdline,
+    ) -> Result<String, String> {
         let name = device_type.name();
         let text = |error: frontends::InitError| error.to_string();
         match (device_type, choice) {
             (DeviceType::BLOCK, DriverChoice::Own) => {
                 let (transport, interrupts) = place.open(name)?;
-                let driver = frontends::Block::new(transport, &DMA, Default::default()).map_err(text)?;
+                let driver = frontends::Block::new(transport, &DMA, disk::settings(cmdline)).map_err(text)?;
                 self.disks.push(Rc::new(Disk::own(driver, interrupts)));
             }
             (DeviceType::BLOCK, DriverChoice::Reference) => self.disks.push(Rc::new(Disk::reference(&place)?)),

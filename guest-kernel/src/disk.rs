@@ -1,28 +1,53 @@
 //! A disk: one of two drivers behind the same requests, waited for by tasks or, for libraries, on the spot.
 
+use crate::cmdline::Cmdline;
 use crate::devices::{AnyTransport, Interrupts, Place};
 use crate::mm::dma::{DMA, ReferenceHal};
 use crate::reference;
-use crate::task;
+use crate::task::{self, Event};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
+use core::mem::offset_of;
 use core::task::{Poll, Waker};
-use frontends::block::{Completion, Output, Request, RequestError, Requests, SECTOR_SIZE, Token, Unmap};
+use frontends::block::{
+    Completion, Output, Request, RequestError, Requests, SECTOR_SIZE, Settings, Token, Unmap, whole_blocks,
+};
 use frontends::{Block, DmaBuffer, Driver};
+use pvops::time;
+use shared_abi::virtio::blk::{Config, Features};
 use virtio_drivers::device::blk::VirtIOBlk;
+use virtio_drivers::transport::Transport as _;
 
-/// How long a request may take.
+/// How long a request may take that everything else stands still for.
 const PATIENCE: u64 = 10_000_000_000;
+/// How long any request may take, in seconds, before the disk is restarted: as long as Linux waits for one.
+const TIMEOUT: u64 = 30;
+
+/// The driver's settings, with `disk_timeout=` seconds for a request, 0 for any time.
+pub fn settings(cmdline: Cmdline) -> Settings {
+    let seconds = match cmdline.value("disk_timeout").map(str::parse) {
+        None => TIMEOUT,
+        Some(Ok(seconds)) => seconds,
+        Some(Err(_)) => {
+            log::warn!("disk_timeout: not a number of seconds; taking {TIMEOUT}");
+            TIMEOUT
+        }
+    };
+    Settings { patience: seconds.saturating_mul(1_000_000_000), ..Settings::default() }
+}
 
 /// A disk.
 pub struct Disk {
     driver: DiskDriver,
+    /// Held by a write where blocks are larger than sectors: those around its range are read and written back.
+    writing: Cell<bool>,
+    written: Event,
 }
 
 enum DiskDriver {
     Own(Own),
-    Reference(RefCell<VirtIOBlk<ReferenceHal, reference::ReferenceTransport>>),
+    Reference { driver: RefCell<VirtIOBlk<ReferenceHal, reference::ReferenceTransport>>, block_size: u32 },
 }
 
 /// Our driver, for all tasks that use the disk.
@@ -58,7 +83,7 @@ impl From<RequestError> for DiskError {
 impl Disk {
     /// With our driver.
     pub fn own(block: Block<AnyTransport>, interrupts: Interrupts) -> Self {
-        Self { driver: DiskDriver::Own(Own { requests: RefCell::new(Requests::new(block)), interrupts }) }
+        Self::new(DiskDriver::Own(Own { requests: RefCell::new(Requests::new(block)), interrupts }))
     }
 
     /// With the reference driver.
@@ -66,9 +91,28 @@ impl Disk {
     /// # Errors
     /// What the driver says.
     pub fn reference(place: &Place) -> Result<Self, String> {
-        let transport = reference::transport(place)?;
-        let driver = VirtIOBlk::new(transport).map_err(|error| error.to_string())?;
-        Ok(Self { driver: DiskDriver::Reference(RefCell::new(driver)) })
+        let mut transport = reference::transport(place)?;
+        // The crate does not tell.
+        let offered = Features::from_bits_truncate(transport.read_device_features());
+        let size: Option<u32> = offered
+            .contains(Features::BLK_SIZE)
+            .then(|| transport.read_config_space(offset_of!(Config, blk_size)).ok())
+            .flatten();
+        let block_size = size.filter(|size| size.is_power_of_two() && *size >= SECTOR_SIZE as u32);
+        let driver = RefCell::new(VirtIOBlk::new(transport).map_err(|error| error.to_string())?);
+        Ok(Self::new(DiskDriver::Reference { driver, block_size: block_size.unwrap_or(SECTOR_SIZE as u32) }))
+    }
+
+    fn new(driver: DiskDriver) -> Self {
+        Self { driver, writing: Cell::new(false), written: Event::new() }
+    }
+
+    /// Bytes of a block. Whatever is read or written, the device is asked for whole blocks.
+    pub fn block_size(&self) -> u32 {
+        match &self.driver {
+            DiskDriver::Own(own) => own.requests.borrow().block().block_size(),
+            DiskDriver::Reference { block_size, .. } => *block_size,
+        }
     }
 
     /// Sectors of 512 bytes.
@@ -78,7 +122,7 @@ impl Disk {
                 own.service();
                 own.requests.borrow().block().capacity()
             }
-            DiskDriver::Reference(driver) => driver.borrow().capacity(),
+            DiskDriver::Reference { driver, .. } => driver.borrow().capacity(),
         }
     }
 
@@ -86,7 +130,7 @@ impl Disk {
     pub fn read_only(&self) -> bool {
         match &self.driver {
             DiskDriver::Own(own) => own.requests.borrow().block().read_only(),
-            DiskDriver::Reference(driver) => driver.borrow().readonly(),
+            DiskDriver::Reference { driver, .. } => driver.borrow().readonly(),
         }
     }
 
@@ -107,7 +151,7 @@ impl Disk {
                 .trim_end()
                 .to_string()
             }
-            DiskDriver::Reference(_) => "flush".to_string(),
+            DiskDriver::Reference { .. } => "flush".to_string(),
         }
     }
 
@@ -115,7 +159,7 @@ impl Disk {
     pub fn notifications(&self) -> Option<u64> {
         match &self.driver {
             DiskDriver::Own(own) => Some(own.requests.borrow().block().notifications()),
-            DiskDriver::Reference(_) => None,
+            DiskDriver::Reference { .. } => None,
         }
     }
 
@@ -124,15 +168,15 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub async fn read(&self, sector: u64, len: usize) -> Result<Vec<u8>, DiskError> {
-        match &self.driver {
+        let around = self.around(sector, len)?;
+        let bytes = match &self.driver {
             DiskDriver::Own(_) => {
-                let (_, buffer) = self.run(Request::Read { sector, buffer: buffer(len)? }).await?;
-                buffer
-                    .map(|buffer| buffer.as_slice().to_vec())
-                    .ok_or_else(|| DiskError("the buffer is lost".to_string()))
+                let (_, buffer) = self.run(Request::Read { sector: around.first, buffer: buffer(around.len)? }).await?;
+                content(buffer)?
             }
-            DiskDriver::Reference(_) => self.read_now(sector, len),
-        }
+            DiskDriver::Reference { .. } => self.read_blocks_now(around)?,
+        };
+        Ok(around.cut(bytes, sector, len))
     }
 
     /// Writes whole sectors.
@@ -140,13 +184,38 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub async fn write(&self, sector: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        if self.block_size() as usize == SECTOR_SIZE {
+            return self.write_blocks(sector, bytes).await;
+        }
+        while self.writing.replace(true) {
+            self.written.wait().await;
+        }
+        let written = self.write_within_blocks(sector, bytes).await;
+        self.writing.set(false);
+        self.written.raise();
+        written
+    }
+
+    /// Reads the blocks around a range, and writes them with the range changed.
+    async fn write_within_blocks(&self, sector: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let around = self.around(sector, bytes.len())?;
+        if (around.first, around.len) == (sector, bytes.len()) {
+            return self.write_blocks(sector, bytes).await;
+        }
+        let mut whole = self.read(around.first, around.len).await?;
+        let at = (sector - around.first) as usize * SECTOR_SIZE;
+        whole[at..at + bytes.len()].copy_from_slice(bytes);
+        self.write_blocks(around.first, &whole).await
+    }
+
+    async fn write_blocks(&self, sector: u64, bytes: &[u8]) -> Result<(), DiskError> {
         match &self.driver {
             DiskDriver::Own(_) => {
                 let mut buffer = buffer(bytes.len())?;
                 buffer.as_mut_slice().copy_from_slice(bytes);
                 self.run(Request::Write { sector, buffer }).await.map(|_| ())
             }
-            DiskDriver::Reference(driver) => {
+            DiskDriver::Reference { driver, .. } => {
                 let first = usize::try_from(sector).unwrap_or(usize::MAX);
                 driver.borrow_mut().write_blocks(first, bytes).map_err(|error| DiskError(error.to_string()))
             }
@@ -160,7 +229,9 @@ impl Disk {
     pub async fn flush(&self) -> Result<(), DiskError> {
         match &self.driver {
             DiskDriver::Own(_) => self.run(Request::Flush).await.map(|_| ()),
-            DiskDriver::Reference(driver) => driver.borrow_mut().flush().map_err(|error| DiskError(error.to_string())),
+            DiskDriver::Reference { driver, .. } => {
+                driver.borrow_mut().flush().map_err(|error| DiskError(error.to_string()))
+            }
         }
     }
 
@@ -190,7 +261,7 @@ impl Disk {
                 Output::Id(id) => id,
                 Output::Done => [0; 20],
             },
-            DiskDriver::Reference(driver) => {
+            DiskDriver::Reference { driver, .. } => {
                 let mut id = [0; 20];
                 driver.borrow_mut().device_id(&mut id).map_err(|error| DiskError(error.to_string()))?;
                 id
@@ -205,9 +276,14 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn read_now(&self, sector: u64, len: usize) -> Result<Vec<u8>, DiskError> {
+        let around = self.around(sector, len)?;
+        Ok(around.cut(self.read_blocks_now(around)?, sector, len))
+    }
+
+    fn read_blocks_now(&self, Around { first, len }: Around) -> Result<Vec<u8>, DiskError> {
         match &self.driver {
             DiskDriver::Own(own) => {
-                let pending = own.start(Request::Read { sector, buffer: buffer(len)? })?;
+                let pending = own.start(Request::Read { sector: first, buffer: buffer(len)? })?;
                 let mut ended = None;
                 task::block_until(PATIENCE, || {
                     own.service();
@@ -218,18 +294,23 @@ impl Disk {
                 });
                 let ended = ended.ok_or_else(|| DiskError("the disk does not answer".to_string()))?;
                 ended.result?;
-                ended
-                    .buffer
-                    .map(|buffer| buffer.as_slice().to_vec())
-                    .ok_or_else(|| DiskError("the buffer is lost".to_string()))
+                content(ended.buffer)
             }
-            DiskDriver::Reference(driver) => {
+            DiskDriver::Reference { driver, .. } => {
                 let mut bytes = alloc::vec![0; len];
-                let first = usize::try_from(sector).unwrap_or(usize::MAX);
+                let first = usize::try_from(first).unwrap_or(usize::MAX);
                 driver.borrow_mut().read_blocks(first, &mut bytes).map_err(|error| DiskError(error.to_string()))?;
                 Ok(bytes)
             }
         }
+    }
+
+    /// The whole blocks around a range of sectors.
+    fn around(&self, sector: u64, len: usize) -> Result<Around, DiskError> {
+        debug_assert!(len.is_multiple_of(SECTOR_SIZE));
+        let whole = whole_blocks(sector, (len / SECTOR_SIZE) as u64, self.block_size());
+        let (first, sectors) = whole.ok_or_else(|| DiskError("no disk has such a sector".to_string()))?;
+        Ok(Around { first, len: sectors as usize * SECTOR_SIZE })
     }
 
     async fn run(&self, request: Request) -> Result<(Output, Option<DmaBuffer>), DiskError> {
@@ -240,7 +321,9 @@ impl Disk {
         let ended = own
             .interrupts
             .until(|| {
-                own.service();
+                if let Some(deadline) = own.service() {
+                    task::wake_at(deadline);
+                }
                 match pending.poll(&task::waker()) {
                     Poll::Ready(completion) => Some(completion),
                     Poll::Pending => None,
@@ -258,9 +341,9 @@ impl Own {
         Ok(Pending { own: self, token })
     }
 
-    /// Handles interrupts, and wakes those whose requests have ended.
-    fn service(&self) {
-        self.requests.borrow_mut().service(self.interrupts.take());
+    /// Handles interrupts, and wakes those whose requests have ended. Returns when to look again, if no interrupt comes.
+    fn service(&self) -> Option<u64> {
+        self.requests.borrow_mut().service(self.interrupts.take(), time::now())
     }
 }
 
@@ -276,7 +359,27 @@ impl Drop for Pending<'_> {
     }
 }
 
+/// Whole blocks.
+#[derive(Clone, Copy)]
+struct Around {
+    first: u64,
+    len: usize,
+}
+
+impl Around {
+    /// The range that was asked for, out of the content of the blocks.
+    fn cut(self, mut bytes: Vec<u8>, sector: u64, len: usize) -> Vec<u8> {
+        bytes.drain(..(sector - self.first) as usize * SECTOR_SIZE);
+        bytes.truncate(len);
+        bytes
+    }
+}
+
 fn buffer(len: usize) -> Result<DmaBuffer, DiskError> {
-    debug_assert!(len.is_multiple_of(SECTOR_SIZE));
     DmaBuffer::allocate(&DMA, len).ok_or_else(|| DiskError("no memory for a buffer".to_string()))
+}
+
+fn content(buffer: Option<DmaBuffer>) -> Result<Vec<u8>, DiskError> {
+    let buffer = buffer.ok_or_else(|| DiskError("the buffer is lost".to_string()))?;
+    Ok(buffer.as_slice().to_vec())
 }

@@ -2,10 +2,12 @@
 //!
 //! The crate reads synchronously, block by block: everything else stands still meanwhile, and a small read-ahead keeps the
 //! number of requests down. It insists on an old partition table: a disk that is one large file system gets one made up, one
-//! sector long, in front of it; for a disk with a GUID partition table, the made-up one names the first partition with such
-//! a file system and is seen in place of the protective one.
+//! sector long, in front of it; for a disk with a GUID partition table, or with blocks larger than a sector, the made-up one
+//! names the first partition with such a file system and is seen in place of the disk's. The crate knows sectors of 512
+//! bytes only: a file system with larger ones is shown as the same one in smaller ones (`fat`).
 
 use crate::disk::{Disk, DiskError};
+use crate::fat;
 use crate::gpt::{self, Partition};
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -29,24 +31,39 @@ struct Reader {
     made_up: Option<Partition>,
     /// Sectors of a made-up partition table before the disk's own.
     shift: u64,
+    /// The disk's sector that the file system starts with, if it has larger sectors.
+    rescaled: Option<u64>,
     cache: RefCell<Option<(u64, Vec<u8>)>>,
 }
 
-/// A boot sector of FAT starts with a jump and names its type; a partition table does neither.
-fn is_fat(sector: &[u8]) -> bool {
-    matches!(sector[0], 0xeb | 0xe9) && (&sector[54..57] == b"FAT" || &sector[82..85] == b"FAT")
+/// Entries of an old partition table.
+const ENTRIES: core::ops::Range<usize> = 446..510;
+const ENTRY: usize = 16;
+/// Kind of the first partition in an old partition table.
+const FIRST_KIND: usize = ENTRIES.start + 4;
+
+/// Sectors of a block.
+fn block_sectors(disk: &Disk) -> u64 {
+    u64::from(disk.block_size()) / SECTOR_SIZE as u64
 }
 
-/// Kind of the first partition in an old partition table.
-const FIRST_KIND: usize = 446 + 4;
+/// What a partition table may count in, in sectors: the disk's blocks, or sectors, if it was made for another disk.
+fn units(disk: &Disk) -> impl Iterator<Item = u64> + use<> {
+    let block = block_sectors(disk);
+    [block, 1].into_iter().take(if block > 1 { 2 } else { 1 })
+}
 
 /// The GUID partition table's header, if the disk has one.
 fn guid_table(disk: &Disk, first: &[u8]) -> Result<Option<gpt::Layout>, DiskError> {
     if first[FIRST_KIND] != gpt::PROTECTIVE {
         return Ok(None);
     }
-    let layout = gpt::layout(&disk.read_now(gpt::HEADER_SECTOR, SECTOR_SIZE)?);
-    layout.map(Some).ok_or_else(|| DiskError("the disk's partition table is damaged".to_string()))
+    for unit in units(disk) {
+        if let Some(layout) = gpt::layout(&disk.read_now(unit, SECTOR_SIZE)?, unit) {
+            return Ok(Some(layout));
+        }
+    }
+    Err(DiskError("the disk's partition table is damaged".to_string()))
 }
 
 /// Behind the last sector that does not belong to a partition table.
@@ -58,21 +75,45 @@ pub fn end_of_data(disk: &Disk) -> Result<u64, DiskError> {
 impl Reader {
     fn new(disk: Rc<Disk>) -> Result<Self, DiskError> {
         let first = disk.read_now(0, SECTOR_SIZE)?;
-        let (made_up, shift) = if is_fat(&first) {
+        let (made_up, shift) = if fat::is_fat(&first) {
             (Some(Partition { first: 1, sectors: disk.capacity() }), 1)
+        } else if let Some(table) = guid_table(&disk, &first)? {
+            (Some(Self::choose(&disk, Self::partitions(&disk, table)?)?), 0)
+        } else if block_sectors(&disk) > 1 {
+            (Some(Self::choose(&disk, Self::old_partitions(&disk, &first))?), 0)
         } else {
-            let made_up = guid_table(&disk, &first)?.map(|table| Self::choose(&disk, table)).transpose()?;
-            (made_up, 0)
+            (None, 0)
         };
-        Ok(Self { disk, made_up, shift, cache: RefCell::new(None) })
+        let start = made_up.map(|partition| partition.first - shift);
+        let mut rescaled = None;
+        if let Some(start) = start {
+            let boot = disk.read_now(start, SECTOR_SIZE)?;
+            rescaled = (fat::sector_size(&boot) != SECTOR_SIZE).then_some(start);
+        }
+        Ok(Self { disk, made_up, shift, rescaled, cache: RefCell::new(None) })
+    }
+
+    fn partitions(disk: &Disk, table: gpt::Layout) -> Result<Vec<Partition>, DiskError> {
+        let bytes = disk.read_now(table.table_first, table.table_bytes.next_multiple_of(SECTOR_SIZE))?;
+        table.partitions(&bytes).ok_or_else(|| DiskError("the disk's partition table is damaged".to_string()))
+    }
+
+    /// Those of an old partition table.
+    fn old_partitions(disk: &Disk, table: &[u8]) -> Vec<Partition> {
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let partition = |(entry, unit): (&[u8], u64)| Partition {
+            first: number(&entry[8..12]) * unit,
+            sectors: number(&entry[12..16]) * unit,
+        };
+        let entries = units(disk).flat_map(|unit| table[ENTRIES].chunks_exact(ENTRY).map(move |entry| (entry, unit)));
+        let possible = |partition: &Partition| (1..disk.capacity()).contains(&partition.first);
+        entries.map(partition).filter(possible).collect()
     }
 
     /// The first partition that has FAT.
-    fn choose(disk: &Disk, table: gpt::Layout) -> Result<Partition, DiskError> {
-        let bytes = disk.read_now(table.table_first, table.table_bytes.next_multiple_of(SECTOR_SIZE))?;
-        let damaged = || DiskError("the disk's partition table is damaged".to_string());
-        for partition in table.partitions(&bytes).ok_or_else(damaged)? {
-            if is_fat(&disk.read_now(partition.first, SECTOR_SIZE)?) {
+    fn choose(disk: &Disk, partitions: Vec<Partition>) -> Result<Partition, DiskError> {
+        for partition in partitions {
+            if fat::is_fat(&disk.read_now(partition.first, SECTOR_SIZE)?) {
                 return Ok(partition);
             }
         }
@@ -105,6 +146,9 @@ impl Reader {
         let at = (sector - start) as usize * SECTOR_SIZE;
         let found = cache.as_ref().and_then(|(_, bytes)| bytes.get(at..at + SECTOR_SIZE));
         into.copy_from_slice(found.ok_or_else(|| DiskError("the file system reaches beyond its disk".to_string()))?);
+        if self.rescaled == Some(sector) {
+            fat::rescale(into).ok_or_else(|| DiskError("the file system's sectors are too large".to_string()))?;
+        }
         Ok(())
     }
 }

@@ -5,8 +5,6 @@ use alloc::vec::Vec;
 use crc::{CRC_32_ISO_HDLC, Crc};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Sector of the header.
-pub const HEADER_SECTOR: u64 = 1;
 /// What stands for the whole disk in the old partition table before it.
 pub const PROTECTIVE: u8 = 0xee;
 const SIGNATURE: [u8; 8] = *b"EFI PART";
@@ -66,6 +64,8 @@ pub struct Layout {
     pub table_bytes: usize,
     /// Behind the last sector that a partition may have.
     pub end: u64,
+    /// Sectors of a block.
+    block: u64,
     entry_size: usize,
     table_crc: u32,
 }
@@ -74,8 +74,9 @@ fn crc32(bytes: &[u8]) -> u32 {
     Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(bytes)
 }
 
-/// Reads the header's sector; `None` if there is none or it is damaged.
-pub fn layout(sector: &[u8]) -> Option<Layout> {
+/// Reads the header, at the start of the disk's second block, which has so many sectors; the table counts in blocks. `None`
+/// if there is none or it is damaged.
+pub fn layout(sector: &[u8], block: u64) -> Option<Layout> {
     let (header, _) = Header::read_from_prefix(sector).ok()?;
     let size = header.header_size as usize;
     if header.signature != SIGNATURE || !(HEADER_SIZE..=SECTOR).contains(&size) {
@@ -86,9 +87,10 @@ pub fn layout(sector: &[u8]) -> Option<Layout> {
     let bytes = u64::from(header.entries) * u64::from(header.entry_size);
     let fits = header.entry_size as usize >= size_of::<Entry>() && bytes <= TABLE_MAX;
     (fits && crc32(&covered) == header.header_crc).then_some(Layout {
-        table_first: header.table_first,
+        table_first: header.table_first.saturating_mul(block),
         table_bytes: bytes as usize,
-        end: header.last_usable.saturating_add(1),
+        end: header.last_usable.saturating_add(1).saturating_mul(block),
+        block,
         entry_size: header.entry_size as usize,
         table_crc: header.table_crc,
     })
@@ -101,7 +103,8 @@ impl Layout {
         let entries = table.chunks_exact(self.entry_size).filter_map(|bytes| Entry::read_from_prefix(bytes).ok());
         let used = entries.filter(|(entry, _)| entry.kind != [0; 16] && entry.first <= entry.last);
         let partition = |(entry, _): (Entry, _)| {
-            Some(Partition { first: entry.first, sectors: (entry.last - entry.first).checked_add(1)? })
+            let blocks = (entry.last - entry.first).checked_add(1)?;
+            Some(Partition { first: entry.first.checked_mul(self.block)?, sectors: blocks.checked_mul(self.block)? })
         };
         used.map(partition).collect()
     }

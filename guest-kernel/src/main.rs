@@ -15,6 +15,7 @@ mod console;
 mod cpus;
 mod devices;
 mod disk;
+mod fat;
 mod files;
 mod fs;
 mod gpt;

@@ -12,6 +12,9 @@ use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The start of a file on the sample disk, and how the shell shows it.
+const START: &[u8] = b"This is the samp";
+const START_SHOWN: &str = "000 54 68 69 73 20 69 73 20 74 68 65 20 73 61 6d 70 This.is.the.samp";
 
 /// Starts a machine with more arguments first, and with `from` replaced by `to` in the usual ones.
 fn start(ready: &Ready, first: &[&str], from: &str, to: &str) -> Running {
@@ -19,7 +22,11 @@ fn start(ready: &Ready, first: &[&str], from: &str, to: &str) -> Running {
     let mut command = Command::new(usual.get_program());
     command.args(first);
     for argument in usual.get_args() {
-        command.arg(argument.to_string_lossy().replace(from, to));
+        command.arg(if from.is_empty() {
+            argument.to_owned()
+        } else {
+            argument.to_string_lossy().replace(from, to).into()
+        });
     }
     Running::spawn(command).unwrap()
 }
@@ -27,6 +34,12 @@ fn start(ready: &Ready, first: &[&str], from: &str, to: &str) -> Running {
 fn monitor(control: &mut Control, command: &str) {
     let said = control.monitor(command).unwrap();
     assert!(said.is_empty() || said.contains("Suspended") || said.contains("Resuming"), "{command}: {said}");
+}
+
+/// The first sector of the disk that starts so.
+fn sector_of(ready: &Ready, start: &[u8]) -> usize {
+    let content = fs::read(&ready.machine.disk.path).unwrap();
+    content.chunks(512).position(|sector| sector.starts_with(start)).unwrap()
 }
 
 /// Has a command's first read held until the guest gives up waiting for it.
@@ -41,8 +54,7 @@ fn hold(running: &mut Running, control: &mut Control, tag: &str) {
 fn reads_that_time_out_harm_no_later_read() {
     let Some(ready) = Ready::new("a disk that answers late", Testbed::Qemu, 64, "").unwrap() else { return };
     let DiskKnowledge::Sample { file, .. } = &ready.disk else { unreachable!("the sample disk") };
-    let content = fs::read(&ready.machine.disk.path).unwrap();
-    let sector = content.chunks(512).position(|sector| sector.starts_with(b"This is the sample disk")).unwrap();
+    let sector = sector_of(&ready, START);
     let mut running = start(&ready, &[], ",file=", ",file=blkdebug::");
     running.expect("type help for the commands", PATIENCE).unwrap();
     let mut control = ready.machine.control().unwrap();
@@ -57,9 +69,30 @@ fn reads_that_time_out_harm_no_later_read() {
     sum(&mut running);
     hold(&mut running, &mut control, "second");
     running.type_line(&format!("blk read {sector}")).unwrap();
-    running.expect("000 54 68 69 73 20 69 73 20 74 68 65 20 73 61 6d 70 This.is.the.samp", PATIENCE).unwrap();
+    running.expect(START_SHOWN, PATIENCE).unwrap();
     monitor(&mut control, "qemu-io d0 \"resume second\"");
     sum(&mut running);
+    running.type_line("poweroff").unwrap();
+    running.wait(PATIENCE).unwrap();
+}
+
+#[test]
+fn disk_that_takes_too_long_is_restarted_and_the_read_done_again() {
+    let Some(ready) = Ready::new("a disk that takes too long", Testbed::Qemu, 64, "disk_timeout=3").unwrap() else {
+        return;
+    };
+    let mut running = start(&ready, &[], "", "");
+    running.expect("type help for the commands", PATIENCE).unwrap();
+    let mut control = ready.machine.control().unwrap();
+    let sector = sector_of(&ready, START);
+    // A byte a second: the first read is let through, the next one waits for minutes.
+    monitor(&mut control, "block_set_io_throttle d0 1 0 0 0 0 0");
+    running.type_line("blk read 0").unwrap();
+    running.expect("1f0 ", PATIENCE).unwrap();
+    running.type_line(&format!("blk read {sector}")).unwrap();
+    running.expect("block: restarted (1 of 3): no answer to a request within 3000 ms", PATIENCE).unwrap();
+    monitor(&mut control, "block_set_io_throttle d0 0 0 0 0 0 0");
+    running.expect(START_SHOWN, PATIENCE).unwrap();
     running.type_line("poweroff").unwrap();
     running.wait(PATIENCE).unwrap();
 }

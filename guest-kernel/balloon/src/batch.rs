@@ -43,6 +43,13 @@ impl Batch {
         self.head.is_some()
     }
 
+    /// Sends the same once more if the device has it, in a ring that was cleared.
+    pub(crate) fn send_again(&mut self, ring: &mut Ring) {
+        if self.head.is_some() {
+            self.head = ring.push(&[Segment::readable(self.array.device_address(), self.array.len() as u32)]);
+        }
+    }
+
     /// Notes that the device returned a chain; true if it was this one.
     pub(crate) fn returned(&mut self, head: u16) -> bool {
         let ours = self.head == Some(head);

@@ -189,7 +189,7 @@ impl<T: Transport> Balloon<T> {
         if self.device.is_live()
             && let Err(violation) = self.take_back(pages)
         {
-            self.stop(violation);
+            self.fail(violation);
         }
         self.state = match self.device.broken() {
             Some(violation) => {
@@ -230,7 +230,7 @@ impl<T: Transport> Balloon<T> {
             return 0;
         }
         if let Err(violation) = self.take_back_deflated(pages) {
-            self.stop(violation);
+            self.fail(violation);
             return 0;
         }
         if self.releasing.is_in_flight() || !self.deflate.has_room(1) {
@@ -344,6 +344,33 @@ impl<T: Transport> Driver for Balloon<T> {
             self.leaked_pages += self.reports.as_mut().map_or(0, report::Reporter::leak);
             self.lost = self.actual() + self.inflating.pages.len() as u32;
         }
+    }
+
+    /// Sends again what was on its way. The pages that the balloon has stay in it: telling a host twice of a page does no
+    /// harm.
+    fn restart(&mut self, _: Violation) -> Result<(), InitError> {
+        self.device.ring_again(&mut self.inflate)?;
+        self.device.ring_again(&mut self.deflate)?;
+        if let Some(statistics) = &mut self.statistics {
+            self.device.ring_again(&mut statistics.ring)?;
+        }
+        if let Some(reports) = &mut self.reports {
+            self.device.ring_again(&mut reports.ring)?;
+        }
+        self.device.start();
+        self.inflating.send_again(&mut self.inflate);
+        self.deflating.send_again(&mut self.deflate);
+        self.releasing.send_again(&mut self.deflate);
+        if let Some(statistics) = &mut self.statistics {
+            statistics.restart();
+        }
+        if let Some(reports) = &mut self.reports {
+            reports.restart();
+        }
+        self.tell_actual();
+        self.read_target();
+        self.kick();
+        Ok(())
     }
 
     /// Follows a new target; the next [`Balloon::poll`] acts on it.

@@ -54,6 +54,13 @@ impl Reporter {
         }
     }
 
+    /// Lends the same blocks again, in a ring that was cleared.
+    pub(crate) fn restart(&mut self) {
+        if !self.lent.is_empty() {
+            self.ring.push(&self.chain);
+        }
+    }
+
     /// Gives everything back unreported, after the device was reset.
     pub(crate) fn return_all<P: PageSource>(&mut self, source: &mut P) {
         for block in self.lent.drain(..) {

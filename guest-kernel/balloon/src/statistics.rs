@@ -38,6 +38,11 @@ impl Reporter {
         Ok(!self.is_ours)
     }
 
+    /// The buffer is ours again, to be sent again.
+    pub(crate) fn restart(&mut self) {
+        self.is_ours = true;
+    }
+
     /// Gives up what the device may still use. Returns the pages.
     pub(crate) fn leak(&mut self) -> usize {
         self.ring.leak() + if self.is_ours { 0 } else { self.buffer.leak() }

@@ -6,6 +6,7 @@ use balloon::{Balloon, FreeBlock, Pfn, Report, Settings, State};
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::FakeTransport;
 use host::{Host, Kernel, kernel, pair};
+use shared_abi::virtio::Status;
 use shared_abi::virtio::balloon::{Features, Stat, stat_tag};
 use zerocopy::FromBytes;
 
@@ -19,6 +20,47 @@ fn settle(balloon: &mut Balloon<FakeTransport>, host: &mut Host, kernel: &mut Ke
         }
     }
     panic!("the balloon never rests");
+}
+
+#[test]
+fn restarted_balloon_keeps_its_pages_and_finishes_what_was_on_its_way() {
+    for (first, then) in [(300, 700), (700, 300)] {
+        let (mut balloon, mut host) = pair(Features::MUST_TELL_HOST, Settings { batch: 64, report_blocks: 3 });
+        let mut kernel = kernel(1000, 0);
+        host.want(first);
+        assert_eq!(settle(&mut balloon, &mut host, &mut kernel), State::Steady);
+        host.want(then);
+        balloon.interrupt(InterruptSource::Config);
+        balloon.poll(&mut kernel);
+        // A batch is on its way that the host has not looked at.
+        host.transport.model().status |= Status::DEVICE_NEEDS_RESET;
+        balloon.interrupt(InterruptSource::Config);
+        assert_eq!((balloon.broken(), balloon.restarts()), (None, 1));
+        (host.inflate, host.deflate) = (host.transport.queue(host.memory, 0), host.transport.queue(host.memory, 1));
+        assert_eq!(host.actual(), balloon.actual());
+        assert_eq!(settle(&mut balloon, &mut host, &mut kernel), State::Steady);
+        assert_eq!((balloon.actual(), host.actual(), host.pages.len()), (then, then, then as usize));
+        assert_eq!((kernel.free.len() as u32, balloon.lost_pages()), (1000 - then, 0));
+    }
+}
+
+#[test]
+fn restarted_balloon_reports_free_pages_and_statistics_again() {
+    let (mut balloon, mut host) = pair(Features::STATS_VQ | Features::REPORTING, Settings::default());
+    let mut kernel = kernel(1000, 0);
+    kernel.blocks.push(FreeBlock { first: Pfn::new(0x9000), pages: 512 });
+    balloon.poll(&mut kernel);
+    host.transport.model().status |= Status::DEVICE_NEEDS_RESET;
+    balloon.interrupt(InterruptSource::Config);
+    host.statistics = Some(host.transport.queue(host.memory, 2));
+    host.reporting = Some(host.transport.queue(host.memory, 3));
+    balloon.poll(&mut kernel);
+    let (chain, blocks) = host.next_report().expect("the block is reported again");
+    assert_eq!(blocks, [(0x9000 * 4096, 512 * 4096)]);
+    host.reporting.as_mut().unwrap().complete(&chain, 0);
+    assert!(host.statistics.as_mut().unwrap().next_chain().is_some(), "statistics are there for the host again");
+    balloon.poll(&mut kernel);
+    assert_eq!(kernel.returned_blocks, [(FreeBlock { first: Pfn::new(0x9000), pages: 512 }, Report::Reported)]);
 }
 
 #[test]

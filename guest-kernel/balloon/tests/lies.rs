@@ -7,13 +7,20 @@ use balloon::{Balloon, FreeBlock, Next, Pfn, Report, Settings, State};
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::{FakeTransport, Memory};
 use frontends::{InitError, Violation};
-use host::{Host, Kernel, kernel, pair};
+use host::{Host, Kernel, kernel};
 use proptest::prelude::*;
 use shared_abi::virtio::balloon::Features;
 use shared_abi::virtio::{DeviceType, Status};
 
 const ALL: Features =
     Features::DEFLATE_ON_OOM.union(Features::STATS_VQ).union(Features::REPORTING).union(Features::MUST_TELL_HOST);
+
+/// A balloon that stops at the first failure.
+fn pair(features: Features, settings: Settings) -> (Balloon<FakeTransport>, Host) {
+    let (mut balloon, host) = host::pair(features, settings);
+    balloon.set_restart_limit(0);
+    (balloon, host)
+}
 
 /// A balloon with 300 pages in it and 256 on their way.
 fn inflated() -> (Balloon<FakeTransport>, Host, Kernel) {

@@ -149,7 +149,7 @@ impl<T: Transport> Console<T> {
                 Some((buffer, 0))
             }
             Err(violation) => {
-                self.stop(violation);
+                self.fail(violation);
                 None
             }
         }
@@ -160,7 +160,7 @@ impl<T: Transport> Console<T> {
             match self.transmit.pop() {
                 Ok(Some(used)) => self.free.extend(self.sending[usize::from(used.head)].take()),
                 Ok(None) => return,
-                Err(violation) => return self.stop(violation),
+                Err(violation) => return self.fail(violation),
             }
         }
     }
@@ -197,6 +197,20 @@ impl<T: Transport> Driver for Console<T> {
         }
         let buffers = self.posted.iter_mut().chain(&mut self.sending).flatten();
         self.leaked_pages = buffers.map(DmaBuffer::leak).sum::<usize>() + self.receive.leak() + self.transmit.leak();
+    }
+
+    /// Output that was on its way is lost: it may have been shown already.
+    fn restart(&mut self, _: Violation) -> Result<(), InitError> {
+        self.size = self.device.config(|fields| read_size(self.features, &fields))?;
+        self.device.ring_again(&mut self.receive)?;
+        self.device.ring_again(&mut self.transmit)?;
+        self.transmit.disable_interrupts();
+        self.device.start();
+        self.free.extend(self.sending.iter_mut().filter_map(Option::take));
+        let posted: Vec<_> = self.posted.iter_mut().filter_map(Option::take).collect();
+        posted.into_iter().for_each(|buffer| self.post(buffer));
+        self.kick();
+        Ok(())
     }
 
     fn config_changed(&mut self) {

@@ -4,6 +4,7 @@
 //! begin()  reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK      Setup
 //! ring()   queues                                                 Setup
 //! start()  DRIVER_OK                                              Setup -> Live
+//! begin_again(), ring_again(), start()  the same after a failure  Live  -> Live
 //! stop()   reset, reason kept                                     any   -> Stopped
 //! ```
 //! Drivers own one [`Device`] and their rings, and implement [`Driver`] for the kernel.
@@ -17,6 +18,9 @@ use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 
 /// Reads of the status register that a reset is given to be confirmed.
 pub const RESET_POLLS: u32 = 1000;
+/// How often a device is restarted after a failure, unless the kernel says otherwise, before its driver gives up for
+/// good.
+pub const RESTARTS: u32 = 3;
 /// Attempts to read a configuration that does not change meanwhile.
 pub const CONFIG_ATTEMPTS: u32 = 8;
 /// The features of rings and transports that all drivers take if offered.
@@ -45,8 +49,11 @@ pub trait Driver {
     fn device(&self) -> &Device<Self::Transport>;
     /// The device.
     fn device_mut(&mut self) -> &mut Device<Self::Transport>;
-    /// Resets the device and keeps the reason. Requests in flight fail with it.
+    /// Resets the device for good and keeps the reason. Requests in flight fail with it.
     fn stop(&mut self, reason: Violation);
+    /// Goes on with a device that was reset and has agreed to the same features again: sets its queues up, starts it, and
+    /// gives it again what is safe to do again. [`Driver::fail`] calls this, with the failure.
+    fn restart(&mut self, reason: Violation) -> Result<(), InitError>;
     /// Follows a change of the configuration.
     fn config_changed(&mut self);
     /// Asks for an interrupt at the next completion. True if there is something to take already, so that the caller
@@ -80,10 +87,34 @@ pub trait Driver {
                 status
             }
             Err(violation) => {
-                self.stop(violation);
+                self.fail(violation);
                 InterruptStatus::CONFIG_CHANGE
             }
         }
+    }
+
+    /// Handles a failure of the device: restarts it, or stops it if that does not help or has been done too often.
+    fn fail(&mut self, reason: Violation) {
+        if self.broken().is_some() {
+            return;
+        }
+        if !self.device_mut().begin_again(reason) {
+            return self.stop(reason);
+        }
+        if let Err(error) = self.restart(reason) {
+            log::error!("{}: not restarted: {error}", self.device_type().name());
+            self.stop(reason);
+        }
+    }
+
+    /// Sets how often the device is restarted after a failure; 0 for never.
+    fn set_restart_limit(&mut self, limit: u32) {
+        self.device_mut().restart_limit = limit;
+    }
+
+    /// Times that the device was restarted.
+    fn restarts(&self) -> u32 {
+        self.device().restarts
     }
 
     /// Why the driver stopped, if it did.
@@ -117,6 +148,8 @@ pub struct Device<T: Transport> {
     features: u64,
     state: State,
     notifications: u64,
+    restarts: u32,
+    restart_limit: u32,
     /// For the memory that the device has been shown since its last reset.
     loan: Loan,
 }
@@ -140,23 +173,70 @@ impl<T: Transport> Device<T> {
         if !reset(&mut transport) {
             return Err(InitError::ResetTimeout { polls: RESET_POLLS });
         }
-        transport.set_status(Status::ACKNOWLEDGE);
-        transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
-        let offered = transport.device_features();
+        let offered = greet(&mut transport);
         let supported = supported(ConfigFields { transport: &transport });
         let features = offered & (supported | COMMON.bits());
         let (state, loan) = (State::Setup, Loan::default());
-        let mut this = Self { transport, device_type: wanted, offered, features, state, notifications: 0, loan };
+        let mut this = Self {
+            transport,
+            device_type: wanted,
+            offered,
+            features,
+            state,
+            notifications: 0,
+            restarts: 0,
+            restart_limit: RESTARTS,
+            loan,
+        };
         if features & CommonFeatures::VERSION_1.bits() == 0 {
             return Err(this.give_up(InitError::Legacy { offered }));
         }
-        this.transport.set_driver_features(features);
-        let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
-        this.transport.set_status(status);
-        if !this.transport.status().contains(Status::FEATURES_OK) {
-            return Err(this.give_up(InitError::FeaturesRefused { wanted: features }));
-        }
+        this.agree().map_err(|error| this.give_up(error))?;
         Ok(this)
+    }
+
+    /// Tells the device the features.
+    fn agree(&mut self) -> Result<(), InitError> {
+        self.transport.set_driver_features(self.features);
+        self.transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK);
+        match self.transport.status().contains(Status::FEATURES_OK) {
+            true => Ok(()),
+            false => Err(InitError::FeaturesRefused { wanted: self.features }),
+        }
+    }
+
+    /// Resets the device after a failure and agrees on the same features again. False if it is to be stopped: it has been
+    /// restarted too often, does not confirm the reset, or has become another.
+    #[must_use]
+    pub fn begin_again(&mut self, reason: Violation) -> bool {
+        if !self.is_live() || self.restarts >= self.restart_limit {
+            return false;
+        }
+        self.restarts += 1;
+        let name = self.device_type.name();
+        log::warn!("{name}: restarted ({} of {}): {reason}", self.restarts, self.restart_limit);
+        if !self.reset() {
+            return false;
+        }
+        self.loan = Loan::default();
+        self.state = State::Setup;
+        let offered = greet(&mut self.transport);
+        if offered & self.features != self.features {
+            log::error!("{name}: not restarted: it offers {offered:#x} now, {:#x} is needed", self.features);
+            return false;
+        }
+        self.agree().inspect_err(|error| log::error!("{name}: not restarted: {error}")).is_ok()
+    }
+
+    /// Sets a queue up again, empty, after [`Device::begin_again`].
+    pub fn ring_again(&mut self, ring: &mut Ring) -> Result<(), InitError> {
+        let (queue, size) = (ring.queue(), self.transport.max_queue_size(ring.queue()));
+        if size < ring.size().into() {
+            return Err(InitError::BadQueue { queue, size });
+        }
+        ring.clear();
+        ring.lend(self.loan.clone());
+        Ok(self.transport.set_queue(queue, ring.layout())?)
     }
 
     /// Sets up a queue of at most `size` entries whose chains have at most `chain` descriptors.
@@ -335,6 +415,13 @@ impl<T: Transport> ConfigFields<'_, T> {
     pub fn u64(&self, offset: usize) -> u64 {
         u64::from(self.u32(offset)) | u64::from(self.u32(offset + 4)) << 32
     }
+}
+
+/// Introduces the driver to a device that was reset; what the device offers.
+fn greet(transport: &mut impl Transport) -> u64 {
+    transport.set_status(Status::ACKNOWLEDGE);
+    transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
+    transport.device_features()
 }
 
 /// Resets a device and waits, for a bounded number of reads, until it confirms.

@@ -64,7 +64,7 @@ impl<T: Transport> Entropy<T> {
                 Some(count)
             }
             Err(violation) => {
-                self.stop(violation);
+                self.fail(violation);
                 None
             }
         }
@@ -113,6 +113,16 @@ impl<T: Transport> Driver for Entropy<T> {
             self.leaked_pages = self.ring.leak() + if self.is_asked { self.bytes.leak() } else { 0 };
         }
         self.is_asked = false;
+    }
+
+    /// Asks again. The bytes that came before are as random as ever.
+    fn restart(&mut self, _: Violation) -> Result<(), InitError> {
+        self.device.ring_again(&mut self.ring)?;
+        self.device.start();
+        if core::mem::take(&mut self.is_asked) {
+            self.request(REQUEST_MAX);
+        }
+        Ok(())
     }
 
     /// There is no configuration.

@@ -63,7 +63,8 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
     };
     let mut settings = config(256);
     limits(&mut settings);
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 30 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 30, ..Default::default() });
     let len = 4096 * 5 + 512;
     let mut data = buffer(&disk, 0, len);
     for (index, sector) in data.as_mut_slice().chunks_mut(512).enumerate() {
@@ -86,7 +87,8 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
 fn parts_that_waited_for_room_are_notified_when_they_are_sent() {
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
     let settings = shared_abi::virtio::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 1, ..Default::default() });
     let data = buffer(&disk, 0, 512 * 20);
     block.submit(Request::Read { sector: 0, buffer: data }).unwrap();
     block.kick();
@@ -109,7 +111,8 @@ fn a_failing_part_fails_the_whole_request_once() {
     settings.size_max = 512;
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
     settings.seg_max = 1;
-    let (mut block, mut disk) = disk::pair(features, settings, Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(features, settings, Settings { queue_size: 4, segments: 1, ..Default::default() });
     disk.fail_at = Some(2);
     let data = buffer(&disk, 1, 4096);
     let error = run(&mut block, &mut disk, Request::Write { sector: 0, buffer: data });
@@ -202,7 +205,8 @@ fn a_batch_is_notified_once_and_completes_in_the_devices_order() {
 
 #[test]
 fn requests_beyond_the_ring_are_refused_until_completions_are_taken() {
-    let (mut block, mut disk) = disk::pair(RING, config(64), Settings { queue_size: 4, segments: 1 });
+    let (mut block, mut disk) =
+        disk::pair(RING, config(64), Settings { queue_size: 4, segments: 1, ..Default::default() });
     for _ in 0..4 {
         block.submit(Request::Read { sector: 0, buffer: buffer(&disk, 0, 512) }).unwrap();
     }
@@ -275,4 +279,72 @@ fn shutting_down_returns_the_buffers_of_pending_requests() {
     let rejected = block.submit(Request::Flush).unwrap_err();
     assert_eq!(rejected.reason, Rejection::Broken(Violation::ShutDown));
     assert!(PAGES > disk.memory.allocated_pages());
+}
+
+/// A disk of 4 KiB blocks that takes nothing else.
+fn large_blocks() -> (Block<FakeTransport>, Disk) {
+    let config = shared_abi::virtio::blk::Config {
+        blk_size: 4096,
+        size_max: 6 * 512,
+        seg_max: 4,
+        max_discard_sectors: 21,
+        max_write_zeroes_sectors: 9,
+        ..config(64 + 7)
+    };
+    let features =
+        Features::BLK_SIZE | Features::SIZE_MAX | Features::SEG_MAX | Features::DISCARD | Features::WRITE_ZEROES;
+    disk::pair(all(features), config, Settings::default())
+}
+
+#[test]
+fn ranges_that_are_no_whole_blocks_are_refused() {
+    let (mut block, disk) = large_blocks();
+    assert_eq!((block.block_size(), block.capacity()), (4096, 64), "the last sectors are no whole block");
+    for (sector, sectors) in [(1, 8), (0, 1), (4, 8), (8, 12)] {
+        let misaligned = Rejection::Misaligned { sector, sectors, block_size: 4096 };
+        let buffer = || buffer(&disk, 0, sectors as usize * 512);
+        let requests = [
+            Request::Read { sector, buffer: buffer() },
+            Request::Write { sector, buffer: buffer() },
+            Request::Discard { sector, sectors },
+            Request::WriteZeroes { sector, sectors, unmap: Unmap::Keep },
+        ];
+        for request in requests {
+            assert_eq!(block.submit(request).unwrap_err().reason, misaligned);
+        }
+    }
+    let request = Request::Read { sector: 64, buffer: buffer(&disk, 0, 4096) };
+    assert!(matches!(block.submit(request).unwrap_err().reason, Rejection::OutOfRange { capacity: 64, .. }));
+}
+
+#[test]
+fn requests_are_cut_between_blocks() {
+    let (mut block, mut disk) = large_blocks();
+    let data = buffer(&disk, 0x5a, 5 * 4096);
+    run(&mut block, &mut disk, Request::Write { sector: 8, buffer: data }).unwrap();
+    run(&mut block, &mut disk, Request::Discard { sector: 0, sectors: 40 }).unwrap();
+    run(&mut block, &mut disk, Request::WriteZeroes { sector: 16, sectors: 24, unmap: Unmap::Keep }).unwrap();
+    assert_eq!(disk.ranges, [(0, 16, 0), (16, 16, 0), (32, 8, 0), (16, 8, 0), (24, 8, 0), (32, 8, 0)]);
+    for chain in &disk.chains[..2] {
+        let data: u32 = chain.segments[1..chain.segments.len() - 1].iter().map(|segment| segment.len).sum();
+        assert_eq!(data % 4096, 0, "a part is whole blocks");
+    }
+}
+
+#[test]
+fn blocks_that_no_request_can_hold_are_an_error() {
+    let config = shared_abi::virtio::blk::Config { blk_size: 4096, size_max: 512, seg_max: 4, ..config(64) };
+    let transport = disk::transport(all(Features::BLK_SIZE | Features::SIZE_MAX | Features::SEG_MAX), config);
+    let error = Block::new(transport, frontends::fake::Memory::leaked(64), Settings::default()).err();
+    assert_eq!(error, Some(frontends::InitError::BadConfig { field: "blk_size", value: 4096 }));
+}
+
+#[test]
+fn whole_blocks_lie_around_a_range() {
+    use frontends::block::whole_blocks;
+    assert_eq!(whole_blocks(3, 7, 512), Some((3, 7)));
+    assert_eq!(whole_blocks(3, 4, 4096), Some((0, 8)));
+    assert_eq!(whole_blocks(7, 2, 4096), Some((0, 16)));
+    assert_eq!(whole_blocks(16, 8, 4096), Some((16, 8)));
+    assert_eq!(whole_blocks(u64::MAX - 3, 2, 4096), None);
 }

@@ -94,6 +94,7 @@ fn silent_source_that_confirms_no_reset_keeps_its_pages() {
 #[test]
 fn lengths_and_ids_that_cannot_be_stop_the_source() {
     let (mut entropy, mut source) = pair();
+    entropy.set_restart_limit(0);
     assert!(entropy.request(REQUEST_MAX * 2) && !entropy.request(1));
     let chain = source.queue.next_chain().unwrap();
     assert_eq!(chain.writable() as usize, REQUEST_MAX);

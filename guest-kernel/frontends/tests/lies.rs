@@ -4,12 +4,14 @@
 mod card;
 mod disk;
 
+use card::Card;
+use disk::Disk;
 use frontends::block::{Block, Completion, Request, RequestError, Settings as BlockSettings};
 use frontends::console::Console;
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::memory::DmaBuffer;
-use frontends::net::{Settings as NetSettings, TransmitChecksum};
+use frontends::net::{Net, Settings as NetSettings, TransmitChecksum};
 use frontends::{InitError, Violation};
 use shared_abi::virtio::blk::Features as BlockFeatures;
 use shared_abi::virtio::net::Header;
@@ -65,6 +67,24 @@ fn index_behind(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
     Some(Violation::UsedIndexJump { queue, advance: 0xffff, in_flight })
 }
 
+/// A disk whose driver stops at the first failure.
+fn disk(
+    features: u64,
+    config: shared_abi::virtio::blk::Config,
+    settings: BlockSettings,
+) -> (Block<FakeTransport>, Disk) {
+    let (mut block, disk) = disk::pair(features, config, settings);
+    block.set_restart_limit(0);
+    (block, disk)
+}
+
+/// A card whose driver stops at the first failure.
+fn card(features: u64, config: shared_abi::virtio::net::Config, settings: NetSettings) -> (Net<FakeTransport>, Card) {
+    let (mut net, card) = card::pair(features, config, settings);
+    net.set_restart_limit(0);
+    (net, card)
+}
+
 /// What a stopped driver is to look like, whatever it was told.
 fn assert_stopped(driver: &mut impl Driver, transport: &FakeTransport, reason: Violation) {
     assert_eq!(driver.broken(), Some(reason));
@@ -90,7 +110,7 @@ fn reads(block: &mut Block<FakeTransport>, memory: &'static Memory, count: u64) 
 fn block_survives_each_lie_and_returns_all_buffers() {
     for features in [0, CommonFeatures::INDIRECT_DESC.bits(), CommonFeatures::EVENT_IDX.bits()] {
         for lie in LIES {
-            let (mut block, mut disk) = disk::pair(features, disk::config(64), BlockSettings::default());
+            let (mut block, mut disk) = disk(features, disk::config(64), BlockSettings::default());
             reads(&mut block, disk.memory, 5);
             let reason = lie(&mut disk.queue, 0).expect("each lie can be told");
             let completions: Vec<Completion> = std::iter::from_fn(|| block.poll()).collect();
@@ -114,7 +134,7 @@ fn block_survives_each_lie_and_returns_all_buffers() {
 #[test]
 fn block_gives_up_what_an_unresettable_device_may_still_write() {
     let features = CommonFeatures::INDIRECT_DESC.bits();
-    let (mut block, mut disk) = disk::pair(features, disk::config(64), BlockSettings::default());
+    let (mut block, mut disk) = disk(features, disk::config(64), BlockSettings::default());
     reads(&mut block, disk.memory, 5);
     disk.transport.model().ignores_reset = true;
     let reason = over_long(&mut disk.queue, 0).unwrap();
@@ -129,7 +149,7 @@ fn block_gives_up_what_an_unresettable_device_may_still_write() {
 
 #[test]
 fn a_status_that_was_not_written_fails_the_request_only() {
-    let (mut block, mut disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, mut disk) = disk(0, disk::config(64), BlockSettings::default());
     for status in [None, Some(3), Some(0xff)] {
         reads(&mut block, disk.memory, 1);
         let chain = disk.queue.next_chain().unwrap();
@@ -148,7 +168,7 @@ fn a_status_that_was_not_written_fails_the_request_only() {
 
 #[test]
 fn devices_that_count_what_they_read_are_put_up_with() {
-    let (mut block, mut disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, mut disk) = disk(0, disk::config(64), BlockSettings::default());
     let buffer = DmaBuffer::allocate(disk.memory, 512).unwrap();
     block.submit(Request::Write { sector: 0, buffer }).unwrap();
     let chain = disk.queue.next_chain().unwrap();
@@ -156,7 +176,7 @@ fn devices_that_count_what_they_read_are_put_up_with() {
     disk.queue.complete(&chain, 512);
     assert!(block.poll().unwrap().result.is_ok());
     let settings = NetSettings { transmit_buffers: 1, ..NetSettings::default() };
-    let (mut net, mut card) = card::pair(0, card::config(), settings);
+    let (mut net, mut card) = card(0, card::config(), settings);
     for _ in 0..3 {
         net.transmit(60, TransmitChecksum::Complete, |_| ()).unwrap();
         let chain = card.transmit.next_chain().unwrap();
@@ -167,7 +187,7 @@ fn devices_that_count_what_they_read_are_put_up_with() {
 
 #[test]
 fn a_read_that_wrote_less_than_asked_for_fails() {
-    let (mut block, mut disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, mut disk) = disk(0, disk::config(64), BlockSettings::default());
     reads(&mut block, disk.memory, 1);
     let chain = disk.queue.next_chain().unwrap();
     chain.write(disk.memory, &[0; 513]);
@@ -177,7 +197,7 @@ fn a_read_that_wrote_less_than_asked_for_fails() {
 
 #[test]
 fn a_capacity_that_cannot_be_stops_the_disk() {
-    let (mut block, disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, disk) = disk(0, disk::config(64), BlockSettings::default());
     disk.transport.change_config(0, &u64::MAX.to_le_bytes());
     block.interrupt(InterruptSource::Shared);
     assert_stopped(&mut block, &disk.transport, Violation::BadConfig { field: "capacity", value: u64::MAX });
@@ -185,7 +205,7 @@ fn a_capacity_that_cannot_be_stops_the_disk() {
 
 #[test]
 fn a_configuration_that_never_holds_still_changes_nothing() {
-    let (mut block, disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, disk) = disk(0, disk::config(64), BlockSettings::default());
     disk.transport.change_config(0, &99_u64.to_le_bytes());
     disk.transport.model().unstable_config = true;
     block.interrupt(InterruptSource::Shared);
@@ -194,7 +214,7 @@ fn a_configuration_that_never_holds_still_changes_nothing() {
 
 #[test]
 fn a_device_that_needs_a_reset_is_stopped() {
-    let (mut block, disk) = disk::pair(0, disk::config(64), BlockSettings::default());
+    let (mut block, disk) = disk(0, disk::config(64), BlockSettings::default());
     reads(&mut block, disk.memory, 1);
     disk.transport.model().status |= Status::DEVICE_NEEDS_RESET;
     disk.transport.change_config(0, &[]);
@@ -207,7 +227,7 @@ fn a_device_that_needs_a_reset_is_stopped() {
 fn net_survives_each_lie_on_each_queue() {
     for queue in [0, 1] {
         for lie in LIES {
-            let (mut net, mut card) = card::pair(0, card::config(), NetSettings::default());
+            let (mut net, mut card) = card(0, card::config(), NetSettings::default());
             // Buffers are taken back when there is none left.
             while net.transmit(60, TransmitChecksum::Complete, |_| ()).is_some() {}
             net.kick();
@@ -229,7 +249,7 @@ fn net_survives_each_lie_on_each_queue() {
 #[test]
 fn net_gives_up_what_an_unresettable_device_may_still_write() {
     let settings = NetSettings { receive_buffers: 8, ..NetSettings::default() };
-    let (mut net, mut card) = card::pair(0, card::config(), settings);
+    let (mut net, mut card) = card(0, card::config(), settings);
     net.transmit(60, TransmitChecksum::Complete, |_| ()).unwrap();
     card.deliver(Header::default(), &[0; 60]);
     let frame = net.receive().unwrap();
@@ -247,7 +267,8 @@ fn net_gives_up_what_an_unresettable_device_may_still_write() {
 fn console(ignores_reset: bool) -> (Console<FakeTransport>, FakeTransport, &'static Memory) {
     let memory = Memory::leaked(32);
     let transport = FakeTransport::new(DeviceType::CONSOLE, 0, 2, &[0; 12]);
-    let console = Console::new(transport.clone(), memory).unwrap();
+    let mut console = Console::new(transport.clone(), memory).unwrap();
+    console.set_restart_limit(0);
     transport.model().ignores_reset = ignores_reset;
     (console, transport, memory)
 }
@@ -351,7 +372,7 @@ fn an_absurd_queue_size_is_cut_to_what_the_driver_wants() {
 
 #[test]
 fn the_status_goes_through_its_steps_in_order() {
-    let (block, disk) = disk::pair(0, disk::config(1), BlockSettings::default());
+    let (block, disk) = disk(0, disk::config(1), BlockSettings::default());
     let acknowledged = Status::ACKNOWLEDGE | Status::DRIVER;
     let steps = [
         Status::empty(),

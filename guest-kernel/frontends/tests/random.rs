@@ -85,11 +85,12 @@ proptest! {
         let features = features | extra & 0xffff_f3ff & !CommonFeatures::all().bits();
         let mut config = disk::config(64);
         (config.size_max, config.seg_max) = (1024, 2);
-        let settings = BlockSettings { queue_size: 8, segments: 4 };
+        let settings = BlockSettings { queue_size: 8, segments: 4, ..Default::default() };
         let (mut block, mut disk) = disk::pair(features, config, settings);
         disk.transport.model().ignores_reset = ignores_reset;
         let mut taken = 0;
         let mut ended = 0;
+        let mut set_ups = 1;
         for (choice, whim) in &whims {
             let (sector, len) = (u64::from(choice % 32), usize::from(choice % 9 + 1) * 512);
             let buffer = || DmaBuffer::allocate(disk.memory, len);
@@ -102,6 +103,7 @@ proptest! {
             };
             taken += u32::from(block.submit(request).is_ok());
             block.kick();
+            disk.transport.follow(disk.memory, &mut set_ups, &mut [(0, &mut disk.queue)]);
             act(whim, disk.memory, &disk.transport, &mut disk.queue);
             block.interrupt(InterruptSource::Shared);
             ended += std::iter::from_fn(|| block.poll()).count() as u32;
@@ -124,11 +126,14 @@ proptest! {
         let (mut net, mut card) = card::pair(features, card::config(), settings);
         card.transport.model().ignores_reset = ignores_reset;
         let mut kept: Vec<Frame> = Vec::new();
+        let mut set_ups = 2;
         for (choice, whim) in &whims {
             let len = usize::from(*choice) * 8;
             let how = if choice % 2 == 0 { TransmitChecksum::Complete } else { TransmitChecksum::Offload };
             net.transmit(len, how, |frame| frame.fill(*choice));
             net.kick();
+            let queues = &mut [(0, &mut card.receive), (1, &mut card.transmit)];
+            card.transport.follow(card.memory, &mut set_ups, queues);
             let queue = if choice % 3 == 0 { &mut card.transmit } else { &mut card.receive };
             act(whim, card.memory, &card.transport, queue);
             net.interrupt(InterruptSource::Shared);
@@ -161,9 +166,12 @@ proptest! {
         let mut console = Console::new(transport.clone(), memory).unwrap();
         transport.model().ignores_reset = ignores_reset;
         let mut queues = [transport.queue(memory, 0), transport.queue(memory, 1)];
+        let mut set_ups = 2;
         for (choice, whim) in &whims {
             console.transmit(&vec![*choice; usize::from(*choice) * 40]);
             console.kick();
+            let [receive, transmit] = &mut queues;
+            transport.follow(memory, &mut set_ups, &mut [(0, receive), (1, transmit)]);
             act(whim, memory, &transport, &mut queues[usize::from(choice % 2)]);
             console.interrupt(InterruptSource::Shared);
             console.emergency_write(*choice);

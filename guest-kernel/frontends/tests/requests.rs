@@ -13,7 +13,7 @@ use std::task::{Poll, Wake, Waker};
 
 fn pair() -> (Requests<FakeTransport>, Disk) {
     let features = CommonFeatures::EVENT_IDX.bits();
-    let (block, mut disk) = disk::pair(features, config(64), Settings { queue_size: 8, segments: 1 });
+    let (block, mut disk) = disk::pair(features, config(64), Settings { queue_size: 8, ..Settings::default() });
     for (index, sector) in disk.data.chunks_mut(512).enumerate() {
         sector.fill(index as u8);
     }
@@ -43,7 +43,7 @@ fn late_answer_to_abandoned_read_reaches_no_later_request() {
     assert!(requests.poll(held, Waker::noop()).is_pending());
     requests.abandon(held);
     let pages = disk.memory.allocated_pages();
-    requests.service([]);
+    requests.service([], 0);
     assert_eq!(disk.memory.allocated_pages(), pages, "the device may still write to the buffer");
 
     // The next ones while it is held, and after it was answered.
@@ -51,11 +51,11 @@ fn late_answer_to_abandoned_read_reaches_no_later_request() {
         let token = read(&mut requests, &disk, sector);
         if answer_held {
             answer(&mut disk, &chain);
-            requests.service([InterruptSource::Queue]);
+            requests.service([InterruptSource::Queue], 0);
             assert!(requests.poll(token, Waker::noop()).is_pending(), "the held read's answer is not this one's");
         }
         disk.serve();
-        requests.service([InterruptSource::Queue]);
+        requests.service([InterruptSource::Queue], 0);
         let Poll::Ready(completion) = requests.poll(token, Waker::noop()) else { panic!("sector {sector} was read") };
         assert_eq!(first_byte(completion), sector as u8);
     }
@@ -71,7 +71,7 @@ fn tokens_are_never_used_twice() {
         let token = read(&mut requests, &disk, 0);
         assert!(seen.insert(token));
         disk.serve();
-        requests.service([]);
+        requests.service([], 0);
         assert!(requests.poll(token, Waker::noop()).is_ready());
         assert!(requests.poll(token, Waker::noop()).is_pending(), "an answer is given once");
     }
@@ -83,7 +83,7 @@ fn completion_that_came_before_it_was_abandoned_is_dropped() {
     let pages = disk.memory.allocated_pages();
     let token = read(&mut requests, &disk, 1);
     disk.serve();
-    requests.service([]);
+    requests.service([], 0);
     requests.abandon(token);
     assert_eq!(disk.memory.allocated_pages(), pages);
     assert!(requests.poll(token, Waker::noop()).is_pending());
@@ -121,7 +121,7 @@ impl Task {
         while let Some(&sector) = self.sectors.first() {
             let token = *self.token.get_or_insert_with(|| read(requests, disk, sector));
             self.subscribed = true;
-            requests.service(std::mem::take(raised).then_some(InterruptSource::Queue));
+            requests.service(std::mem::take(raised).then_some(InterruptSource::Queue), 0);
             let Poll::Ready(completion) = requests.poll(token, &waker) else { return };
             assert_eq!(first_byte(completion), sector as u8);
             self.token = None;

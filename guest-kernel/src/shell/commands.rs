@@ -216,7 +216,12 @@ async fn blk(system: &System, which: Option<&str>, out: &mut String) -> Result<(
     {
         let id = disk.id().await.unwrap_or_else(|error| alloc::format!("none: {error}"));
         let access = if disk.read_only() { "read-only" } else { "read-write" };
-        writeln!(out, "disk {number}: {} sectors, {access}, {}, id \"{id}\"", disk.capacity(), disk.abilities())
+        let blocks = match disk.block_size() {
+            512 => String::new(),
+            size => alloc::format!(" in blocks of {size} bytes"),
+        };
+        let (sectors, abilities) = (disk.capacity(), disk.abilities());
+        writeln!(out, "disk {number}: {sectors} sectors{blocks}, {access}, {abilities}, id \"{id}\"")
             .map_err(formatting)?;
         if let Some(notifications) = disk.notifications() {
             writeln!(out, "  {notifications} notifications").map_err(formatting)?;

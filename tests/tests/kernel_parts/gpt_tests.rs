@@ -38,10 +38,20 @@ fn partitions_come_in_the_table_s_order_and_unused_entries_are_none() {
     let mut header = header;
     header[88..92].copy_from_slice(&crc32(&table).to_le_bytes());
     seal(&mut header);
-    let layout = gpt::layout(&header).unwrap();
+    let layout = gpt::layout(&header, 1).unwrap();
     assert_eq!((layout.table_first, layout.table_bytes, layout.end), (2, 16 << 10, 131_039));
     let expected = [Partition { first: 4096, sectors: 4096 }, Partition { first: 2048, sectors: 1 }];
     assert_eq!(layout.partitions(&table).unwrap(), expected);
+}
+
+#[test]
+fn a_table_of_a_disk_with_larger_blocks_counts_in_them() {
+    let (header, table) = disk(&[(6, 9)]);
+    let layout = gpt::layout(&header, 8).unwrap();
+    assert_eq!((layout.table_first, layout.end), (16, 131_039 * 8));
+    assert_eq!(layout.partitions(&table).unwrap(), [Partition { first: 48, sectors: 32 }]);
+    let (header, table) = disk(&[(6, u64::MAX / 8 + 10)]);
+    assert_eq!(gpt::layout(&header, 8).unwrap().partitions(&table), None, "more sectors than a number holds");
 }
 
 #[test]
@@ -50,9 +60,9 @@ fn a_changed_byte_is_found_by_the_checksums() {
     for at in 0..92 {
         let mut changed = header.clone();
         changed[at] ^= 0x40;
-        assert_eq!(gpt::layout(&changed), None, "byte {at} of the header");
+        assert_eq!(gpt::layout(&changed, 1), None, "byte {at} of the header");
     }
-    let layout = gpt::layout(&header).unwrap();
+    let layout = gpt::layout(&header, 1).unwrap();
     for at in [0, 40, 127, 128, table.len() - 1] {
         let mut changed = table.clone();
         changed[at] ^= 1;
@@ -67,10 +77,10 @@ fn numbers_that_make_no_sense_are_refused_whatever_their_checksums() {
         let (mut header, _) = disk(&[(4096, 8191)]);
         header[at..at + 4].copy_from_slice(&value.to_le_bytes());
         seal(&mut header);
-        assert_eq!(gpt::layout(&header), None, "{value} at {at}");
+        assert_eq!(gpt::layout(&header, 1), None, "{value} at {at}");
     }
-    assert_eq!(gpt::layout(&[0; 512]), None);
-    assert_eq!(gpt::layout(&[]), None);
+    assert_eq!(gpt::layout(&[0; 512], 1), None);
+    assert_eq!(gpt::layout(&[], 1), None);
     let (header, table) = disk(&[(0, u64::MAX)]);
-    assert_eq!(gpt::layout(&header).unwrap().partitions(&table), None, "more sectors than a number holds");
+    assert_eq!(gpt::layout(&header, 1).unwrap().partitions(&table), None, "more sectors than a number holds");
 }

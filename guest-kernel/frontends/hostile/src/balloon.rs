@@ -2,7 +2,7 @@
 
 use crate::{Ending, Liar, Script, check, ending, offer, refused};
 use balloon::{Balloon, FreeBlock, PageSource, Pfn, Report, Settings, State, Statistics};
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::fake::{Chain, Memory};
 use shared_abi::virtio::balloon::{Features, queues};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
@@ -62,6 +62,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let offered = Features::from_bits_truncate(transport.model().offered);
     let numbers = queues(offered);
     let present = [Some(numbers.inflate), Some(numbers.deflate), numbers.stats, numbers.reporting];
+    balloon.set_restart_limit(script.below(RESTARTS + 1));
     let mut liar =
         Liar::new(memory, &transport, &present.into_iter().flatten().collect::<Vec<_>>(), (script, lied), answer);
     let mut kernel = Kernel { free: (FIRST_PAGE..FIRST_PAGE + KERNEL_PAGES).collect(), lent_blocks: 0 };

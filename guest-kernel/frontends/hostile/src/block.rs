@@ -2,7 +2,7 @@
 
 use crate::{Ending, Liar, PAGES, Script, check, ending, offer, refused, settle};
 use frontends::block::{Block, Request, Settings, Unmap};
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::fake::{Chain, FakeTransport, Memory};
 use frontends::memory::DmaBuffer;
 use shared_abi::virtio::blk::RequestStatus;
@@ -21,11 +21,12 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     // Largest segment, most segments, flush.
     let features = script.word() & ring.bits() | 1 << 1 | 1 << 2 | 1 << 9;
     let (transport, lied) = offer(script, DeviceType::BLOCK, features, 1, &config);
-    let settings = Settings { queue_size: 8, segments: 4 };
+    let settings = Settings { queue_size: 8, segments: 4, ..Default::default() };
     let mut block = match Block::new(transport.clone(), memory, settings) {
         Ok(block) => block,
         Err(error) => return refused(&error, memory, &transport, lied),
     };
+    block.set_restart_limit(script.below(RESTARTS + 1));
     let mut liar = Liar::new(memory, &transport, &[0], (script, lied), answer);
     let (mut taken, mut ended) = (0, 0);
     while !script.ended() {

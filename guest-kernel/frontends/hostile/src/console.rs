@@ -2,7 +2,7 @@
 
 use crate::{Ending, Liar, Script, check, ending, offer, refused, settle};
 use frontends::console::Console;
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::fake::{Chain, Memory};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
 
@@ -20,6 +20,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
         Ok(console) => console,
         Err(error) => return refused(&error, memory, &transport, lied),
     };
+    console.set_restart_limit(script.below(RESTARTS + 1));
     let mut liar = Liar::new(memory, &transport, &[0, 1], (script, lied), answer);
     while !script.ended() {
         let output = vec![b'x'; script.below(20_000) as usize];

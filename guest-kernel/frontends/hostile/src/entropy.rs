@@ -1,7 +1,7 @@
 //! The entropy driver and a source that lies.
 
 use crate::{Ending, Liar, Script, check, ending, offer, refused, settle};
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::entropy::Entropy;
 use frontends::fake::{Chain, Memory};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
@@ -14,6 +14,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
         Ok(entropy) => entropy,
         Err(error) => return refused(&error, memory, &transport, lied),
     };
+    entropy.set_restart_limit(script.below(RESTARTS + 1));
     let mut liar = Liar::new(memory, &transport, &[0], (script, lied), answer);
     while !script.ended() {
         entropy.request(script.below(300) as usize);

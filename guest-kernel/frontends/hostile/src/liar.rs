@@ -16,6 +16,9 @@ pub(crate) struct Liar<'a> {
     pub(crate) memory: &'static Memory,
     pub(crate) transport: FakeTransport,
     queues: Vec<DeviceQueue>,
+    numbers: Vec<u16>,
+    /// The driver's set-ups of queues that it knows of.
+    set_ups: u32,
     answer: Box<Answer<'a>>,
     /// Chains that were returned: to be returned again, or written to although they are not ours any more.
     returned: Vec<(usize, Chain)>,
@@ -38,15 +41,29 @@ impl<'a> Liar<'a> {
         (script, lied): (&mut Script, bool),
         answer: impl FnMut(usize, &Chain, &Memory, &mut Script) -> u32 + 'a,
     ) -> Self {
+        let (numbers, set_ups) = (queues.to_vec(), transport.model().set_ups);
         let queues = queues.iter().map(|number| transport.queue(memory, *number)).collect();
         let (transport, answer) = (transport.clone(), Box::new(answer));
         // Most devices are honest for a while, so that the lie meets a driver at work.
         let lies_one_in = script.below(32);
-        Self { memory, transport, queues, answer, returned: Vec::new(), blind: false, lies_one_in, lied, reason: None }
+        Self {
+            memory,
+            transport,
+            queues,
+            numbers,
+            set_ups,
+            answer,
+            returned: Vec::new(),
+            blind: false,
+            lies_one_in,
+            lied,
+            reason: None,
+        }
     }
 
     /// Does what is next in the script, and says how it interrupts.
     pub(crate) fn act(&mut self, script: &mut Script) -> InterruptSource {
+        self.follow_restart();
         // A device that was reset forgets its queues; one that does not reset writes on.
         let has_queues = self.reason.is_none() || self.transport.model().ignores_reset;
         if self.lies_one_in == 0 || !script.one_in(self.lies_one_in) {
@@ -64,8 +81,20 @@ impl<'a> Liar<'a> {
         [InterruptSource::Shared, InterruptSource::Queue, InterruptSource::Config][script.below(3) as usize]
     }
 
+    /// A driver that restarted the device has set the queues up again; what the device knew of them is void.
+    fn follow_restart(&mut self) {
+        let before = self.set_ups;
+        let mut queues: Vec<_> = self.numbers.iter().copied().zip(&mut self.queues).collect();
+        self.transport.follow(self.memory, &mut self.set_ups, &mut queues);
+        if self.set_ups != before {
+            self.returned.clear();
+            self.blind = false;
+        }
+    }
+
     /// Serves all that is there.
     pub(crate) fn serve_all(&mut self, script: &mut Script) {
+        self.follow_restart();
         for queue in 0..self.queues.len() {
             while let Some(chain) = self.take(queue) {
                 self.complete(queue, chain, script);

@@ -18,7 +18,7 @@ mod script;
 pub use script::Script;
 
 use frontends::InitError;
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::fake::{FakeTransport, Memory};
 use liar::Liar;
 use shared_abi::virtio::DeviceType;
@@ -52,7 +52,7 @@ impl Subject {
 pub enum Ending {
     /// The driver did not take the device.
     Refused,
-    /// The driver stopped the device, with a reason.
+    /// The driver stopped the device for good, with a reason.
     Stopped,
     /// The driver worked to the end, for the lies did not matter or there were none.
     Worked {
@@ -123,9 +123,11 @@ fn refused(error: &InitError, memory: &Memory, transport: &FakeTransport, lied: 
     Ending::Refused
 }
 
-/// What holds for every driver between two steps: the first reason stays, and there is none without a lie.
+/// What holds for every driver between two steps: the first reason stays, and there is none without a lie, nor a restart.
 fn check(driver: &impl Driver, liar: &mut Liar<'_>) {
     let broken = driver.broken();
+    assert!(driver.restarts() <= RESTARTS, "a device is restarted {} times", driver.restarts());
+    assert!(liar.lied || driver.restarts() == 0, "restarted an honest device");
     if let Some(first) = liar.reason {
         assert_eq!(broken, Some(first), "the first reason stays");
     } else if let Some(reason) = broken {

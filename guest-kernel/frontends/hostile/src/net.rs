@@ -1,7 +1,7 @@
 //! The network driver and a card that lies.
 
 use crate::{Ending, Liar, Script, check, ending, offer, refused, settle};
-use frontends::device::Driver;
+use frontends::device::{Driver, RESTARTS};
 use frontends::fake::{Chain, Memory};
 use frontends::net::{Frame, Net, Settings, TransmitChecksum};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
@@ -23,6 +23,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
         Ok(net) => net,
         Err(error) => return refused(&error, memory, &transport, lied),
     };
+    net.set_restart_limit(script.below(RESTARTS + 1));
     let mut liar = Liar::new(memory, &transport, &[0, 1], (script, lied), answer);
     let mut kept: Vec<Frame> = Vec::new();
     while !script.ended() {

@@ -11,6 +11,12 @@ pub(super) struct Job {
     pub(super) request_type: RequestType,
     pub(super) unmap: Unmap,
     pub(super) buffer: Option<DmaBuffer>,
+    /// Where it starts and what it has, in sectors, or 1 for a request without a range.
+    start: (u64, u64),
+    /// When it was given to the device first, or again.
+    pub(super) since: u64,
+    /// Times that it was given to the device again.
+    pub(super) reissued: u32,
     /// Where the next part starts, and what is left to send: sectors, or 1 for a request without a range.
     sector: u64,
     left: u64,
@@ -31,7 +37,7 @@ pub(super) struct Part {
 }
 
 impl Job {
-    pub(super) fn new(token: Token, request: Request) -> Self {
+    pub(super) fn new(token: Token, request: Request, since: u64) -> Self {
         let sectors_of = |buffer: &DmaBuffer| (buffer.len() / SECTOR_SIZE) as u64;
         let mut unmap = Unmap::Keep;
         let (request_type, sector, left, buffer) = match request {
@@ -46,12 +52,26 @@ impl Job {
             Request::Id => (RequestType::GET_ID, 0, 1, None),
         };
         let result = Ok(Output::Done);
-        Self { token, request_type, unmap, buffer, sector, left, offset: 0, in_flight: 0, result }
+        let start = (sector, left);
+        Self {
+            token,
+            request_type,
+            unmap,
+            buffer,
+            start,
+            since,
+            reissued: 0,
+            sector,
+            left,
+            offset: 0,
+            in_flight: 0,
+            result,
+        }
     }
 
     /// A job that has nothing to do.
     pub(super) fn done(token: Token) -> Self {
-        Self { left: 0, ..Self::new(token, Request::Flush) }
+        Self { left: 0, ..Self::new(token, Request::Flush, 0) }
     }
 
     /// Whether parts are left to send.
@@ -62,6 +82,17 @@ impl Job {
     /// Whether nothing is left to send or to wait for.
     pub(super) fn is_finished(&self) -> bool {
         self.left == 0 && self.in_flight == 0
+    }
+
+    /// Starts over, after the device was reset.
+    pub(super) fn rewind(&mut self, now: u64) {
+        (self.sector, self.left) = self.start;
+        (self.offset, self.in_flight, self.since) = (0, 0, now);
+    }
+
+    /// Whether the device has seen any of it.
+    pub(super) fn was_sent(&self) -> bool {
+        self.in_flight > 0 || (self.sector, self.left) != self.start
     }
 
     /// Keeps the first error and sends no more.
@@ -76,7 +107,11 @@ impl Job {
     pub(super) fn next_part(&mut self, limits: &Limits) -> Part {
         let limit = match self.request_type {
             RequestType::IN | RequestType::OUT => limits.transfer(),
-            RequestType::DISCARD => aligned(self.sector, self.left, limits.discard, limits.discard_alignment),
+            RequestType::DISCARD => {
+                let block = limits.block_size / SECTOR_SIZE as u32;
+                let alignment = limits.discard_alignment.checked_next_multiple_of(block).unwrap_or(block);
+                aligned(self.sector, self.left, limits.discard, alignment)
+            }
             RequestType::WRITE_ZEROES => limits.write_zeroes,
             _ => 1,
         };

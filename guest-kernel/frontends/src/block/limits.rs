@@ -13,6 +13,8 @@ use shared_abi::virtio::blk::{Config, Features, SECTOR_SIZE};
 const PART_MAX: u32 = 1 << 30;
 /// More sectors than this have no address in bytes.
 const CAPACITY_MAX: u64 = u64::MAX / SECTOR_SIZE as u64;
+/// The largest block size that makes sense.
+const BLOCK_MAX: u32 = 64 << 10;
 
 macro_rules! at {
     ($field:ident) => {
@@ -80,7 +82,8 @@ impl Limits {
             return Err(InitError::BadConfig { field: "size_max", value: config.size_max.into() });
         }
         let mut block_size = config.blk_size;
-        if features.contains(Features::BLK_SIZE) && !(block_size.is_power_of_two() && block_size >= 512) {
+        let makes_sense = block_size.is_power_of_two() && (SECTOR_SIZE as u32..=BLOCK_MAX).contains(&block_size);
+        if features.contains(Features::BLK_SIZE) && !makes_sense {
             log::warn!("block: a block size of {block_size} makes no sense, taking {SECTOR_SIZE}");
             block_size = 0;
         }
@@ -90,9 +93,9 @@ impl Limits {
         let seg_max = if features.contains(Features::SEG_MAX) { config.seg_max.max(1) } else { u32::MAX };
         // Segments are only needed to get over a limit on their size.
         let needed = if segment_len == PART_MAX { 1 } else { segments.max(1) };
-        Ok(Self {
+        let mut limits = Self {
             features,
-            capacity: config.capacity,
+            capacity: 0,
             block_size: block_size.max(SECTOR_SIZE as u32),
             segment_len,
             segments: needed.min(u16::try_from(seg_max).unwrap_or(u16::MAX)),
@@ -100,13 +103,34 @@ impl Limits {
             discard_alignment: config.discard_sector_alignment.max(1),
             write_zeroes: no_limit_if_zero(config.max_write_zeroes_sectors),
             may_unmap: config.write_zeroes_may_unmap != 0,
-        })
+        };
+        limits.set_capacity(config.capacity);
+        // Cuts are between blocks.
+        limits.discard = limits.whole(limits.discard).max(limits.block_sectors());
+        limits.write_zeroes = limits.whole(limits.write_zeroes).max(limits.block_sectors());
+        if limits.transfer() == 0 {
+            return Err(InitError::BadConfig { field: "blk_size", value: limits.block_size.into() });
+        }
+        Ok(limits)
     }
 
-    /// Sectors that one ring request transfers at most.
+    /// Takes a capacity; what is no whole block at its end cannot be used.
+    pub(super) fn set_capacity(&mut self, capacity: u64) {
+        self.capacity = capacity - capacity % u64::from(self.block_sectors());
+    }
+
+    /// Sectors that one ring request transfers at most: whole blocks.
     pub(super) fn transfer(&self) -> u32 {
         let len = u64::from(self.segment_len) * u64::from(self.segments);
-        len.min(PART_MAX.into()) as u32 / SECTOR_SIZE as u32
+        self.whole(len.min(PART_MAX.into()) as u32 / SECTOR_SIZE as u32)
+    }
+
+    fn block_sectors(&self) -> u32 {
+        self.block_size / SECTOR_SIZE as u32
+    }
+
+    fn whole(&self, sectors: u32) -> u32 {
+        sectors - sectors % self.block_sectors()
     }
 }
 

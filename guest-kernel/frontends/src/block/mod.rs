@@ -6,6 +6,11 @@
 //! A request becomes a job, a job is sent as one or more parts, and each part is one chain of the ring: header,
 //! data or range, status. The small fields of a part live in a slot of DMA memory that has the number of the chain's
 //! head, so nothing is allocated per request.
+//!
+//! A device that fails is restarted, and what it had is given to it once more, from the start: reads, flushes and ids
+//! change nothing, and a write, discard or write-zeroes that has not ended may take effect at any time until it has, so
+//! doing it again is one of the orders that its user has to expect. None of it is still at work in a device that has
+//! confirmed its reset. A request that meets a second failure fails, for it may be the cause.
 
 mod chain;
 mod job;
@@ -13,7 +18,9 @@ mod limits;
 mod request;
 mod requests;
 
-pub use request::{Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap};
+pub use request::{
+    Completion, ID_LEN, Output, Rejected, Rejection, Request, RequestError, SECTOR_SIZE, Token, Unmap, whole_blocks,
+};
 pub use requests::Requests;
 
 use crate::device::{Device, Driver};
@@ -46,13 +53,19 @@ pub struct Settings {
     pub queue_size: u16,
     /// Data segments of one ring request, at most; only a device with a limit on segment sizes makes more than one.
     pub segments: u16,
+    /// Nanoseconds that a request may take before the device is restarted; 0 for any time. Whoever sets it calls
+    /// [`Block::check_time`] from time to time.
+    pub patience: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { queue_size: 64, segments: 30 }
+        Self { queue_size: 64, segments: 30, patience: 0 }
     }
 }
+
+/// Times that a request is given to a restarted device again.
+const REISSUES: u32 = 1;
 
 /// A chain that the device has.
 #[derive(Clone, Copy, Default)]
@@ -78,6 +91,9 @@ pub struct Block<T: Transport> {
     /// Numbers of jobs with parts to send, and jobs that ended, oldest first.
     waiting: VecDeque<u16>,
     finished: VecDeque<u16>,
+    patience: u64,
+    /// The last time that [`Block::check_time`] was told.
+    now: u64,
     /// The segments of the chain that is being made.
     scratch: Vec<Segment>,
     leaked_pages: usize,
@@ -94,6 +110,10 @@ impl<T: Transport> Block<T> {
             return Err(device.give_up(InitError::BadQueue { queue: 0, size: size as u32 }));
         }
         limits.segments = ring.chain() - 2;
+        if limits.transfer() == 0 {
+            let value = limits.block_size.into();
+            return Err(device.give_up(InitError::BadConfig { field: "blk_size", value }));
+        }
         let Some(slots) = Slots::allocate(dma, size) else {
             return Err(device.give_up(InitError::NoMemory { what: "block requests" }));
         };
@@ -108,13 +128,15 @@ impl<T: Transport> Block<T> {
             next_token: 0,
             waiting: VecDeque::with_capacity(size),
             finished: VecDeque::with_capacity(size),
+            patience: settings.patience,
+            now: 0,
             scratch: Vec::with_capacity(ring.chain().into()),
             ring,
             leaked_pages: 0,
         })
     }
 
-    /// Sectors of 512 bytes; follows the device when it changes.
+    /// Sectors of 512 bytes in whole blocks; follows the device when it changes.
     pub fn capacity(&self) -> u64 {
         self.limits.capacity
     }
@@ -124,7 +146,7 @@ impl<T: Transport> Block<T> {
         self.has(Features::RO)
     }
 
-    /// The block size that the device works best with, in bytes.
+    /// The block size, in bytes: all ranges start and end with a block.
     pub fn block_size(&self) -> u32 {
         self.limits.block_size
     }
@@ -159,7 +181,7 @@ impl<T: Transport> Block<T> {
             self.jobs[usize::from(number)] = Some(Job::done(token));
             self.finished.push_back(number);
         } else {
-            self.jobs[usize::from(number)] = Some(Job::new(token, request));
+            self.jobs[usize::from(number)] = Some(Job::new(token, request, self.now));
             self.waiting.push_back(number);
             self.send_waiting();
         }
@@ -176,7 +198,7 @@ impl<T: Transport> Block<T> {
                     sent |= self.send_waiting();
                 }
                 Ok(None) => break,
-                Err(violation) => self.stop(violation),
+                Err(violation) => self.fail(violation),
             }
         }
         if sent {
@@ -186,6 +208,26 @@ impl<T: Transport> Block<T> {
         let job = self.jobs[usize::from(number)].take()?;
         self.free_jobs.push(number);
         Some(Completion { token: job.token, result: job.result, buffer: job.buffer })
+    }
+
+    /// Restarts a device that has had a request for too long. Call it when all completions are taken, with a time that only
+    /// grows, in nanoseconds. Returns when to call it again, unless an interrupt comes before.
+    pub fn check_time(&mut self, now: u64) -> Option<u64> {
+        self.now = now;
+        if self.patience == 0 {
+            return None;
+        }
+        let mut oldest = self.oldest()?;
+        if now >= oldest.saturating_add(self.patience) {
+            self.fail(Violation::Timeout { milliseconds: self.patience / 1_000_000 });
+            oldest = self.oldest()?;
+        }
+        Some(oldest.saturating_add(self.patience))
+    }
+
+    /// Since when the oldest request is pending.
+    fn oldest(&self) -> Option<u64> {
+        self.jobs.iter().flatten().filter(|job| !job.is_finished()).map(|job| job.since).min()
     }
 
     /// Requests that were taken and whose completion was not.
@@ -222,10 +264,13 @@ impl<T: Transport> Block<T> {
             }
             Request::Flush | Request::Id => return Ok(()),
         };
-        let capacity = self.capacity();
-        match sector.checked_add(sectors) {
-            Some(end) if end <= capacity => Ok(()),
-            _ => Err(Rejection::OutOfRange { sector, sectors, capacity }),
+        let (capacity, block_size) = (self.capacity(), self.block_size());
+        if sector.checked_add(sectors).is_none_or(|end| end > capacity) {
+            return Err(Rejection::OutOfRange { sector, sectors, capacity });
+        }
+        match whole_blocks(sector, sectors, block_size) {
+            Some(whole) if whole == (sector, sectors) => Ok(()),
+            _ => Err(Rejection::Misaligned { sector, sectors, block_size }),
         }
     }
 
@@ -308,10 +353,45 @@ impl<T: Transport> Driver for Block<T> {
         }
     }
 
+    /// Gives the device again what it had, unless it had that again already.
+    fn restart(&mut self, reason: Violation) -> Result<(), InitError> {
+        let mut limits = Limits::read(&self.device, self.ring.chain() - 2)?;
+        limits.segments = limits.segments.min(self.ring.chain() - 2);
+        if limits.block_size != self.limits.block_size || limits.transfer() == 0 {
+            return Err(InitError::BadConfig { field: "blk_size", value: limits.block_size.into() });
+        }
+        self.limits = limits;
+        self.device.ring_again(&mut self.ring)?;
+        self.device.start();
+        self.waiting.clear();
+        let mut again: Vec<(Token, u16)> = Vec::new();
+        for (number, job) in (0..).zip(&mut self.jobs) {
+            let Some(job) = job.as_mut().filter(|job| !job.is_finished()) else { continue };
+            if job.result.is_ok() && job.was_sent() {
+                job.reissued += 1;
+                if job.reissued > REISSUES {
+                    job.fail(RequestError::GivenUp(reason));
+                }
+            }
+            if job.result.is_ok() {
+                job.rewind(self.now);
+                again.push((job.token, number));
+            } else {
+                job.in_flight = 0;
+                self.finished.push_back(number);
+            }
+        }
+        again.sort_unstable();
+        self.waiting.extend(again.iter().map(|(_, number)| number));
+        self.send_waiting();
+        self.kick();
+        Ok(())
+    }
+
     fn config_changed(&mut self) {
         match self.device.config(|fields| fields.u64(0)).and_then(limits::check_capacity) {
-            Ok(capacity) => self.limits.capacity = capacity,
-            Err(InitError::BadConfig { field, value }) => self.stop(Violation::BadConfig { field, value }),
+            Ok(capacity) => self.limits.set_capacity(capacity),
+            Err(InitError::BadConfig { field, value }) => self.fail(Violation::BadConfig { field, value }),
             Err(error) => log::warn!("block: capacity stays: {error}"),
         }
     }

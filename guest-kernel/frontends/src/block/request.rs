@@ -54,6 +54,14 @@ impl Request {
     }
 }
 
+/// The whole blocks around a range: first sector and sectors. `None` if they end beyond all sectors.
+pub fn whole_blocks(sector: u64, sectors: u64, block_size: u32) -> Option<(u64, u64)> {
+    let block = u64::from(block_size) / SECTOR_SIZE as u64;
+    let first = sector - sector % block;
+    let end = sector.checked_add(sectors)?.checked_next_multiple_of(block)?;
+    Some((first, end - first))
+}
+
 /// Whether write-zeroes may free the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmap {
@@ -91,6 +99,16 @@ pub enum Rejection {
         sectors: u64,
         /// The disk's sectors.
         capacity: u64,
+    },
+    /// The range does not start and end with a block of the device.
+    #[error("sectors {sector} and {sectors} following are no whole blocks of {block_size} bytes")]
+    Misaligned {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        sectors: u64,
+        /// The device's block size.
+        block_size: u32,
     },
     /// The length is 0 or no multiple of a sector.
     #[error("{len} bytes are no whole number of sectors")]
@@ -132,6 +150,9 @@ pub enum RequestError {
         /// Bytes written.
         written: u32,
     },
+    /// The device failed again after the request had been given to it a second time.
+    #[error("the device failed with it twice: {0}")]
+    GivenUp(Violation),
     /// The device was stopped while the request was pending.
     #[error("the device was stopped: {0}")]
     Broken(Violation),

@@ -46,8 +46,10 @@ impl<T: Transport> Requests<T> {
         Ok(token)
     }
 
-    /// Handles interrupts, takes all completions, wakes those who wait for them, and asks for the next interrupt.
-    pub fn service(&mut self, interrupts: impl IntoIterator<Item = InterruptSource>) {
+    /// Handles interrupts, takes all completions, wakes those who wait for them, restarts a device that has had a request
+    /// for too long, and asks for the next interrupt. Returns when to be called again, in the nanoseconds of `now`, unless
+    /// an interrupt comes before.
+    pub fn service(&mut self, interrupts: impl IntoIterator<Item = InterruptSource>, now: u64) -> Option<u64> {
         for source in interrupts {
             self.block.interrupt(source);
         }
@@ -55,8 +57,9 @@ impl<T: Transport> Requests<T> {
             while let Some(completion) = self.block.poll() {
                 self.deliver(completion);
             }
+            let deadline = self.block.check_time(now);
             if !self.block.enable_interrupts() {
-                break;
+                return deadline;
             }
         }
     }

@@ -41,6 +41,8 @@ pub struct Model {
     pub interrupt: InterruptStatus,
     /// Resets that the driver asked for.
     pub resets: u32,
+    /// Times that the driver set a queue up.
+    pub set_ups: u32,
     /// Every status that the driver wrote.
     pub status_writes: Vec<Status>,
     /// Never shows a reset status again.
@@ -72,6 +74,7 @@ impl FakeTransport {
             notified: vec![0; queues],
             interrupt: InterruptStatus::empty(),
             resets: 0,
+            set_ups: 0,
             status_writes: Vec::new(),
             ignores_reset: false,
             refuses_features: false,
@@ -93,6 +96,18 @@ impl FakeTransport {
         let model = self.model.borrow();
         let layout = model.layouts[usize::from(queue)].expect("the driver has set the queue up");
         DeviceQueue::new(memory, layout, model.accepted)
+    }
+
+    /// The device's side of queues, made anew if they were set up since [`Model::set_ups`] was `seen`: the old sides see
+    /// what is not meant for them.
+    pub fn follow(&self, memory: &'static Memory, seen: &mut u32, queues: &mut [(u16, &mut DeviceQueue)]) {
+        let model = self.model.borrow();
+        if model.set_ups == *seen || model.layouts.iter().all(Option::is_none) {
+            return;
+        }
+        *seen = model.set_ups;
+        drop(model);
+        queues.iter_mut().for_each(|(number, queue)| **queue = self.queue(memory, *number));
     }
 
     /// Changes configuration bytes and interrupts, as a device does.
@@ -145,6 +160,7 @@ impl Transport for FakeTransport {
         let mut model = self.model();
         let slot = model.layouts.get_mut(usize::from(queue)).ok_or(TransportError::QueueUnavailable { queue })?;
         *slot = Some(layout);
+        model.set_ups += 1;
         Ok(())
     }
 

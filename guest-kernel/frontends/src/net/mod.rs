@@ -129,8 +129,13 @@ impl<T: Transport> Net<T> {
         if !self.device.is_live() {
             return None;
         }
-        let next = self.receiver.next(&mut self.counters);
-        self.or_stop(next)?
+        match self.receiver.next(&mut self.counters) {
+            Ok(frame) => frame,
+            Err(violation) => {
+                self.fail(violation);
+                None
+            }
+        }
     }
 
     /// Gives a frame's buffer back to the device; call [`Driver::kick`] after the last one of a batch.
@@ -150,11 +155,14 @@ impl<T: Transport> Net<T> {
 
     /// Whether [`Net::transmit`] would take a frame. Takes back the buffers that the device is done with.
     pub fn can_transmit(&mut self) -> bool {
-        if !self.device.is_live() {
-            return false;
+        while self.device.is_live() {
+            match self.transmitter.is_ready() {
+                Ok(ready) => return ready,
+                // A device that was restarted has all buffers again.
+                Err(violation) => self.fail(violation),
+            }
         }
-        let ready = self.transmitter.is_ready();
-        self.or_stop(ready).unwrap_or(false)
+        false
     }
 
     /// Lets `fill` write a frame of `len` bytes into a transmit buffer and queues it; call [`Driver::kick`] after the
@@ -167,11 +175,10 @@ impl<T: Transport> Net<T> {
         checksum: TransmitChecksum,
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
-        if !self.device.is_live() {
+        if !self.can_transmit() {
             return None;
         }
-        let sent = self.transmitter.send(len, checksum, fill);
-        let result = self.or_stop(sent)??;
+        let result = self.transmitter.send(len, checksum, fill)?;
         self.counters.transmitted += 1;
         self.counters.transmitted_bytes += len as u64;
         Some(result)
@@ -180,16 +187,6 @@ impl<T: Transport> Net<T> {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
-    }
-
-    fn or_stop<R>(&mut self, result: Result<R, Violation>) -> Option<R> {
-        match result {
-            Ok(value) => Some(value),
-            Err(violation) => {
-                self.stop(violation);
-                None
-            }
-        }
     }
 }
 
@@ -234,6 +231,18 @@ impl<T: Transport> Driver for Net<T> {
         if !self.device.stop(reason) && !was_stopped {
             self.leaked_pages = self.receiver.leak() + self.transmitter.leak();
         }
+    }
+
+    /// Frames that were on their way are lost, as on any wire.
+    fn restart(&mut self, _: Violation) -> Result<(), InitError> {
+        self.link_up = self.device.config(|fields| link_status(self.features, &fields))?;
+        self.device.ring_again(&mut self.receiver.ring)?;
+        self.device.ring_again(&mut self.transmitter.ring)?;
+        self.receiver.restart();
+        self.transmitter.restart();
+        self.device.start();
+        self.kick();
+        Ok(())
     }
 
     fn config_changed(&mut self) {

@@ -65,6 +65,13 @@ impl Receiver {
         }
     }
 
+    /// Posts the buffers again in a ring that was cleared. A frame that had come in part does not come whole.
+    pub(super) fn restart(&mut self) {
+        let partial = self.partial.take().map(|partial| partial.buffer);
+        let buffers: Vec<_> = self.posted.iter_mut().filter_map(Option::take).chain(partial).collect();
+        buffers.into_iter().for_each(|buffer| self.post(buffer));
+    }
+
     /// The next frame that makes sense.
     pub(super) fn next(&mut self, counters: &mut Counters) -> Result<Option<Frame>, Violation> {
         // A device that returns nonsense as fast as it is posted does not keep us here.

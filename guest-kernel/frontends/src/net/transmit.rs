@@ -58,17 +58,17 @@ impl Transmitter {
         Ok(!self.is_blocked)
     }
 
-    /// Lets `fill` write a frame and gives it to the device.
+    /// Lets `fill` write a frame and gives it to the device, if [`Transmitter::is_ready`] said so.
     pub(super) fn send<R>(
         &mut self,
         len: usize,
         checksum: TransmitChecksum,
         fill: impl FnOnce(&mut [u8]) -> R,
-    ) -> Result<Option<R>, Violation> {
-        if !(ETHERNET_HEADER..=self.frame_max).contains(&len) || !self.is_ready()? {
-            return Ok(None);
+    ) -> Option<R> {
+        if !(ETHERNET_HEADER..=self.frame_max).contains(&len) {
+            return None;
         }
-        let Some(mut buffer) = self.free.pop() else { return Ok(None) };
+        let mut buffer = self.free.pop()?;
         buffer.set_len(HEADER + len);
         let (header, frame) = buffer.as_mut_slice().split_at_mut(HEADER);
         let result = fill(frame);
@@ -81,7 +81,13 @@ impl Transmitter {
             Some(head) => self.in_flight[usize::from(head)] = Some(buffer),
             None => self.free.push(buffer),
         }
-        Ok(Some(result))
+        Some(result)
+    }
+
+    /// Takes all buffers back, after the ring was cleared.
+    pub(super) fn restart(&mut self) {
+        self.ring.disable_interrupts();
+        self.free.extend(self.in_flight.iter_mut().filter_map(Option::take));
     }
 
     /// Takes back the buffers that the device is done with.

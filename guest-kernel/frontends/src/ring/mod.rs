@@ -133,25 +133,13 @@ impl Ring {
         let used = (available + available_len(size)).next_multiple_of(4);
         let no_memory = || InitError::NoMemory { what: "a ring" };
         let cells = Cells::allocate(dma, used + used_len(size)).ok_or_else(no_memory)?;
-        // Entries and descriptors need no clearing: nobody reads one before its index says that it was written.
-        for header in [available, used] {
-            cells.store16(header + FLAGS_OFFSET, 0, Ordering::Relaxed);
-            cells.store16(header + INDEX_OFFSET, 0, Ordering::Relaxed);
-        }
-        cells.store16(available + used_event_offset(size), 0, Ordering::Relaxed);
-        cells.store16(used + avail_event_offset(size), 0, Ordering::Relaxed);
-
         let mut tables = Vec::new();
         if chain > 1 && features.contains(CommonFeatures::INDIRECT_DESC) {
             for _ in 0..size.div_ceil(MAX_CHAIN / chain) {
                 tables.push(Cells::allocate(dma, PAGE_SIZE).ok_or_else(no_memory)?);
             }
         }
-        let mut shadows = vec![Shadow::default(); size.into()];
-        for (next, shadow) in (1..).zip(&mut shadows) {
-            shadow.next = next;
-        }
-        Ok(Self {
+        let mut ring = Self {
             queue,
             size,
             chain,
@@ -160,7 +148,7 @@ impl Ring {
             available,
             used,
             tables,
-            shadows,
+            shadows: vec![Shadow::default(); size.into()],
             free_head: 0,
             free_count: size,
             in_flight: 0,
@@ -170,7 +158,26 @@ impl Ring {
             seen_used: Wrapping(0),
             miscounted: 0,
             loan: None,
-        })
+        };
+        ring.clear();
+        Ok(ring)
+    }
+
+    /// Makes it empty, as new, for a device that was reset.
+    pub(crate) fn clear(&mut self) {
+        // Entries and descriptors need no clearing: nobody reads one before its index says that it was written.
+        for header in [self.available, self.used] {
+            self.cells.store16(header + FLAGS_OFFSET, 0, Ordering::Relaxed);
+            self.cells.store16(header + INDEX_OFFSET, 0, Ordering::Relaxed);
+        }
+        self.cells.store16(self.available + used_event_offset(self.size), 0, Ordering::Relaxed);
+        self.cells.store16(self.used + avail_event_offset(self.size), 0, Ordering::Relaxed);
+        for (next, shadow) in (1..).zip(&mut self.shadows) {
+            *shadow = Shadow { next, ..Shadow::default() };
+        }
+        (self.free_head, self.free_count, self.in_flight) = (0, self.size, 0);
+        (self.next_available, self.published) = (Wrapping(0), Wrapping(0));
+        (self.next_used, self.seen_used) = (Wrapping(0), Wrapping(0));
     }
 
     /// The number of the queue.
