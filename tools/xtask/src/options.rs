@@ -107,7 +107,7 @@ pub(crate) struct RunOptions {
     /// Stay in the guest's shell instead of showing the tour
     #[arg(long)]
     pub(crate) shell: bool,
-    /// Where to boot: host, qemu, qemu-microvm or host-kvm-in-tcg; as a rule host where /dev/kvm works, else qemu
+    /// Where to boot: host, qemu, qemu-microvm, host-kvm-in-tcg or xen-pv [default: host where /dev/kvm works, else qemu]
     #[arg(long, value_name = "TESTBED", value_parser = parse_testbed)]
     pub(crate) on: Option<Testbed>,
     /// Memory of the guest, with K, M or G
@@ -122,7 +122,7 @@ pub(crate) struct RunOptions {
     /// A raw disk instead of the sample disk; read only unless ",rw" follows (the tour writes sectors and restores them)
     #[arg(long, value_name = "FILE[,rw]", value_parser = parse_disk)]
     pub(crate) disk: Option<Disk>,
-    /// Lead connections to 127.0.0.1:HOSTPORT to the guest's GUESTPORT; as a rule a free port to port 80
+    /// Lead connections to 127.0.0.1:HOSTPORT to the guest's GUESTPORT [default: a free port to port 80]
     #[arg(long, value_name = "HOSTPORT:GUESTPORT", value_parser = parse_publish)]
     pub(crate) publish: Option<Publish>,
 }
