@@ -96,6 +96,19 @@ pub struct ClockPage {
     /// Zero.
     pub pad: [u8; 2],
 }
+impl ClockPage {
+    /// What no host has written to.
+    pub const EMPTY: Self = Self {
+        version: 0,
+        pad0: 0,
+        tsc_timestamp: 0,
+        system_time: 0,
+        tsc_to_system_mul: 0,
+        tsc_shift: 0,
+        flags: 0,
+        pad: [0; 2],
+    };
+}
 assert_layout!(ClockPage, size 32, tsc_timestamp at 8, system_time at 16, tsc_to_system_mul at 24, tsc_shift at 28, flags at 29);
 
 /// `pvclock_wall_clock`: the time of day at which `system_time` was zero.

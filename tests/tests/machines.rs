@@ -267,6 +267,49 @@ fn frequencies_come_from_whatever_timer_there_is_and_the_timer_always_works() {
 }
 
 #[test]
+fn protections_are_on_where_the_cpu_offers_them_and_the_boot_log_says_so() {
+    for (cpu, line) in [
+        ("max", "cpu: SMEP, SMAP, UMIP, machine checks"),
+        ("max,-smap,-umip", "cpu: SMEP, machine checks"),
+        ("qemu64,-mce", "cpu: no protections"),
+    ] {
+        let Some(ready) = ready("protections of the CPU", "", 64) else { return };
+        let mut running = start(&ready, &["-cpu", cpu], &[]);
+        assert_eq!(expect(&mut running, "cpu: "), line, "{cpu}");
+        expect(&mut running, "type help for the commands");
+        running.type_line("checks").unwrap();
+        expect(&mut running, "0 failed");
+        end(running);
+    }
+}
+
+#[test]
+fn the_timer_works_by_tsc_deadline_where_cpuid_offers_it() {
+    let Some(ready) = Ready::new("TSC deadline", Testbed::Host, 64, "").unwrap() else { return };
+    let mut running = ready.machine.start().unwrap();
+    let line = expect(&mut running, "time: ");
+    assert!(line.ends_with("timer by TSC deadline"), "{line}");
+    expect(&mut running, "type help for the commands");
+    running.type_line("checks").unwrap();
+    expect(&mut running, "0 failed");
+    end(running);
+}
+
+#[test]
+fn a_machine_without_acpi_is_reset_by_its_keyboard_controller() {
+    let Some(ready) = ready("a reset by port 0x64", "", 64) else { return };
+    let log = ready.folder.path().join("trace");
+    let path = log.display().to_string();
+    let traced = ["-M", "q35,acpi=off", "-trace", "pckbd_kbd_write_command", "-D", &path];
+    let mut running = start(&ready, &traced, &[]);
+    expect(&mut running, "type help for the commands");
+    end(running);
+    let commands = fs::read_to_string(&log).unwrap();
+    let last = commands.lines().next_back().unwrap_or_default();
+    assert!(last.ends_with("0xfe"), "no reset was asked for: {commands}");
+}
+
+#[test]
 fn a_window_to_configuration_space_that_cannot_be_is_told_in_one_line_and_the_ports_are_used() {
     for (base, buses, why) in [
         (0_u64, [0, 0xff], "0x0, buses 00 to ff, is not used: it is RAM"),

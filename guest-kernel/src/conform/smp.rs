@@ -258,18 +258,7 @@ fn invariant_tsc() -> bool {
 }
 
 /// Clock pages of the two CPUs.
-static mut PAGES: [Page<ClockPage>; 2] = [const {
-    Page(ClockPage {
-        version: 0,
-        pad0: 0,
-        tsc_timestamp: 0,
-        system_time: 0,
-        tsc_to_system_mul: 0,
-        tsc_shift: 0,
-        flags: 0,
-        pad: [0; 2],
-    })
-}; 2];
+static mut PAGES: [Page<ClockPage>; 2] = [const { Page(ClockPage::EMPTY) }; 2];
 
 fn clock_page(of: u32) -> *const ClockPage {
     // SAFETY: inside of the array; nobody makes a reference of it.

@@ -181,5 +181,9 @@ pub(super) fn uptime(system: &System, out: &mut String) -> fmt::Result {
         slept.saturating_mul(100) / up.max(1),
         idle.halts,
         crate::time::sources()
-    )
+    )?;
+    match pvops::kvm::guest_stops() {
+        0 => Ok(()),
+        times => writeln!(out, "the host says that it stopped the machine {times} times"),
+    }
 }

@@ -10,23 +10,12 @@ use crate::percpu::{self, CPUS};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use shared_abi::kvm::{CLOCK_GUEST_STOPPED, CLOCK_TSC_STABLE, ClockPage, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
 
-const NO_TIME: ClockPage = ClockPage {
-    version: 0,
-    pad0: 0,
-    tsc_timestamp: 0,
-    system_time: 0,
-    tsc_to_system_mul: 0,
-    tsc_shift: 0,
-    flags: 0,
-    pad: [0; 2],
-};
-
 /// A page of its own cache line.
 #[repr(C, align(64))]
 struct Line(ClockPage);
 
 /// What KVM writes, by slot of the CPU.
-static mut PAGES: [Line; CPUS] = [const { Line(NO_TIME) }; CPUS];
+static mut PAGES: [Line; CPUS] = [const { Line(ClockPage::EMPTY) }; CPUS];
 /// The page that each CPU reads. A CPU without one reads the first one's.
 static CLOCKS: [AtomicPtr<ClockPage>; CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CPUS];
 /// Translates the address of a static; 0 before [`start_clock`].
@@ -191,7 +180,7 @@ mod tests {
                 system_time,
                 tsc_to_system_mul: 1 << 31,
                 tsc_shift: 1,
-                ..NO_TIME
+                ..ClockPage::EMPTY
             };
             Self { page: UnsafeCell::new(clock) }
         }
