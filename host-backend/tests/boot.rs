@@ -101,7 +101,11 @@ fn resets() -> [(&'static str, Vec<u8>, i32); 3] {
     let out = |port: u16, value: u8| [&[0xb0, value, 0x66, 0xba][..], &port.to_le_bytes(), &[0xee], &halt()].concat();
     // lidt of an empty table, then ud2
     let fault = [&[0x0f, 0x01, 0x1d][..], &0x20_0010u32.to_le_bytes(), &[0x0f, 0x0b]].concat();
-    [("0xcf9", out(0xcf9, 6), 0), ("0x64", out(0x64, 0xfe), 0), ("triple fault", fault, 4)]
+    [
+        ("0xcf9", out(board::RESET_CONTROL_PORT, 6), 0),
+        ("0x64", out(board::KEYBOARD_PORT, 0xfe), 0),
+        ("triple fault", fault, 4),
+    ]
 }
 
 #[test]
