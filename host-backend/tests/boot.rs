@@ -402,3 +402,28 @@ fn the_end_of_passt_is_told_when_it_happens() {
     signal(&mut child, libc::SIGTERM);
     assert_eq!(child.wait().status.code(), Some(143));
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_costs_output_and_not_the_vm() {
+    needs_kvm!("a_limit_on_the_size_of_files_costs_output_and_not_the_vm");
+    let place = Place::new();
+    let log = place.path("log");
+    let kernel = place.kernel(&[print(&[b'x'; 9000]), exit(42)].concat());
+    let mut command = ringside(&kernel);
+    command.arg(format!("--console=file={}", log.display())).args(["--stats", "json"]);
+    // SAFETY: setrlimit is async-signal-safe and reads one structure.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+            Ok(())
+        });
+    }
+    let output = finish(&mut command);
+    // Without a handler SIGXFSZ ends the process.
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 4096);
+    let stats = text(&output.stderr);
+    let stats: serde_json::Value = serde_json::from_str(stats.lines().next().unwrap()).unwrap();
+    assert_eq!((&stats["serial"]["bytes_written"], &stats["serial"]["bytes_lost"]), (&4096.into(), &4904.into()));
+}
