@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
+//! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `reboots`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
 //! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
@@ -45,7 +45,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The requests for `--help`.
 pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":
-  {"command":"status"}                          state, size, devices
+  {"command":"status"}                          state, size, devices and their problems, the network's peer
   {"command":"stats"}                           exits by cause, the devices' counters
   {"command":"balloon"}                         target and content of the balloon, the guest's statistics
   {"command":"balloon","target_mib":N}          set the target (or "target_pages":N)

@@ -21,5 +21,6 @@ pub mod status;
 pub mod stop;
 pub mod terminal;
 pub mod threads;
+pub mod unix_socket;
 pub mod virtio;
 pub mod vmm;

@@ -19,7 +19,7 @@ pub fn prepare() {
 }
 
 /// Whether a thread that was told to end has done so. Interrupts the system call in which it may be: a signal that comes
-/// just before the call is lost, so ask again.
+/// just before the call is lost, so ask again, but not so often that the thread does nothing else.
 pub fn has_ended(thread: &JoinHandle<()>) -> bool {
     if !thread.is_finished() {
         // SAFETY: the thread has not been joined, so its id is valid.

@@ -101,7 +101,11 @@ fn resets() -> [(&'static str, Vec<u8>, i32); 3] {
     let out = |port: u16, value: u8| [&[0xb0, value, 0x66, 0xba][..], &port.to_le_bytes(), &[0xee], &halt()].concat();
     // lidt of an empty table, then ud2
     let fault = [&[0x0f, 0x01, 0x1d][..], &0x20_0010u32.to_le_bytes(), &[0x0f, 0x0b]].concat();
-    [("0xcf9", out(0xcf9, 6), 0), ("0x64", out(0x64, 0xfe), 0), ("triple fault", fault, 4)]
+    [
+        ("0xcf9", out(board::RESET_CONTROL_PORT, 6), 0),
+        ("0x64", out(board::KEYBOARD_PORT, 0xfe), 0),
+        ("triple fault", fault, 4),
+    ]
 }
 
 #[test]
@@ -397,4 +401,29 @@ fn the_end_of_passt_is_told_when_it_happens() {
     assert_eq!(status_of(&path)["network"], network);
     signal(&mut child, libc::SIGTERM);
     assert_eq!(child.wait().status.code(), Some(143));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_costs_output_and_not_the_vm() {
+    needs_kvm!("a_limit_on_the_size_of_files_costs_output_and_not_the_vm");
+    let place = Place::new();
+    let log = place.path("log");
+    let kernel = place.kernel(&[print(&[b'x'; 9000]), exit(42)].concat());
+    let mut command = ringside(&kernel);
+    command.arg(format!("--console=file={}", log.display())).args(["--stats", "json"]);
+    // SAFETY: setrlimit is async-signal-safe and reads one structure.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+            Ok(())
+        });
+    }
+    let output = finish(&mut command);
+    // Without a handler SIGXFSZ ends the process.
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 4096);
+    let stats = text(&output.stderr);
+    let stats: serde_json::Value = serde_json::from_str(stats.lines().next().unwrap()).unwrap();
+    assert_eq!((&stats["serial"]["bytes_written"], &stats["serial"]["bytes_lost"]), (&4096.into(), &4904.into()));
 }

@@ -6,8 +6,10 @@
 //! 0xfec0_0000                         I/O APIC, 24 pins
 //! 0xfee0_0000                         local APICs
 //! 0x1_0000_0000 ..                    the rest of RAM
+//! port 0x064                          reset by a keyboard controller's command
 //! port 0x3f8, GSI 4                   16550 (COM1)
 //! port 0x604                          exit port
+//! port 0xcf9                          reset control register
 //! ```
 //!
 //! There is no PCI, no PIT and no ACPI. KVM's interrupt chip brings two 8259 that nobody programs, wired to LINT0 of the local
@@ -46,6 +48,15 @@ pub const EXIT_PORT: u16 = 0x604;
 pub const EXIT_OK: u32 = 0;
 /// The guest panicked; it has said why on its console.
 pub const EXIT_PANIC: u32 = 1;
+
+/// The reset control register: a byte with [`RESET_CONTROL_CPU`] resets the machine.
+pub const RESET_CONTROL_PORT: u16 = 0xcf9;
+/// Resets the processor.
+pub const RESET_CONTROL_CPU: u8 = 1 << 2;
+/// Command port of a keyboard controller of which nothing is there but the reset line.
+pub const KEYBOARD_PORT: u16 = 0x64;
+/// Its command that resets the machine.
+pub const KEYBOARD_RESET: u8 = 0xfe;
 
 /// Guest physical address of the PVH start info.
 pub const START_INFO_ADDR: u64 = 0x6000;

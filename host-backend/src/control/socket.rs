@@ -1,9 +1,8 @@
 //! The control socket's file: made for its owner alone, over a dead one if there is one, and removed only if it is ours.
 
+use crate::unix_socket::{connect, listen, peer_user};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -98,66 +97,6 @@ fn remove_dead(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let socket = socket()?;
-    let (address, len) = address(path)?;
-    // The file gets the socket's mode, so that it never has another one.
-    // SAFETY: the descriptor is open, and `address` is a sockaddr_un of at least `len` bytes.
-    unsafe {
-        check(libc::fchmod(socket.as_raw_fd(), 0o600))?;
-        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len))?;
-        check(libc::listen(socket.as_raw_fd(), 16))?;
-    }
-    Ok(socket.into())
-}
-
-/// Connects without waiting for a listener that is full.
-fn connect(path: &Path) -> io::Result<()> {
-    let socket = socket()?;
-    let (address, len) = address(path)?;
-    // SAFETY: as for `bind`.
-    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })
-}
-
-fn socket() -> io::Result<OwnedFd> {
-    // SAFETY: socket touches no memory; a descriptor that it returns is ours.
-    unsafe {
-        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
-        check(fd)?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
-    // SAFETY: all zeroes is a valid sockaddr_un.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let bytes = path.as_os_str().as_bytes();
-    // One byte is left for the NUL.
-    if bytes.is_empty() || bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
-        let most = address.sun_path.len() - 1;
-        return Err(io::Error::other(format!("the name of a socket has 1 to {most} bytes")));
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = *from as libc::c_char;
-    }
-    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
-}
-
-fn peer_user(stream: &UnixStream) -> io::Result<libc::uid_t> {
-    let mut peer = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: 0 };
-    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: `peer` has room for the `len` bytes of a ucred.
-    check(unsafe {
-        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
-    })?;
-    Ok(peer.uid)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +149,36 @@ mod tests {
         assert!(path.exists());
         drop(theirs);
         assert!(!path.exists());
+    }
+
+    /// Makes this thread, and no other, one of that user.
+    fn become_user(user: libc::uid_t) {
+        // SAFETY: the system call, unlike the function of that name, changes this thread only.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
+        assert_eq!(result, 0);
+    }
+
+    #[test]
+    fn a_client_of_another_user_is_turned_away() {
+        // SAFETY: geteuid cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            return eprintln!("SKIPPED a_client_of_another_user_is_turned_away: only root can be another user");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let socket = ControlSocket::bind(&path).unwrap();
+        // Somebody has opened the doors.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                become_user(65534);
+                UnixStream::connect(&path).map(drop).unwrap();
+            });
+        });
+        assert!(socket.accept().unwrap().is_none());
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(socket.accept().unwrap().is_some());
     }
 
     #[test]

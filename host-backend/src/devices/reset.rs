@@ -4,17 +4,9 @@
 use super::BusDevice;
 use crate::config::OnReset;
 use crate::stop::{Outcome, Stop};
+use shared_abi::board::{KEYBOARD_RESET, RESET_CONTROL_CPU};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-
-/// Port of the reset control register.
-pub const CONTROL_PORT: u16 = 0xcf9;
-/// Its bit that resets the processor.
-const CONTROL_RESET: u8 = 1 << 2;
-/// Command port of the keyboard controller.
-pub const KEYBOARD_PORT: u16 = 0x64;
-/// Its command that pulses the processor's reset line.
-const KEYBOARD_RESET: u8 = 0xfe;
 
 /// The machine's reset line.
 #[derive(Debug)]
@@ -74,8 +66,8 @@ impl BusDevice for ControlRegister {
 
     fn write(&self, _offset: u64, data: &[u8]) {
         let Some(value) = data.last() else { return };
-        self.1.store(value & !CONTROL_RESET, Ordering::Relaxed);
-        if data.iter().any(|value| value & CONTROL_RESET != 0) {
+        self.1.store(value & !RESET_CONTROL_CPU, Ordering::Relaxed);
+        if data.iter().any(|value| value & RESET_CONTROL_CPU != 0) {
             self.0.pull();
         }
     }

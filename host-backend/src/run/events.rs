@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -118,8 +119,8 @@ impl EventLoop {
 
     /// Serves what is there now, and says whether the user still waits for the end.
     pub(super) fn turn(&mut self) -> Patience {
-        // As in `serve`.
-        let _ = self.manager.run_with_timeout(0);
+        // It fails as in `serve`. What panics here must not keep the disks from their flush.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.manager.run_with_timeout(0)));
         if self.signals.load(Ordering::Relaxed) > 1 { Patience::Gone } else { Patience::Left }
     }
 

@@ -8,7 +8,7 @@ use crate::config::{self, Config};
 use crate::control::{ControlConsole, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
-use crate::devices::reset::{self, ControlRegister, KeyboardController, ResetLine};
+use crate::devices::reset::{ControlRegister, KeyboardController, ResetLine};
 use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink};
 use crate::stop::Stop;
@@ -85,8 +85,8 @@ impl Machine {
         let mut ports = Bus::default();
         ports.insert(board::COM1_PORT.into(), 8, serial.clone());
         ports.insert(board::EXIT_PORT.into(), 4, Arc::new(ExitPort::new(stop.clone())));
-        ports.insert(reset::CONTROL_PORT.into(), 1, Arc::new(ControlRegister::new(reset.clone())));
-        ports.insert(reset::KEYBOARD_PORT.into(), 1, Arc::new(KeyboardController(reset.clone())));
+        ports.insert(board::RESET_CONTROL_PORT.into(), 1, Arc::new(ControlRegister::new(reset.clone())));
+        ports.insert(board::KEYBOARD_PORT.into(), 1, Arc::new(KeyboardController(reset.clone())));
         let mut mmio = Bus::default();
         let mut devices = Vec::new();
         for (slot, (name, model)) in (0..).zip(models) {

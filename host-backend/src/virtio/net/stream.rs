@@ -5,6 +5,7 @@
 //! directions: what the guest leaves open, the card does before.
 
 use super::{ETHERNET_HEADER, HEADER_LEN, Link, PACKET_MAX, Sent};
+use crate::unix_socket;
 use shared_abi::virtio::net::Features;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -37,12 +38,12 @@ impl StreamLink {
         Ok(Self { socket, buffer, start: 0, end: 0, unsent: Vec::new(), up: true })
     }
 
-    /// Connects to a listening peer.
+    /// Connects to a listening peer, which must accept at once.
     ///
     /// # Errors
     /// Those of connecting.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Self::new(UnixStream::connect(path)?)
+        Self::new(unix_socket::connect(path)?)
     }
 
     /// Another descriptor of the socket, for somebody who waits for the peer's end.
