@@ -343,7 +343,9 @@ impl Own {
 
     /// Handles interrupts, and wakes those whose requests have ended. Returns when to look again, if no interrupt comes.
     fn service(&self) -> Option<u64> {
-        self.requests.borrow_mut().service(self.interrupts.take(), time::now())
+        let again = self.requests.borrow_mut().service(self.interrupts.take(), time::now());
+        self.interrupts.acknowledged();
+        again
     }
 }
 

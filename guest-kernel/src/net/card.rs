@@ -92,11 +92,7 @@ impl Card {
     pub fn service(&self) -> bool {
         match &mut *self.driver.borrow_mut() {
             CardDriver::Own(net) => {
-                let any = self
-                    .interrupts
-                    .take()
-                    .map(|source| net.interrupt(source))
-                    .fold(false, |any, what| any | !what.is_empty());
+                let any = self.interrupts.handle(|source| net.interrupt(source));
                 net.enable_interrupts() || any
             }
             CardDriver::Reference(net) => {
