@@ -110,6 +110,9 @@ impl Interrupts {
             for event in [self.queue, self.config].into_iter().flatten() {
                 event.subscribe();
             }
+            if !task::spend() {
+                return Poll::Pending;
+            }
             if let Some(result) = done() {
                 return Poll::Ready(Some(result));
             }

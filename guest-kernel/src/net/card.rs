@@ -124,8 +124,21 @@ impl Card {
     }
 }
 
-/// The card in smoltcp's hands.
-pub struct Port<'a>(pub &'a Card);
+/// Frames that are taken at once: a card that is never empty must not keep the other tasks from their turns.
+const FRAMES_AT_ONCE: u32 = 64;
+
+/// The card in smoltcp's hands, for one poll.
+pub struct Port<'a> {
+    card: &'a Card,
+    frames_left: u32,
+}
+
+impl<'a> Port<'a> {
+    /// For one poll.
+    pub fn new(card: &'a Card) -> Self {
+        Self { card, frames_left: FRAMES_AT_ONCE }
+    }
+}
 
 /// A received frame.
 pub struct Received<'a> {
@@ -204,29 +217,30 @@ impl Device for Port<'_> {
         Self: 'b;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Room<'_>)> {
-        let card = self.0;
+        let card = self.card;
         // A frame is only taken when its answer has room.
-        if !card.has_room() {
+        if self.frames_left == 0 || !card.has_room() {
             return None;
         }
         let frame = match &mut *card.driver.borrow_mut() {
             CardDriver::Own(net) => AnyFrame::Own(net.receive()?),
             CardDriver::Reference(net) => AnyFrame::Reference(net.can_recv().then(|| net.receive().ok()).flatten()?),
         };
+        self.frames_left -= 1;
         Some((Received { card, frame: Some(frame) }, Room(card)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Room<'_>> {
-        self.0.has_room().then_some(Room(self.0))
+        self.card.has_room().then_some(Room(self.card))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = usize::from(self.0.mtu())
+        capabilities.max_transmission_unit = usize::from(self.card.mtu())
             .min(FRAME_MAX - shared_abi::virtio::net::ETHERNET_HEADER)
             + shared_abi::virtio::net::ETHERNET_HEADER;
-        if self.0.offloads() {
+        if self.card.offloads() {
             capabilities.checksum.tcp = Checksum::Rx;
             capabilities.checksum.udp = Checksum::Rx;
         }
