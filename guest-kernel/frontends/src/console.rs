@@ -58,8 +58,8 @@ impl<T: Transport> Console<T> {
             let buffers = (0..count).map(|_| DmaBuffer::allocate(dma, PAGE_SIZE)).collect::<Option<_>>();
             buffers.ok_or_else(|| device.give_up(InitError::NoMemory { what: "console buffers" }))
         };
-        let input = allocate(receive.size())?;
-        let free = allocate(transmit.size())?;
+        let input = allocate(receive.size().min(RECEIVE_BUFFERS))?;
+        let free = allocate(transmit.size().min(TRANSMIT_BUFFERS))?;
         device.start();
         let mut this = Self {
             device,

@@ -371,6 +371,27 @@ fn an_absurd_queue_size_is_cut_to_what_the_driver_wants() {
 }
 
 #[test]
+fn device_that_insists_on_its_queue_size_gets_rings_of_it_and_no_more_buffers() {
+    let transport = disk::transport(0, disk::config(64));
+    transport.model().insists_on_queue_size = true;
+    let memory = Memory::leaked(128);
+    let mut block = Block::new(transport.clone(), memory, BlockSettings::default()).unwrap();
+    assert_eq!(transport.model().layouts[0].unwrap().size, 256);
+    reads(&mut block, memory, 60);
+    let mut queue = transport.queue(memory, 0);
+    // Heads beyond the size that was asked for are the driver's as well.
+    assert_eq!(std::iter::from_fn(|| queue.next_chain()).count(), 60);
+
+    let transport = FakeTransport::new(DeviceType::CONSOLE, 0, 2, &[0; 12]);
+    transport.model().insists_on_queue_size = true;
+    let memory = Memory::leaked(64);
+    let _console = Console::new(transport.clone(), memory).unwrap();
+    let mut queue = transport.queue(memory, 0);
+    assert_eq!((std::iter::from_fn(|| queue.next_chain()).count(), queue.size()), (4, 256));
+    assert!(memory.allocated_pages() < 32, "a large ring is no reason for many buffers");
+}
+
+#[test]
 fn the_status_goes_through_its_steps_in_order() {
     let (block, disk) = disk(0, disk::config(1), BlockSettings::default());
     let acknowledged = Status::ACKNOWLEDGE | Status::DRIVER;

@@ -261,6 +261,20 @@ fn pci_sets_a_queue_up_with_its_vector_and_enables_it_last() {
 }
 
 #[test]
+fn pci_takes_the_queue_size_that_it_reads_back_or_refuses() {
+    let (device, mut transport) = pci(None);
+    assert_eq!(transport.set_queue_size(1, 8), Ok(8));
+    device.common.set(24, 256, 2).read_only.borrow_mut().push(24);
+    assert_eq!(transport.set_queue_size(1, 8), Ok(256), "the device keeps its own");
+    for size in [0, 100] {
+        device.common.set(24, size, 2);
+        let error = TransportError::BadQueueSize { queue: 1, wanted: 8, size: size as u16 };
+        assert_eq!(transport.set_queue_size(1, 8), Err(error));
+    }
+    assert_eq!(transport.set_queue_size(2, 8), Err(TransportError::QueueUnavailable { queue: 2 }));
+}
+
+#[test]
 fn pci_refuses_windows_and_offsets_that_do_not_fit() {
     let windows = |common, notify, isr| Windows {
         common: Window::new(common),

@@ -95,7 +95,7 @@ impl<T: Transport> Net<T> {
         let receive_ring = device.ring(RECEIVE_QUEUE, settings.receive_buffers, 1, dma)?;
         let transmit_ring = device.ring(TRANSMIT_QUEUE, settings.transmit_buffers, 1, dma)?;
         let mut receiver = Receiver::new(receive_ring, features, frame_max);
-        receiver.start(dma).map_err(|error| device.give_up(error))?;
+        receiver.start(settings.receive_buffers, dma).map_err(|error| device.give_up(error))?;
         let transmitter = Transmitter::new(transmit_ring, features, frame_max, dma);
         device.start();
         let counters = Counters::default();

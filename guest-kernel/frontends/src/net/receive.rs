@@ -69,10 +69,11 @@ impl Receiver {
         Self { ring, features, buffer_len, pieces: Vec::new(), posted, partial: None, spare: Vec::new() }
     }
 
-    /// Posts a buffer for each entry of the ring, as far as there is memory, but at least one.
-    pub(super) fn start(&mut self, dma: &'static dyn DmaPages) -> Result<(), InitError> {
+    /// Posts so many buffers, as far as the ring has entries and as there is memory, but at least one.
+    pub(super) fn start(&mut self, count: u16, dma: &'static dyn DmaPages) -> Result<(), InitError> {
         let stride = self.buffer_len.next_multiple_of(ALIGNMENT);
-        let (mut missing, mut size) = (usize::from(self.ring.size()), usize::from(self.ring.size()));
+        let count = usize::from(count.min(self.ring.size()));
+        let (mut missing, mut size) = (count, count);
         while missing > 0 && size > 0 {
             let count = size.min(missing);
             let Some(memory) = DmaBuffer::allocate(dma, count * stride) else {
