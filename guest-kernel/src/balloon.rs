@@ -185,8 +185,7 @@ impl KernelBalloon {
     /// Takes what the device has to say; whether there is something to do.
     fn interrupted(&self) -> bool {
         let Kind::Device(driver, interrupts) = &mut *self.driver.borrow_mut() else { return false };
-        let any =
-            interrupts.take().map(|source| driver.interrupt(source)).fold(false, |any, what| any | !what.is_empty());
+        let any = interrupts.handle(|source| driver.interrupt(source));
         driver.enable_interrupts() || any
     }
 

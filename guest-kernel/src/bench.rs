@@ -69,7 +69,7 @@ struct Table {
 impl Table {
     fn new() -> Option<Self> {
         let mut table = DmaBuffer::allocate(&DMA, 4096)?;
-        table.as_mut_slice().fill(0);
+        table.fill(0);
         let this = Self { page: DmaBuffer::allocate(&DMA, 4096)?, table };
         // SAFETY: the frame is ours and empty.
         unsafe { mmu::adopt_table(this.frame(), 1) };
@@ -77,16 +77,16 @@ impl Table {
     }
 
     fn frame(&self) -> u64 {
-        physical_of_direct(self.table.as_slice().as_ptr().addr()) / 4096
+        physical_of_direct(self.table.as_ptr().addr().get()) / 4096
     }
 
     /// Writes all entries; `more` makes them differ from those before.
     fn fill(&self, more: u64) {
-        let physical = physical_of_direct(self.page.as_slice().as_ptr().addr());
+        let physical = physical_of_direct(self.page.as_ptr().addr().get());
         let entry = mmu::encode(physical | PRESENT | ACCESSED | NO_EXECUTE | more);
         for index in 0..UPDATES as usize {
             // SAFETY: nothing points to the table.
-            unsafe { mmu::set_pte(self.table.as_slice().as_ptr().cast_mut().cast::<u64>().wrapping_add(index), entry) };
+            unsafe { mmu::set_pte(self.table.as_ptr().as_ptr().cast::<u64>().wrapping_add(index), entry) };
         }
     }
 }
@@ -127,10 +127,9 @@ fn operations(only: &str) {
         log::error!("no memory for a page table");
         return;
     };
-    let entry =
-        mmu::encode(PRESENT | ACCESSED | NO_EXECUTE | physical_of_direct(table.page.as_slice().as_ptr().addr()));
-    let slot = table.table.as_slice().as_ptr().cast_mut().cast::<u64>();
-    let address = table.page.as_slice().as_ptr().addr();
+    let entry = mmu::encode(PRESENT | ACCESSED | NO_EXECUTE | physical_of_direct(table.page.as_ptr().addr().get()));
+    let slot = table.table.as_ptr().as_ptr().cast::<u64>();
+    let address = table.page.as_ptr().addr().get();
     let root = mmu::read_cr3();
     irq::disable();
     let flags = irq::save();

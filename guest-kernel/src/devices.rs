@@ -24,6 +24,7 @@ use frontends::{InterruptSource, Transport};
 use pvops::detect::Surroundings;
 use pvops::event::Trigger;
 use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::mmio::InterruptStatus;
 
 /// How often a device is asked that cannot interrupt: one without MSI-X, because which line its pin leads to is only told
 /// by ACPI's bytecode.
@@ -71,7 +72,22 @@ impl Interrupts {
         self.config
     }
 
-    /// Takes what arrived. A device that cannot interrupt is asked every time.
+    /// Has what arrived handled, and lets the line interrupt again. Returns whether there was anything.
+    pub fn handle(&self, mut handle: impl FnMut(InterruptSource) -> InterruptStatus) -> bool {
+        let any = self.take().map(&mut handle).fold(false, |any, what| any | !what.is_empty());
+        self.acknowledged();
+        any
+    }
+
+    /// What was taken has been handled: the device has let go of its line.
+    pub fn acknowledged(&self) {
+        if let Some(line) = self.queue.filter(|_| !self.has_messages()) {
+            irq::acknowledged(line);
+        }
+    }
+
+    /// Takes what arrived, to be [`acknowledged`](Self::acknowledged) when it is handled. A device that cannot interrupt is
+    /// asked every time.
     pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
         let queue = self.queue.is_none_or(Event::take);
         let config = self.config.is_some_and(Event::take);
@@ -93,6 +109,9 @@ impl Interrupts {
         core::future::poll_fn(|_| {
             for event in [self.queue, self.config].into_iter().flatten() {
                 event.subscribe();
+            }
+            if !task::spend() {
+                return Poll::Pending;
             }
             if let Some(result) = done() {
                 return Poll::Ready(Some(result));
@@ -179,7 +198,10 @@ impl Place {
     /// Where, as people write it.
     pub fn location(&self) -> String {
         match self {
-            Self::Mmio(slot, _) => format!("mmio {:#x} line {}", slot.address, slot.line),
+            Self::Mmio(slot, _) => {
+                let by = if matches!(slot.trigger, Trigger::Edge | Trigger::EdgeLow) { "" } else { " by level" };
+                format!("mmio {:#x} line {}{by}", slot.address, slot.line)
+            }
             Self::Pci(function) => function.location(),
         }
     }
@@ -189,7 +211,7 @@ impl Place {
         match self {
             Self::Mmio(slot, window) => {
                 let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
-                let interrupts = match irq::bind_line(name, slot.line, Trigger::Edge) {
+                let interrupts = match irq::bind_line(name, slot.line, slot.trigger) {
                     Ok(event) => Interrupts::line(event),
                     Err(error) => {
                         log::warn!("{name}: {error}; it is polled");

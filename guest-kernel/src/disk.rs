@@ -212,7 +212,7 @@ impl Disk {
         match &self.driver {
             DiskDriver::Own(_) => {
                 let mut buffer = buffer(bytes.len())?;
-                buffer.as_mut_slice().copy_from_slice(bytes);
+                buffer.copy_from(0, bytes);
                 self.run(Request::Write { sector, buffer }).await.map(|_| ())
             }
             DiskDriver::Reference { driver, .. } => {
@@ -343,7 +343,9 @@ impl Own {
 
     /// Handles interrupts, and wakes those whose requests have ended. Returns when to look again, if no interrupt comes.
     fn service(&self) -> Option<u64> {
-        self.requests.borrow_mut().service(self.interrupts.take(), time::now())
+        let again = self.requests.borrow_mut().service(self.interrupts.take(), time::now());
+        self.interrupts.acknowledged();
+        again
     }
 }
 
@@ -381,5 +383,5 @@ fn buffer(len: usize) -> Result<DmaBuffer, DiskError> {
 
 fn content(buffer: Option<DmaBuffer>) -> Result<Vec<u8>, DiskError> {
     let buffer = buffer.ok_or_else(|| DiskError("the buffer is lost".to_string()))?;
-    Ok(buffer.as_slice().to_vec())
+    Ok(buffer.to_vec())
 }

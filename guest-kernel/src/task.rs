@@ -1,7 +1,8 @@
 //! The executor: cooperative tasks on one CPU, woken by events, halting when none is ready.
 //!
 //! A task is a future. Interrupt handlers raise [`Event`]s; an event knows the tasks that wait for it as bits of a word,
-//! so neither waking nor waiting allocates or locks.
+//! so neither waking nor waiting allocates or locks. A task that never has to wait, because a device always has something
+//! for it, ends its turn all the same: each wait costs a piece of its budget, and without any it waits for the next turn.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,6 +13,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use pvops::{irq, time};
 
+/// Waits that may be over at once in one turn of a task.
+const BUDGET: u32 = 16;
 /// Most tasks: one bit each.
 const MAX_TASKS: usize = 64;
 
@@ -53,6 +56,9 @@ impl Event {
     pub fn wait(&self) -> impl Future<Output = ()> + '_ {
         core::future::poll_fn(|_| {
             self.subscribe();
+            if !spend() {
+                return Poll::Pending;
+            }
             if self.take() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
@@ -61,6 +67,9 @@ impl Event {
     pub fn wait_until(&self, deadline: u64) -> impl Future<Output = ()> + '_ {
         core::future::poll_fn(move |_| {
             self.subscribe();
+            if !spend() {
+                return Poll::Pending;
+            }
             if self.take() || time::now() >= deadline {
                 return Poll::Ready(());
             }
@@ -85,6 +94,27 @@ static CURRENT: Current = Current(Cell::new(0));
 
 fn current() -> usize {
     CURRENT.0.get()
+}
+
+/// What the running task has left of its budget.
+struct Left(Cell<u32>);
+// SAFETY: as for `Deadlines`.
+unsafe impl Sync for Left {}
+static LEFT: Left = Left(Cell::new(BUDGET));
+
+/// Takes a piece of the running task's budget. False if there is none: then the future is to return pending, and is polled
+/// again in the task's next turn. For futures that may be ready at once.
+pub fn spend() -> bool {
+    match LEFT.0.get().checked_sub(1) {
+        Some(left) => {
+            LEFT.0.set(left);
+            true
+        }
+        None => {
+            READY.fetch_or(1 << current(), Ordering::AcqRel);
+            false
+        }
+    }
 }
 
 /// Polls the running task again at a time of `pvops::time::now`, if nothing does so before.
@@ -142,21 +172,27 @@ impl Executor {
     /// Runs the tasks for ever.
     pub fn run(&mut self) -> ! {
         loop {
-            let mut ready = READY.swap(0, Ordering::AcqRel);
-            while ready != 0 {
-                let index = ready.trailing_zeros() as usize;
-                ready &= ready - 1;
-                CURRENT.0.set(index);
-                DEADLINES.0.borrow_mut()[index] = u64::MAX;
-                let waker = waker();
-                if let Some(slot) = self.tasks.get_mut(index)
-                    && let Some(task) = slot
-                    && task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
-                {
-                    *slot = None;
-                }
-            }
+            self.turn();
             idle();
+        }
+    }
+
+    /// Gives each task that is ready a turn.
+    pub fn turn(&mut self) {
+        let mut ready = READY.swap(0, Ordering::AcqRel);
+        while ready != 0 {
+            let index = ready.trailing_zeros() as usize;
+            ready &= ready - 1;
+            CURRENT.0.set(index);
+            LEFT.0.set(BUDGET);
+            DEADLINES.0.borrow_mut()[index] = u64::MAX;
+            let waker = waker();
+            if let Some(slot) = self.tasks.get_mut(index)
+                && let Some(task) = slot
+                && task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+            {
+                *slot = None;
+            }
         }
     }
 }

@@ -50,9 +50,7 @@ impl VirtioConsole {
 
     fn service(&self) -> core::cell::RefMut<'_, Console<AnyTransport>> {
         let mut driver = self.driver.borrow_mut();
-        for source in self.interrupts.take() {
-            driver.interrupt(source);
-        }
+        self.interrupts.handle(|source| driver.interrupt(source));
         driver
     }
 }

@@ -95,6 +95,8 @@ fn file_systems_with_large_sectors_are_read_from_either_partition_table() {
             running.expect("type help for the commands", PATIENCE).unwrap();
             running.type_line("blk").unwrap();
             running.expect("disk 0: 131072 sectors in blocks of 4096 bytes", PATIENCE).unwrap();
+            running.type_line("blk 1").unwrap();
+            running.expect("error: there is no disk 1", PATIENCE).unwrap();
             running.type_line("sum /disk0/LARGE.BIN").unwrap();
             let expected = format!("{:08x} {} /disk0/LARGE.BIN", crc32(&content), content.len());
             running.expect(&expected, PATIENCE).unwrap();

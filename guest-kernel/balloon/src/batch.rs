@@ -6,6 +6,11 @@ use alloc::vec::Vec;
 use frontends::memory::{DmaBuffer, DmaPages};
 use frontends::ring::{Ring, Segment};
 
+/// Bytes of an entry.
+const ENTRY: usize = size_of::<u32>();
+/// Entries that are put together before they are copied.
+const CHUNK: usize = 64;
+
 /// One request at a time.
 pub(crate) struct Batch {
     array: DmaBuffer,
@@ -35,8 +40,12 @@ impl Batch {
     pub(crate) fn send(&mut self, ring: &mut Ring) -> bool {
         let len = self.pages.len() * size_of::<u32>();
         self.array.set_len(len);
-        for (entry, page) in self.array.as_mut_slice().chunks_exact_mut(4).zip(&self.pages) {
-            entry.copy_from_slice(&page.number().to_le_bytes());
+        for (index, pages) in self.pages.chunks(CHUNK).enumerate() {
+            let mut entries = [[0; ENTRY]; CHUNK];
+            for (entry, page) in entries.iter_mut().zip(pages) {
+                *entry = page.number().to_le_bytes();
+            }
+            self.array.copy_from(index * CHUNK * ENTRY, entries[..pages.len()].as_flattened());
         }
         self.count = self.pages.len() as u16;
         self.head = ring.push(&[Segment::readable(self.array.device_address(), len as u32)]);

@@ -60,11 +60,9 @@ fn fill(buffer: &mut DmaBuffer, numbers: Statistics) -> u32 {
         (stat_tag::MAJOR_FAULTS, numbers.major_faults),
     ];
     let mut len = 0;
-    let entries = buffer.as_mut_slice().chunks_exact_mut(size_of::<Stat>());
-    let known = values.into_iter().filter_map(|(tag, value)| Some(Stat { tag, value: value? }));
-    for (entry, stat) in entries.zip(known) {
-        entry.copy_from_slice(stat.as_bytes());
-        len += entry.len() as u32;
+    for stat in values.into_iter().filter_map(|(tag, value)| Some(Stat { tag, value: value? })) {
+        buffer.copy_from(len, stat.as_bytes());
+        len += size_of::<Stat>();
     }
-    len
+    len as u32
 }

@@ -58,8 +58,8 @@ impl<T: Transport> Console<T> {
             let buffers = (0..count).map(|_| DmaBuffer::allocate(dma, PAGE_SIZE)).collect::<Option<_>>();
             buffers.ok_or_else(|| device.give_up(InitError::NoMemory { what: "console buffers" }))
         };
-        let input = allocate(receive.size())?;
-        let free = allocate(transmit.size())?;
+        let input = allocate(receive.size().min(RECEIVE_BUFFERS))?;
+        let free = allocate(transmit.size().min(TRANSMIT_BUFFERS))?;
         device.start();
         let mut this = Self {
             device,
@@ -94,11 +94,11 @@ impl<T: Transport> Console<T> {
                 break;
             }
             let Some((buffer, taken)) = self.input.take().or_else(|| self.next_input()) else { break };
-            let rest = &buffer.as_slice()[taken..];
-            let now = rest.len().min(bytes.len() - done);
-            bytes[done..done + now].copy_from_slice(&rest[..now]);
+            let rest = buffer.len() - taken;
+            let now = rest.min(bytes.len() - done);
+            buffer.copy_to(taken, &mut bytes[done..done + now]);
             done += now;
-            if now < rest.len() {
+            if now < rest {
                 self.input = Some((buffer, taken + now));
             } else {
                 self.post(buffer);
@@ -118,7 +118,7 @@ impl<T: Transport> Console<T> {
             let Some(mut buffer) = self.free.pop() else { break };
             let now = (bytes.len() - done).min(buffer.capacity());
             buffer.set_len(now);
-            buffer.as_mut_slice().copy_from_slice(&bytes[done..done + now]);
+            buffer.copy_from(0, &bytes[done..done + now]);
             match self.transmit.push(&[Segment::readable(buffer.device_address(), now as u32)]) {
                 Some(head) => self.sending[usize::from(head)] = Some(buffer),
                 None => {

@@ -231,7 +231,7 @@ impl<T: Transport> Device<T> {
     /// Sets a queue up again, empty, after [`Device::begin_again`].
     pub fn ring_again(&mut self, ring: &mut Ring) -> Result<(), InitError> {
         let (queue, size) = (ring.queue(), self.transport.max_queue_size(ring.queue()));
-        if size < ring.size().into() {
+        if size < ring.size().into() || self.transport.set_queue_size(queue, ring.size())? != ring.size() {
             return Err(InitError::BadQueue { queue, size });
         }
         ring.clear();
@@ -239,12 +239,14 @@ impl<T: Transport> Device<T> {
         Ok(self.transport.set_queue(queue, ring.layout())?)
     }
 
-    /// Sets up a queue of at most `size` entries whose chains have at most `chain` descriptors.
+    /// Sets up a queue of at most `size` entries, unless the device insists on more, whose chains have at most `chain`
+    /// descriptors.
     pub fn ring(&mut self, queue: u16, size: u16, chain: u16, dma: &'static dyn DmaPages) -> Result<Ring, InitError> {
         let max = self.transport.max_queue_size(queue);
         let ring = match u16::try_from(max.min(32768)) {
             Ok(max) if max > 0 && size > 0 => {
-                Ring::new(queue, prev_power_of_two(size.min(max)), chain, self.features, dma)
+                let taken = self.transport.set_queue_size(queue, prev_power_of_two(size.min(max)));
+                taken.map_err(InitError::from).and_then(|size| Ring::new(queue, size, chain, self.features, dma))
             }
             _ => Err(InitError::BadQueue { queue, size: max }),
         };

@@ -18,7 +18,7 @@ fn all(features: Features) -> u64 {
 
 fn buffer(disk: &Disk, fill: u8, len: usize) -> DmaBuffer {
     let mut buffer = DmaBuffer::allocate(disk.memory, len).unwrap();
-    buffer.as_mut_slice().fill(fill);
+    buffer.fill(fill);
     buffer
 }
 
@@ -48,9 +48,9 @@ fn what_is_written_is_read_back() {
         let (_, data) = run(&mut block, &mut disk, Request::Write { sector: 3, buffer: data }).unwrap();
         assert_eq!(disk.data[3 * 512..5 * 512], [0x5a; 1024]);
         let mut data = data.expect("the buffer comes back");
-        data.as_mut_slice().fill(0);
+        data.fill(0);
         let (_, data) = run(&mut block, &mut disk, Request::Read { sector: 3, buffer: data }).unwrap();
-        assert_eq!(data.unwrap().as_slice(), [0x5a; 1024]);
+        assert_eq!(data.unwrap().to_vec(), [0x5a; 1024]);
     }
 }
 
@@ -67,10 +67,8 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
         disk::pair(features, settings, Settings { queue_size: 4, segments: 30, ..Default::default() });
     let len = 4096 * 5 + 512;
     let mut data = buffer(&disk, 0, len);
-    for (index, sector) in data.as_mut_slice().chunks_mut(512).enumerate() {
-        sector.fill(index as u8);
-    }
-    let expected = data.as_slice().to_vec();
+    (0..len / 512).for_each(|index| data.copy_from(index * 512, &[index as u8; 512]));
+    let expected = data.to_vec();
     let (_, data) = run(&mut block, &mut disk, Request::Write { sector: 7, buffer: data }).unwrap();
     assert_eq!(disk.data[7 * 512..][..len], expected);
     // 2 segments of 1024 bytes: 2048 bytes a part.
@@ -78,9 +76,9 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
     assert!(disk.chains.iter().all(|chain| chain.segments.len() <= 4 && chain.segments.iter().all(|s| s.len <= 1024)));
 
     let mut data = data.unwrap();
-    data.as_mut_slice().fill(0);
+    data.fill(0);
     let (_, data) = run(&mut block, &mut disk, Request::Read { sector: 7, buffer: data }).unwrap();
-    assert_eq!(data.unwrap().as_slice(), expected);
+    assert_eq!(data.unwrap().to_vec(), expected);
 }
 
 #[test]
@@ -239,7 +237,7 @@ fn the_capacity_follows_the_device() {
     block.interrupt(InterruptSource::Shared);
     assert_eq!(block.capacity(), 16);
     let (_, data) = run(&mut block, &mut disk, rejected.request).unwrap();
-    assert_eq!(data.unwrap().as_slice(), [7; 512]);
+    assert_eq!(data.unwrap().to_vec(), [7; 512]);
 }
 
 #[test]

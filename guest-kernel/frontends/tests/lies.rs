@@ -226,7 +226,8 @@ fn a_device_that_needs_a_reset_is_stopped() {
 #[test]
 fn net_survives_each_lie_on_each_queue() {
     for queue in [0, 1] {
-        for lie in LIES {
+        // A receive buffer that was used is posted again at once: a second use is as good as a first.
+        for lie in LIES.into_iter().filter(|lie| queue == 1 || !std::ptr::fn_addr_eq(*lie, used_twice as Lie)) {
             let (mut net, mut card) = card(0, card::config(), NetSettings::default());
             // Buffers are taken back when there is none left.
             while net.transmit(60, TransmitChecksum::Complete, |_| ()).is_some() {}
@@ -259,9 +260,8 @@ fn net_gives_up_what_an_unresettable_device_may_still_write() {
     net.recycle(frame);
     let leaked = net.leaked_pages();
     drop(net);
-    // 6 of 8 receive buffers are still posted (one was received, one was returned with the lie), one frame is sent, two
-    // rings.
-    assert_eq!((card.memory.allocated_pages(), leaked), (leaked, 7 + 1 + 2));
+    // The memory of 8 receive buffers, a frame that is sent, two rings.
+    assert_eq!((card.memory.allocated_pages(), leaked), (leaked, 3 + 1 + 2));
 }
 
 fn console(ignores_reset: bool) -> (Console<FakeTransport>, FakeTransport, &'static Memory) {
@@ -368,6 +368,27 @@ fn an_absurd_queue_size_is_cut_to_what_the_driver_wants() {
     transport.model().queue_sizes = vec![u32::MAX];
     let _block = Block::new(transport.clone(), Memory::leaked(64), BlockSettings::default()).unwrap();
     assert_eq!(transport.model().layouts[0].unwrap().size, 64);
+}
+
+#[test]
+fn device_that_insists_on_its_queue_size_gets_rings_of_it_and_no_more_buffers() {
+    let transport = disk::transport(0, disk::config(64));
+    transport.model().insists_on_queue_size = true;
+    let memory = Memory::leaked(128);
+    let mut block = Block::new(transport.clone(), memory, BlockSettings::default()).unwrap();
+    assert_eq!(transport.model().layouts[0].unwrap().size, 256);
+    reads(&mut block, memory, 60);
+    let mut queue = transport.queue(memory, 0);
+    // Heads beyond the size that was asked for are the driver's as well.
+    assert_eq!(std::iter::from_fn(|| queue.next_chain()).count(), 60);
+
+    let transport = FakeTransport::new(DeviceType::CONSOLE, 0, 2, &[0; 12]);
+    transport.model().insists_on_queue_size = true;
+    let memory = Memory::leaked(64);
+    let _console = Console::new(transport.clone(), memory).unwrap();
+    let mut queue = transport.queue(memory, 0);
+    assert_eq!((std::iter::from_fn(|| queue.next_chain()).count(), queue.size()), (4, 256));
+    assert!(memory.allocated_pages() < 32, "a large ring is no reason for many buffers");
 }
 
 #[test]

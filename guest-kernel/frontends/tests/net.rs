@@ -93,6 +93,39 @@ fn frames_arrive_in_order_and_their_buffers_go_round() {
 }
 
 #[test]
+fn device_that_writes_on_changes_no_frame_that_was_received() {
+    let (mut net, mut card) =
+        card::pair(BASIC.bits(), config(), Settings { receive_buffers: 4, ..Settings::default() });
+    let chain = card.receive.next_chain().unwrap();
+    let bytes = [Header::default().as_bytes(), &[1; 60]].concat();
+    let len = chain.write(card.memory, &bytes);
+    card.receive.complete(&chain, len);
+    let frame = net.receive().unwrap();
+    chain.write(card.memory, &[0xee; 72]);
+    assert_eq!(frame.bytes(), [1; 60]);
+}
+
+#[test]
+fn buffers_are_posted_again_while_their_frames_are_kept() {
+    let (mut net, mut card) =
+        card::pair(BASIC.bits(), config(), Settings { receive_buffers: 4, ..Settings::default() });
+    let kept: Vec<_> = (0..20_u8)
+        .map(|fill| {
+            card.deliver(Header::default(), &[fill; 60]);
+            net.receive().unwrap()
+        })
+        .collect();
+    assert!((0..20).zip(&kept).all(|(fill, frame)| frame.bytes() == [fill; 60]));
+}
+
+#[test]
+fn usual_buffers_hold_the_largest_packet_with_its_header() {
+    let (_net, mut card) = card::pair(BASIC.bits(), config(), Settings::default());
+    let posted: u32 = std::iter::from_fn(|| card.receive.next_chain()).map(|chain| chain.writable()).sum();
+    assert!(posted >= 65_562, "{posted} bytes are posted");
+}
+
+#[test]
 fn a_frame_that_spans_buffers_is_joined() {
     let features = (BASIC | Features::MRG_RXBUF).bits();
     let (mut net, mut card) = card::pair(features, config(), Settings { receive_buffers: 8, ..Settings::default() });

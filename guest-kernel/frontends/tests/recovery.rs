@@ -37,7 +37,7 @@ fn pair() -> (Block<FakeTransport>, Disk) {
 
 fn buffer(disk: &Disk, fill: u8) -> DmaBuffer {
     let mut buffer = DmaBuffer::allocate(disk.memory, 512).unwrap();
-    buffer.as_mut_slice().fill(fill);
+    buffer.fill(fill);
     buffer
 }
 
@@ -80,7 +80,7 @@ fn requests_of_a_device_that_asks_for_a_reset_are_done_again_in_order() {
     let ended: Vec<_> = std::iter::from_fn(|| block.poll()).collect();
     assert_eq!(ended.iter().map(|completion| completion.token).collect::<Vec<_>>(), tokens);
     assert!(ended.iter().all(|completion| completion.result.is_ok()));
-    assert_eq!(ended[0].buffer.as_ref().unwrap().as_slice(), [3; 512]);
+    assert_eq!(ended[0].buffer.as_ref().unwrap().to_vec(), [3; 512]);
     assert_eq!(disk.data[4 * 512..5 * 512], [0xaa; 512]);
     drop((block, ended));
     assert_eq!(disk.memory.allocated_pages(), 0);
@@ -97,7 +97,7 @@ fn device_that_breaks_a_rule_is_restarted() {
     reconnect(&mut disk);
     disk.serve();
     let completion = block.poll().unwrap();
-    assert_eq!((completion.result, completion.buffer.unwrap().as_slice()[0]), (Ok(Output::Done), 5));
+    assert_eq!((completion.result, completion.buffer.unwrap().to_vec()[0]), (Ok(Output::Done), 5));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn device_that_has_a_request_for_too_long_is_restarted_and_the_request_done_agai
     disk.serve();
     assert_eq!(requests.service([InterruptSource::Queue], 106 * SECOND), None);
     let Poll::Ready(completion) = requests.poll(token, Waker::noop()) else { panic!("it was read") };
-    assert_eq!((completion.result, completion.buffer.unwrap().as_slice()[0]), (Ok(Output::Done), 7));
+    assert_eq!((completion.result, completion.buffer.unwrap().to_vec()[0]), (Ok(Output::Done), 7));
 }
 
 #[test]

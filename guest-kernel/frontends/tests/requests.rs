@@ -27,7 +27,7 @@ fn read(requests: &mut Requests<FakeTransport>, disk: &Disk, sector: u64) -> Tok
 
 fn first_byte(completion: Completion) -> u8 {
     assert_eq!(completion.result, Ok(Output::Done));
-    completion.buffer.unwrap().as_slice()[0]
+    completion.buffer.unwrap().to_vec()[0]
 }
 
 fn answer(disk: &mut Disk, chain: &Chain) {

@@ -113,14 +113,74 @@ fn mmio_sets_a_queue_up_and_makes_it_ready_last() {
     assert_eq!(window.take_writes(), [(0x50, 4, 1)]);
 }
 
+/// Interrupt status and acknowledgement as a device has them; `coming` reasons come one after each acknowledgement.
+struct Acknowledged {
+    window: Window,
+    coming: RefCell<Vec<u32>>,
+}
+
+const STATUS: usize = 0x60;
+const ACKNOWLEDGE: usize = 0x64;
+
+impl Registers for Acknowledged {
+    fn len(&self) -> usize {
+        self.window.len()
+    }
+    fn read8(&self, offset: usize) -> u8 {
+        self.window.read8(offset)
+    }
+    fn read16(&self, offset: usize) -> u16 {
+        self.window.read16(offset)
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        self.window.read32(offset)
+    }
+    fn write8(&self, offset: usize, value: u8) {
+        self.window.write8(offset, value);
+    }
+    fn write16(&self, offset: usize, value: u16) {
+        self.window.write16(offset, value);
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        self.window.write32(offset, value);
+        if offset == ACKNOWLEDGE {
+            let next = self.coming.borrow_mut().pop().unwrap_or(0);
+            self.window.set(STATUS, self.window.get(STATUS, 4) & !value | next, 4);
+        }
+    }
+}
+
+fn acknowledged(status: u32, coming: &[u32]) -> (Window, MmioTransport<Acknowledged>) {
+    let (window, _) = mmio();
+    window.set(STATUS, status, 4);
+    let coming = RefCell::new(coming.iter().rev().copied().collect());
+    (window.clone(), MmioTransport::new(Acknowledged { window, coming }).unwrap())
+}
+
 #[test]
 fn mmio_acknowledges_exactly_what_it_saw() {
-    let (window, mut transport) = mmio();
+    let (window, mut transport) = acknowledged(0, &[]);
     assert_eq!(transport.take_interrupt(), InterruptStatus::empty());
     assert_eq!(window.take_writes(), [], "nothing to acknowledge");
-    window.set(0x60, 0xffff_fff1, 4);
+    window.set(STATUS, 0xffff_fff1, 4);
     assert_eq!(transport.take_interrupt(), InterruptStatus::USED_BUFFER);
-    assert_eq!(window.take_writes(), [(0x64, 4, 1)]);
+    assert_eq!(window.take_writes(), [(ACKNOWLEDGE, 4, 1)]);
+}
+
+#[test]
+fn mmio_acknowledges_what_comes_in_between() {
+    let (window, mut transport) = acknowledged(1, &[2, 0]);
+    let both = InterruptStatus::USED_BUFFER | InterruptStatus::CONFIG_CHANGE;
+    assert_eq!(transport.take_interrupt(), both);
+    assert_eq!(window.take_writes(), [(ACKNOWLEDGE, 4, 1), (ACKNOWLEDGE, 4, 2)]);
+    assert_eq!(window.get(STATUS, 4), 0, "the device raises its line again");
+}
+
+#[test]
+fn mmio_acknowledges_a_device_that_never_ends_a_bounded_number_of_times() {
+    let (window, mut transport) = acknowledged(1, &[1; 1000]);
+    assert_eq!(transport.take_interrupt(), InterruptStatus::USED_BUFFER);
+    assert_eq!(window.take_writes().len(), 8);
 }
 
 #[test]
@@ -198,6 +258,20 @@ fn pci_sets_a_queue_up_with_its_vector_and_enables_it_last() {
     transport.notify(0);
     transport.notify(77);
     assert_eq!(device.notify.take_writes(), [(12, 2, 1)], "a queue that was not set up is not notified");
+}
+
+#[test]
+fn pci_takes_the_queue_size_that_it_reads_back_or_refuses() {
+    let (device, mut transport) = pci(None);
+    assert_eq!(transport.set_queue_size(1, 8), Ok(8));
+    device.common.set(24, 256, 2).read_only.borrow_mut().push(24);
+    assert_eq!(transport.set_queue_size(1, 8), Ok(256), "the device keeps its own");
+    for size in [0, 100] {
+        device.common.set(24, size, 2);
+        let error = TransportError::BadQueueSize { queue: 1, wanted: 8, size: size as u16 };
+        assert_eq!(transport.set_queue_size(1, 8), Err(error));
+    }
+    assert_eq!(transport.set_queue_size(2, 8), Err(TransportError::QueueUnavailable { queue: 2 }));
 }
 
 #[test]

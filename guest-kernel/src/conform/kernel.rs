@@ -219,12 +219,12 @@ static INTERRUPT_FLAG_COPY: usize = INTERRUPT_FLAG;
 /// A page with something in it.
 fn page() -> Result<DmaBuffer, super::End> {
     let mut page = DmaBuffer::allocate(&DMA, 4096).ok_or_else(|| super::error("no memory for a page"))?;
-    page.as_mut_slice().iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);
+    (0..page.len()).for_each(|at| page.copy_from(at, &[at as u8]));
     Ok(page)
 }
 
 fn unchanged(page: &DmaBuffer) -> Verdict {
-    let wrong = page.as_slice().iter().enumerate().position(|(at, &byte)| byte != at as u8);
+    let wrong = page.to_vec().iter().enumerate().position(|(at, &byte)| byte != at as u8);
     equal("first byte of a page that changed", None, wrong)
 }
 
@@ -239,15 +239,15 @@ fn cr3_write_keeps_the_world(_: &Lab) -> Verdict {
 
 fn flushes_change_nothing(_: &Lab) -> Verdict {
     let page = page()?;
-    mmu::flush_one(page.as_slice().as_ptr().addr());
+    mmu::flush_one(page.as_ptr().addr().get());
     unchanged(&page)?;
     mmu::flush_all();
     unchanged(&page)
 }
 
 fn set_pte_writes_the_entry(_: &Lab) -> Verdict {
-    let mut page = page()?;
-    let entries = page.as_mut_slice().as_mut_ptr().cast::<u64>();
+    let page = page()?;
+    let entries = page.as_ptr().as_ptr().cast::<u64>();
     let wanted = |n: u64| n << 12 | mmu::PRESENT | mmu::NO_EXECUTE;
     // SAFETY: the frame is this check's own and no table is made of it.
     unsafe { mmu::set_pte(entries, mmu::encode(wanted(1))) };

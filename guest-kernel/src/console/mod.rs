@@ -158,10 +158,17 @@ pub fn init(console: Console) {
 
 /// Takes an input byte.
 pub fn read() -> Option<u8> {
-    match &mut *DEVICE.lock() {
+    let byte = match &mut *DEVICE.lock() {
         Device::Serial(uart) => uart.read(),
         Device::Hypervisor(console) => console.read(),
+    };
+    // With the last byte the device lets go of its line.
+    if byte.is_none()
+        && let Some(event) = INPUT.get()
+    {
+        crate::trap::irq::acknowledged(event);
     }
+    byte
 }
 
 /// The event of the console's interrupt, from the time it is bound.

@@ -32,9 +32,9 @@ enum CardDriver {
 }
 
 impl Card {
-    /// Few buffers: each costs instructions at boot, and one task takes them at once.
+    /// As many receive buffers as Firecracker wants, and few others: each costs instructions at boot.
     pub const SETTINGS: Settings =
-        Settings { receive_buffers: 16, transmit_buffers: 16, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: 1500 };
+        Settings { receive_buffers: 64, transmit_buffers: 16, fallback_mac: [2, 0, 0, 0, 0, 1], mtu_limit: 1500 };
 
     /// With our driver.
     pub fn own(net: Net<AnyTransport>, interrupts: Interrupts) -> Self {
@@ -92,11 +92,7 @@ impl Card {
     pub fn service(&self) -> bool {
         match &mut *self.driver.borrow_mut() {
             CardDriver::Own(net) => {
-                let any = self
-                    .interrupts
-                    .take()
-                    .map(|source| net.interrupt(source))
-                    .fold(false, |any, what| any | !what.is_empty());
+                let any = self.interrupts.handle(|source| net.interrupt(source));
                 net.enable_interrupts() || any
             }
             CardDriver::Reference(net) => {
@@ -128,8 +124,21 @@ impl Card {
     }
 }
 
-/// The card in smoltcp's hands.
-pub struct Port<'a>(pub &'a Card);
+/// Frames that are taken at once: a card that is never empty must not keep the other tasks from their turns.
+const FRAMES_AT_ONCE: u32 = 64;
+
+/// The card in smoltcp's hands, for one poll.
+pub struct Port<'a> {
+    card: &'a Card,
+    frames_left: u32,
+}
+
+impl<'a> Port<'a> {
+    /// For one poll.
+    pub fn new(card: &'a Card) -> Self {
+        Self { card, frames_left: FRAMES_AT_ONCE }
+    }
+}
 
 /// A received frame.
 pub struct Received<'a> {
@@ -146,7 +155,7 @@ enum AnyFrame {
 pub struct Room<'a>(&'a Card);
 
 impl RxToken for Received<'_> {
-    /// The buffer goes back to the device when the token is dropped.
+    /// The frame's memory is kept for the next one when the token is dropped.
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, handle: F) -> R {
         match &self.frame {
             Some(AnyFrame::Own(frame)) => handle(frame.bytes()),
@@ -208,29 +217,30 @@ impl Device for Port<'_> {
         Self: 'b;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Room<'_>)> {
-        let card = self.0;
+        let card = self.card;
         // A frame is only taken when its answer has room.
-        if !card.has_room() {
+        if self.frames_left == 0 || !card.has_room() {
             return None;
         }
         let frame = match &mut *card.driver.borrow_mut() {
             CardDriver::Own(net) => AnyFrame::Own(net.receive()?),
             CardDriver::Reference(net) => AnyFrame::Reference(net.can_recv().then(|| net.receive().ok()).flatten()?),
         };
+        self.frames_left -= 1;
         Some((Received { card, frame: Some(frame) }, Room(card)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Room<'_>> {
-        self.0.has_room().then_some(Room(self.0))
+        self.card.has_room().then_some(Room(self.card))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = usize::from(self.0.mtu())
+        capabilities.max_transmission_unit = usize::from(self.card.mtu())
             .min(FRAME_MAX - shared_abi::virtio::net::ETHERNET_HEADER)
             + shared_abi::virtio::net::ETHERNET_HEADER;
-        if self.0.offloads() {
+        if self.card.offloads() {
             capabilities.checksum.tcp = Checksum::Rx;
             capabilities.checksum.udp = Checksum::Rx;
         }

@@ -70,7 +70,7 @@ impl Static {
 
 /// Runs the network for ever.
 pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, seed: u64) {
-    let mut port = Port(&card);
+    let mut port = Port::new(&card);
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(card.mac())));
     config.random_seed = seed;
     let mut interface = Interface::new(config, &mut port, now());
@@ -90,7 +90,7 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, se
         })
         .collect();
     loop {
-        interface.poll(now(), &mut Port(&card), &mut sockets);
+        interface.poll(now(), &mut Port::new(&card), &mut sockets);
         match dhcp.and_then(|dhcp| sockets.get_mut::<dhcpv4::Socket>(dhcp).poll()) {
             Some(dhcpv4::Event::Configured(config)) => {
                 configure(&mut interface, &system.net, config.address, config.router);
@@ -103,7 +103,7 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, se
             again |= connection.serve(sockets.get_mut::<tcp::Socket>(*handle), &system);
         }
         if again {
-            interface.poll(now(), &mut Port(&card), &mut sockets);
+            interface.poll(now(), &mut Port::new(&card), &mut sockets);
         }
         card.kick();
         let delay = interface.poll_delay(now(), &sockets).map(|delay| delay.total_micros() * 1000);

@@ -6,6 +6,7 @@
 
 use super::mmio::Slot;
 use alloc::vec::Vec;
+use pvops::event::Trigger;
 
 /// virtio-mmio's hardware id (Linux `drivers/virtio/virtio_mmio.c`).
 pub const VIRTIO_MMIO: &[u8] = b"LNRO0005";
@@ -233,11 +234,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// The first range of memory and the first interrupt of resources (6.4): a device has one each. An interrupt that is active
-/// low is not taken.
-///
-/// Whether it is by edge or by level is left to the binding: a line that the device holds until it is acknowledged has an
-/// edge each time, too.
+/// The first range of memory and the first interrupt of resources (6.4): a device has one each.
 fn slot(mut resources: &[u8]) -> Option<Slot> {
     let (mut place, mut line) = (None, None);
     while let [tag, rest @ ..] = resources {
@@ -258,8 +255,15 @@ fn slot(mut resources: &[u8]) -> Option<Slot> {
             0x8a if is_memory => Some((long(11)?, long(35)?)),
             // Extended interrupt: flags, count, numbers.
             0x89 => {
+                const EDGE: u8 = 1 << 1;
                 const ACTIVE_LOW: u8 = 1 << 2;
-                line = line.or(number(2).filter(|_| body[0] & ACTIVE_LOW == 0));
+                let trigger = match (body.first()? & EDGE != 0, body.first()? & ACTIVE_LOW != 0) {
+                    (true, false) => Trigger::Edge,
+                    (true, true) => Trigger::EdgeLow,
+                    (false, false) => Trigger::LevelHigh,
+                    (false, true) => Trigger::Level,
+                };
+                line = line.or(number(2).map(|line| (line, trigger)));
                 None
             }
             // End.
@@ -268,6 +272,6 @@ fn slot(mut resources: &[u8]) -> Option<Slot> {
         };
         place = place.or(found);
     }
-    let (address, size) = place?;
-    Some(Slot { address, size, line: line? }).filter(|slot| slot.address > 0 && slot.size > 0)
+    let ((address, size), (line, trigger)) = (place?, line?);
+    Some(Slot { address, size, line, trigger }).filter(|slot| slot.address > 0 && slot.size > 0)
 }

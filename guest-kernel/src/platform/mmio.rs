@@ -4,6 +4,7 @@
 
 use crate::cmdline::Cmdline;
 use alloc::vec::Vec;
+use pvops::event::Trigger;
 use shared_abi::board;
 
 /// A register block and its interrupt line.
@@ -15,17 +16,27 @@ pub struct Slot {
     pub size: u64,
     /// GSI.
     pub line: u32,
+    /// How the line signals.
+    pub trigger: Trigger,
 }
 
-/// All slots, the board's first, ACPI's last. A description that cannot be read is logged and left out.
+/// All slots, the board's first, ACPI's last. A description that cannot be read is logged and left out. Lines signal by
+/// edges, as the board's do, where ACPI does not say otherwise: Linux takes it so for those on its command line.
 pub fn slots(board_slots: u32, cmdline: Cmdline, declared: Vec<Slot>) -> impl Iterator<Item = Slot> {
     let on_board = (0..board_slots).map(|slot| Slot {
         address: board::VIRTIO_MMIO_BASE + u64::from(slot) * board::VIRTIO_MMIO_STRIDE,
         size: board::VIRTIO_MMIO_STRIDE,
         line: board::VIRTIO_MMIO_GSI + slot,
+        trigger: Trigger::Edge,
     });
-    let named = cmdline.words().filter_map(|word| word.strip_prefix("virtio_mmio.device=")).filter_map(|text| {
-        let slot = parse(text);
+    let says: Vec<Slot> = declared.clone();
+    let named = cmdline.words().filter_map(|word| word.strip_prefix("virtio_mmio.device=")).filter_map(move |text| {
+        let mut slot = parse(text);
+        if let Some(slot) = &mut slot
+            && let Some(same) = says.iter().find(|other| (other.address, other.line) == (slot.address, slot.line))
+        {
+            slot.trigger = same.trigger;
+        }
         if slot.is_none() {
             log::warn!("virtio_mmio.device={text}: not SIZE@ADDRESS:LINE");
         }
@@ -41,6 +52,7 @@ fn parse(text: &str) -> Option<Slot> {
         size: number(size)?,
         address: number(parts.next()?)?,
         line: u32::try_from(number(parts.next()?)?).ok()?,
+        trigger: Trigger::Edge,
     };
     (slot.size > 0 && slot.address > 0).then_some(slot)
 }

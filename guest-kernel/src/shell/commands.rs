@@ -209,8 +209,10 @@ fn hog(mib: Option<&str>, out: &mut String) -> Result<(), Failed> {
 }
 
 async fn blk(system: &System, which: Option<&str>, out: &mut String) -> Result<(), Failed> {
-    let only: Option<usize> =
-        which.map(|text| text.parse().map_err(|_| alloc::format!("{text}: not a number"))).transpose()?;
+    if which.is_some() {
+        disk(system, which)?;
+    }
+    let only: Option<usize> = which.and_then(|text| text.parse().ok());
     for (number, disk) in
         system.devices.disks.iter().enumerate().filter(|(number, _)| only.is_none_or(|only| only == *number))
     {

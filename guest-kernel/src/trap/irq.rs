@@ -1,8 +1,9 @@
 //! Interrupts: each vector has an event that it raises, and a count. Handlers do nothing else, checks
-//! aside: the work is done by the tasks that wait for the event.
+//! aside: the work is done by the tasks that wait for the event. A line that signals by a level is masked until the task
+//! that serves it says that the device has let go of it.
 
 use crate::task::Event;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use heapless::Vec;
 use pvops::event::{self, MessageEntry, MsiMessage, NoRoute, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
 
@@ -17,7 +18,14 @@ struct Vector {
     count: AtomicU64,
     /// A `fn()` that runs before the interrupt ends, or null. Checks set it.
     handler: AtomicPtr<()>,
+    /// The line, if it signals by a level; else [`NO_LINE`].
+    level: AtomicU64,
+    /// The line is masked until it is acknowledged.
+    masked: AtomicBool,
 }
+
+/// No number of a line.
+const NO_LINE: u64 = u64::MAX;
 
 static TIMER: Vector = Vector::new();
 static TABLE: [Vector; VECTORS] = [const { Vector::new() }; VECTORS];
@@ -37,11 +45,22 @@ pub struct Owner {
 
 impl Vector {
     const fn new() -> Self {
-        Self { event: Event::new(), count: AtomicU64::new(0), handler: AtomicPtr::new(core::ptr::null_mut()) }
+        Self {
+            event: Event::new(),
+            count: AtomicU64::new(0),
+            handler: AtomicPtr::new(core::ptr::null_mut()),
+            level: AtomicU64::new(NO_LINE),
+            masked: AtomicBool::new(false),
+        }
     }
 
     fn raise(&self) {
         self.count.fetch_add(1, Relaxed);
+        if let Ok(line) = u32::try_from(self.level.load(Relaxed)) {
+            // Or it would interrupt for ever, and no task would come to acknowledge it.
+            event::mask(line);
+            self.masked.store(true, SeqCst);
+        }
         self.event.raise();
         let handler = self.handler.load(Relaxed);
         if !handler.is_null() {
@@ -102,7 +121,21 @@ fn event_of(vector: u8) -> &'static Event {
     &TABLE[usize::from(vector - FIRST_VECTOR)].event
 }
 
-/// Binds a line to a new vector and lets it interrupt.
+fn vector_of(event: &'static Event) -> Option<&'static Vector> {
+    TABLE.iter().find(|entry| core::ptr::eq(&raw const entry.event, event))
+}
+
+/// The device has let go of an event's line: one that signals by a level may interrupt again.
+pub fn acknowledged(event: &'static Event) {
+    if let Some(entry) = vector_of(event)
+        && entry.masked.swap(false, SeqCst)
+        && let Ok(line) = u32::try_from(entry.level.load(Relaxed))
+    {
+        event::unmask(line);
+    }
+}
+
+/// Binds a line to a new vector and lets it interrupt; one that signals by a level once, until it is [`acknowledged`].
 ///
 /// # Errors
 /// [`BindError`].
@@ -110,6 +143,9 @@ pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'st
     let vector = allocate(Owner { name, line: Some(line) })?;
     // SAFETY: the vector's stub dispatches to its event.
     unsafe { event::bind(line, vector, trigger)? };
+    if matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
+        TABLE[usize::from(vector - FIRST_VECTOR)].level.store(line.into(), Relaxed);
+    }
     event::unmask(line);
     Ok(event_of(vector))
 }
@@ -137,7 +173,7 @@ pub fn bind_message(name: &'static str, at: MessageEntry) -> Result<(&'static Ev
 
 /// Has a function run at each interrupt of an event's vector, before the interrupt ends: for checks of when it does.
 pub fn set_handler(event: &'static Event, handler: Option<fn()>) {
-    if let Some(entry) = TABLE.iter().find(|entry| core::ptr::eq(&raw const entry.event, event)) {
+    if let Some(entry) = vector_of(event) {
         entry.handler.store(handler.map_or(core::ptr::null_mut(), |handler| handler as *mut ()), Relaxed);
     }
 }
@@ -170,8 +206,7 @@ pub fn unprotected_halts() -> u64 {
 
 /// Interrupts of an event's vector so far; 0 for an event that belongs to no vector.
 pub fn count_of(event: &'static Event) -> u64 {
-    let entry = TABLE.iter().find(|entry| core::ptr::eq(&raw const entry.event, event));
-    entry.map_or(0, |entry| entry.count.load(Relaxed))
+    vector_of(event).map_or(0, |entry| entry.count.load(Relaxed))
 }
 
 /// All vectors in use: number, owner, count.

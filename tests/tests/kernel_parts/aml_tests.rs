@@ -3,6 +3,7 @@
 use crate::platform::aml::{first_of_package, virtio_mmio};
 use crate::platform::mmio::Slot;
 use proptest::prelude::*;
+use pvops::event::Trigger;
 
 /// A package length and what it is the length of.
 fn package(content: &[u8]) -> Vec<u8> {
@@ -52,7 +53,7 @@ fn virtio(name: &[u8], resources: &[u8]) -> Vec<u8> {
     device(name, &[&text(b"_HID", "LNRO0005"), &integers, resources])
 }
 
-const SLOT: Slot = Slot { address: 0xfeb0_0000, size: 512, line: 16 };
+const SLOT: Slot = Slot { address: 0xfeb0_0000, size: 512, line: 16, trigger: Trigger::LevelHigh };
 
 fn usual() -> Vec<u8> {
     resources(&[&memory(0xfeb0_0000, 512), &interrupt(0x01, 16)])
@@ -64,7 +65,7 @@ fn devices_are_found_wherever_they_are_declared() {
     let inner = device(b"BUS0", &[&text(b"_HID", "ACPI0004"), &virtio(b"VR00", &usual())]);
     let aml = scope(b"\\_SB_", &[&inner, &second]);
     let (slots, unread) = virtio_mmio(&aml);
-    assert_eq!(slots, [SLOT, Slot { address: 0xfeb0_0200, size: 512, line: 17 }]);
+    assert_eq!(slots, [SLOT, Slot { address: 0xfeb0_0200, size: 512, line: 17, trigger: Trigger::Edge }]);
     assert_eq!(unread, 0);
 }
 
@@ -92,11 +93,16 @@ fn other_kinds_of_descriptors_are_read_and_what_is_not_constant_is_counted() {
         [&[0x87, 23, 0, 2, 0, 0], dwords(&[0; 5]).as_slice(), b"\x84\x02\x00xx\x47\x01\x60\x00\x60\x00\x01\x08"]
             .concat();
     let slots = |descriptors: &[&[u8]]| virtio_mmio(&virtio(b"V000", &resources(descriptors)));
-    let at = |address: u64| Slot { address, size: 0x1000, line: 5 };
+    let at = |address: u64| Slot { address, size: 0x1000, line: 5, trigger: Trigger::LevelHigh };
     assert_eq!(slots(&[&others, &space32, &interrupt(1, 5)]), (vec![at(0xd000_0000)], 0));
     assert_eq!(slots(&[&interrupt(1, 5), &space64]), (vec![at(1 << 36)], 0));
     assert_eq!(slots(&[&space64]), (vec![], 1), "no interrupt");
-    assert_eq!(slots(&[&space64, &interrupt(0x05, 5)]), (vec![], 1), "active low");
+    let triggers =
+        [(0x01, Trigger::LevelHigh), (0x05, Trigger::Level), (0x03, Trigger::Edge), (0x07, Trigger::EdgeLow)];
+    for (flags, trigger) in triggers {
+        let slot = Slot { trigger, ..at(1 << 36) };
+        assert_eq!(slots(&[&space64, &interrupt(flags, 5)]), (vec![slot], 0), "flags {flags:#x}");
+    }
     let by_method = block(&[0x14], b"_CRS", &[&[0, 0xa4, 0x00]]);
     assert_eq!(virtio_mmio(&virtio(b"V000", &by_method)), (vec![], 1));
 }

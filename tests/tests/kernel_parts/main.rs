@@ -14,6 +14,7 @@ mod interrupts_tests;
 mod memory_tests;
 mod pci_tests;
 mod time_tests;
+mod task_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
@@ -27,6 +28,17 @@ mod gpt;
 #[path = "../../../guest-kernel/src/initrd.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod initrd;
+
+#[path = "../../../guest-kernel/src/task.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod task;
+
+/// Stand-in for the clock.
+mod time {
+    pub(crate) fn tsc() -> u64 {
+        0
+    }
+}
 
 /// Stand-in for the loader's information.
 #[path = "."]

@@ -2,6 +2,7 @@
 
 use crate::cmdline::Cmdline;
 use crate::platform::mmio::{Slot, slots};
+use pvops::event::Trigger;
 
 #[test]
 fn the_vmm_s_words_come_behind_the_image_s_and_the_last_value_wins() {
@@ -26,7 +27,7 @@ fn words_for_linux_are_not_ours() {
 fn devices_are_found_on_the_board_and_on_the_command_line() {
     let cmdline = Cmdline::new("", "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xd0000000:5:7");
     let found: Vec<_> = slots(2, cmdline, Vec::new()).collect();
-    let slot = |address, size, line| Slot { address, size, line };
+    let slot = |address, size, line| Slot { address, size, line, trigger: Trigger::Edge };
     assert_eq!(
         found,
         [
@@ -36,6 +37,16 @@ fn devices_are_found_on_the_board_and_on_the_command_line() {
             slot(0xd000_0000, 4096, 5)
         ]
     );
+}
+
+#[test]
+fn a_line_on_the_command_line_signals_as_acpi_says_of_the_same_device() {
+    let cmdline = Cmdline::new("", "virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=512@0xfeb00c00:11");
+    let declared = |address, line| Slot { address, size: 512, line, trigger: Trigger::LevelHigh };
+    // Of the second one it says another line, so it speaks of something else.
+    let found: Vec<_> = slots(0, cmdline, vec![declared(0xfeb0_0e00, 12), declared(0xfeb0_0c00, 10)]).collect();
+    let triggers: Vec<_> = found.iter().map(|slot| slot.trigger).collect();
+    assert_eq!(triggers[..2], [Trigger::LevelHigh, Trigger::Edge]);
 }
 
 #[test]

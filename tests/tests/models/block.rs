@@ -43,7 +43,7 @@ fn run(block: &mut OurBlock, request: Request) -> Completion {
 
 fn buffer(rig: &Rig, len: usize, fill: u8) -> DmaBuffer {
     let mut buffer = DmaBuffer::allocate(rig.dma, len).unwrap();
-    buffer.as_mut_slice().fill(fill);
+    buffer.fill(fill);
     buffer
 }
 
@@ -60,7 +60,7 @@ fn our_driver_writes_flushes_and_reads_back_and_the_file_has_it() {
     assert_eq!(fs::read(image.path()).unwrap()[100 * 512..][..len], vec![0x5a; len]);
     let done = run(&mut block, Request::Read { sector: 99, buffer: buffer(&rig, 1024, 0) });
     let bytes = done.buffer.unwrap();
-    assert_eq!((bytes.as_slice()[0], &bytes.as_slice()[512..]), (99, &[0x5a; 512][..]));
+    assert_eq!((bytes.to_vec()[0], &bytes.to_vec()[512..]), (99, &[0x5a; 512][..]));
     let mut id = [0; 20];
     id[..8].copy_from_slice(b"serial-1");
     assert_eq!(run(&mut block, Request::Id).result, Ok(Output::Id(id)));
@@ -81,7 +81,7 @@ fn our_driver_discards_and_zeroes_beyond_the_devices_limits() {
     assert_eq!(run(&mut block, zeroes).result, Ok(Output::Done));
     let read = Request::Read { sector: 131_000, buffer: buffer(&rig, 4096, 1) };
     let bytes = run(&mut block, read).buffer.unwrap();
-    assert_eq!((&bytes.as_slice()[..3 * 512], bytes.as_slice()[3 * 512]), (&[0; 3 * 512][..], 0xee));
+    assert_eq!((&bytes.to_vec()[..3 * 512], bytes.to_vec()[3 * 512]), (&[0; 3 * 512][..], 0xee));
     let discard = Request::Discard { sector: 0, sectors: 200_000 };
     assert_eq!(run(&mut block, discard).result, Ok(Output::Done));
     // 65536 sectors a request: write, 2 zeroes, read, discard.
@@ -98,7 +98,7 @@ fn a_read_only_disk_is_one_to_our_driver() {
     let rejected = block.submit(Request::Write { sector: 0, buffer: buffer(&rig, 512, 1) }).unwrap_err();
     assert_eq!(rejected.reason, Rejection::ReadOnly);
     let done = run(&mut block, Request::Read { sector: 7, buffer: buffer(&rig, 512, 0) });
-    assert_eq!(done.buffer.unwrap().as_slice()[0], 7);
+    assert_eq!(done.buffer.unwrap().to_vec()[0], 7);
     rig.assert_content();
 }
 
@@ -117,7 +117,7 @@ fn a_batch_costs_one_notification_and_no_interrupt_while_they_are_off() {
         assert_eq!((block.notifications(), rig.line.raised()), (2 * round - 1, interrupts));
         for sector in 0..32 {
             let done = block.poll().expect("the device has answered");
-            assert_eq!((done.result, done.buffer.unwrap().as_slice()[0]), (Ok(Output::Done), sector));
+            assert_eq!((done.result, done.buffer.unwrap().to_vec()[0]), (Ok(Output::Done), sector));
         }
         assert!(!block.enable_interrupts());
         run(&mut block, Request::Flush);
@@ -137,7 +137,7 @@ fn a_hundred_thousand_requests_wrap_the_indices_and_lose_nothing() {
         let sector = round % SECTORS as u64;
         let done = run(&mut block, Request::Read { sector, buffer: data });
         data = done.buffer.unwrap();
-        assert_eq!((done.result, &data.as_slice()[..8]), (Ok(Output::Done), &sector.to_le_bytes()[..]));
+        assert_eq!((done.result, &data.to_vec()[..8]), (Ok(Output::Done), &sector.to_le_bytes()[..]));
     }
     assert_eq!(rig.model.counters().requests.get(), 100_000);
     rig.assert_content();
@@ -163,5 +163,5 @@ fn the_reference_driver_reads_and_writes_the_same_disk() {
 
     let mut block = ours(&rig);
     let done = run(&mut block, Request::Read { sector: 200, buffer: buffer(&rig, 4096, 0) });
-    assert_eq!(done.buffer.unwrap().as_slice(), [0xa7; 4096]);
+    assert_eq!(done.buffer.unwrap().to_vec(), [0xa7; 4096]);
 }

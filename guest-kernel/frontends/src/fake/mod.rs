@@ -47,6 +47,8 @@ pub struct Model {
     pub status_writes: Vec<Status>,
     /// Never shows a reset status again.
     pub ignores_reset: bool,
+    /// Keeps the largest size of a queue, whatever is asked for.
+    pub insists_on_queue_size: bool,
     /// Does not keep FEATURES_OK.
     pub refuses_features: bool,
     /// Changes the configuration generation at every read.
@@ -77,6 +79,7 @@ impl FakeTransport {
             set_ups: 0,
             status_writes: Vec::new(),
             ignores_reset: false,
+            insists_on_queue_size: false,
             refuses_features: false,
             unstable_config: false,
         };
@@ -154,6 +157,13 @@ impl Transport for FakeTransport {
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {
         self.model().queue_sizes.get(usize::from(queue)).copied().unwrap_or(0)
+    }
+
+    fn set_queue_size(&mut self, queue: u16, size: u16) -> Result<u16, TransportError> {
+        let model = self.model();
+        let insisted =
+            model.insists_on_queue_size.then(|| model.queue_sizes.get(usize::from(queue)).copied()).flatten();
+        Ok(insisted.and_then(|size| u16::try_from(size).ok()).unwrap_or(size))
     }
 
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError> {

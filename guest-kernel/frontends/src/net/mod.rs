@@ -1,7 +1,7 @@
 //! The network driver (section 5.1): frames in and out, one queue pair.
 //!
 //! Made by the kernel for each card; the TCP/IP stack takes frames from it and fills frames for it. Neither way
-//! allocates per frame, and only a frame that spans several receive buffers is copied.
+//! allocates per frame. Each frame is copied once, for the stack may see nothing that a device can still change.
 
 mod checksum;
 mod receive;
@@ -33,7 +33,8 @@ const VLAN_TAG: usize = 4;
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Receive buffers to keep posted, at most: entries of the receive ring.
+    /// Receive buffers to keep posted, at most: entries of the receive ring. Some devices receive nothing unless 65,562
+    /// bytes are posted, the largest packet with its header (Firecracker): 64 buffers for the usual MTU are enough.
     pub receive_buffers: u16,
     /// Frames in transmission, at most: entries of the transmit ring. Their buffers are allocated at first use.
     pub transmit_buffers: u16,
@@ -93,8 +94,8 @@ impl<T: Transport> Net<T> {
         let frame_max = ETHERNET_HEADER + VLAN_TAG + usize::from(mtu);
         let receive_ring = device.ring(RECEIVE_QUEUE, settings.receive_buffers, 1, dma)?;
         let transmit_ring = device.ring(TRANSMIT_QUEUE, settings.transmit_buffers, 1, dma)?;
-        let mut receiver = Receiver::new(receive_ring, features, frame_max, dma);
-        receiver.start().map_err(|error| device.give_up(error))?;
+        let mut receiver = Receiver::new(receive_ring, features, frame_max);
+        receiver.start(settings.receive_buffers, dma).map_err(|error| device.give_up(error))?;
         let transmitter = Transmitter::new(transmit_ring, features, frame_max, dma);
         device.start();
         let counters = Counters::default();
@@ -124,7 +125,7 @@ impl<T: Transport> Net<T> {
         self.features.contains(Features::CSUM)
     }
 
-    /// The next received frame. Corrupt ones are dropped and counted.
+    /// The next received frame; call [`Driver::kick`] after the last one of a batch. Corrupt ones are dropped and counted.
     pub fn receive(&mut self) -> Option<Frame> {
         if !self.device.is_live() {
             return None;
@@ -138,11 +139,9 @@ impl<T: Transport> Net<T> {
         }
     }
 
-    /// Gives a frame's buffer back to the device; call [`Driver::kick`] after the last one of a batch.
+    /// Gives a frame back, so that the next one need not allocate.
     pub fn recycle(&mut self, frame: Frame) {
-        if self.device.is_live() {
-            self.receiver.recycle(frame);
-        }
+        self.receiver.recycle(frame);
     }
 
     /// Receives a frame, shows it to `handle` and recycles it.

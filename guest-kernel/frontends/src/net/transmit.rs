@@ -5,6 +5,7 @@ use super::receive::HEADER;
 use crate::error::Violation;
 use crate::memory::{DmaBuffer, DmaPages};
 use crate::ring::{Ring, Segment};
+use alloc::vec;
 use alloc::vec::Vec;
 use shared_abi::virtio::net::{ETHERNET_HEADER, Features, HDR_NEEDS_CSUM, Header};
 use zerocopy::IntoBytes;
@@ -27,6 +28,8 @@ pub(super) struct Transmitter {
     /// By head.
     in_flight: Vec<Option<DmaBuffer>>,
     free: Vec<DmaBuffer>,
+    /// Where a header and a frame are put together, out of the device's reach.
+    scratch: Vec<u8>,
     allocated: u16,
     /// The last frame found no buffer: the caller waits for one.
     pub(super) is_blocked: bool,
@@ -39,7 +42,8 @@ impl Transmitter {
         let size = usize::from(ring.size());
         let in_flight = (0..size).map(|_| None).collect();
         let free = Vec::with_capacity(size);
-        Self { ring, features, dma, frame_max, in_flight, free, allocated: 0, is_blocked: false }
+        let scratch = vec![0; HEADER + frame_max];
+        Self { ring, features, dma, frame_max, in_flight, free, scratch, allocated: 0, is_blocked: false }
     }
 
     /// Whether there is a buffer for a frame.
@@ -70,13 +74,14 @@ impl Transmitter {
         }
         let mut buffer = self.free.pop()?;
         buffer.set_len(HEADER + len);
-        let (header, frame) = buffer.as_mut_slice().split_at_mut(HEADER);
+        let frame = &mut self.scratch[HEADER..HEADER + len];
         let result = fill(frame);
-        let fields = match checksum {
+        let header = match checksum {
             TransmitChecksum::Complete => Header::default(),
-            TransmitChecksum::Offload => self.offload(frame),
+            TransmitChecksum::Offload => offload(self.features, frame),
         };
-        header.copy_from_slice(fields.as_bytes());
+        self.scratch[..HEADER].copy_from_slice(header.as_bytes());
+        buffer.copy_from(0, &self.scratch[..HEADER + len]);
         match self.ring.push(&[Segment::readable(buffer.device_address(), buffer.len() as u32)]) {
             Some(head) => self.in_flight[usize::from(head)] = Some(buffer),
             None => self.free.push(buffer),
@@ -102,21 +107,21 @@ impl Transmitter {
     pub(super) fn leak(&mut self) -> usize {
         self.ring.leak() + self.in_flight.iter_mut().flatten().map(DmaBuffer::leak).sum::<usize>()
     }
+}
 
-    /// Leaves the checksum to the device, or computes it. A device sums up to the end of the frame, so a frame with
-    /// padding is ours.
-    fn offload(&self, frame: &mut [u8]) -> Header {
-        let Some(segment) = checksum::locate(frame) else { return Header::default() };
-        if !self.features.contains(Features::CSUM) || segment.end != frame.len() {
-            checksum::fill(frame, segment);
-            return Header::default();
-        }
-        checksum::prepare(frame, segment);
-        Header {
-            flags: HDR_NEEDS_CSUM,
-            csum_start: segment.start as u16,
-            csum_offset: segment.offset as u16,
-            ..Header::default()
-        }
+/// Leaves the checksum to the device, or computes it. A device sums up to the end of the frame, so a frame with padding is
+/// ours.
+fn offload(features: Features, frame: &mut [u8]) -> Header {
+    let Some(segment) = checksum::locate(frame) else { return Header::default() };
+    if !features.contains(Features::CSUM) || segment.end != frame.len() {
+        checksum::fill(frame, segment);
+        return Header::default();
+    }
+    checksum::prepare(frame, segment);
+    Header {
+        flags: HDR_NEEDS_CSUM,
+        csum_start: segment.start as u16,
+        csum_offset: segment.offset as u16,
+        ..Header::default()
     }
 }

@@ -6,6 +6,9 @@ use super::{QueueLayout, Registers, Transport, TransportError, read_field, write
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{DeviceType, Status};
 
+/// Acknowledgements of one interrupt at most: a device that never ends is seen again at the next one.
+const ACKNOWLEDGEMENTS: usize = 8;
+
 /// A device behind a virtio-mmio window.
 pub struct MmioTransport<R> {
     registers: R,
@@ -89,12 +92,19 @@ impl<R: Registers> Transport for MmioTransport<R> {
         self.write(Register::QueueNotify, queue.into());
     }
 
+    /// Reads and acknowledges until nothing is left: a reason that comes while another is pending raises no edge of its
+    /// own.
     fn take_interrupt(&mut self) -> InterruptStatus {
-        let status = InterruptStatus::from_bits_truncate(self.read(Register::InterruptStatus));
-        if !status.is_empty() {
+        let mut taken = InterruptStatus::empty();
+        for _ in 0..ACKNOWLEDGEMENTS {
+            let status = InterruptStatus::from_bits_truncate(self.read(Register::InterruptStatus));
+            if status.is_empty() {
+                break;
+            }
             self.write(Register::InterruptAck, status.bits());
+            taken |= status;
         }
-        status
+        taken
     }
 
     fn config_generation(&self) -> u32 {

@@ -81,6 +81,16 @@ pub enum TransportError {
         /// The queue.
         queue: u16,
     },
+    /// The device made a queue's size one that no ring can have.
+    #[error("queue {queue} has a size of {size} after {wanted} was asked for")]
+    BadQueueSize {
+        /// The queue.
+        queue: u16,
+        /// What was asked for.
+        wanted: u16,
+        /// What the queue has.
+        size: u16,
+    },
     /// The device took no MSI-X vector.
     #[error("device refused interrupt vector {vector}")]
     VectorRefused {
@@ -103,6 +113,12 @@ pub trait Transport {
     fn set_status(&mut self, status: Status);
     /// The largest size of a queue, 0 if the device does not have it.
     fn max_queue_size(&mut self, queue: u16) -> u32;
+    /// Asks for a size of a queue, a power of two up to its largest; returns the size that the queue has then. A device may
+    /// insist on its own.
+    fn set_queue_size(&mut self, queue: u16, size: u16) -> Result<u16, TransportError> {
+        let _ = queue;
+        Ok(size)
+    }
     /// Tells the device where a queue is and makes it live.
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError>;
     /// Tells the device that a queue has new buffers.
@@ -138,6 +154,9 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
     }
     fn max_queue_size(&mut self, queue: u16) -> u32 {
         (**self).max_queue_size(queue)
+    }
+    fn set_queue_size(&mut self, queue: u16, size: u16) -> Result<u16, TransportError> {
+        (**self).set_queue_size(queue, size)
     }
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError> {
         (**self).set_queue(queue, layout)

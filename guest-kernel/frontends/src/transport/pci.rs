@@ -134,6 +134,18 @@ impl<R: Registers> Transport for PciTransport<R> {
         if self.select(queue) { self.windows.common.read16(common!(queue_size)).into() } else { 0 }
     }
 
+    /// The size is read back: kvmtool's devices keep the largest one whatever is written.
+    fn set_queue_size(&mut self, queue: u16, wanted: u16) -> Result<u16, TransportError> {
+        if !self.select(queue) {
+            return Err(TransportError::QueueUnavailable { queue });
+        }
+        self.windows.common.write16(common!(queue_size), wanted);
+        match self.windows.common.read16(common!(queue_size)) {
+            size if size.is_power_of_two() => Ok(size),
+            size => Err(TransportError::BadQueueSize { queue, wanted, size }),
+        }
+    }
+
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError> {
         if !self.select(queue) || self.windows.common.read16(common!(queue_enable)) != 0 {
             return Err(TransportError::QueueUnavailable { queue });
