@@ -319,6 +319,18 @@ fn a_failure_comes_with_the_command_line_and_the_logs_of_its_machine() {
 }
 
 #[test]
+fn what_would_end_the_machine_is_left_out_with_its_reason_and_the_rest_goes_on() {
+    let bench = Bench::new();
+    let script = format!("test \"$2\" = 'conform without=block/read' || exit 3\n{}", GOOD.replace("ran=4", "ran=3"));
+    let script = script.replace("echo '@check block/read ok took=3'\n", "");
+    let result = bench.run(&script, "[[left_out]]\ncheck = 'block/read'\nreason = 'it crashes'");
+    assert_eq!(result.problems, Vec::<String>::new());
+    let read = result.check("block/read").unwrap();
+    assert_eq!((read.outcome, read.field("why")), (Outcome::Skip, Some("left out: it crashes")));
+    assert_eq!(result.counts(None), Counts { pass: 2, skip: 2, ..Counts::default() });
+}
+
+#[test]
 fn what_is_missing_from_the_reports_is_an_error() {
     let bench = Bench::new();
     let script = "echo '@check block/flush ok'; echo '@boot conform ok ran=2 failed=0 skipped=0 errors=0'";

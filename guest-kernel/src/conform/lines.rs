@@ -25,6 +25,8 @@ const RECEIVED: u8 = 1;
 /// DTR, RTS and OUT2, as the console has them, and loop-back.
 const CONNECTED: u8 = 0x0b;
 const LOOP_BACK: u8 = 0x1b;
+/// Does no harm to the lines of a console that hears it, where the port has no loop-back mode.
+const SENT: u8 = b'\n';
 /// The ISA interrupt of the first serial port.
 const COM1_IRQ: u8 = 4;
 /// Interrupts behind which the handler reads the byte.
@@ -118,7 +120,7 @@ pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
     }
     looped(Trigger::Edge, only_count, || {
         for n in 1..=3 {
-            set(DATA, b'e');
+            set(DATA, SENT);
             if n == 1 {
                 interrupts_in_loop_back()?;
             }
@@ -145,7 +147,7 @@ pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
     let (line, trigger) = mode(COM1_IRQ);
     if line == COM1_GSI && matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
         return looped(trigger, read_at_last, || {
-            set(DATA, b'l');
+            set(DATA, SENT);
             interrupts_in_loop_back()?;
             held()?;
             equal("bytes received and not read", 0, get(LINE_STATUS) & RECEIVED)

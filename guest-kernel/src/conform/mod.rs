@@ -275,17 +275,22 @@ const fn same(a: &str, b: &str) -> bool {
 
 /// Which checks to run: patterns with `*` for any number of characters.
 #[derive(Clone, Copy)]
-pub struct Filter(&'static str);
+pub struct Filter {
+    with: &'static str,
+    without: &'static str,
+}
 
 impl Filter {
-    /// From `conform` or `conform=PATTERN[,PATTERN...]`.
+    /// From `conform` or `conform=PATTERN[,PATTERN...]`, and `without=PATTERN[,PATTERN...]`.
     pub fn from_cmdline(cmdline: Cmdline) -> Option<Self> {
         let all = cmdline.has("conform").then_some("*");
-        cmdline.value("conform").or(all).map(Self)
+        let without = cmdline.value(checks::WITHOUT).unwrap_or("");
+        cmdline.value("conform").or(all).map(|with| Self { with, without })
     }
 
     fn takes(self, name: &str) -> bool {
-        self.0.split(',').any(|pattern| matches(pattern, name))
+        let any = |patterns: &str| patterns.split(',').any(|pattern| matches(pattern, name));
+        any(self.with) && !any(self.without)
     }
 }
 

@@ -81,7 +81,7 @@ fn used_length_of_a_read(lab: &Lab) -> Verdict {
 }
 
 /// The used length may be an underestimate, which a driver takes for memory that was not written.
-fn counted(written: u32, len: u32) -> Verdict {
+pub fn counted(written: u32, len: u32) -> Verdict {
     holds(len <= written, "used length", format_args!("at most {written}"), len)?;
     advice(equal("used length", written, len))
 }

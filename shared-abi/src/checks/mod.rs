@@ -25,6 +25,9 @@ pub mod rng;
 pub mod smp;
 pub mod xen;
 
+/// The word of the command line for checks that are left out, for they would end the machine.
+pub const WITHOUT: &str = "without";
+
 /// How binding a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {

@@ -227,6 +227,17 @@ impl<'a> Follower<'a> {
         {
             self.problem(format!("the guest counts {ran} checks, {said} have arrived"));
         }
+        for (pattern, reason) in self.profile.left_out().unwrap_or_default() {
+            for entry in self.catalogue.iter().filter(|entry| pattern.matches(&entry.name)) {
+                let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
+                if asked && self.result.check(&entry.name).is_none() {
+                    let evidence = vec![("why".into(), format!("left out: {reason}"))];
+                    let name = entry.name.clone();
+                    let left_out = CheckResult { name, outcome: Outcome::Skip, evidence, reported: true, known: None };
+                    self.result.checks.push(left_out);
+                }
+            }
+        }
         let why = if self.through.is_some() { "the guest said nothing about it" } else { "the run ended before it" };
         for entry in self.catalogue {
             let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));

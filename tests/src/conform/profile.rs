@@ -200,6 +200,9 @@ pub struct Profile {
     /// What is known to fail.
     #[serde(default)]
     pub known_defects: Vec<KnownDefect>,
+    /// What is known to end the machine, and with it the checks behind: not tried.
+    #[serde(default)]
+    pub left_out: Vec<KnownDefect>,
 }
 
 fn stdio() -> Serial {
@@ -270,7 +273,7 @@ impl Profile {
         sense(self.files.iter().all(|file| word(&file.name)), "the name of a file is a word without folders")?;
         let told = self.without_hostile.as_ref().is_none_or(|reason| !reason.trim().is_empty());
         sense(told, "without_hostile has no reason")?;
-        let reasons = self.known_defects.iter().all(|defect| !defect.reason.trim().is_empty());
+        let reasons = self.known_defects.iter().chain(&self.left_out).all(|defect| !defect.reason.trim().is_empty());
         sense(reasons, "a known defect has no reason")?;
         let texts = self.args.iter().map(|arg| ("args".to_owned(), arg));
         let texts = texts.chain(self.files.iter().map(|file| (format!("file {}", file.name), &file.text)));
@@ -292,7 +295,11 @@ impl Profile {
             )?;
             let plain = self.files.is_empty() && self.serial == Serial::Stdio;
             sense(plain, "program = \"host-kvm-in-tcg\" takes no files and no serial")?;
-            return self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why });
+            return self
+                .defects()
+                .and(self.left_out())
+                .map(drop)
+                .map_err(|why| ProfileError::Pattern { path: path.into(), why });
         }
         let boots = |kernels: &[&str]| kernels.iter().any(|kernel| used.contains(kernel));
         let worded = used.contains(&"cmdline") || boots(&media::WITH_CMDLINE);
@@ -301,7 +308,7 @@ impl Profile {
         sense(boots(&media::KERNELS), some)?;
         let piped = self.serial == Serial::Pipe;
         sense(piped == used.contains(&"serial"), "{serial} and serial = \"pipe\" belong together")?;
-        self.defects().map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })
+        self.defects().and(self.left_out()).map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })
     }
 
     /// Whether a placeholder stands anywhere in it.
@@ -317,6 +324,15 @@ impl Profile {
     pub fn defects(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
         let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
         self.known_defects.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    }
+
+    /// The same for what is left out.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn left_out(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
+        self.left_out.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
     }
 
     /// After so long a run is ended.

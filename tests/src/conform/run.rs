@@ -14,6 +14,7 @@ use crate::console::{Console, Event};
 use crate::machine::run_folder;
 use crate::running::Running;
 use anyhow::Result;
+use shared_abi::checks::WITHOUT;
 use shared_abi::checks::hostile::GROUP;
 use shared_abi::report::{self, Report};
 use std::collections::VecDeque;
@@ -102,6 +103,10 @@ fn boot(
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
     let mut words = format!("{} {more}", word(follower.only)).trim_end().to_owned();
+    if !profile.left_out.is_empty() {
+        let patterns: Vec<&str> = profile.left_out.iter().map(|defect| defect.check.as_str()).collect();
+        words = format!("{words} {WITHOUT}={}", patterns.join(","));
+    }
     if let Some(outside) = &profile.outside {
         words = format!("{words} {}", outside::word(outside));
         follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));

@@ -13,6 +13,10 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian, little_
 
 /// The largest disk that is taken out of a container: a file of a few bytes can claim to hold any size.
 const DISK_MAX: u64 = 64 << 30;
+/// How much content comes out of a file, in its own bytes: compressed clusters make many of few.
+const GROWTH: u64 = 16;
+/// What is always taken.
+const CONTENT_LEAST: u64 = 1 << 30;
 /// The largest text descriptor; QEMU reads no more.
 const DESCRIPTOR_MAX: u64 = 1 << 20;
 
@@ -96,7 +100,9 @@ impl Container {
             return Err(refused(format!("the disk in it has {bytes} bytes; at most {most} are taken")));
         }
         let raw = NamedTempFile::with_prefix("mkimage-").map_err(failed)?;
-        let done = qemu_img::convert((format, &place), ("raw", raw.path()), &mut |_| {});
+        let bytes = fs::metadata(&place).map_err(failed)?.len();
+        let most = CONTENT_LEAST.max(bytes.saturating_mul(GROWTH));
+        let done = qemu_img::convert((format, &place), ("raw", raw.path()), most, &mut |_| {});
         done.map_err(|failure| failure.about(format, failed))?;
         // Opened again, lest it has become another file; dropping the first one takes away the name.
         File::open(raw.path()).map_err(failed)

@@ -6,10 +6,12 @@
 pub(crate) mod check;
 pub(crate) mod dots;
 pub(crate) mod fat;
+mod holes;
 
 use crate::{Error, Result, initrd, output, size};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use fscommon::{BufStream, StreamSlice};
+use holes::Holes;
 use shared_abi::assert_layout;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -75,7 +77,8 @@ fn fill(file: &mut File, size: u64, folder: &Path, output: &Path) -> Result<()> 
     file.set_len(size).map_err(failed)?;
     let partition = size - PARTITION_START;
     file.write_all(&partition_table(partition)).map_err(failed)?;
-    let mut slice = BufStream::new(StreamSlice::new(&mut *file, PARTITION_START, size).map_err(failed)?);
+    let mut file = Holes::new(file);
+    let mut slice = BufStream::new(StreamSlice::new(&mut file, PARTITION_START, size).map_err(failed)?);
     fatfs::format_volume(&mut slice, format_options(partition)).map_err(failed)?;
     slice.seek(SeekFrom::Start(0)).map_err(failed)?;
     // Without the chrono feature fatfs has no clock: every time stamp is the first that FAT can hold.

@@ -1,7 +1,7 @@
 //! Everything that can be wrong with what a user gives `mkimage`. One lower-case line each, with the offending value.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why no image or report was made.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,27 @@ pub enum Error {
     /// The output exists.
     #[error("cannot write {0}: it exists; --force replaces it")]
     Exists(PathBuf),
+    /// The output is locked by somebody.
+    #[error("cannot replace {0}: a running machine has locked it; end that first, or choose another output")]
+    InUse(PathBuf),
+    /// An input is larger than anything that makes sense.
+    #[error("cannot take {path}: {bytes} bytes; at most {most} are taken")]
+    InputTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        bytes: u64,
+        /// What is possible.
+        most: String,
+    },
+    /// Something about a file, which is named here: the rest of the message does not.
+    #[error("{path}: {source}")]
+    In {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// The output is a device, which takes only disks.
     #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk or iso")]
     NotForDevices {
@@ -203,4 +224,26 @@ pub enum Error {
         /// What went wrong.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// The same with the name of the file that it is about, unless it has one.
+    #[must_use]
+    pub fn of(self, path: &Path) -> Self {
+        match self {
+            Self::NotElf
+            | Self::OtherMachine { .. }
+            | Self::BadElf { .. }
+            | Self::NothingToLoad
+            | Self::NoPvhNote
+            | Self::EntryOutside { .. }
+            | Self::NoSlot
+            | Self::BadSlot { .. }
+            | Self::AlreadyAnImage { .. }
+            | Self::TooLarge { .. }
+            | Self::BadBundle { .. }
+            | Self::BadDisk { .. } => Self::In { path: path.into(), source: self.into() },
+            other => other,
+        }
+    }
 }

@@ -8,14 +8,13 @@
 
 use crate::bootable::Format;
 use crate::bundle::Bundle;
-use crate::kernel::{Header, Kernel, Section, Segment};
+use crate::kernel::{self, Header, Kernel, Section, Segment};
 use crate::{Error, Result, initrd, output};
 use object::elf;
 use object::pod::bytes_of;
 use object::read::elf::{ProgramHeader, SectionHeader};
 use object::{LittleEndian as LE, U16, U32, U64};
 use shared_abi::bundle::{KERNEL_VIRTUAL_BASE, Slot};
-use std::fs;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -32,9 +31,9 @@ const PHYSICAL_LIMIT: u64 = KERNEL_VIRTUAL_BASE.wrapping_neg();
 pub fn write(kernel: &Path, cmdline: &str, initrd: Option<&Path>, output: &Path) -> Result<()> {
     let inputs: Vec<&Path> = initrd.into_iter().chain([kernel]).collect();
     output::check(output, &inputs)?;
-    let data = fs::read(kernel).map_err(|source| Error::Read { path: kernel.into(), source })?;
+    let data = kernel::read(kernel)?;
     let initrd = initrd.map(initrd::load).transpose()?.unwrap_or_default();
-    let image = build(&data, cmdline, initrd)?;
+    let image = build(&data, cmdline, initrd).map_err(|error| error.of(kernel))?;
     let failed = |source| Error::Write { path: output.into(), source };
     output::write(output, 0o777, |file| file.write_all(&image).map_err(failed))
 }

@@ -3,7 +3,7 @@
 //! Trusts nothing in the file; every range that it hands out lies inside.
 
 use crate::bundle::Function;
-use crate::{Error, Result};
+use crate::{Error, Result, size};
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
 use object::{LittleEndian as LE, SectionIndex};
@@ -11,8 +11,39 @@ use shared_abi::bundle::{KERNEL_VIRTUAL_BASE, SLOT_MAGIC, SLOT_SECTION, Slot, VE
 use shared_abi::pvh;
 use shared_abi::xen::note;
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::ops::Range;
+use std::path::Path;
 use zerocopy::FromBytes;
+
+/// Bytes of the largest file that is taken for a kernel: one with the largest initrd in it.
+const LARGEST: u64 = crate::initrd::LARGEST + (256 << 20);
+/// Bytes of the largest note segment: what is in one is a few numbers and names.
+const NOTES_MAX: u64 = 1 << 20;
+
+/// Reads a kernel's file.
+///
+/// # Errors
+/// When it cannot be read, is no file, or is larger than any kernel.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let unreadable = |source| Error::Read { path: path.into(), source };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(unreadable(ErrorKind::IsADirectory.into()));
+    }
+    if !metadata.is_file() {
+        return Err(Error::OddFile(path.into()));
+    }
+    let too_large = |bytes| Error::InputTooLarge { path: path.into(), bytes, most: size::display(LARGEST) };
+    if metadata.len() > LARGEST {
+        return Err(too_large(metadata.len()));
+    }
+    let mut data = Vec::new();
+    // It may grow meanwhile.
+    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut data)).map_err(unreadable)?;
+    if data.len() as u64 > LARGEST { Err(too_large(data.len() as u64)) } else { Ok(data) }
+}
 
 /// Header of a 64-bit little-endian file.
 pub type Header = FileHeader64<LE>;
@@ -235,7 +266,11 @@ fn check_segment(data: &[u8], index: usize, segment: &Segment) -> Result<()> {
 
 fn read_notes(data: &[u8], segments: &[Segment]) -> Result<Vec<Note>> {
     let mut found = Vec::new();
-    for segment in segments {
+    for (index, segment) in segments.iter().enumerate() {
+        if segment.p_type(LE) == elf::PT_NOTE && segment.p_filesz(LE) > NOTES_MAX {
+            let bytes = segment.p_filesz(LE);
+            return Err(bad(format!("segment {index} has {bytes} bytes of notes; at most {NOTES_MAX} are read")));
+        }
         let Some(mut notes) = segment.notes(LE, data).map_err(damaged("the notes"))? else { continue };
         while let Some(note) = notes.next().map_err(damaged("the notes"))? {
             let desc = note.desc();

@@ -44,13 +44,13 @@ impl Loaders {
             fs::read(&path).map_err(|source| Error::Read { path, source })
         };
         let bad = |name: &str, what: &'static str| Error::BadLoader { path: folder.join(name), what };
-        let (efi, bios, linux) = (read(EFI_FILE)?, read(BIOS_FILE)?, read(LINUX_FILE)?);
+        let (efi, bios) = (read(EFI_FILE)?, read(BIOS_FILE)?);
         if !efi.starts_with(b"MZ") {
             return Err(bad(EFI_FILE, "it is no UEFI application"));
         }
         let bios = flatten(&bios, BIOS_LOAD).filter(|flat| is_bios_loader(flat));
         let bios = bios.ok_or_else(|| bad(BIOS_FILE, "it is no BIOS loader of this version"))?;
-        let linux = flatten(&linux, 0).filter(|flat| is_setup_part(flat));
+        let linux = flatten(&read(LINUX_FILE)?, 0).filter(|flat| is_setup_part(flat));
         let linux = linux.ok_or_else(|| bad(LINUX_FILE, "it is no setup part of this version"))?;
         Ok(Self { efi, bios, linux })
     }

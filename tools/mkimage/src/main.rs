@@ -161,11 +161,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         (Some(Command::Extract { file, output, force }), _) => {
             let _bar = Bar::start("reading", &file.display());
-            bootable::extract::extract(&file)?.write(&output, existing(force))?;
+            bootable::extract::extract(&file).map_err(|error| error.of(&file))?.write(&output, existing(force))?;
         }
         (Some(Command::Inspect { json, file }), _) => {
             let bar = Bar::start("reading", &file.display());
-            let report = mkimage::inspect::inspect(&file)?;
+            let report = mkimage::inspect::inspect(&file).map_err(|error| error.of(&file))?;
             drop(bar);
             say(&if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() })?;
         }
@@ -202,8 +202,8 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
     if format != bootable::Format::Elf {
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
-    image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes))?;
-    Ok(())
+    let made = image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes));
+    Ok(made.map_err(|error| error.of(&args.kernel))?)
 }
 
 /// Prints to whoever may have read enough: `mkimage inspect disk | head`.

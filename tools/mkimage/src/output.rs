@@ -1,8 +1,9 @@
 //! How results reach the disk: written beside their place, then renamed, so that no half file is ever seen.
 
 use crate::{Error, Result};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
@@ -24,7 +25,31 @@ pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
     if existing == Existing::Keep && fs::symlink_metadata(output).is_ok() {
         return Err(Error::Exists(output.into()));
     }
-    Ok(())
+    check_unused(output)
+}
+
+/// Refuses to replace a file that somebody has locked: QEMU, Cloud Hypervisor and our host lock the disks of machines that
+/// run, which would go on with the old file, and lose what they write to it.
+fn check_unused(output: &Path) -> Result<()> {
+    // What is not there or cannot be opened is not locked by a machine of ours either.
+    let Ok(file) = fs::metadata(output)
+        .and_then(|found| if found.is_file() { File::open(output) } else { Err(ErrorKind::Other.into()) })
+    else {
+        return Ok(());
+    };
+    let whole = |kind: i32| libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let mut lock = whole(libc::F_WRLCK);
+    // Where locks cannot be asked for there are none.
+    match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)) {
+        Ok(_) if i32::from(lock.l_type) != libc::F_UNLCK => Err(Error::InUse(output.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses an output that is not a regular file, or that is one of the inputs.
@@ -84,7 +109,11 @@ fn beside(output: &Path, mode: u32) -> Result<NamedTempFile> {
     builder.tempfile_in(folder_of(output)).map_err(|source| Error::Write { path: output.into(), source })
 }
 
+/// On the disk first, then under its name: after a crash there is the old file or the new one, whole.
 fn put(file: NamedTempFile, output: &Path) -> Result<()> {
-    file.persist(output).map_err(|error| Error::Write { path: output.into(), source: error.error })?;
-    Ok(())
+    let failed = |source| Error::Write { path: output.into(), source };
+    check_unused(output)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(output).map_err(|error| failed(error.error))?;
+    File::open(folder_of(output)).and_then(|folder| folder.sync_all()).map_err(failed)
 }

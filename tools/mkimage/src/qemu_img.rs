@@ -1,11 +1,16 @@
 //! QEMU's `qemu-img`, for the disk formats that it knows best. It is given formats, never left to guess them, and paths that
 //! cannot be read as something else.
 
-use crate::Error;
+use crate::{Error, size};
 use serde::Deserialize;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 const PROGRAM: &str = "qemu-img";
 /// Characters of its messages that are passed on.
@@ -20,6 +25,8 @@ pub(crate) enum Failure {
     System(io::Error),
     /// The first line that it said.
     Said(String),
+    /// What it made had more than so many bytes of content.
+    Grew(u64),
 }
 
 impl Failure {
@@ -29,15 +36,29 @@ impl Failure {
             Self::Missing => Error::NoQemuImg { format: format.into() },
             Self::System(error) => other(error),
             Self::Said(line) => other(io::Error::other(line)),
+            Self::Grew(most) => {
+                let most = size::display(most);
+                other(io::Error::other(format!(
+                    "its content grows to more than {most}; qemu-img convert makes a whole disk of it if it is trusted"
+                )))
+            }
         }
     }
 }
 
 /// Converts a disk, and tells how much of it is done, from 0 to 1.
-pub(crate) fn convert(from: (&str, &Path), to: (&str, &Path), progress: &mut dyn FnMut(f64)) -> Result<(), Failure> {
+///
+/// The result may have at most `most` bytes of content.
+pub(crate) fn convert(
+    from: (&str, &Path),
+    to: (&str, &Path),
+    most: u64,
+    progress: &mut dyn FnMut(f64),
+) -> Result<(), Failure> {
     let mut command = Command::new(PROGRAM);
     command.args(["convert", "-p", "-f", from.0, "-O", to.0]).arg(from.1).arg(to.1);
-    run(&mut command, &mut |line| share(line).into_iter().for_each(&mut *progress)).map(drop)
+    let mut line = |line: &str| share(line).into_iter().for_each(&mut *progress);
+    run(&mut command, Some((to.1, most)), &mut line).map(drop)
 }
 
 /// `    (12.34/100%)`, as `-p` says it.
@@ -79,12 +100,16 @@ impl Info {
 
 /// Looks at a disk's metadata.
 pub(crate) fn info(format: &str, path: &Path) -> Result<Info, Failure> {
-    let told = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path), &mut |_| {})?;
+    let told = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path), None, &mut |_| {})?;
     serde_json::from_slice(&told).map_err(|error| Failure::System(error.into()))
 }
 
-/// What it says on standard output, in all and, as it comes, up to each carriage return.
-fn run(command: &mut Command, line: &mut dyn FnMut(&str)) -> Result<Vec<u8>, Failure> {
+/// What it says on standard output, in all and, as it comes, up to each carriage return. It is ended when a file has more
+/// content than it may have.
+fn run(command: &mut Command, bound: Option<(&Path, u64)>, line: &mut dyn FnMut(&str)) -> Result<Vec<u8>, Failure> {
+    const TICK: Duration = Duration::from_millis(50);
+    /// Of what `stat` counts.
+    const BLOCK: u64 = 512;
     // A file never fills up while only the other output is read.
     let mut errors = tempfile::tempfile().map_err(Failure::System)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone().map_err(Failure::System)?);
@@ -92,13 +117,35 @@ fn run(command: &mut Command, line: &mut dyn FnMut(&str)) -> Result<Vec<u8>, Fai
         io::ErrorKind::NotFound => Failure::Missing,
         _ => Failure::System(error),
     })?;
+    let (sender, parts) = channel();
+    let output = child.stdout.take();
+    let reader = thread::spawn(move || {
+        for part in output.into_iter().flat_map(|output| BufReader::new(output).split(b'\r')) {
+            // What cannot be read ends the output; the exit status tells the rest.
+            let Ok(part) = part else { break };
+            if sender.send(part).is_err() {
+                break;
+            }
+        }
+    });
     let mut said = Vec::new();
-    for part in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\r')) {
-        // What cannot be read ends the output; the exit status tells the rest.
-        let Ok(part) = part else { break };
-        line(&String::from_utf8_lossy(&part));
-        said.extend(part);
+    loop {
+        match parts.recv_timeout(TICK) {
+            Ok(part) => {
+                line(&String::from_utf8_lossy(&part));
+                said.extend(part);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let grown = bound.filter(|(path, most)| fs::metadata(path).is_ok_and(|file| file.blocks() * BLOCK > *most));
+        if let Some((_, most)) = grown {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Failure::Grew(most));
+        }
     }
+    let _ = reader.join();
     if child.wait().map_err(Failure::System)?.success() {
         return Ok(said);
     }

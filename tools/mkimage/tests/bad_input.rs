@@ -4,6 +4,7 @@ mod common;
 
 use common::Fixture;
 use common::disks::prepare;
+use object::LittleEndian as LE;
 use object::elf;
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -86,19 +87,32 @@ fn a_kernel_that_is_none_is_refused() {
     kernel("header", &good[..40]);
     kernel("half", &good[..good.len() / 2]);
     kernel("arm", &Fixture { machine: elf::EM_AARCH64, ..Fixture::default() }.build());
+    File::create(place.path().join("huge")).unwrap().set_len(3 << 30).unwrap();
+    // A note segment of 2 GiB, all of it a hole.
+    let mut notes = good.clone();
+    let (headers, len) = (size_of::<elf::FileHeader64<LE>>(), size_of::<elf::ProgramHeader64<LE>>());
+    let is_note = |index: &usize| notes[headers + index * len..].starts_with(&elf::PT_NOTE.0.to_le_bytes());
+    let index = (0..8).find(is_note).unwrap();
+    let segment = headers + index * len;
+    notes[segment + 32..segment + 40].copy_from_slice(&(2u64 << 30).to_le_bytes());
+    kernel("notes", &notes);
+    File::options().write(true).open(place.path().join("notes")).unwrap().set_len((2 << 30) + (1 << 20)).unwrap();
     kernel("plain", &Fixture { with_note: false, ..Fixture::default() }.build());
     for (kernel, says) in [
         ("missing", "cannot read missing: No such file or directory (os error 2)\n"),
         ("loaders", "cannot read loaders: "),
-        ("empty", "kernel is no ELF file"),
-        ("text", "kernel is no ELF file"),
-        ("header", "kernel ELF is damaged or truncated: "),
-        ("half", "kernel ELF is damaged or truncated: "),
+        ("empty", "empty: kernel is no ELF file"),
+        ("text", "text: kernel is no ELF file"),
+        ("header", "header: kernel ELF is damaged or truncated: "),
+        ("half", "half: kernel ELF is damaged or truncated: "),
         (
             "arm",
-            "kernel is an ELF file of class 2, encoding 1, machine 183; a 64-bit little-endian x86-64 executable is needed\n",
+            "arm: kernel is an ELF file of class 2, encoding 1, machine 183; a 64-bit little-endian x86-64 executable is needed\n",
         ),
-        ("plain", "kernel has no PVH entry"),
+        ("plain", "plain: kernel has no PVH entry"),
+        ("/dev/zero", "cannot take /dev/zero: it is neither a file nor a folder\n"),
+        ("huge", "cannot take huge: 3221225472 bytes; at most "),
+        ("notes", "notes: kernel ELF is damaged or truncated: segment "),
     ] {
         place.says(&["--kernel", kernel], says);
     }

@@ -7,7 +7,8 @@ use mkimage::bootable::{Format, extract};
 use mkimage::inspect::{DiskReport, Report, inspect};
 use mkimage::output::Existing;
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -177,6 +178,24 @@ fn a_small_file_that_claims_to_be_a_huge_disk_is_refused() {
     let says =
         "mkimage: cannot read huge.qcow2 as qcow2: the disk in it has 69793218560 bytes; at most 64G are taken\n";
     assert_eq!(refused(&folder, "huge.qcow2"), says);
+}
+
+#[test]
+fn a_small_file_whose_content_would_fill_the_disk_is_ended_on_the_way() {
+    if lacks_qemu_img("a_small_file_whose_content_would_fill_the_disk_is_ended_on_the_way") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // 2 GiB of ones, compressed cluster by cluster.
+    let whole = folder.path().join("whole");
+    let mut file = File::create(&whole).unwrap();
+    let ones = vec![1; 1 << 20];
+    (0..2048).for_each(|_| file.write_all(&ones).unwrap());
+    qemu_img(folder.path(), "convert -c -f raw -O qcow2 whole bomb.qcow2");
+    fs::remove_file(&whole).unwrap();
+    assert!(fs::metadata(folder.path().join("bomb.qcow2")).unwrap().len() < 64 << 20);
+    let said = refused(&folder, "bomb.qcow2");
+    assert!(said.contains("its content grows to more than 1G"), "{said}");
 }
 
 #[test]

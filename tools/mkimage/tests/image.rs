@@ -136,7 +136,7 @@ fn the_program_says_one_lower_case_line_and_leaves_no_output_when_the_input_is_b
     fs::create_dir(folder.join("out")).unwrap();
     for (kernel, more, output, says) in [
         ("missing", [].as_slice(), "image", "cannot read missing: "),
-        ("text", &[], "image", "kernel is no ELF file"),
+        ("text", &[], "image", "text: kernel is no ELF file"),
         ("kernel", &["--initrd", "nowhere"], "image", "cannot read nowhere: "),
         ("kernel", &["--cmdline", "a\nb"], "image", "command line has the control character 0x0a at byte 1"),
         ("kernel", &[], "out", "cannot write out: it exists and is not a regular file"),

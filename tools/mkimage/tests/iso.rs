@@ -163,7 +163,7 @@ fn the_program_says_one_line_about_bad_input_and_leaves_nothing() {
         ([&make[..], &["--size", "64M"]].concat(), "--size is for disks; the format iso is as large as it needs to be"),
         ([&make[..], &["--initrd", "large"]].concat(), "cannot take large: an initrd larger than 2 GiB"),
         (vec!["extract", "short", "-o", "new"], "short is no bootable disk: "),
-        (vec!["inspect", "short"], "disk is damaged: its ISO 9660 file system does not read: it ends at byte "),
+        (vec!["inspect", "short"], "short: disk is damaged: its ISO 9660 file system does not read: it ends at byte "),
     ] {
         let (success, _, message) = mkimage(&args, folder);
         assert!(!success && message.starts_with(&format!("mkimage: {says}")), "{args:?}: {message}");

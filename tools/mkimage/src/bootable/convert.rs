@@ -14,7 +14,7 @@ pub(super) fn write(disk: &Sparse, format: &str, output: &Path, progress: Progre
     write_sparse(raw.as_file_mut(), disk, progress).map_err(failed)?;
     output::write_path(output, 0o666, |converted| {
         let total = disk.used();
-        let done = qemu_img::convert(("raw", raw.path()), (format, converted), &mut |share| {
+        let done = qemu_img::convert(("raw", raw.path()), (format, converted), u64::MAX, &mut |share| {
             progress(Step::Converting, Bytes { done: (share * total as f64) as u64, total });
         });
         done.map_err(|failure| failure.about(format, failed))

@@ -10,7 +10,7 @@ mod iso;
 
 use crate::bundle::check_cmdline;
 use crate::device::{self, Device};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::loaders::Loaders;
 use crate::output::{self, Existing};
 use crate::sparse::Sparse;
@@ -124,7 +124,7 @@ impl Image {
     /// When one of them cannot be read.
     pub fn read(kernel: &Path, cmdline: &str, initrd: Option<&Path>) -> Result<Self> {
         let initrd = initrd.map(initrd::load).transpose()?.unwrap_or_default();
-        let kernel = fs::read(kernel).map_err(|source| Error::Read { path: kernel.into(), source })?;
+        let kernel = kernel::read(kernel)?;
         Ok(Self { kernel, cmdline: cmdline.into(), initrd, ..Self::default() })
     }
 

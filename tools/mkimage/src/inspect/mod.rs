@@ -8,7 +8,7 @@ pub use iso::{BootEntryReport, IsoFileReport, IsoReport};
 
 use crate::bundle::Bundle;
 use crate::disk::{BOOT_SIGNATURE, SECTOR};
-use crate::kernel::{Kernel, Note};
+use crate::kernel::{self, Kernel, Note};
 use crate::medium::{self, Medium};
 use crate::{Error, Result};
 use object::LittleEndian as LE;
@@ -103,9 +103,8 @@ pub fn inspect(path: &Path) -> Result<Report> {
     Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
     if start.starts_with(&elf::ELFMAG) && container.is_none() {
-        let mut data = Vec::new();
-        file.read_to_end(&mut data).map_err(unreadable)?;
-        inspect_elf(&data).map(Report::Elf)
+        drop(file);
+        inspect_elf(&kernel::read(path)?).map(Report::Elf)
     } else {
         let iso = iso::read(&mut file)?;
         if iso.is_none() && (start.len() as u64 != SECTOR || !start.ends_with(&BOOT_SIGNATURE)) {
