@@ -7,7 +7,7 @@ use crate::mm::reserve::Reserve;
 use crate::task::{self, Event};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use balloon::{Balloon, Counters, FreeBlock, Next, PageSource, Pfn, Report, Reservation, State, Statistics};
+use balloon::{Balloon, Counters, FreeBlock, Next, PageSource, Pfn, Report, Reservation, Settings, State, Statistics};
 use core::cell::{Cell, RefCell};
 use frontends::Driver;
 
@@ -18,6 +18,8 @@ const RESERVE_MIN: u64 = 1024;
 const REPORT_ORDER: usize = 9;
 /// How often a target that could not be met is tried again, and free blocks are looked for.
 const RETRY: u64 = 500_000_000;
+/// How long a request may take before the device is restarted, in nanoseconds.
+const PATIENCE: u64 = 30_000_000_000;
 /// Pages taken back at once when the kernel runs out.
 const OOM_PAGES: u32 = 256;
 /// How long the kernel waits for the host then, in nanoseconds.
@@ -119,6 +121,11 @@ impl PageSource for Source {
 }
 
 impl KernelBalloon {
+    /// The driver's settings.
+    pub fn settings() -> Settings {
+        Settings { patience: PATIENCE, ..Settings::default() }
+    }
+
     /// Takes a driver that is up.
     pub fn new(driver: Balloon<AnyTransport>, interrupts: Interrupts) -> Self {
         Self { driver: RefCell::new(Kind::Device(Box::new(driver), interrupts)), wanted: Event::new() }
@@ -192,7 +199,10 @@ impl KernelBalloon {
     fn poll(&self) -> State {
         let before = self.state();
         let state = match &mut *self.driver.borrow_mut() {
-            Kind::Device(balloon, _) => balloon.poll(&mut Source),
+            Kind::Device(balloon, _) => {
+                balloon.check_time(pvops::time::now());
+                balloon.poll(&mut Source)
+            }
             Kind::Reservation(balloon) => balloon.poll(&mut Source, &mut Reserve),
         };
         if let State::Shortfall { wanted, got } = state

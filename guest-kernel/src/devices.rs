@@ -327,7 +327,7 @@ impl Devices {
             (DeviceType::NET, DriverChoice::Reference) => self.card = Some(Rc::new(Card::reference(&place)?)),
             (DeviceType::BALLOON, _) => {
                 let (transport, interrupts) = place.open(name)?;
-                let driver = balloon::Balloon::new(transport, &DMA, Default::default()).map_err(text)?;
+                let driver = balloon::Balloon::new(transport, &DMA, KernelBalloon::settings()).map_err(text)?;
                 self.balloon = Some(Rc::new(KernelBalloon::new(driver, interrupts)));
                 return Ok("balloon".to_string());
             }

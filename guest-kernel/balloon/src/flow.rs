@@ -13,6 +13,7 @@ impl<T: Transport> Balloon<T> {
     /// Takes what the device returned on any queue.
     pub(crate) fn take_back<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
         while let Some(used) = self.inflate.pop()? {
+            self.since = None;
             if self.inflating.returned(used.head) {
                 self.counters.inflated += self.inflating.pages.len() as u64;
                 self.inflating.pages.drain(..).for_each(|page| self.held.push(page));
@@ -32,6 +33,7 @@ impl<T: Transport> Balloon<T> {
 
     pub(crate) fn take_back_deflated<P: PageSource>(&mut self, pages: &mut P) -> Result<(), Violation> {
         while let Some(used) = self.deflate.pop()? {
+            self.since = None;
             for batch in [&mut self.deflating, &mut self.releasing] {
                 if batch.returned(used.head) {
                     self.counters.deflated += batch.pages.len() as u64;

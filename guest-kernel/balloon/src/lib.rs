@@ -107,11 +107,14 @@ pub struct Settings {
     pub batch: u16,
     /// Free blocks of one report.
     pub report_blocks: u16,
+    /// Nanoseconds that an inflate or deflate request may take before the device is restarted; 0 for any time. Whoever sets
+    /// it calls [`Balloon::check_time`] from time to time.
+    pub patience: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { batch: 256, report_blocks: 16 }
+        Self { batch: 256, report_blocks: 16, patience: 0 }
     }
 }
 
@@ -134,6 +137,9 @@ pub struct Balloon<T: Transport> {
     /// After an unconfirmed reset the host may still drop pages: they are lost.
     lost: u32,
     leaked_pages: usize,
+    patience: u64,
+    /// Since when the device has a request and has returned none.
+    since: Option<u64>,
 }
 
 impl<T: Transport> Balloon<T> {
@@ -178,6 +184,8 @@ impl<T: Transport> Balloon<T> {
             counters: Counters::default(),
             lost: 0,
             leaked_pages: 0,
+            patience: settings.patience,
+            since: None,
         };
         this.read_target();
         Ok(this)
@@ -206,6 +214,17 @@ impl<T: Transport> Balloon<T> {
             }
         };
         self.state
+    }
+
+    /// Restarts a device that has had a request for too long. Takes a time that only grows, in nanoseconds.
+    pub fn check_time(&mut self, now: u64) {
+        let asked = [&self.inflating, &self.deflating, &self.releasing].into_iter().any(Batch::is_in_flight);
+        if self.patience == 0 || !self.device.is_live() || !asked {
+            self.since = None;
+        } else if now.saturating_sub(*self.since.get_or_insert(now)) >= self.patience {
+            self.since = None;
+            self.fail(Violation::Timeout { milliseconds: self.patience / 1_000_000 });
+        }
     }
 
     /// When to poll next. A stopped balloon is polled until all pages are back.

@@ -25,7 +25,8 @@ fn settle(balloon: &mut Balloon<FakeTransport>, host: &mut Host, kernel: &mut Ke
 #[test]
 fn restarted_balloon_keeps_its_pages_and_finishes_what_was_on_its_way() {
     for (first, then) in [(300, 700), (700, 300)] {
-        let (mut balloon, mut host) = pair(Features::MUST_TELL_HOST, Settings { batch: 64, report_blocks: 3 });
+        let (mut balloon, mut host) =
+            pair(Features::MUST_TELL_HOST, Settings { batch: 64, report_blocks: 3, ..Default::default() });
         let mut kernel = kernel(1000, 0);
         host.want(first);
         assert_eq!(settle(&mut balloon, &mut host, &mut kernel), State::Steady);
@@ -42,6 +43,36 @@ fn restarted_balloon_keeps_its_pages_and_finishes_what_was_on_its_way() {
         assert_eq!((balloon.actual(), host.actual(), host.pages.len()), (then, then, then as usize));
         assert_eq!((kernel.free.len() as u32, balloon.lost_pages()), (1000 - then, 0));
     }
+}
+
+#[test]
+fn host_that_has_a_request_for_too_long_is_restarted_and_a_slow_one_is_not() {
+    const SECOND: u64 = 1_000_000_000;
+    let settings = Settings { batch: 64, patience: 10 * SECOND, ..Settings::default() };
+    let (mut balloon, mut host) = pair(Features::empty(), settings);
+    let mut kernel = kernel(1000, 0);
+    balloon.check_time(0);
+    balloon.check_time(100 * SECOND);
+    host.want(640);
+    balloon.interrupt(InterruptSource::Config);
+    // Nine seconds for each batch.
+    let mut now = 200 * SECOND;
+    while balloon.poll(&mut kernel) != State::Steady {
+        balloon.check_time(now);
+        now += 9 * SECOND;
+        balloon.check_time(now);
+        host.serve();
+    }
+    assert_eq!((balloon.restarts(), balloon.actual()), (0, 640));
+    host.want(700);
+    balloon.interrupt(InterruptSource::Config);
+    balloon.poll(&mut kernel);
+    balloon.check_time(now);
+    balloon.check_time(now + 10 * SECOND);
+    assert_eq!((balloon.restarts(), balloon.broken()), (1, None));
+    (host.inflate, host.deflate) = (host.transport.queue(host.memory, 0), host.transport.queue(host.memory, 1));
+    assert_eq!(settle(&mut balloon, &mut host, &mut kernel), State::Steady);
+    assert_eq!((balloon.actual(), host.pages.len()), (700, 700));
 }
 
 #[test]

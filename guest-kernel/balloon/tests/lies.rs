@@ -112,7 +112,7 @@ fn a_device_that_needs_a_reset_gives_all_pages_back() {
 
 #[test]
 fn stopped_balloon_is_polled_until_every_page_is_back() {
-    let (mut balloon, mut host) = pair(ALL, Settings { batch: 64, report_blocks: 3 });
+    let (mut balloon, mut host) = pair(ALL, Settings { batch: 64, report_blocks: 3, ..Default::default() });
     let mut kernel = kernel(1000, 0);
     host.want(900);
     balloon.interrupt(InterruptSource::Config);
@@ -228,7 +228,7 @@ proptest! {
         features in 0..64_u64, whims in prop::collection::vec(whim(), 1..80), ignores_reset: bool,
     ) {
         let (mut balloon, mut host) =
-            pair(Features::from_bits_truncate(features), Settings { batch: 64, report_blocks: 3 });
+            pair(Features::from_bits_truncate(features), Settings { batch: 64, report_blocks: 3, ..Default::default() });
         let mut kernel = kernel(1500, 200);
         host.lies = true;
         host.transport.model().ignores_reset = ignores_reset;

@@ -54,7 +54,7 @@ pub(crate) fn run(memory: &'static Memory, script: &mut Script) -> Ending {
     let ring = CommonFeatures::EVENT_IDX | CommonFeatures::INDIRECT_DESC;
     let all = features.bits() | script.word() & ring.bits();
     let (transport, lied) = offer(script, DeviceType::BALLOON, all, 5, &[0; CONFIG_LEN]);
-    let settings = Settings { batch: 64, report_blocks: 3 };
+    let settings = Settings { batch: 64, report_blocks: 3, ..Default::default() };
     let mut balloon = match Balloon::new(transport.clone(), memory, settings) {
         Ok(balloon) => balloon,
         Err(error) => return refused(&error, memory, &transport, lied),
