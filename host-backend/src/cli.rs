@@ -62,8 +62,8 @@ struct Run {
     /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// Serial port: stdio, or file=PATH[,size=SIZE][,keep=N] (output only): a file of SIZE bytes (64M) at most, of which N
-    /// (1) full ones are kept as PATH.1 and so on
+    /// Serial port: stdio, or file=PATH (output only). A file has at most 64M or what follows as ",size=SIZE"; of full ones
+    /// one, or as many as follow as ",keep=N", are kept as PATH.1 and so on
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
     /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH as for

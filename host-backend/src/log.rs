@@ -1,8 +1,7 @@
 //! What `ringside` says on standard error and standard output: lines that never panic and never hold up the end of a VM.
 //!
 //! `eprintln!` panics when standard error is closed or full, and a panic on the way to a flush loses what the guest wrote.
-//! Here a line that cannot be written is dropped, and so is one for which a reader makes no room within
-//! [`PATIENCE`].
+//! Here a line that cannot be written is dropped, and so is one for which a reader makes no room within half a second.
 
 use std::fmt;
 use std::io;

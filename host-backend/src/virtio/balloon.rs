@@ -65,6 +65,8 @@ struct Stats {
     version: u64,
     values: BTreeMap<&'static str, u64>,
     target_changed: bool,
+    /// Somebody asked for new ones: a buffer that comes back means that to the guest, whatever else happens.
+    wanted: bool,
 }
 
 /// The numbers of a balloon, in pages of 4096 bytes.
@@ -279,7 +281,8 @@ impl BalloonHandle {
         if !self.0.can_ask.load(Ordering::Relaxed) {
             return self.numbers();
         }
-        let slot = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.wanted = true;
         let before = slot.version;
         self.0.poke();
         drop(self.0.stats_changed.wait_timeout_while(slot, patience, |slot| slot.version == before));
@@ -313,6 +316,7 @@ impl Device for Balloon {
         self.inside = PageMap::default();
         self.stats_buffer = None;
         self.shared.can_ask.store(false, Ordering::Relaxed);
+        self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner).wanted = false;
         self.shared.show(None);
         self.shared.actual.store(0, Ordering::Relaxed);
         self.shared.inside.store(0, Ordering::Relaxed);
@@ -354,8 +358,9 @@ impl Device for Balloon {
             self.shared.show(Some(self.shared.target.load(Ordering::Relaxed)));
             io.signal.config_changed();
         }
+        let wanted = std::mem::take(&mut slot.wanted);
         drop(slot);
-        if let Some(index) = QUEUES.stats {
+        if let Some(index) = QUEUES.stats.filter(|_| wanted) {
             self.return_stats_buffer(index.into(), io)?;
         }
         Ok(Progress::Done)

@@ -195,13 +195,27 @@ fn a_queue_that_was_taken_back_gets_nothing_of_what_it_held() {
         rig.chain(STATS, 0, &[(DATA, 10, READ)]);
         rig.offer(STATS, 0);
         rig.kick(STATS);
+        // The device has not come to it yet.
+        handle.fresh_numbers(Duration::ZERO);
         rig.write(Register::QueueSel, STATS);
         rig.write(register, value);
         rig.put(crate::virtio::harness::available(STATS), &[0; 64]);
         rig.queue(STATS);
-        // The device would return the statistics buffer now.
-        handle.set_target(1);
         while rig.transport.process_event(EventSet::IN) == Progress::More {}
         assert_eq!((rig.used_index(STATS), rig.needs_reset()), (0, false), "{register:?}");
     }
+}
+
+#[test]
+fn a_new_target_is_no_request_for_statistics() {
+    let (rig, handle) = rig();
+    rig.chain(STATS, 0, &[(DATA, 10, READ)]);
+    rig.offer(STATS, 0);
+    rig.kick(STATS);
+    handle.set_target(1);
+    while rig.transport.process_event(EventSet::IN) == Progress::More {}
+    assert_eq!(rig.used_index(STATS), 0);
+    handle.fresh_numbers(Duration::ZERO);
+    while rig.transport.process_event(EventSet::IN) == Progress::More {}
+    assert_eq!(rig.used_index(STATS), 1);
 }

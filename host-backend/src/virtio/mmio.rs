@@ -24,9 +24,11 @@ use vmm_sys_util::eventfd::EventFd;
 /// "RNGS".
 const VENDOR: u32 = u32::from_le_bytes(*b"RNGS");
 
-/// How long a driver's change may wait for the device to come between two requests; then its worker makes it, and the
-/// driver reads that it is not done yet.
+/// How long a driver's change may wait for the end of a request; then the device's worker makes it, and the driver reads that
+/// it is not done yet. Drivers should look, but not all do, so that a request that is about to end is waited for.
 const SETTLE: Duration = Duration::from_millis(1);
+/// How long it may wait for a worker that is in no request, and only has to get a processor.
+const SETTLE_IDLE: Duration = Duration::from_millis(100);
 
 /// How often somebody who waits for a busy device looks again.
 const WAIT_STEP: Duration = Duration::from_micros(200);
@@ -219,12 +221,13 @@ impl MmioTransport {
             self.apply(&mut self.machinery());
             return;
         }
-        let deadline = Instant::now() + SETTLE;
+        let started = Instant::now();
+        let most = || if self.pause.in_request.load(Ordering::Acquire) { SETTLE } else { SETTLE_IDLE };
         while self.pause.attention.load(Ordering::Acquire) {
             match self.machinery.try_lock() {
                 Ok(mut machinery) => drop(self.apply(&mut machinery)),
                 Err(TryLockError::Poisoned(poison)) => drop(self.apply(&mut poison.into_inner())),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break,
+                Err(TryLockError::WouldBlock) if started.elapsed() >= most() => break,
                 Err(TryLockError::WouldBlock) => std::thread::yield_now(),
             }
         }

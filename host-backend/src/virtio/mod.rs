@@ -176,6 +176,8 @@ pub struct Pause {
     leave: AtomicBool,
     /// How many wait for the device to come between two requests.
     waiting: AtomicU32,
+    /// The device is in the middle of a request, which may take any time.
+    in_request: AtomicBool,
 }
 
 impl Pause {
@@ -210,7 +212,10 @@ impl Io<'_> {
                 && !self.interrupted()
                 && let Some(chain) = self.queues[index].pop(self.memory)?
             {
-                let written = handle(self.memory, &chain, self.signal)?;
+                self.pause.in_request.store(true, Ordering::Release);
+                let written = handle(self.memory, &chain, self.signal);
+                self.pause.in_request.store(false, Ordering::Release);
+                let written = written?;
                 self.queues[index].push_used(self.memory, chain.head(), written)?;
                 self.signal.counters.requests.add(1);
                 self.interrupt(index)?;
@@ -241,7 +246,7 @@ impl Io<'_> {
         Ok(())
     }
 
-    /// The same once [`COALESCED_MAX`] buffers were returned: for devices whose next step takes microseconds.
+    /// The same once a few buffers were returned: for devices whose next step takes microseconds.
     ///
     /// # Errors
     /// Those of the ring.

@@ -6,27 +6,29 @@
 mod control;
 mod offload;
 pub mod passt;
+mod shown;
 pub mod stream;
 pub mod tap;
 
 use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
-use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress, read_config_bytes};
+use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
 use control::Filter;
 use offload::Cut;
 use shared_abi::virtio::net::{
-    Config, ETHERNET_HEADER, Features, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header,
-    RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE,
+    ETHERNET_HEADER, Features, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header, RECEIVE_QUEUE,
+    TRANSMIT_QUEUE,
 };
 use shared_abi::virtio::{CommonFeatures, DeviceType};
+use shown::Shown;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use vmm_sys_util::epoll::EventSet;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 const RX: usize = RECEIVE_QUEUE as usize;
 const TX: usize = TRANSMIT_QUEUE as usize;
@@ -104,22 +106,6 @@ pub struct Net {
     shown: Arc<Shown>,
 }
 
-/// The configuration space as the driver sees it.
-struct Shown(Mutex<Config>);
-
-impl Shown {
-    fn set(&self, config: Config) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = config;
-    }
-}
-
-impl ConfigSpace for Shown {
-    fn read(&self, offset: usize, data: &mut [u8]) {
-        let config = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        read_config_bytes(config.as_bytes(), offset, data);
-    }
-}
-
 /// A packet of the guest that is on its way.
 struct Sending {
     /// Its chain.
@@ -153,7 +139,7 @@ impl Net {
             busy: false,
             up: true,
             cable: Cable::Up,
-            shown: Arc::new(Shown(Mutex::new(config(mac, Cable::Up)))),
+            shown: Arc::new(Shown::new(mac, Cable::Up)),
         }
     }
 
@@ -362,7 +348,7 @@ impl Net {
             let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
             chain.read(memory, 0, &mut command);
             let answer = self.filter.execute(&command);
-            self.shown.set(config(self.filter.mac(), self.seen()));
+            self.shown.set(self.filter.mac(), self.seen());
             signal.counters.errors.add((answer != 0).into());
             chain.write(memory, 0, &[answer]);
             Ok(1)
@@ -385,13 +371,8 @@ impl Net {
     }
 
     fn show(&self) {
-        self.shown.set(config(self.filter.mac(), self.seen()));
+        self.shown.set(self.filter.mac(), self.seen());
     }
-}
-
-fn config(mac: Mac, cable: Cable) -> Config {
-    let status = if cable == Cable::Up { STATUS_LINK_UP } else { 0 };
-    Config { mac: mac.0, status, max_virtqueue_pairs: 1, mtu: MTU }
 }
 
 /// A locally administered unicast address.

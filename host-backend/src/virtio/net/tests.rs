@@ -5,9 +5,11 @@ use super::*;
 use crate::virtio::harness::{DATA, READ, Rig, WRITE};
 use proptest::prelude::*;
 use shared_abi::virtio::mmio::{InterruptStatus, Register};
+use shared_abi::virtio::net::{Config, STATUS_LINK_UP};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use zerocopy::IntoBytes;
 
 const RXQ: u32 = RX as u32;
 const TXQ: u32 = TX as u32;
