@@ -3,7 +3,7 @@
 //! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). It works without KVM
 //! and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
-use super::bugs::{Bug, is_injected};
+use super::bugs::{self, Bug, is_injected};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{State, half, set_high, set_low};
 use super::{Change, Changed, Counters, Device, Io, Progress, Signal};
@@ -94,6 +94,7 @@ impl MmioTransport {
             Register::Version => VERSION,
             Register::DeviceId => self.device_type.0,
             Register::VendorId => VENDOR,
+            Register::DeviceFeatures if bugs::is_too_early(inner.status) => 0,
             Register::DeviceFeatures => half(inner.offered(), inner.device_features_sel),
             Register::QueueSizeMax if inner.selected().is_some() => SIZE_MAX.into(),
             Register::QueueReady => inner.selected().is_some_and(|index| inner.queues[index].ready()).into(),
@@ -151,6 +152,9 @@ impl MmioTransport {
             drop(inner);
             return self.wake();
         }
+        if bugs::is_out_of_step(inner.status, value) {
+            return;
+        }
         // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
         let mut new = Status::from_bits_truncate(value as u8) - inner.status - Status::DEVICE_NEEDS_RESET;
         let acceptable = inner.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
@@ -162,6 +166,10 @@ impl MmioTransport {
             new -= Status::DRIVER_OK;
         }
         inner.status |= new;
+        let ready: Vec<bool> = inner.queues.iter().map(|queue| queue.ready()).collect();
+        if new.contains(Status::DRIVER_OK) && bugs::lacks_queues(self.device_type, &ready) {
+            inner.status |= Status::DEVICE_NEEDS_RESET;
+        }
         self.publish(&inner);
         if new.contains(Status::DRIVER_OK) {
             let features = inner.driver_features;
