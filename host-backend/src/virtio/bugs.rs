@@ -5,6 +5,8 @@
 //! A model asks at the place where it would go wrong. One bug at a time: `inject` for a whole process (the hidden
 //! option `--fault`), `inject_here` for one thread, on which tests run their devices.
 
+use shared_abi::virtio::{DeviceType, Status};
+
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "test-faults", derive(clap::ValueEnum))]
@@ -36,6 +38,32 @@ pub enum Bug {
     FaultOutlivesReset,
     /// What makes no sense ends the host.
     FaultEndsHost,
+    /// No bug, but what the strictest devices do: they insist on the order of 3.1.1, and on all queues that it calls for.
+    StrictDriver,
+}
+
+/// For [`Bug::StrictDriver`]: the features are read before there is a driver.
+pub(crate) fn is_too_early(status: Status) -> bool {
+    is_injected(Bug::StrictDriver) && !status.contains(Status::DRIVER)
+}
+
+/// For [`Bug::StrictDriver`]: the status is written as no step of 3.1.1 has it.
+pub(crate) fn is_out_of_step(before: Status, value: u32) -> bool {
+    let steps = [Status::ACKNOWLEDGE, Status::DRIVER, Status::FEATURES_OK, Status::DRIVER_OK];
+    let reached = |step: usize| steps[..step].iter().fold(Status::empty(), |status, bit| status | *bit);
+    let known = (0..steps.len()).any(|step| before == reached(step) && value == u32::from(reached(step + 1).bits()));
+    let failed = value & u32::from(Status::FAILED.bits()) != 0 && before.contains(Status::DRIVER);
+    is_injected(Bug::StrictDriver) && !known && !failed && value != u32::from(before.bits())
+}
+
+/// For [`Bug::StrictDriver`]: a queue is missing that every driver of the device sets up.
+pub(crate) fn lacks_queues(device_type: DeviceType, ready: &[bool]) -> bool {
+    let needed = match device_type {
+        DeviceType::BALLOON => ready.len(),
+        DeviceType::NET | DeviceType::CONSOLE => 2,
+        _ => 1,
+    };
+    is_injected(Bug::StrictDriver) && ready.iter().take(needed).any(|ready| !ready)
 }
 
 #[cfg(not(any(test, feature = "test-faults")))]

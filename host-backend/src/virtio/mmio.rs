@@ -6,7 +6,7 @@
 //!
 //! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
-use super::bugs::{Bug, is_injected};
+use super::bugs::{self, Bug, is_injected};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
@@ -123,6 +123,7 @@ impl MmioTransport {
             Register::Version => VERSION,
             Register::DeviceId => self.device_type.0,
             Register::VendorId => VENDOR,
+            Register::DeviceFeatures if bugs::is_too_early(registers.status) => 0,
             Register::DeviceFeatures => half(registers.offered, registers.device_features_sel),
             Register::QueueSizeMax if registers.selected().is_some() => SIZE_MAX.into(),
             Register::QueueReady => registers.queue_ready().into(),
@@ -188,6 +189,9 @@ impl MmioTransport {
         if registers.is_resetting() {
             return;
         }
+        if bugs::is_out_of_step(registers.status, value) {
+            return;
+        }
         // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
         let mut new = Status::from_bits_truncate(value as u8) - registers.status - Status::DEVICE_NEEDS_RESET;
         let acceptable = registers.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
@@ -199,6 +203,9 @@ impl MmioTransport {
             new -= Status::DRIVER_OK;
         }
         registers.status |= new;
+        if new.contains(Status::DRIVER_OK) && bugs::lacks_queues(self.device_type, &registers.ready()) {
+            registers.status |= Status::DEVICE_NEEDS_RESET;
+        }
         self.publish(&registers);
         if new.contains(Status::DRIVER_OK) {
             registers.activate();

@@ -116,6 +116,11 @@ impl Registers {
         self.selected().is_some_and(|index| !matches!(self.queues[index], Queue::Off))
     }
 
+    /// Which queues are live.
+    pub(super) fn ready(&self) -> Vec<bool> {
+        self.queues.iter().map(|queue| !matches!(queue, Queue::Off)).collect()
+    }
+
     /// Whether the selected queue is being reset.
     pub(super) fn queue_resetting(&self) -> bool {
         self.selected().is_some_and(|index| matches!(self.queues[index], Queue::Stopping(By::Reset)))

@@ -13,8 +13,8 @@ mod initrd_tests;
 mod interrupts_tests;
 mod memory_tests;
 mod pci_tests;
-mod time_tests;
 mod task_tests;
+mod time_tests;
 mod words_tests;
 
 #[path = "../../../guest-kernel/src/cmdline.rs"]
@@ -32,14 +32,6 @@ mod initrd;
 #[path = "../../../guest-kernel/src/task.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod task;
-
-/// Stand-in for the clock.
-#[allow(dead_code, reason = "only asked when a task halts the CPU")]
-mod time {
-    pub(crate) fn tsc() -> u64 {
-        0
-    }
-}
 
 /// Stand-in for the loader's information.
 #[path = "."]

@@ -57,11 +57,25 @@ pub(crate) struct Needs {
     pub(crate) host: bool,
     /// The loaders for what firmware boots, and such a disk.
     pub(crate) loaders: bool,
+    /// How the guest is built.
+    pub(crate) guest: GuestBuild,
+}
+
+/// How the guest is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GuestBuild {
+    /// As it is released: the same bytes everywhere.
+    Release,
+    /// Incrementally, in a target directory of its own: seconds after a change of one line, with the same optimization but
+    /// in other pieces.
+    Incremental,
 }
 
 impl Needs {
+    /// The guest alone.
+    pub(crate) const GUEST: Self = Self { host: false, loaders: false, guest: GuestBuild::Release };
     /// Everything.
-    pub(crate) const ALL: Self = Self { host: true, loaders: true };
+    pub(crate) const ALL: Self = Self { host: true, loaders: true, guest: GuestBuild::Release };
 }
 
 /// Builds everything.
@@ -72,7 +86,12 @@ pub(crate) fn build(setup: &Setup) -> Result<Artifacts> {
 /// Builds the guest, and of the rest what is needed.
 pub(crate) fn build_some(setup: &Setup, needs: Needs) -> Result<Artifacts> {
     let place = Place::here();
-    let kernel = build_bare(setup.toolchain, &place, Bare::Kernel, "the guest")?;
+    let incremental = needs.guest == GuestBuild::Incremental && setup.toolchain == Toolchain::Installed;
+    let kernel = if incremental {
+        build_incrementally(&place)?
+    } else {
+        build_bare(setup.toolchain, &place, Bare::Kernel, "the guest")?
+    };
     let loaders = loaders_folder(&place);
     if needs.loaders {
         build_loaders(setup.toolchain, &place)?;
@@ -81,7 +100,8 @@ pub(crate) fn build_some(setup: &Setup, needs: Needs) -> Result<Artifacts> {
     let output = workspace::output()?;
     let disk = output.join("sample.img");
     let file = sample::write(&disk).context("cannot make the sample disk")?;
-    let (image, boot_disk) = (output.join("guest.elf"), output.join("ringside.img"));
+    let name = if incremental { "guest-incremental.elf" } else { "guest.elf" };
+    let (image, boot_disk) = (output.join(name), output.join("ringside.img"));
     make_image(&kernel, &image)?;
     if needs.loaders {
         make_boot_disk(&image, &loaders, &boot_disk).context("cannot make the bootable disk")?;
@@ -177,6 +197,16 @@ pub(crate) fn make_images(kernel: &Path, loaders: &Path, output: &Path) -> Resul
     make_image(kernel, &image)?;
     make_boot_disk(&image, loaders, &boot_disk).context("cannot make the bootable disk")?;
     Ok(Images { image, boot_disk })
+}
+
+/// The guest for the loop of editing a check and looking at its result.
+fn build_incrementally(place: &Place) -> Result<PathBuf> {
+    ui::say("building the guest incrementally");
+    let place = Place { target: place.target.join("incremental"), ..place.clone() };
+    let (mut command, file) = Toolchain::Installed.build(&place, Bare::Kernel);
+    command.env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
+    succeed(&mut command, "the guest does not build")?;
+    Ok(file)
 }
 
 fn make_image(kernel: &Path, image: &Path) -> Result<()> {

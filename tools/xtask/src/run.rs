@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) fn command(common: &Common, options: &RunOptions) -> Result<ExitCode> {
     let setup = setup::ensure(common)?;
     let testbed = choose(options.on, common.kvm())?;
-    let mut artifacts = artifacts::build_some(&setup, Needs { host: testbed == Testbed::Host, loaders: false })?;
+    let mut artifacts = artifacts::build_some(&setup, Needs { host: testbed == Testbed::Host, ..Needs::GUEST })?;
     artifacts.complete_for(testbed)?;
     let cmdline = [if options.shell { "" } else { "tour" }, &options.cmdline].join(" ");
     let wishes = Wishes {
