@@ -5,6 +5,7 @@ use balloon::{Balloon, FreeBlock, PageSource, Pfn, Report, Settings, State, Stat
 use frontends::transport::MmioTransport;
 use frontends::{Driver, InterruptSource};
 use host_backend::virtio::balloon::{Balloon as Model, BalloonHandle};
+use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 
@@ -127,6 +128,7 @@ fn statistics_and_free_blocks_reach_the_host() {
     assert_eq!(numbers.guest["free_memory"], test.kernel.free.len() as u64 * 4096);
     // The host asks again.
     test.kernel.free.truncate(100);
+    test.handle.fresh_numbers(Duration::ZERO);
     test.rig.model.process_event(EventSet::IN);
     test.balloon.poll(&mut test.kernel);
     assert_eq!(test.handle.numbers().guest["free_memory"], 100 * 4096);
