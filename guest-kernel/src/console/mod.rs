@@ -143,6 +143,13 @@ pub fn emergency(arguments: fmt::Arguments<'_>) {
     }
 }
 
+/// Waits until all output is out, without a lock: the machine is about to lose what is still in a FIFO.
+pub fn drain() {
+    if let Device::Serial(uart) = Device::of(CHOICE.get().copied().unwrap_or(Console::Serial)) {
+        uart.drain();
+    }
+}
+
 /// Sets the console up; input arrives after [`enable_input`].
 pub fn init(console: Console) {
     CHOICE.call_once(|| console);

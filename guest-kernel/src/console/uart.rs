@@ -19,6 +19,8 @@ mod register {
 
 const DATA_READY: u8 = 1;
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
+/// Nothing is left in the FIFO, nor on the way out.
+const TRANSMITTER_IDLE: u8 = 1 << 6;
 
 /// A serial port.
 pub(super) struct Uart {
@@ -77,13 +79,23 @@ impl Uart {
         self.send(&fifo);
     }
 
-    /// Sends at most a FIFO full: one look at the status and one string instruction.
-    fn send(&mut self, bytes: &[u8]) {
+    /// Waits until everything that was written has gone out.
+    pub(super) fn drain(&self) {
+        self.wait_for(TRANSMITTER_IDLE);
+    }
+
+    /// Waits for a bit of the line status, for a bounded time.
+    fn wait_for(&self, bit: u8) {
         let mut patience = PATIENCE;
-        while self.get(register::LINE_STATUS) & TRANSMITTER_EMPTY == 0 && patience > 0 {
+        while self.get(register::LINE_STATUS) & bit == 0 && patience > 0 {
             patience -= 1;
             pvops::smp::relax();
         }
+    }
+
+    /// Sends at most a FIFO full: one look at the status and one string instruction.
+    fn send(&mut self, bytes: &[u8]) {
+        self.wait_for(TRANSMITTER_EMPTY);
         // SAFETY: as in `set`.
         unsafe { port::write_bytes(self.base + register::DATA, bytes) };
     }

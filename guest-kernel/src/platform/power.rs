@@ -76,6 +76,7 @@ pub fn end(ending: Ending) -> ! {
     if ENDING.swap(true, Relaxed) {
         pvops::cpu::triple_fault();
     }
+    crate::console::drain();
     if ending == Ending::Panic {
         pvops::vmm::crash();
     }
