@@ -200,8 +200,9 @@ impl KernelBalloon {
         let before = self.state();
         let state = match &mut *self.driver.borrow_mut() {
             Kind::Device(balloon, _) => {
+                let state = balloon.poll(&mut Source);
                 balloon.check_time(pvops::time::now());
-                balloon.poll(&mut Source)
+                state
             }
             Kind::Reservation(balloon) => balloon.poll(&mut Source, &mut Reserve),
         };

@@ -1,6 +1,6 @@
 //! Sets the clock and the timer up.
 //!
-//! The TSC's frequency comes from the first of these that has it: KVM's timing leaf (CPUID 0x40000010), CPUID 0x15 and 0x16,
+//! The TSC's frequency comes from the first of these that has it: KVM's timing leaf (CPUID 0x40000010), CPUID 0x15 (with 0x16),
 //! the clock page of KVM or Xen, and then a measurement against the HPET, ACPI's timer or the PIT. The timer needs none where
 //! the local APIC has the TSC-deadline mode; else its frequency comes from the timing leaf or the same measurement.
 
@@ -76,7 +76,7 @@ pub fn init(found: &Surroundings) -> Sources {
     }
     let clock_scale = found.kvm.contains(Features::CLOCKSOURCE2).then(|| {
         // SAFETY: the feature is there; pvops is part of the image, and this is the first CPU.
-        unsafe { kvm::start_clock(crate::mm::image::physical) }
+        unsafe { kvm::start_clock(crate::mm::image::physical, found.kvm) }
     });
     let clock = if clock_scale.is_some() { "kvm-clock" } else { "tsc" };
     let clock_scale = clock_scale.filter(|scale| scale.mul != 0);

@@ -140,6 +140,8 @@ pub struct Balloon<T: Transport> {
     patience: u64,
     /// Since when the device has a request and has returned none.
     since: Option<u64>,
+    /// Pages that answers were about, when the time was last checked.
+    answered: u64,
 }
 
 impl<T: Transport> Balloon<T> {
@@ -186,6 +188,7 @@ impl<T: Transport> Balloon<T> {
             leaked_pages: 0,
             patience: settings.patience,
             since: None,
+            answered: 0,
         };
         this.read_target();
         Ok(this)
@@ -216,9 +219,17 @@ impl<T: Transport> Balloon<T> {
         self.state
     }
 
-    /// Restarts a device that has had a request for too long. Takes a time that only grows, in nanoseconds.
+    /// Restarts a device that has had requests for too long without answering one. Call it after [`Balloon::poll`], with a time
+    /// that only grows, in nanoseconds.
     pub fn check_time(&mut self, now: u64) {
-        let asked = [&self.inflating, &self.deflating, &self.releasing].into_iter().any(Batch::is_in_flight);
+        let batches = [&self.inflating, &self.deflating, &self.releasing];
+        let lent = self.reports.as_ref().is_some_and(report::Reporter::is_lent);
+        let asked = lent || batches.into_iter().any(Batch::is_in_flight);
+        let answered = self.counters.inflated + self.counters.deflated + self.counters.reported;
+        if core::mem::replace(&mut self.answered, answered) != answered {
+            // It works, however long a row of requests takes.
+            self.since = None;
+        }
         if self.patience == 0 || !self.device.is_live() || !asked {
             self.since = None;
         } else if now.saturating_sub(*self.since.get_or_insert(now)) >= self.patience {

@@ -31,6 +31,11 @@ impl Reporter {
         Ok(pages)
     }
 
+    /// Whether the device has blocks.
+    pub(crate) fn is_lent(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
     /// Lends the next blocks, one chain at a time.
     pub(crate) fn lend<P: PageSource>(&mut self, source: &mut P) {
         if !self.lent.is_empty() {

@@ -95,6 +95,21 @@ fn restarted_balloon_reports_free_pages_and_statistics_again() {
 }
 
 #[test]
+fn host_that_keeps_a_report_is_restarted() {
+    const SECOND: u64 = 1_000_000_000;
+    let settings = Settings { patience: 10 * SECOND, ..Settings::default() };
+    let (mut balloon, _host) = pair(Features::REPORTING, settings);
+    let mut kernel = kernel(1000, 0);
+    kernel.blocks.push(FreeBlock { first: Pfn::new(0x9000), pages: 512 });
+    balloon.poll(&mut kernel);
+    balloon.check_time(100 * SECOND);
+    balloon.check_time(109 * SECOND);
+    assert_eq!(balloon.restarts(), 0);
+    balloon.check_time(110 * SECOND);
+    assert_eq!(balloon.restarts(), 1, "megabytes of the kernel would stay with it forever");
+}
+
+#[test]
 fn it_inflates_and_deflates_to_the_target_in_batches() {
     let (mut balloon, mut host) = pair(Features::empty(), Settings::default());
     let mut kernel = kernel(5000, 0);

@@ -192,8 +192,9 @@ fn device_that_comes_back_as_another_is_stopped() {
 fn device_that_has_a_request_for_too_long_is_restarted_and_the_request_done_again() {
     let (block, mut disk) = pair();
     let mut requests = Requests::new(block);
-    assert_eq!(requests.service([], 100 * SECOND), None, "nothing is pending");
+    assert_eq!(requests.service([], 90 * SECOND), None, "nothing is pending");
     let token = requests.start(Request::Read { sector: 7, buffer: buffer(&disk, 0) }).unwrap();
+    assert_eq!(requests.service([], 100 * SECOND), Some(105 * SECOND));
     assert_eq!(requests.service([], 104 * SECOND), Some(105 * SECOND));
     assert_eq!(disk.transport.model().resets, 1);
     assert_eq!(requests.service([], 105 * SECOND), Some(110 * SECOND));
@@ -210,12 +211,28 @@ fn request_that_is_too_late_twice_fails_with_that() {
     let (block, disk) = pair();
     let mut requests = Requests::new(block);
     let token = requests.start(Request::Read { sector: 7, buffer: buffer(&disk, 0) }).unwrap();
-    requests.service([], 5 * SECOND);
+    assert_eq!(requests.service([], 0), Some(5 * SECOND));
+    assert_eq!(requests.service([], 5 * SECOND), Some(10 * SECOND));
     assert_eq!(requests.service([], 10 * SECOND), None);
     let Poll::Ready(completion) = requests.poll(token, Waker::noop()) else { panic!("it has failed") };
     assert_eq!(completion.result, Err(RequestError::GivenUp(Violation::Timeout { milliseconds: 5000 })));
     assert!(completion.buffer.is_some());
     assert_eq!((requests.block().broken(), requests.block().restarts()), (None, 2));
+}
+
+#[test]
+fn idle_disk_has_all_its_time_for_the_next_request() {
+    let (block, mut disk) = pair();
+    let mut requests = Requests::new(block);
+    for hour in 1..=5 {
+        let now = hour * 3600 * SECOND;
+        let token = requests.start(Request::Read { sector: 7, buffer: buffer(&disk, 0) }).unwrap();
+        assert_eq!(requests.service([], now), Some(now + 5 * SECOND), "counted from now, not from the last request");
+        disk.serve();
+        assert_eq!(requests.service([InterruptSource::Queue], now + SECOND), None);
+        assert!(requests.poll(token, Waker::noop()).is_ready());
+    }
+    assert_eq!(requests.block().restarts(), 0);
 }
 
 #[test]

@@ -93,8 +93,7 @@ fn set_timer_scale(hz: u64, by_deadline: bool) {
     if BY_DEADLINE.swap(by_deadline, Relaxed) != by_deadline && local::is_there() {
         local::write(register::INITIAL_COUNT, 0);
         local::write(register::TIMER, timer_entry());
-        // A store to the register block and a write of the deadline's MSR are not ordered otherwise.
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        crate::cpu::fence_before_msr();
     }
 }
 
@@ -132,6 +131,7 @@ impl Drop for Counting {
         if local::is_there() {
             local::write(register::INITIAL_COUNT, 0);
             local::write(register::TIMER, timer_entry());
+            crate::cpu::fence_before_msr();
             DEADLINE.store(u64::MAX, Relaxed);
         }
     }

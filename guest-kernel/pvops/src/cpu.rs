@@ -190,6 +190,14 @@ pub fn serialize() {
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
 }
 
+/// Lets no memory access or MSR write that follows overtake a store that stands before: what a write to an MSR of the local
+/// APIC needs, which waits for nothing (Intel SDM volume 3, "MSR Access in x2APIC Mode"). A fence of the compiler is a locked
+/// operation on this target, and that is not enough.
+pub(crate) fn fence_before_msr() {
+    // SAFETY: fences of SSE2, which is part of the architecture; no vector register is touched.
+    unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+}
+
 /// Ends the machine by a fault that cannot be delivered: what reset is where nothing else is known.
 pub fn triple_fault() -> ! {
     let none = TablePointer { limit: 0, base: 0 };

@@ -93,6 +93,7 @@ pub fn end(ending: Ending) -> ! {
     if let Some((control, value)) = switches.soft_off {
         // SAFETY: ACPI says that this is how to switch off.
         unsafe { port::write_u16(control, value) };
+        give_a_moment();
     }
     switches.sleep.into_iter().for_each(Write::perform);
     // Machines without any of it (QEMU's microvm without ACPI, Firecracker) end by a reset.
@@ -121,14 +122,28 @@ impl Write {
 
     /// Writes, and gives the machine a moment.
     fn perform(self) {
-        const PATIENCE: u32 = 1_000_000;
         match self.register {
             // SAFETY: the register ends the machine.
             Register::Port(port) => unsafe { port::write_u8(port, self.value) },
             // SAFETY: as above, and it is mapped.
             Register::Memory(address) => unsafe { (address as *mut u8).write_volatile(self.value) },
         }
-        (0..PATIENCE).for_each(|_| core::hint::spin_loop());
+        give_a_moment();
+    }
+}
+
+/// Lets the machine end. What was written may only have asked for that, to be granted by another thread of a hypervisor while
+/// this CPU runs on: to ask for a reset meanwhile would make one of it.
+fn give_a_moment() {
+    const PATIENCE: u64 = 500_000_000;
+    // The clock may be what is broken: as many turns of a loop end it, too.
+    const TURNS: u32 = 10_000_000;
+    let start = pvops::time::now();
+    for _ in 0..TURNS {
+        if pvops::time::now().saturating_sub(start) > PATIENCE {
+            break;
+        }
+        core::hint::spin_loop();
     }
 }
 
@@ -151,7 +166,8 @@ fn sleep(fadt: &Fadt, kind: u8) -> Option<Write> {
 /// ACPI 6.5, section 4.8.3.2.1, "PM1 Control Registers".
 fn soft_off(fadt: &Fadt, kind: u8) -> Option<(u16, u16)> {
     const SLEEP_ENABLE: u16 = 1 << 13;
-    let control = u16::try_from(fadt.pm1a_control_block().ok()?.address).ok().filter(|&port| port != 0)?;
+    let block = fadt.pm1a_control_block().ok().filter(|block| block.address_space == AddressSpace::SystemIo)?;
+    let control = u16::try_from(block.address).ok().filter(|&port| port != 0)?;
     Some((control, SLEEP_ENABLE | u16::from(kind & 7) << 10))
 }
 

@@ -86,12 +86,13 @@ fn elapsed(reference: &dyn Reference, from: u64, to: u64) -> u64 {
 }
 
 /// The TSC frequency by CPUID (Intel SDM volume 2, leaves 0x15 and 0x16), given as EAX, EBX, ECX of each: that of the crystal
-/// times a ratio, or where the crystal's is not said, the processor's base frequency.
+/// times a ratio. Where the ratio is there and the crystal's frequency is not, the TSC runs at the processor's base frequency.
+/// Leaf 0x16 alone says nothing of the TSC.
 pub fn from_cpuid(leaf15: [u32; 3], leaf16: [u32; 3]) -> Option<u64> {
     let [denominator, numerator, crystal] = leaf15.map(u64::from);
     let base = u64::from(leaf16[0] & 0xffff) * 1_000_000;
     match (denominator, numerator, crystal) {
-        (0, ..) | (_, 0, _) => Some(base),
+        (0, ..) | (_, 0, _) => None,
         (_, _, 0) => Some(base),
         (denominator, numerator, crystal) => Some(crystal * numerator / denominator),
     }

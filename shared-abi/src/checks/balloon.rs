@@ -13,7 +13,7 @@ pub const CHECKS: &[Check] = &[
         "num_pages is the size that the host wants",
         "5.5.4 Device configuration layout",
         "Read it twice",
-        "Below the number of pages that 64 TiB have",
+        "The same twice",
     ),
     row(
         "balloon/actual-reads-back",

@@ -12,7 +12,8 @@ const FEATURES: &str = "5.2.3 Feature bits";
 
 /// The checks of this group.
 pub const CHECKS: &[Check] = &[
-    row("block/capacity-is-not-0", "capacity is the number of 512-byte sectors", LAYOUT, "Read it", "1 or more"),
+    row("block/capacity-is-not-0", "capacity is the number of 512-byte sectors", LAYOUT, "Read it", "1 or more")
+        .should(),
     row("block/seg-max-is-valid", "seg_max leaves room for data", LAYOUT, "Read it, where offered", "1 to 32768"),
     row(
         "block/blk-size-is-valid",
@@ -20,14 +21,16 @@ pub const CHECKS: &[Check] = &[
         LAYOUT,
         "Read it, where offered",
         "A power of 2 from 512 on",
-    ),
+    )
+    .should(),
     row(
         "block/topology-is-valid",
         "Topology counts blocks",
         LAYOUT,
         "Read it, where offered",
         "An exponent below 16, an alignment offset inside of the block",
-    ),
+    )
+    .should(),
     row("block/read-succeeds", "A read fills the buffer", OPERATION, "Read sector 0", "Status OK"),
     row("block/reads-agree", "What is not written does not change", OPERATION, "Read sector 0 twice", "The same"),
     row(

@@ -13,8 +13,8 @@ pub(super) struct Job {
     pub(super) buffer: Option<DmaBuffer>,
     /// Where it starts and what it has, in sectors, or 1 for a request without a range.
     start: (u64, u64),
-    /// When it was given to the device first, or again.
-    pub(super) since: u64,
+    /// When it was first looked for after it was given to the device, or given again.
+    pub(super) since: Option<u64>,
     /// Times that it was given to the device again.
     pub(super) reissued: u32,
     /// Where the next part starts, and what is left to send: sectors, or 1 for a request without a range.
@@ -37,7 +37,7 @@ pub(super) struct Part {
 }
 
 impl Job {
-    pub(super) fn new(token: Token, request: Request, since: u64) -> Self {
+    pub(super) fn new(token: Token, request: Request) -> Self {
         let sectors_of = |buffer: &DmaBuffer| (buffer.len() / SECTOR_SIZE) as u64;
         let mut unmap = Unmap::Keep;
         let (request_type, sector, left, buffer) = match request {
@@ -59,7 +59,7 @@ impl Job {
             unmap,
             buffer,
             start,
-            since,
+            since: None,
             reissued: 0,
             sector,
             left,
@@ -71,7 +71,7 @@ impl Job {
 
     /// A job that has nothing to do.
     pub(super) fn done(token: Token) -> Self {
-        Self { left: 0, ..Self::new(token, Request::Flush, 0) }
+        Self { left: 0, ..Self::new(token, Request::Flush) }
     }
 
     /// Whether parts are left to send.
@@ -85,9 +85,9 @@ impl Job {
     }
 
     /// Starts over, after the device was reset.
-    pub(super) fn rewind(&mut self, now: u64) {
+    pub(super) fn rewind(&mut self) {
         (self.sector, self.left) = self.start;
-        (self.offset, self.in_flight, self.since) = (0, 0, now);
+        (self.offset, self.in_flight, self.since) = (0, 0, None);
     }
 
     /// Whether the device has seen any of it.

@@ -92,8 +92,6 @@ pub struct Block<T: Transport> {
     waiting: VecDeque<u16>,
     finished: VecDeque<u16>,
     patience: u64,
-    /// The last time that [`Block::check_time`] was told.
-    now: u64,
     /// The segments of the chain that is being made.
     scratch: Vec<Segment>,
     leaked_pages: usize,
@@ -129,7 +127,6 @@ impl<T: Transport> Block<T> {
             waiting: VecDeque::with_capacity(size),
             finished: VecDeque::with_capacity(size),
             patience: settings.patience,
-            now: 0,
             scratch: Vec::with_capacity(ring.chain().into()),
             ring,
             leaked_pages: 0,
@@ -181,7 +178,7 @@ impl<T: Transport> Block<T> {
             self.jobs[usize::from(number)] = Some(Job::done(token));
             self.finished.push_back(number);
         } else {
-            self.jobs[usize::from(number)] = Some(Job::new(token, request, self.now));
+            self.jobs[usize::from(number)] = Some(Job::new(token, request));
             self.waiting.push_back(number);
             self.send_waiting();
         }
@@ -211,23 +208,24 @@ impl<T: Transport> Block<T> {
     }
 
     /// Restarts a device that has had a request for too long. Call it when all completions are taken, with a time that only
-    /// grows, in nanoseconds. Returns when to call it again, unless an interrupt comes before.
+    /// grows, in nanoseconds; a request's time begins with the first call that finds it. Returns when to call it again, unless
+    /// an interrupt comes before.
     pub fn check_time(&mut self, now: u64) -> Option<u64> {
-        self.now = now;
         if self.patience == 0 {
             return None;
         }
-        let mut oldest = self.oldest()?;
+        let mut oldest = self.oldest(now)?;
         if now >= oldest.saturating_add(self.patience) {
             self.fail(Violation::Timeout { milliseconds: self.patience / 1_000_000 });
-            oldest = self.oldest()?;
+            oldest = self.oldest(now)?;
         }
         Some(oldest.saturating_add(self.patience))
     }
 
-    /// Since when the oldest request is pending.
-    fn oldest(&self) -> Option<u64> {
-        self.jobs.iter().flatten().filter(|job| !job.is_finished()).map(|job| job.since).min()
+    /// Since when the oldest request is pending; `now` for those that were not looked for yet.
+    fn oldest(&mut self, now: u64) -> Option<u64> {
+        let pending = self.jobs.iter_mut().flatten().filter(|job| !job.is_finished());
+        pending.map(|job| *job.since.get_or_insert(now)).min()
     }
 
     /// Requests that were taken and whose completion was not.
@@ -374,7 +372,7 @@ impl<T: Transport> Driver for Block<T> {
                 }
             }
             if job.result.is_ok() {
-                job.rewind(self.now);
+                job.rewind();
                 again.push((job.token, number));
             } else {
                 job.in_flight = 0;

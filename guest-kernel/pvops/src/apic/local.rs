@@ -143,8 +143,8 @@ pub(crate) fn can_reach(cpu: u32) -> bool {
 pub(crate) fn command(cpu: u32, command: u32) {
     super::without_interrupts(|| {
         if is_x2apic() {
-            // What this CPU stored before is to be seen by who is interrupted; an MSR write does not wait for it.
-            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            // What this CPU stored before is to be seen by the one that is interrupted.
+            crate::cpu::fence_before_msr();
             // SAFETY: the mode has this register, of 64 bits.
             return unsafe { write_msr(msr(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
         }

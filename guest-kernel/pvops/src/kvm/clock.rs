@@ -7,8 +7,10 @@
 
 use crate::native::Scale;
 use crate::percpu::{self, CPUS};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-use shared_abi::kvm::{CLOCK_GUEST_STOPPED, CLOCK_TSC_STABLE, ClockPage, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use shared_abi::kvm::{
+    CLOCK_GUEST_STOPPED, CLOCK_TSC_STABLE, ClockPage, Features, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE,
+};
 
 /// A page of its own cache line.
 #[repr(C, align(64))]
@@ -22,14 +24,17 @@ static CLOCKS: [AtomicPtr<ClockPage>; CPUS] = [const { AtomicPtr::new(core::ptr:
 static PHYSICAL: AtomicUsize = AtomicUsize::new(0);
 static STEADY: Steady = Steady::new();
 static STOPS: AtomicU64 = AtomicU64::new(0);
+/// The flag `TSC_STABLE` means something: CPUID says so (Linux `Documentation/virt/kvm/x86/msr.rst`).
+static PROMISES: AtomicBool = AtomicBool::new(false);
 
 /// Gives KVM the first CPU's page to write the time to, and returns the ratio of TSC ticks to nanoseconds in it. The other
 /// CPUs get theirs when they [open](crate::event::open_this_cpu).
 ///
 /// # Safety
 /// `physical` translates the address of a static of this crate to a guest physical one; the feature CLOCKSOURCE2 is there;
-/// this is the first CPU.
-pub unsafe fn start_clock(physical: fn(usize) -> u64) -> Scale {
+/// this is the first CPU. `features` are KVM's.
+pub unsafe fn start_clock(physical: fn(usize) -> u64, features: Features) -> Scale {
+    PROMISES.store(features.contains(Features::CLOCKSOURCE_STABLE), Ordering::Relaxed);
     PHYSICAL.store(physical as usize, Ordering::Relaxed);
     open_clock(0);
     scale_in_use().unwrap_or(Scale { mul: 0, shift: 0 })
@@ -93,7 +98,8 @@ pub(crate) unsafe extern "sysv64" fn now() -> u64 {
         unsafe { (&raw mut (*page).flags).write_volatile(reading.flags & !CLOCK_GUEST_STOPPED) };
         STOPS.fetch_add(1, Ordering::Relaxed);
     }
-    if reading.flags & CLOCK_TSC_STABLE != 0 { reading.time } else { STEADY.after(percpu::slot(), reading.time) }
+    let promised = reading.flags & CLOCK_TSC_STABLE != 0 && PROMISES.load(Ordering::Relaxed);
+    STEADY.time(percpu::slot(), reading.time, promised)
 }
 
 /// The TSC, not read before what stands before it.
@@ -146,6 +152,12 @@ const SMALL: u64 = 1_000_000;
 impl Steady {
     const fn new() -> Self {
         Self { last: AtomicU64::new(0), shifts: [const { AtomicU64::new(0) }; CPUS] }
+    }
+
+    /// The time for a reading of the CPU with a slot. One that is `promised` to be in order with those of all CPUs is the time,
+    /// unless readings had to be put in order before: then a step back may be hidden in what has been added to them.
+    fn time(&self, slot: usize, reading: u64, promised: bool) -> u64 {
+        if promised && self.last.load(Ordering::Relaxed) == 0 { reading } else { self.after(slot, reading) }
     }
 
     /// The time for a reading of the CPU with a slot.
@@ -237,6 +249,15 @@ mod tests {
         let (later, latest) = (clock.after(0, 3000), clock.after(0, 1_003_000));
         assert!(later >= back && later - back <= 1000, "it goes on from there, not in a day");
         assert_eq!(latest - later, 1_000_000, "at its own speed");
+    }
+
+    #[test]
+    fn a_promise_that_comes_late_does_not_set_the_clock_back() {
+        let clock = Steady::new();
+        assert_eq!(clock.time(0, 7_000_000_000, true), 7_000_000_000);
+        assert_eq!(clock.time(0, 10_000_000_000, false), 10_000_000_000);
+        let after_the_step = clock.time(0, 5_001_000_000, false);
+        assert!(clock.time(0, 5_002_000_000, true) >= after_the_step, "in order with what was added to it");
     }
 
     #[test]
