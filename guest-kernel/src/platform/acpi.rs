@@ -185,8 +185,13 @@ pub fn pm_timer() -> Option<PmTimer> {
 
 /// The bytecode (AML) of the DSDT, if there is one.
 pub fn bytecode() -> Option<&'static [u8]> {
+    bytecode_of(&fadt()?)
+}
+
+/// The bytecode of the DSDT that a FADT names.
+pub fn bytecode_of(fadt: &Fadt) -> Option<&'static [u8]> {
     const HEADER: u64 = size_of::<SdtHeader>() as u64;
-    let address = fadt()?.dsdt_address().ok()? as u64;
+    let address = fadt.dsdt_address().ok()? as u64;
     let header = crate::mm::paging::map_device(address, HEADER)?;
     // SAFETY: just mapped forever, and nobody writes tables.
     let length = u64::from(unsafe { (header as *const SdtHeader).read_unaligned() }.length);

@@ -29,12 +29,25 @@ pub fn virtio_mmio(aml: &[u8]) -> (Vec<Slot>, usize) {
 ///
 /// The name is looked for anywhere: what it takes running to pass over may stand before it.
 pub fn first_of_package(aml: &[u8], name: &[u8; 4]) -> Option<u8> {
-    let at = aml.windows(name.len()).position(|window| window == name)?;
+    let at = find(aml, name)?;
     let Object::Package(elements) = Terms(&aml[at + name.len()..]).object()? else { return None };
     // Their number comes first.
     match Terms(elements.get(1..)?).object()? {
         Object::Integer(value) => value.try_into().ok(),
         _ => None,
+    }
+}
+
+/// Where a name first stands. Most steps pass over four bytes (Horspool's search): a DSDT has thousands, and each boot looks.
+fn find(aml: &[u8], name: &[u8; 4]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let window = aml.get(at..at + 4)?;
+        if window == name {
+            return Some(at);
+        }
+        // On to the next place where the last byte could fit.
+        at += (1..4).find(|&step| name[3 - step] == window[3]).unwrap_or(4);
     }
 }
 

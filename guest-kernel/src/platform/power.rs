@@ -57,7 +57,7 @@ pub enum Ending {
 pub fn init(on_board: bool, has_legacy_chips: bool) {
     SWITCHES.call_once(|| match acpi::fadt().filter(|_| !on_board) {
         Some(fadt) => {
-            let sleep_type = s5_sleep_type();
+            let sleep_type = s5_sleep_type(&fadt);
             Switches {
                 on_board,
                 has_legacy_chips,
@@ -172,6 +172,6 @@ fn soft_off(fadt: &Fadt, kind: u8) -> Option<(u16, u16)> {
 }
 
 /// SLP_TYPa out of `Name (_S5_, Package () {SLP_TYPa, ...})`.
-fn s5_sleep_type() -> Option<u8> {
-    aml::first_of_package(acpi::bytecode()?, b"_S5_")
+fn s5_sleep_type(fadt: &Fadt) -> Option<u8> {
+    aml::first_of_package(acpi::bytecode_of(fadt)?, b"_S5_")
 }
