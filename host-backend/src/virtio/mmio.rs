@@ -96,7 +96,7 @@ impl MmioTransport {
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if offset >= CONFIG {
-            return self.config.read((offset - CONFIG) as usize, data);
+            return self.signal.read_config(|| self.config.read((offset - CONFIG) as usize, data));
         }
         match (Register::at(offset), <&mut [u8; 4]>::try_from(data)) {
             (Some(register), Ok(data)) => *data = self.read_register(register).to_le_bytes(),
@@ -317,13 +317,12 @@ impl MmioTransport {
         }
     }
 
-    /// Tells the guest that the device's configuration space changed.
-    pub fn config_changed(&self) {
+    /// Changes the device's configuration space by `change`, and tells the guest.
+    pub fn change_config(&self, change: impl FnOnce()) {
+        self.signal.change_config(change);
         // Before DRIVER_OK nobody is to be interrupted; but a driver may be reading already.
         if self.registers().is_live() {
-            self.signal.config_changed();
-        } else {
-            self.signal.new_generation();
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
@@ -336,7 +335,7 @@ impl MmioTransport {
         let mut machinery = self.wait_for_device(patience).ok_or("the device is busy")?;
         self.apply(&mut machinery);
         if machinery.device.change(change)? == Changed::Config {
-            self.config_changed();
+            self.change_config(|| machinery.device.show());
         }
         drop(machinery);
         self.wake();

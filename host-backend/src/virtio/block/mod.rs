@@ -327,8 +327,11 @@ impl Device for Block {
             return Ok(Changed::Nothing);
         }
         self.engine.resize(len, self.access).map_err(|error| format!("resize to {len} bytes: {error}"))?;
-        self.shape.len.store(len, Ordering::Relaxed);
         Ok(Changed::Config)
+    }
+
+    fn show(&mut self) {
+        self.shape.len.store(self.engine.len(), Ordering::Relaxed);
     }
 
     fn flusher(&self) -> Option<Arc<dyn Flush>> {

@@ -225,6 +225,25 @@ fn a_disk_that_shrinks_hides_its_end_and_shows_it_again() {
 }
 
 #[test]
+fn a_new_capacity_is_shown_only_in_step_with_its_generation() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(SECTORS * SECTOR).unwrap();
+    let access = DiskAccess::ReadWrite;
+    let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
+    let mut block = Block::new(Box::new(engine), access, "");
+    let config = block.config();
+    let capacity = || {
+        let mut bytes = [0; 8];
+        config.read(0, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    assert_eq!(block.change(Change::Size(8 * SECTOR)), Ok(Changed::Config));
+    assert_eq!(capacity(), SECTORS);
+    block.show();
+    assert_eq!(capacity(), 8);
+}
+
+#[test]
 fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     let (rig, _file) = rig(DiskAccess::ReadOnly);
     let generation = rig.read(Register::ConfigGeneration);
