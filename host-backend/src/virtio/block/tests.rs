@@ -84,12 +84,25 @@ fn requests_past_the_disks_end_fail_and_change_nothing() {
 }
 
 #[test]
-fn a_read_that_fails_counts_its_status_byte_only() {
+fn the_used_length_counts_no_byte_after_one_that_was_not_written() {
     let (rig, _file) = rig(DiskAccess::ReadWrite);
-    put_header(&rig, RequestType::IN, u64::MAX);
-    let buffers = [(HEADER_AT, 16, READ), (DATA_AT, 512, WRITE), (STATUS_AT, 1, WRITE)];
-    assert_eq!(rig.request(0, &buffers).unwrap().len, 1);
-    assert_eq!(rig.get(STATUS_AT, 1), [RequestStatus::IOERR.0]);
+    // Type, sector, room for data before the status, status, used length.
+    let requests = [
+        (RequestType::IN, 0, 512, RequestStatus::OK, 513),
+        (RequestType::IN, u64::MAX, 512, RequestStatus::IOERR, 0),
+        (RequestType::IN, u64::MAX, 0, RequestStatus::IOERR, 1),
+        (RequestType(99), 0, 512, RequestStatus::UNSUPP, 0),
+        (RequestType::FLUSH, 0, 0, RequestStatus::OK, 1),
+        (RequestType::FLUSH, 0, 512, RequestStatus::OK, 0),
+        (RequestType::GET_ID, 0, 20, RequestStatus::OK, 21),
+        (RequestType::GET_ID, 0, 512, RequestStatus::OK, 20),
+    ];
+    for (kind, sector, room, status, len) in requests {
+        put_header(&rig, kind, sector);
+        let buffers = [(HEADER_AT, 16, READ), (DATA_AT, room, WRITE), (STATUS_AT, 1, WRITE)];
+        assert_eq!(rig.request(0, &buffers).unwrap().len, len, "{kind:?} with room for {room} bytes");
+        assert_eq!(rig.get(STATUS_AT, 1), [status.0]);
+    }
 }
 
 #[test]
