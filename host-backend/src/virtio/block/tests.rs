@@ -263,6 +263,12 @@ fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     for bytes in [0, 513, (SECTORS + 1) * SECTOR] {
         assert!(rig.transport.change(Change::Size(bytes), Duration::ZERO).is_err(), "{bytes}");
     }
+    let (writable, _file) = self::rig(DiskAccess::ReadWrite);
+    let error = writable.transport.change(Change::Size(u64::MAX - 511), Duration::ZERO).unwrap_err();
+    assert_eq!(
+        error,
+        "resize to 18446744073709551104 bytes: a file has at most 9223372036854775807 bytes; choose a smaller size"
+    );
     assert!(rig.transport.change(Change::Cable(crate::virtio::Cable::Down), Duration::ZERO).is_err());
     rig.transport.change(Change::Size(SECTORS * SECTOR), Duration::ZERO).unwrap();
     assert_eq!(rig.read(Register::ConfigGeneration), generation);
