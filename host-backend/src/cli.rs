@@ -71,7 +71,7 @@ struct Run {
     /// --console, or control (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
-    /// Bytes per second that each console lets out, or none for no limit; a guest that prints faster waits
+    /// Output limit of each console in bytes per second, or none; a guest that prints faster waits
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
     console_rate: Rate,
     /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does: exit ends the VM, with status 0, but for a
