@@ -158,6 +158,15 @@ fn buffers_offered_before_driver_ok_are_served_after_it() {
 }
 
 #[test]
+fn only_what_the_guest_notifies_is_counted_as_a_notification() {
+    let rig = Rig::running(Rng::new());
+    let notifications = || rig.transport.counters().notifications.get();
+    assert_eq!(notifications(), 0, "the device looks at its queues by itself when the driver is ready");
+    rig.request(0, &[(DATA, 8, WRITE)]).unwrap();
+    assert_eq!(notifications(), 1);
+}
+
+#[test]
 fn a_changed_configuration_has_a_new_generation() {
     let rig = Rig::running(Rng::new());
     let before = rig.read(Register::ConfigGeneration);

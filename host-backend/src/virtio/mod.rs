@@ -13,6 +13,7 @@ pub mod bugs;
 pub mod console;
 pub mod mmio;
 pub mod net;
+pub mod notifier;
 pub mod queue;
 pub mod rng;
 mod signal;
