@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use host_backend::config::{self, Config, Console, Disk, Kernel, Net, OnReset, Publish, StatsFormat};
 use host_backend::{control, log, say, status, terminal};
 use std::path::PathBuf;
@@ -22,9 +22,10 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["kernel", "image"]))]
 struct Run {
     /// Kernel: an ELF file with a PVH entry
-    #[arg(long, value_name = "IMAGE", required_unless_present = "image")]
+    #[arg(long, value_name = "IMAGE")]
     kernel: Option<PathBuf>,
     /// A bootable disk or ISO image made by mkimage, also a disk in a qcow2, vhdx or vmdk file: kernel, command line and
     /// initrd are taken out of it and loaded directly
@@ -70,7 +71,7 @@ struct Run {
     /// --console, or control (read and typed to by the control socket)
     #[arg(long, value_name = "WHERE")]
     virtio_console: Option<Console>,
-    /// Bytes per second that each console lets out, or none for no limit; a guest that prints faster waits
+    /// Output limit of each console in bytes per second, or none; a guest that prints faster waits
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
     console_rate: Rate,
     /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does: exit ends the VM, with status 0, but for a
@@ -191,6 +192,16 @@ mod tests {
         let line = one_line(&error.to_string());
         assert!(line.contains("--cpus") && !line.contains('\n') && line.len() > 20, "{line}");
         let error = Cli::try_parse_from(["ringside", "run"]).err().unwrap();
-        assert!(one_line(&error.to_string()).contains("--kernel"));
+        let line = one_line(&error.to_string());
+        assert!(line.contains("--kernel") && line.contains("--image"), "{line}");
+    }
+
+    #[test]
+    fn a_kernel_comes_from_one_place() {
+        let accepts = |arguments: &[&str]| Cli::try_parse_from([&["ringside", "run"], arguments].concat()).is_ok();
+        assert!(
+            accepts(&["--kernel", "k"]) && accepts(&["--kernel", "k", "--initrd", "i"]) && accepts(&["--image", "d"])
+        );
+        assert!(!accepts(&["--kernel", "k", "--image", "d"]) && !accepts(&["--image", "d", "--initrd", "i"]));
     }
 }

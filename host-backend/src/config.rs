@@ -11,7 +11,7 @@ pub const LOG_SIZE: u64 = 64 << 20;
 pub const LOG_SIZE_MIN: u64 = 4096;
 /// Full console files that can be kept.
 pub const LOG_KEEP_MAX: u32 = 100;
-/// Bytes per second that a console lets out, unless the user says otherwise.
+/// Default output limit of a console, in bytes per second.
 pub const CONSOLE_RATE: u64 = 8 << 20;
 /// Longest serial number of a disk.
 pub const SERIAL_MAX: usize = shared_abi::virtio::blk::ID_LEN;
@@ -46,7 +46,7 @@ pub struct Config {
     pub console: Console,
     /// What the virtio console is connected to.
     pub virtio_console: Option<Console>,
-    /// Bytes per second that each console lets out; `None` is without a limit.
+    /// Output limit of each console in bytes per second; `None` is without a limit.
     pub console_rate: Option<u64>,
     /// What a guest's reset does.
     pub on_reset: OnReset,

@@ -16,8 +16,8 @@
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
 //! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
 //! shows it again when it grows; a file grows, a block device shows at most what it has. The console is that of
-//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes,
-//! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away, unless one of those has not read its
+//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes
+//! without its end,//! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away, unless one of those has not read its
 //! answer for some seconds. Clients are processes of the user who runs the VM, or of root.
 
 mod client;
@@ -54,7 +54,7 @@ pub const HELP: &str = r#"Control socket (--control): one JSON object per line i
   {"command":"console"}                         "output": what --virtio-console control printed since last asked
   {"command":"console","input":"text"}          the same, and type; "taken" bytes of it were
   {"command":"stop"}                            end the VM; answered when its disks are flushed, or not"#;
-/// Bytes of a request, at most.
+/// Bytes of a request without the end of its line, at most.
 pub const LINE_MAX: usize = 4096;
 /// Clients at once, at most.
 pub const CLIENTS_MAX: usize = 8;

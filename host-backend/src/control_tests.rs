@@ -257,6 +257,24 @@ fn an_endless_line_is_cut_off() {
 }
 
 #[test]
+fn a_long_line_is_refused_also_when_its_end_has_come() {
+    for (len, accepted) in [(LINE_MAX, true), (LINE_MAX + 1, false), (LINE_MAX + 900, false)] {
+        let mut server = server(None);
+        let mut client = server.connect();
+        let mut line = br#"{"command":"stop"}"#.to_vec();
+        line.resize(len, b' ');
+        line.push(b'\n');
+        // What may be a request yet is read first, so that the rest comes together with the end.
+        let (first, rest) = line.split_at(LINE_MAX);
+        client.get_mut().write_all(first).unwrap();
+        server.serve();
+        client.get_mut().write_all(rest).unwrap();
+        server.serve();
+        assert_eq!(server.stop.outcome().is_some(), accepted, "{len} bytes");
+    }
+}
+
+#[test]
 fn too_many_clients_are_turned_away_and_there_is_room_again() {
     let mut server = server(None);
     let clients: Vec<_> = (0..CLIENTS_MAX).map(|_| server.connect()).collect();

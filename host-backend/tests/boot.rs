@@ -404,6 +404,25 @@ fn the_end_of_passt_is_told_when_it_happens() {
 }
 
 #[test]
+fn a_passt_that_ends_with_its_vm_is_no_news() {
+    needs_kvm!("a_passt_that_ends_with_its_vm_is_no_news");
+    let place = Place::new();
+    // A passt that runs until it is ended.
+    let fake = place.file("passt", b"#!/bin/sh\nexec sleep 600\n");
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let disk = place.file("disk", &[0; 4096]);
+    let kernel = place.kernel(&[print(b"!"), halt()].concat());
+    let folders = format!("{}:/usr/bin:/bin", place.path("").display());
+    let mut command = ringside(&kernel);
+    command.args(["--net", "passt", "--disk"]).arg(&disk).env("PATH", folders);
+    let mut child = started(&mut command);
+    signal(&mut child, libc::SIGTERM);
+    let output = child.wait();
+    assert_eq!(output.status.code(), Some(143));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
 fn a_limit_on_the_size_of_files_costs_output_and_not_the_vm() {
     needs_kvm!("a_limit_on_the_size_of_files_costs_output_and_not_the_vm");
     let place = Place::new();

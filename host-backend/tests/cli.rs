@@ -41,7 +41,9 @@ fn help_lists_the_exit_statuses_and_the_requests_of_the_control_socket() {
         assert!(text(&output.stdout).contains("Exit status:"));
     }
     let output = finish(Command::new(env!("CARGO_BIN_EXE_ringside")).args(["run", "--help"]));
-    assert!(text(&output.stdout).contains(r#"{"command":"disk","disk":N,"bytes":N}"#));
+    let help = text(&output.stdout);
+    assert!(help.contains(r#"{"command":"disk","disk":N,"bytes":N}"#));
+    assert!(help.contains("Output limit of each console in bytes per second"), "{help}");
 }
 
 #[test]

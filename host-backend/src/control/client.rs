@@ -69,6 +69,7 @@ impl Client {
             return Next::Gone;
         }
         match self.received.iter().position(|byte| *byte == b'\n') {
+            Some(end) if end > LINE_MAX => Next::TooLong,
             Some(end) => Next::Line(self.received.drain(..=end).collect()),
             None if self.received.len() > LINE_MAX => Next::TooLong,
             None if self.ended && !self.awaits_end => Next::Gone,

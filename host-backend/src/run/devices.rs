@@ -57,7 +57,7 @@ pub(super) fn devices(
     }
     if let Some(net) = &config.net {
         let (link, watched) = link(&net.peer, &config.publish, &mut models.passt)?;
-        models.peer = Some(Arc::new(super::peer::Peer::new(&net.peer, watched)));
+        models.peer = Some(Arc::new(super::peer::Peer::new(&net.peer, watched, stop.clone())));
         models.push("net", Net::new(link, net.mac));
     }
     if config.balloon {

@@ -11,18 +11,47 @@ use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
 /// Signals that end the VM.
 const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// Signals this soon after the first one repeat it: GNU timeout signals its child, then its process group.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Which signals have come so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    Never,
+    /// At this time, and maybe again within [`SAME_REQUEST`].
+    Once(Instant),
+    /// A second time: the user no longer waits.
+    Again,
+}
+
+impl Asked {
+    /// The state after a signal that came at `now`.
+    fn after_signal(self, now: Instant) -> Self {
+        match self {
+            Self::Never => Self::Once(now),
+            Self::Once(first) if now.duration_since(first) < SAME_REQUEST => self,
+            Self::Once(_) | Self::Again => Self::Again,
+        }
+    }
+
+    fn patience(self) -> Patience {
+        if self == Self::Again { Patience::Gone } else { Patience::Left }
+    }
+}
 
 /// The ending signals as a file, blocked in this thread and in those that it starts.
 pub(super) struct Signals(File);
@@ -62,7 +91,7 @@ pub(super) struct EventLoop {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     typed: Option<SubscriberId>,
     control: Option<Rc<RefCell<ControlServer>>>,
-    signals: Arc<AtomicUsize>,
+    asked: Rc<Cell<Asked>>,
     _raw: Option<RawMode>,
 }
 
@@ -78,8 +107,8 @@ impl EventLoop {
             source: io::Error::other(error.to_string()),
         };
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
-        let count = Arc::new(AtomicUsize::new(0));
-        manager.add_subscriber(Box::new(Ending { signals, count: count.clone(), stop: stop.clone() }));
+        let asked = Rc::new(Cell::new(Asked::Never));
+        manager.add_subscriber(Box::new(Ending { signals, asked: asked.clone(), stop: stop.clone() }));
         if let Some(watch) = machine.peer.as_ref().and_then(Watch::new) {
             manager.add_subscriber(Box::new(watch));
         }
@@ -99,7 +128,7 @@ impl EventLoop {
         if let Some(control) = &control {
             manager.add_subscriber(Box::new(control.clone()));
         }
-        Ok(Self { manager, typed, control, signals: count, _raw: raw })
+        Ok(Self { manager, typed, control, asked, _raw: raw })
     }
 
     /// Serves until the VM is asked to stop or `reset`.
@@ -121,7 +150,7 @@ impl EventLoop {
     pub(super) fn turn(&mut self) -> Patience {
         // It fails as in `serve`. What panics here must not keep the disks from their flush.
         let _ = catch_unwind(AssertUnwindSafe(|| self.manager.run_with_timeout(0)));
-        if self.signals.load(Ordering::Relaxed) > 1 { Patience::Gone } else { Patience::Left }
+        self.asked.get().patience()
     }
 
     /// Tells the clients of the control socket how the end went.
@@ -135,8 +164,7 @@ impl EventLoop {
 /// Signals and the request to stop.
 struct Ending {
     signals: Signals,
-    /// How many came.
-    count: Arc<AtomicUsize>,
+    asked: Rc<Cell<Asked>>,
     stop: Arc<Stop>,
 }
 
@@ -156,8 +184,10 @@ impl MutEventSubscriber for Ending {
         {
             // The signal's number is the first field, ssi_signo.
             let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
-            if self.count.fetch_add(1, Ordering::Relaxed) == 0 && self.stop.requested() {
-                say!("the VM ends already; another signal ends it at once, without the flush of its disks");
+            let before = self.asked.get();
+            self.asked.set(before.after_signal(Instant::now()));
+            if before == Asked::Never && self.stop.requested() {
+                say!("the VM is already ending; a signal after more than a second ends it without flushing its disks");
             }
             self.stop.request(Outcome::Signal(number as i32));
         }
@@ -246,5 +276,26 @@ impl MutEventSubscriber for TypedInput {
             if self.waiting == Waiting::Room && self.give() { Waiting::Input } else { self.waiting }
         };
         self.wait_for(next, ops);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_within_a_second_of_the_first_are_one_request() {
+        let first = Instant::now();
+        let after = |millis: &[u64]| {
+            let signals = millis.iter().map(|millis| first + Duration::from_millis(*millis));
+            signals.fold(Asked::Never, Asked::after_signal).patience()
+        };
+        for one in [&[][..], &[0], &[0, 0], &[0, 1, 2], &[0, 500, 999]] {
+            assert_eq!(after(one), Patience::Left, "{one:?}");
+        }
+        // The second is counted from the first signal, not from the last.
+        for two in [&[0, 1000][..], &[0, 60_000], &[0, 900, 1800], &[0, 1000, 1001]] {
+            assert_eq!(after(two), Patience::Gone, "{two:?}");
+        }
     }
 }

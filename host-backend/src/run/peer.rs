@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::say;
+use crate::stop::Stop;
 use crate::virtio::net::passt::Passt;
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde_json::{Value, json};
@@ -18,17 +19,18 @@ pub(super) struct Peer {
     /// What tells its end, until somebody watches it.
     watched: Mutex<Option<OwnedFd>>,
     passt: Mutex<Option<Passt>>,
+    stop: Arc<Stop>,
 }
 
 impl Peer {
     /// A peer that tells its end by `watched`, if it does.
-    pub(super) fn new(peer: &config::Peer, watched: Option<OwnedFd>) -> Self {
+    pub(super) fn new(peer: &config::Peer, watched: Option<OwnedFd>, stop: Arc<Stop>) -> Self {
         let kind = match peer {
             config::Peer::Tap(_) => "tap",
             config::Peer::Passt => "passt",
             config::Peer::Stream(_) => "stream",
         };
-        Self { kind, ended: OnceLock::new(), watched: Mutex::new(watched), passt: Mutex::default() }
+        Self { kind, ended: OnceLock::new(), watched: Mutex::new(watched), passt: Mutex::default(), stop }
     }
 
     /// The peer is this passt, which ends with us.
@@ -53,6 +55,10 @@ impl Peer {
     }
 
     fn has_ended(&self) {
+        // Once the VM ends, its peer is expected to go: we end a passt ourselves.
+        if self.stop.requested() {
+            return;
+        }
         let how = lock(&self.passt).as_mut().and_then(Passt::ended_early);
         let how = how.map_or_else(|| "it closed the connection".into(), |status| status.to_string());
         self.ended.get_or_init(|| {
@@ -91,5 +97,31 @@ impl MutEventSubscriber for Watch {
     fn process(&mut self, _events: Events, ops: &mut EventOps<'_>) {
         self.peer.has_ended();
         let _ = ops.remove(Events::new(&self.watched, self.events));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stop::Outcome;
+    use event_manager::{EventManager, SubscriberOps};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_peer_that_goes_after_the_vm_was_asked_to_stop_raises_no_alarm() {
+        for (outcome, state) in [(None, "gone"), (Some(Outcome::Stopped), "up")] {
+            let stop = Arc::new(Stop::new().unwrap());
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let peer = Arc::new(Peer::new(&config::Peer::Passt, Some(ours.into()), stop.clone()));
+            let mut manager = EventManager::<Watch>::new().unwrap();
+            manager.add_subscriber(Watch::new(&peer).unwrap());
+            if let Some(outcome) = outcome {
+                stop.request(outcome);
+            }
+            drop(theirs);
+            assert_eq!(manager.run_with_timeout(5000).unwrap(), 1);
+            assert_eq!(peer.status()["state"], state);
+            assert_eq!(manager.run_with_timeout(0).unwrap(), 0, "it is watched no more");
+        }
     }
 }

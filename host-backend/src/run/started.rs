@@ -72,7 +72,7 @@ impl Started {
             let notify = slot_address(slot) + Register::QueueNotify.offset();
             let events = transport.notifier().map_or(&[][..], |notifier| &notifier.queues);
             for (index, event) in (0..).zip(events) {
-                kvm::signal_on_write(vm, event, notify, index)?;
+                kvm::signal_on_write(vm, event.event(), notify, index)?;
             }
         }
         super::clock_bug::start(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;

@@ -12,6 +12,7 @@ use crate::vmm::GuestRam;
 use serde::Serialize;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::balloon::{Config, Features, PAGE_SIZE, Queues, Stat, queues, stat_tag};
+use shared_abi::virtio::mmio::InterruptStatus;
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
@@ -355,8 +356,8 @@ impl Device for Balloon {
         let _ = self.shared.poke.read();
         let mut slot = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut slot.target_changed) {
-            self.shared.show(Some(self.shared.target.load(Ordering::Relaxed)));
-            io.signal.config_changed();
+            io.signal.change_config(|| self.shared.show(Some(self.shared.target.load(Ordering::Relaxed))));
+            io.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
         let wanted = std::mem::take(&mut slot.wanted);
         drop(slot);

@@ -7,6 +7,7 @@
 //! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
 use super::bugs::{self, Bug, is_injected};
+use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
@@ -19,7 +20,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 /// "RNGS".
 const VENDOR: u32 = u32::from_le_bytes(*b"RNGS");
@@ -48,15 +48,6 @@ pub struct MmioTransport {
     status: AtomicU8,
     fault: OnceLock<String>,
     notifier: OnceLock<Notifier>,
-}
-
-/// How the worker of a device hears of work.
-#[derive(Debug)]
-pub struct Notifier {
-    /// One event per queue.
-    pub queues: Vec<EventFd>,
-    /// The device changed its mind about what it waits for.
-    pub wake: EventFd,
 }
 
 impl MmioTransport {
@@ -96,7 +87,7 @@ impl MmioTransport {
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if offset >= CONFIG {
-            return self.config.read((offset - CONFIG) as usize, data);
+            return self.signal.read_config(|| self.config.read((offset - CONFIG) as usize, data));
         }
         match (Register::at(offset), <&mut [u8; 4]>::try_from(data)) {
             (Some(register), Ok(data)) => *data = self.read_register(register).to_le_bytes(),
@@ -216,7 +207,7 @@ impl MmioTransport {
             drop(registers);
             self.settle();
             for index in 0..self.queue_count {
-                self.notify(index as u32);
+                self.run_queue(index);
             }
         }
     }
@@ -256,22 +247,37 @@ impl MmioTransport {
         registers.is_live()
     }
 
-    /// The guest (or a restart) says that queue `index` has buffers.
+    /// The guest says that queue `index` has buffers.
     fn notify(&self, index: u32) {
         match self.notifier.get() {
-            Some(notifier) => {
-                if let Some(event) = notifier.queues.get(index as usize) {
-                    // A full counter is readable too.
-                    let _ = event.write(1);
-                }
+            // The worker counts it with those that come through KVM.
+            Some(notifier) => drop(notifier.queues.get(index as usize).map(QueueEvent::signal)),
+            None => {
+                self.signal.counters.notifications.add(1);
+                self.run_queue(index as usize);
             }
-            None => while self.process_queue(index as usize) == Progress::More {},
+        }
+    }
+
+    /// Has the device look at queue `index`, which is no notification of the guest.
+    fn run_queue(&self, index: usize) {
+        match self.notifier.get() {
+            Some(notifier) => drop(notifier.queues.get(index).map(QueueEvent::signal_own)),
+            None => while self.process_queue(index) == Progress::More {},
+        }
+    }
+
+    /// Counts the guest's notifications that are in the event of queue `index`, and lets the device work on the queue.
+    pub(super) fn process_notified(&self, index: usize) {
+        let Some(event) = self.notifier.get().and_then(|notifier| notifier.queues.get(index)) else { return };
+        self.signal.counters.notifications.add(event.take());
+        if self.process_queue(index) == Progress::More {
+            event.signal_own();
         }
     }
 
     /// Lets the device work on a queue now, on this thread.
     pub fn process_queue(&self, index: usize) -> Progress {
-        self.signal.counters.notifications.add(1);
         self.work(
             |device, io| if index < io.queues.len() { device.process_queue(index, io) } else { Ok(Progress::Done) },
         )
@@ -317,13 +323,12 @@ impl MmioTransport {
         }
     }
 
-    /// Tells the guest that the device's configuration space changed.
-    pub fn config_changed(&self) {
+    /// Changes the device's configuration space by `change`, and tells the guest.
+    pub fn change_config(&self, change: impl FnOnce()) {
+        self.signal.change_config(change);
         // Before DRIVER_OK nobody is to be interrupted; but a driver may be reading already.
         if self.registers().is_live() {
-            self.signal.config_changed();
-        } else {
-            self.signal.new_generation();
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
@@ -336,7 +341,7 @@ impl MmioTransport {
         let mut machinery = self.wait_for_device(patience).ok_or("the device is busy")?;
         self.apply(&mut machinery);
         if machinery.device.change(change)? == Changed::Config {
-            self.config_changed();
+            self.change_config(|| machinery.device.show());
         }
         drop(machinery);
         self.wake();

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::virtio::harness::{DATA, MEMORY, Rig, SIZE, WRITE, available, descriptors, used};
+use crate::virtio::read_config_bytes;
 use crate::virtio::rng::Rng;
 use proptest::prelude::*;
 use shared_abi::virtio::{CommonFeatures, ring};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 const VERSION_1: u64 = CommonFeatures::VERSION_1.bits();
 
@@ -155,12 +158,88 @@ fn buffers_offered_before_driver_ok_are_served_after_it() {
 }
 
 #[test]
+fn only_what_the_guest_notifies_is_counted_as_a_notification() {
+    let rig = Rig::running(Rng::new());
+    let notifications = || rig.transport.counters().notifications.get();
+    assert_eq!(notifications(), 0, "the device looks at its queues by itself when the driver is ready");
+    rig.request(0, &[(DATA, 8, WRITE)]).unwrap();
+    assert_eq!(notifications(), 1);
+}
+
+#[test]
 fn a_changed_configuration_has_a_new_generation() {
     let rig = Rig::running(Rng::new());
     let before = rig.read(Register::ConfigGeneration);
-    rig.transport.config_changed();
+    rig.transport.change_config(|| ());
     assert_ne!(rig.read(Register::ConfigGeneration), before);
     assert_eq!(rig.read(Register::InterruptStatus), InterruptStatus::CONFIG_CHANGE.bits());
+}
+
+/// A device with a field of 64 bits. While it shows a new value, another vCPU is let read it.
+struct Wide {
+    field: Arc<Field>,
+    shows: Sender<()>,
+    has_read: Receiver<()>,
+}
+
+struct Field(AtomicU64);
+
+impl ConfigSpace for Field {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        read_config_bytes(&self.0.load(Ordering::SeqCst).to_le_bytes(), offset, data);
+    }
+}
+
+impl Device for Wide {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::BLOCK
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_count(&self) -> usize {
+        1
+    }
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.field.clone()
+    }
+    fn process_queue(&mut self, _index: usize, _io: &mut Io<'_>) -> Result<Progress, Fault> {
+        Ok(Progress::Done)
+    }
+    fn change(&mut self, _change: Change) -> Result<Changed, String> {
+        Ok(Changed::Config)
+    }
+    fn show(&mut self) {
+        self.field.0.store(u64::MAX, Ordering::SeqCst);
+        self.shows.send(()).unwrap();
+        // The reader is kept waiting until the generation has changed too; a defect would let it through here.
+        let _ = self.has_read.recv_timeout(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn no_reader_sees_a_field_half_changed_under_one_generation() {
+    let ((shows, shown), (reads, has_read)) = (channel(), channel());
+    let rig = &Rig::running(Wide { field: Arc::new(Field(AtomicU64::new(0))), shows, has_read });
+    let half = |offset: u64| {
+        let mut bytes = [0; 4];
+        rig.config(offset, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    let before = rig.read(Register::ConfigGeneration);
+    assert_eq!(half(0), 0);
+    let (high, after) = std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            shown.recv().unwrap();
+            let read = (half(4), rig.read(Register::ConfigGeneration));
+            // The device may have stopped waiting for it.
+            let _ = reads.send(());
+            read
+        });
+        rig.transport.change(Change::Size(0), Duration::ZERO).unwrap();
+        reader.join().unwrap()
+    });
+    assert_eq!((high, after), (u32::MAX, before + 1));
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod bugs;
 pub mod console;
 pub mod mmio;
 pub mod net;
+pub mod notifier;
 pub mod queue;
 pub mod rng;
 mod signal;
@@ -76,13 +77,18 @@ pub trait Device: Send {
         Ok(Progress::Done)
     }
 
-    /// Somebody outside of the guest wants the device to be different from now on. The transport tells the guest.
+    /// Changes the device at the host's request, but not yet its configuration space: that is [`show`](Self::show). The
+    /// transport tells the guest.
     ///
     /// # Errors
     /// One line that says why it cannot be so.
     fn change(&mut self, _change: Change) -> Result<Changed, String> {
         Err(format!("a {} device has nothing of that kind", self.device_type().name()))
     }
+
+    /// Shows in the configuration space what [`change`](Self::change) changed, if that returned [`Changed::Config`]. The
+    /// transport changes the generation in the same step, so nothing here waits.
+    fn show(&mut self) {}
 
     /// Makes what the guest wrote durable, if that takes anything; called before the host ends. Asked once.
     fn flusher(&self) -> Option<Arc<dyn Flush>> {

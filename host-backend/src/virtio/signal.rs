@@ -7,7 +7,7 @@ use crate::say;
 use serde::Serialize;
 use shared_abi::virtio::mmio::InterruptStatus;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// The interrupt of a device with its status register, its configuration's generation, and its counters.
 pub struct Signal {
@@ -15,7 +15,8 @@ pub struct Signal {
     name: Option<String>,
     line: Arc<dyn InterruptLine>,
     status: AtomicU32,
-    generation: AtomicU32,
+    /// Held while the configuration space is read or changed, never during I/O.
+    generation: RwLock<u32>,
     problems: Mutex<Vec<Problem>>,
     /// What the device did.
     pub counters: Counters,
@@ -39,7 +40,7 @@ impl Signal {
             name,
             line,
             status: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
+            generation: RwLock::new(0),
             problems: Mutex::default(),
             counters: Counters::default(),
         }
@@ -67,22 +68,25 @@ impl Signal {
         self.status.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// Tells the guest that the configuration space changed.
-    pub fn config_changed(&self) {
-        self.new_generation();
-        self.raise(InterruptStatus::CONFIG_CHANGE);
+    /// Changes the configuration space and its generation in one step: a driver that reads a field in two halves, one
+    /// before and one after the change, sees another generation. `change` must not wait for anything.
+    pub fn change_config(&self, change: impl FnOnce()) {
+        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
+        change();
+        if !is_injected(Bug::ConfigGenerationStuck) {
+            *generation = generation.wrapping_add(1);
+        }
     }
 
-    /// The configuration space changed while nobody is to be interrupted.
-    pub fn new_generation(&self) {
-        if !is_injected(Bug::ConfigGenerationStuck) {
-            self.generation.fetch_add(1, Ordering::SeqCst);
-        }
+    /// Reads the configuration space, never in the middle of a change.
+    pub fn read_config(&self, read: impl FnOnce()) {
+        let _unchanged = self.generation.read().unwrap_or_else(PoisonError::into_inner);
+        read();
     }
 
     /// Changes whenever the configuration does.
     pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
+        *self.generation.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports a problem: the first of its kind on standard error, the others by their number. A guest can cause as many

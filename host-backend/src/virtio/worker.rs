@@ -2,7 +2,8 @@
 //! does a device's work.
 
 use super::Progress;
-use super::mmio::{MmioTransport, Notifier};
+use super::mmio::MmioTransport;
+use super::notifier::{Notifier, QueueEvent};
 use crate::event::event;
 use crate::stop::{Outcome, Stop};
 use crate::threads;
@@ -29,7 +30,7 @@ pub struct Worker {
 /// # Errors
 /// When the system gives no thread or no file descriptor.
 pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worker> {
-    let queues = (0..transport.queue_count()).map(|_| event()).collect::<Result<_, _>>()?;
+    let queues = (0..transport.queue_count()).map(|_| QueueEvent::new()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();
     let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
@@ -139,13 +140,7 @@ impl MutEventSubscriber for Subscriber {
                 }
             }
             SOURCE => self.serve_source(events.event_set()),
-            index => {
-                let event = &notifier.queues[index as usize];
-                let _ = event.read();
-                if self.transport.process_queue(index as usize) == Progress::More {
-                    let _ = event.write(1);
-                }
-            }
+            index => self.transport.process_notified(index as usize),
         }
         self.follow_source(ops);
     }
@@ -187,6 +182,8 @@ mod tests {
         input.input(b"in");
         until(&|| rig.used_index(0) == 1);
         assert_eq!(rig.get(DATA, 2), b"in");
+        // One for each of the two requests; that the device looked at its queues on its own at first is none.
+        assert_eq!(rig.transport.counters().notifications.get(), 2);
         worker.leave();
         until(&|| worker.has_ended());
     }

@@ -239,6 +239,10 @@ impl Engine for RawFile {
             if access == DiskAccess::ReadOnly || !self.file.metadata()?.is_file() {
                 return Err(io::Error::other("the image is smaller, and not ours to grow"));
             }
+            if libc::off_t::try_from(len).is_err() {
+                let most = libc::off_t::MAX;
+                return Err(io::Error::other(format!("a file has at most {most} bytes; choose a smaller size")));
+            }
             self.file.set_len(len)?;
         }
         self.len = len;

@@ -101,20 +101,23 @@ impl Block {
     fn serve(&mut self, memory: &GuestRam, chain: &Chain, signal: &Signal) -> Result<u32, Fault> {
         let room = chain.writable_len();
         let Some(data_room) = room.checked_sub(1) else { return Err(Fault::NoAnswer(chain.head())) };
-        let status = match self.execute(memory, chain, data_room, signal) {
-            Ok(()) => RequestStatus::OK,
+        let (status, written) = match self.execute(memory, chain, data_room, signal) {
+            Ok(written) => (RequestStatus::OK, written),
             Err(refusal) => {
                 signal.counters.errors.add(1);
                 refusal.report(signal);
-                refusal.status()
+                // What a failed read left in the buffers is not data.
+                (refusal.status(), 0)
             }
         };
         chain.write(memory, data_room, &[status.0]);
-        // A chain is shorter than 4 GiB. After an error only the status is certain to be written.
-        Ok(if status == RequestStatus::OK { room as u32 } else { 1 })
+        // The used length counts from the first writable byte (2.7.8.2), so that the status counts only where it follows
+        // the data without a gap. A chain is shorter than 4 GiB.
+        Ok(if written == data_room { room as u32 } else { written as u32 })
     }
 
-    fn execute(&mut self, memory: &GuestRam, chain: &Chain, data_room: u64, signal: &Signal) -> Result<(), Refusal> {
+    /// Returns how many bytes it wrote from the first writable one on.
+    fn execute(&mut self, memory: &GuestRam, chain: &Chain, data_room: u64, signal: &Signal) -> Result<u64, Refusal> {
         let mut header = RequestHeader::new_zeroed();
         if chain.read(memory, 0, header.as_mut_bytes()) < header.as_bytes().len() {
             return Err(Refusal::Malformed);
@@ -127,6 +130,7 @@ impl Block {
                 let done = self.engine.read_at(&chain.writable(memory, 0, data_room), offset);
                 done.map_err(Refusal::storage("read", header.sector))?;
                 counters.bytes_to_guest.add(data_room);
+                return Ok(data_room);
             }
             RequestType::OUT => {
                 self.may_write()?;
@@ -144,6 +148,7 @@ impl Block {
             RequestType::FLUSH => self.durable.flush().map_err(Refusal::Flush)?,
             RequestType::GET_ID if data_room >= ID_LEN as u64 => {
                 chain.write(memory, 0, &self.id);
+                return Ok(ID_LEN as u64);
             }
             RequestType::GET_ID => return Err(Refusal::Malformed),
             RequestType::DISCARD | RequestType::WRITE_ZEROES => {
@@ -153,7 +158,7 @@ impl Block {
             }
             _ => return Err(Refusal::Unknown),
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Checks all segments before the first one is executed.
@@ -327,8 +332,11 @@ impl Device for Block {
             return Ok(Changed::Nothing);
         }
         self.engine.resize(len, self.access).map_err(|error| format!("resize to {len} bytes: {error}"))?;
-        self.shape.len.store(len, Ordering::Relaxed);
         Ok(Changed::Config)
+    }
+
+    fn show(&mut self) {
+        self.shape.len.store(self.engine.len(), Ordering::Relaxed);
     }
 
     fn flusher(&self) -> Option<Arc<dyn Flush>> {

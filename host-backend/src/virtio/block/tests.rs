@@ -84,12 +84,25 @@ fn requests_past_the_disks_end_fail_and_change_nothing() {
 }
 
 #[test]
-fn a_read_that_fails_counts_its_status_byte_only() {
+fn the_used_length_counts_no_byte_after_one_that_was_not_written() {
     let (rig, _file) = rig(DiskAccess::ReadWrite);
-    put_header(&rig, RequestType::IN, u64::MAX);
-    let buffers = [(HEADER_AT, 16, READ), (DATA_AT, 512, WRITE), (STATUS_AT, 1, WRITE)];
-    assert_eq!(rig.request(0, &buffers).unwrap().len, 1);
-    assert_eq!(rig.get(STATUS_AT, 1), [RequestStatus::IOERR.0]);
+    // Type, sector, room for data before the status, status, used length.
+    let requests = [
+        (RequestType::IN, 0, 512, RequestStatus::OK, 513),
+        (RequestType::IN, u64::MAX, 512, RequestStatus::IOERR, 0),
+        (RequestType::IN, u64::MAX, 0, RequestStatus::IOERR, 1),
+        (RequestType(99), 0, 512, RequestStatus::UNSUPP, 0),
+        (RequestType::FLUSH, 0, 0, RequestStatus::OK, 1),
+        (RequestType::FLUSH, 0, 512, RequestStatus::OK, 0),
+        (RequestType::GET_ID, 0, 20, RequestStatus::OK, 21),
+        (RequestType::GET_ID, 0, 512, RequestStatus::OK, 20),
+    ];
+    for (kind, sector, room, status, len) in requests {
+        put_header(&rig, kind, sector);
+        let buffers = [(HEADER_AT, 16, READ), (DATA_AT, room, WRITE), (STATUS_AT, 1, WRITE)];
+        assert_eq!(rig.request(0, &buffers).unwrap().len, len, "{kind:?} with room for {room} bytes");
+        assert_eq!(rig.get(STATUS_AT, 1), [status.0]);
+    }
 }
 
 #[test]
@@ -225,12 +238,37 @@ fn a_disk_that_shrinks_hides_its_end_and_shows_it_again() {
 }
 
 #[test]
+fn a_new_capacity_is_shown_only_in_step_with_its_generation() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(SECTORS * SECTOR).unwrap();
+    let access = DiskAccess::ReadWrite;
+    let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
+    let mut block = Block::new(Box::new(engine), access, "");
+    let config = block.config();
+    let capacity = || {
+        let mut bytes = [0; 8];
+        config.read(0, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    assert_eq!(block.change(Change::Size(8 * SECTOR)), Ok(Changed::Config));
+    assert_eq!(capacity(), SECTORS);
+    block.show();
+    assert_eq!(capacity(), 8);
+}
+
+#[test]
 fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     let (rig, _file) = rig(DiskAccess::ReadOnly);
     let generation = rig.read(Register::ConfigGeneration);
     for bytes in [0, 513, (SECTORS + 1) * SECTOR] {
         assert!(rig.transport.change(Change::Size(bytes), Duration::ZERO).is_err(), "{bytes}");
     }
+    let (writable, _file) = self::rig(DiskAccess::ReadWrite);
+    let error = writable.transport.change(Change::Size(u64::MAX - 511), Duration::ZERO).unwrap_err();
+    assert_eq!(
+        error,
+        "resize to 18446744073709551104 bytes: a file has at most 9223372036854775807 bytes; choose a smaller size"
+    );
     assert!(rig.transport.change(Change::Cable(crate::virtio::Cable::Down), Duration::ZERO).is_err());
     rig.transport.change(Change::Size(SECTORS * SECTOR), Duration::ZERO).unwrap();
     assert_eq!(rig.read(Register::ConfigGeneration), generation);

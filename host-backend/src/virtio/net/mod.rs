@@ -17,6 +17,7 @@ use crate::config::Mac;
 use crate::vmm::GuestRam;
 use control::Filter;
 use offload::Cut;
+use shared_abi::virtio::mmio::InterruptStatus;
 use shared_abi::virtio::net::{
     ETHERNET_HEADER, Features, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header, RECEIVE_QUEUE,
     TRANSMIT_QUEUE,
@@ -347,8 +348,11 @@ impl Net {
             }
             let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
             chain.read(memory, 0, &mut command);
+            let before = self.filter.mac();
             let answer = self.filter.execute(&command);
-            self.shown.set(self.filter.mac(), self.seen());
+            if self.filter.mac() != before {
+                signal.change_config(|| self.shown.set(self.filter.mac(), self.seen()));
+            }
             signal.counters.errors.add((answer != 0).into());
             chain.write(memory, 0, &[answer]);
             Ok(1)
@@ -359,9 +363,9 @@ impl Net {
     fn follow_link(&mut self, io: &mut Io<'_>) {
         if self.up && !self.link.is_up() {
             self.up = false;
-            self.show();
+            io.signal.change_config(|| self.show_link());
             io.signal.report("link", || "the peer of the network card is gone; its link is down".into());
-            io.signal.config_changed();
+            io.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
@@ -370,7 +374,7 @@ impl Net {
         if self.up { self.cable } else { Cable::Down }
     }
 
-    fn show(&self) {
+    fn show_link(&self) {
         self.shown.set(self.filter.mac(), self.seen());
     }
 }
@@ -413,8 +417,11 @@ impl Device for Net {
         let Change::Cable(cable) = change else { return Err("a network card has no size".into()) };
         let seen = self.up && cable != self.cable;
         self.cable = cable;
-        self.show();
         Ok(if seen { Changed::Config } else { Changed::Nothing })
+    }
+
+    fn show(&mut self) {
+        self.show_link();
     }
 
     fn reset(&mut self) {
@@ -424,7 +431,7 @@ impl Device for Net {
         self.starved = false;
         self.busy = false;
         self.sending = None;
-        self.show();
+        self.show_link();
     }
 
     fn reset_queue(&mut self, index: usize) {
