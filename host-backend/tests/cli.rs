@@ -264,3 +264,21 @@ fn a_console_file_that_is_something_else_is_told_and_left_alone() {
     refused(ringside(&kernel).arg(console(&log, "")).arg(both), BAD_INPUT, &["both consoles"]);
     assert_eq!((std::fs::read(&disk).unwrap(), std::fs::read(&full).unwrap()), (vec![7; 1024], vec![7; 1024]));
 }
+
+#[test]
+fn a_bad_second_console_leaves_the_first_ones_file_alone() {
+    let place = Place::new();
+    let kernel = place.kernel(&exit(0));
+    std::os::unix::fs::symlink(place.path("none/log"), place.path("dangling")).unwrap();
+    let (keep, new) = (place.file("keep.log", b"precious"), place.path("new.log"));
+    for second in ["dangling", "newfile/", "none/../log", "newfile/."] {
+        for first in [&keep, &new] {
+            let mut command = ringside(&kernel);
+            command.arg(format!("--console=file={}", first.display()));
+            command.arg(format!("--virtio-console=file={}", place.path("").join(second).display()));
+            refused(&mut command, BAD_INPUT, &["console output", second]);
+        }
+        assert_eq!(std::fs::read(&keep).unwrap(), b"precious", "{second}");
+        assert!(!new.exists() && !place.path("newfile").exists(), "{second}");
+    }
+}

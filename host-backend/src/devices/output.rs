@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ impl Output {
         Ok(Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
 
-    /// Bytes go to a file, which is neither made nor emptied before [`create`](Self::create): until then they are lost.
+    /// Bytes go to a file, which is made by [`make`](Self::make) and emptied by [`empty`](Self::empty): until then they are lost.
     ///
     /// # Errors
     /// When it could not be written to.
@@ -86,14 +86,33 @@ impl Output {
         }))
     }
 
-    /// Makes or empties the file, if it is one.
+    /// Makes the file, if it is one that does not exist.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn create(&self) -> io::Result<()> {
+    pub fn make(&self) -> io::Result<()> {
+        self.log().map_or(Ok(()), |mut log| log.make())
+    }
+
+    /// Removes the file if [`make`](Self::make) has made it.
+    pub fn unmake(&self) {
+        if let Some(mut log) = self.log() {
+            log.unmake();
+        }
+    }
+
+    /// Empties the file, if it is one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn empty(&self) -> io::Result<()> {
+        self.log().map_or(Ok(()), |mut log| log.empty())
+    }
+
+    fn log(&self) -> Option<MutexGuard<'_, Log>> {
         match &self.sink {
-            Sink::Log(log) => log.lock().unwrap_or_else(PoisonError::into_inner).create(),
-            Sink::Stream(_) | Sink::Kept(_) => Ok(()),
+            Sink::Log(log) => Some(log.lock().unwrap_or_else(PoisonError::into_inner)),
+            Sink::Stream(_) | Sink::Kept(_) => None,
         }
     }
 
@@ -255,7 +274,7 @@ mod tests {
     fn a_file_that_may_not_grow_costs_only_the_bytes() {
         let log = LogFile { path: "/dev/full".into(), size: 1 << 20, keep: 1 };
         let output = Output::file(&log).unwrap();
-        output.create().unwrap();
+        output.make().and_then(|()| output.empty()).unwrap();
         output.write(b"hello");
         assert_eq!((output.written(), output.lost()), (0, 5));
     }

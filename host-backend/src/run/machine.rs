@@ -20,6 +20,7 @@ use crate::vmm::exits::Counters;
 use crate::vmm::{kvm, memory, vcpu};
 use serde_json::{Value, json};
 use shared_abi::board;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -102,12 +103,9 @@ impl Machine {
         };
         // All that was named is as it must be: from here on something is made.
         let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
-        create(&config.console, &output)?;
-        if let (Some(console), Some(output)) = (&config.virtio_console, &virtio_output)
-            && *console != config.console
-        {
-            create(console, output)?;
-        }
+        let virtio = config.virtio_console.as_ref().zip(virtio_output.as_deref());
+        let consoles: Vec<_> = [(&config.console, &*output)].into_iter().chain(virtio).collect();
+        create(&consoles)?;
         let machine = Self {
             devices,
             output,
@@ -169,16 +167,48 @@ impl Controlled for Machine {
     }
 }
 
-/// Makes or empties a console's file.
-fn create(console: &config::Console, output: &Output) -> Result<(), Error> {
+/// Makes the consoles' files, and empties them only when all are there. Of those that were made none is left on a failure.
+fn create(consoles: &[(&config::Console, &Output)]) -> Result<(), Error> {
+    let all = |step: fn(&Output) -> io::Result<()>| {
+        consoles.iter().try_for_each(|(console, output)| step(output).map_err(|source| failed(console, source)))
+    };
+    all(Output::make).and_then(|()| all(Output::empty)).inspect_err(|_| {
+        consoles.iter().for_each(|(_, output)| output.unmake());
+    })
+}
+
+fn failed(console: &config::Console, source: io::Error) -> Error {
     match console {
-        config::Console::File(log) => {
-            output.create().map_err(|source| Error::Console { path: log.path.clone(), source })
-        }
-        config::Console::Stdio | config::Console::Control => Ok(()),
+        config::Console::File(log) => Error::Console { path: log.path.clone(), source },
+        config::Console::Stdio | config::Console::Control => Error::System { what: "open a console", source },
     }
 }
 
 pub(super) fn slot_address(slot: u32) -> u64 {
     board::VIRTIO_MMIO_BASE + u64::from(slot) * board::VIRTIO_MMIO_STRIDE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_file_that_cannot_be_made_leaves_the_others_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("gone")).unwrap();
+        std::fs::write(path("keep"), b"precious").unwrap();
+        let consoles = ["keep", "new", "gone/log"].map(|name| {
+            let log = config::LogFile { path: path(name), size: 4096, keep: 0 };
+            (config::Console::File(log.clone()), Output::file(&log).unwrap())
+        });
+        std::fs::remove_dir(path("gone")).unwrap();
+        let consoles: Vec<_> = consoles.iter().map(|(console, output)| (console, output)).collect();
+        let result = create(&consoles);
+        assert!(matches!(&result, Err(Error::Console { path: of, .. }) if *of == path("gone/log")), "{result:?}");
+        assert_eq!(std::fs::read(path("keep")).unwrap(), b"precious");
+        assert!(!path("new").exists());
+        create(&consoles[..2]).unwrap();
+        assert_eq!((std::fs::read(path("keep")).unwrap(), path("new").exists()), (Vec::new(), true));
+    }
 }
