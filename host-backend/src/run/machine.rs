@@ -72,9 +72,10 @@ impl Machine {
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<Ready, Error> {
         let memory = memory::map(config.memory)?;
         let entry = super::image::load(&memory, config)?;
-        let output = open_output(&config.console, config.console_rate, stop)?;
+        let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
+        let output = open_output(&config.console, config.console_rate, &reset)?;
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
-            devices(config, &memory, stop, &output)?;
+            devices(config, &memory, &reset, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
         let slots = models.len() as u32;
@@ -82,7 +83,6 @@ impl Machine {
         let line = |gsi| platform.lines.iter().find(|line| line.gsi() == gsi).cloned().ok_or(kvm::Error::NoLine(gsi));
         let serial = SerialPort::new(line(board::COM1_GSI)?, output.clone()).map_err(Error::system("create COM1"))?;
         let serial = Arc::new(serial);
-        let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let mut ports = Bus::default();
         ports.insert(board::COM1_PORT.into(), 8, serial.clone());
         ports.insert(board::EXIT_PORT.into(), 4, Arc::new(ExitPort::new(stop.clone())));
