@@ -16,7 +16,8 @@
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
 //! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
 //! shows it again when it grows; a file grows, a block device shows at most what it has. The console is that of
-//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes,
+//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD, and a character whose end
+//! is missing comes with the next answer. A line has at most [`LINE_MAX`] bytes,
 //! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away, unless one of those has not read its
 //! answer for some seconds. Clients are processes of the user who runs the VM, or of root.
 
@@ -193,7 +194,7 @@ impl ControlServer {
     fn console(&self, input: Option<&str>) -> Result<Value, String> {
         let console = self.controlled.console();
         let console = console.ok_or("the VM has no such console; start it with --virtio-console control")?;
-        let mut answer = json!({"output": String::from_utf8_lossy(&console.output.take())});
+        let mut answer = json!({"output": console.output.take_text()});
         if let Some(input) = input {
             answer["taken"] = console.input.input(input.as_bytes()).into();
         }

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod log;
+mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
@@ -66,11 +67,12 @@ impl Output {
         Self { sink, reset: None, rate: None, throttled, written, lost }
     }
 
-    /// Takes the bytes that were kept.
-    pub fn take(&self) -> Vec<u8> {
+    /// Takes what was kept, as text; bytes that are no UTF-8 become U+FFFD. A character whose end has not been printed yet
+    /// stays for the next time.
+    pub fn take_text(&self) -> String {
         match &self.sink {
-            Sink::Stream(_) | Sink::Log(_) => Vec::new(),
-            Sink::Kept(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
+            Sink::Stream(_) | Sink::Log(_) => String::new(),
+            Sink::Kept(kept) => text::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 
@@ -159,7 +161,7 @@ impl Output {
             Sink::Kept(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend(bytes);
-                let too_many = kept.len().saturating_sub(KEPT_MAX);
+                let too_many = text::boundary(&kept, KEPT_MAX);
                 kept.drain(..too_many);
                 self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 self.lost.fetch_add(too_many as u64, Ordering::Relaxed);
@@ -279,11 +281,19 @@ mod tests {
     fn kept_output_is_taken_once_and_its_oldest_bytes_go_first() {
         let output = Output::kept();
         output.write(b"hello");
-        assert_eq!((output.take(), output.take()), (b"hello".to_vec(), Vec::new()));
+        assert_eq!((output.take_text(), output.take_text()), ("hello".to_owned(), String::new()));
         output.write(&[1; 10]);
         output.write(&[2; KEPT_MAX - 3]);
-        let kept = output.take();
-        assert_eq!((kept.len(), &kept[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
+        let kept = output.take_text();
+        assert_eq!((kept.len(), &kept.as_bytes()[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
+    }
+
+    #[test]
+    fn the_oldest_bytes_that_go_are_whole_characters() {
+        let output = Output::kept();
+        output.write("\u{1f388}".as_bytes());
+        output.write(&[b'x'; KEPT_MAX - 3]);
+        assert_eq!((output.take_text(), output.lost()), ("x".repeat(KEPT_MAX - 3), 4));
     }
 
     #[test]
