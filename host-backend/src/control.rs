@@ -175,20 +175,22 @@ impl ControlServer {
 
     fn balloon(&self, mib: Option<u64>, pages: Option<u64>) -> Result<Value, String> {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
-        let pages = match (mib, pages) {
+        let (asked, unit, pages_each) = match (mib, pages) {
             (None, None) => {
                 // The end of the VM waits for nobody.
                 let patience = if self.stop.requested() { Duration::ZERO } else { STATS_PATIENCE };
                 return Ok(json!(balloon.fresh_numbers(patience)));
             }
             (Some(_), Some(_)) => return Err("give target_mib or target_pages, not both".into()),
-            (Some(mib), None) => mib.saturating_mul(PAGES_PER_MIB),
-            (None, Some(pages)) => pages,
+            (Some(mib), None) => (mib, "MiB", PAGES_PER_MIB),
+            (None, Some(pages)) => (pages, "pages", 1),
         };
-        match u32::try_from(pages) {
-            Ok(pages) if balloon.set_target(pages) => Ok(json!(balloon.numbers())),
-            _ => Err(format!("a target of {pages} pages is more than the guest's {} pages", balloon.pages())),
+        let pages = asked.checked_mul(pages_each).and_then(|pages| u32::try_from(pages).ok());
+        if pages.is_some_and(|pages| balloon.set_target(pages)) {
+            return Ok(json!(balloon.numbers()));
         }
+        let most = u64::from(balloon.pages()) / pages_each;
+        Err(format!("a target of {asked} {unit} is more than the guest has: at most {most} {unit}"))
     }
 
     fn console(&self, input: Option<&str>) -> Result<Value, String> {

@@ -241,6 +241,21 @@ fn a_character_that_is_printed_in_two_parts_stays_whole() {
 }
 
 #[test]
+fn a_balloon_target_that_is_too_large_is_told_in_its_own_unit() {
+    let mut server = server(Some(balloon()));
+    for (request, words) in [
+        (r#""target_mib":5"#, ["5 MiB", "at most 4 MiB"]),
+        (r#""target_mib":18446744073709551615"#, ["18446744073709551615 MiB", "at most 4 MiB"]),
+        (r#""target_pages":1025"#, ["1025 pages", "at most 1024 pages"]),
+        (r#""target_pages":18446744073709551615"#, ["18446744073709551615 pages", "at most 1024 pages"]),
+    ] {
+        let answer = server.ask_once(&format!(r#"{{"command":"balloon",{request}}}"#));
+        let error = answer["error"].as_str().unwrap();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
+
+#[test]
 fn bad_requests_get_an_error() {
     let mut with = server(Some(balloon()));
     for bad in [
