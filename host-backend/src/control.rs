@@ -16,8 +16,9 @@
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
 //! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
 //! shows it again when it grows; a file grows, a block device shows at most what it has. The console is that of
-//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD. A line has at most [`LINE_MAX`] bytes
-//! without its end,//! and [`CLIENTS_MAX`] clients may be connected at once; others are turned away, unless one of those has not read its
+//! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD, and a character whose end is missing comes
+//! with the next answer. A line has at most [`LINE_MAX`] bytes without its end, and [`CLIENTS_MAX`] clients may be
+//! connected at once; others are turned away, unless one of those has not read its
 //! answer for some seconds. Clients are processes of the user who runs the VM, or of root.
 
 mod client;
@@ -174,26 +175,28 @@ impl ControlServer {
 
     fn balloon(&self, mib: Option<u64>, pages: Option<u64>) -> Result<Value, String> {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
-        let pages = match (mib, pages) {
+        let (asked, unit, pages_each) = match (mib, pages) {
             (None, None) => {
                 // The end of the VM waits for nobody.
                 let patience = if self.stop.requested() { Duration::ZERO } else { STATS_PATIENCE };
                 return Ok(json!(balloon.fresh_numbers(patience)));
             }
             (Some(_), Some(_)) => return Err("give target_mib or target_pages, not both".into()),
-            (Some(mib), None) => mib.saturating_mul(PAGES_PER_MIB),
-            (None, Some(pages)) => pages,
+            (Some(mib), None) => (mib, "MiB", PAGES_PER_MIB),
+            (None, Some(pages)) => (pages, "pages", 1),
         };
-        match u32::try_from(pages) {
-            Ok(pages) if balloon.set_target(pages) => Ok(json!(balloon.numbers())),
-            _ => Err(format!("a target of {pages} pages is more than the guest's {} pages", balloon.pages())),
+        let pages = asked.checked_mul(pages_each).and_then(|pages| u32::try_from(pages).ok());
+        if pages.is_some_and(|pages| balloon.set_target(pages)) {
+            return Ok(json!(balloon.numbers()));
         }
+        let most = u64::from(balloon.pages()) / pages_each;
+        Err(format!("a target of {asked} {unit} is more than the guest has: at most {most} {unit}"))
     }
 
     fn console(&self, input: Option<&str>) -> Result<Value, String> {
         let console = self.controlled.console();
         let console = console.ok_or("the VM has no such console; start it with --virtio-console control")?;
-        let mut answer = json!({"output": String::from_utf8_lossy(&console.output.take())});
+        let mut answer = json!({"output": console.output.take_text()});
         if let Some(input) = input {
             answer["taken"] = console.input.input(input.as_bytes()).into();
         }

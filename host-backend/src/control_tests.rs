@@ -148,7 +148,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
         server.serve();
         assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
     }
-    assert!(!output.take().is_empty(), "the last requests were not executed");
+    assert!(!output.take_text().is_empty(), "the last requests were not executed");
     // Once it reads, it gets an answer for each.
     let mut got = 0;
     while got < asked {
@@ -220,6 +220,39 @@ fn the_console_is_read_and_typed_to() {
     assert_eq!(with.ask_once(r#"{"command":"console"}"#), json!({"ok": true, "output": ""}));
     let none = server(None).ask_once(r#"{"command":"console"}"#);
     assert!(none["error"].as_str().unwrap().contains("--virtio-console control"));
+}
+
+#[test]
+fn a_character_that_is_printed_in_two_parts_stays_whole() {
+    let output = Arc::new(Output::kept());
+    let device = crate::virtio::console::Console::new(output.clone()).unwrap();
+    let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
+    let mut told = String::new();
+    for byte in "a\u{e9}\u{20ac}\u{1f388}b".bytes() {
+        output.write(&[byte]);
+        told += server.ask_once(r#"{"command":"console"}"#)["output"].as_str().unwrap();
+    }
+    assert_eq!(told, "a\u{e9}\u{20ac}\u{1f388}b");
+    // What is no UTF-8 is shown as such, once it is known to be none.
+    output.write(b"x\xff\xe2\x82");
+    assert_eq!(server.ask_once(r#"{"command":"console"}"#)["output"], "x\u{fffd}");
+    output.write(b"y");
+    assert_eq!(server.ask_once(r#"{"command":"console"}"#)["output"], "\u{fffd}y");
+}
+
+#[test]
+fn a_balloon_target_that_is_too_large_is_told_in_its_own_unit() {
+    let mut server = server(Some(balloon()));
+    for (request, words) in [
+        (r#""target_mib":5"#, ["5 MiB", "at most 4 MiB"]),
+        (r#""target_mib":18446744073709551615"#, ["18446744073709551615 MiB", "at most 4 MiB"]),
+        (r#""target_pages":1025"#, ["1025 pages", "at most 1024 pages"]),
+        (r#""target_pages":18446744073709551615"#, ["18446744073709551615 pages", "at most 1024 pages"]),
+    ] {
+        let answer = server.ask_once(&format!(r#"{{"command":"balloon",{request}}}"#));
+        let error = answer["error"].as_str().unwrap();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod run;
 pub mod sample;
 pub mod status;
 pub mod stop;
+pub mod target;
 pub mod terminal;
 pub mod threads;
 pub mod unix_socket;

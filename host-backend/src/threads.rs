@@ -21,11 +21,16 @@ pub fn prepare() {
 /// Whether a thread that was told to end has done so. Interrupts the system call in which it may be: a signal that comes
 /// just before the call is lost, so ask again, but not so often that the thread does nothing else.
 pub fn has_ended(thread: &JoinHandle<()>) -> bool {
+    interrupt(thread);
+    thread.is_finished()
+}
+
+/// Interrupts the system call in which a thread may be.
+pub fn interrupt(thread: &JoinHandle<()>) {
     if !thread.is_finished() {
         // SAFETY: the thread has not been joined, so its id is valid.
         unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
     }
-    thread.is_finished()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod common;
 use common::{Place, Running, eventually, finish, kvm_works, ringside, text};
 use host_backend::sample::{exit, halt, print, spin, store32};
 use shared_abi::board;
+use shared_abi::virtio::console::TRANSMIT_QUEUE;
+use shared_abi::virtio::mmio::Register;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -139,6 +141,67 @@ fn a_reset_starts_the_vm_again_with_clear_memory_and_new_devices() {
         signal(&mut child, libc::SIGTERM);
         let output = child.wait();
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(143), ""), "{what}");
+    }
+}
+
+/// Code that gives a byte and a mebibyte to the virtio console in the first slot, and goes on when the byte is out, or
+/// after a moment.
+fn print_on_virtio_console() -> Vec<u8> {
+    let slot = board::VIRTIO_MMIO_BASE as u32;
+    let register = |register: Register, value| store32(slot + register.offset() as u32, value);
+    let (table, driver, device, text) = (0x20_0000u32, 0x20_1000, 0x20_2000u32, 0x30_0000);
+    let steps = [
+        register(Register::Status, 1),
+        register(Register::Status, 3),
+        register(Register::DriverFeaturesSel, 1),
+        // VIRTIO_F_VERSION_1
+        register(Register::DriverFeatures, 1),
+        register(Register::Status, 0xb),
+        register(Register::QueueSel, TRANSMIT_QUEUE.into()),
+        register(Register::QueueSize, 8),
+        register(Register::QueueDescLow, table),
+        register(Register::QueueDriverLow, driver),
+        register(Register::QueueDeviceLow, device),
+        register(Register::QueueReady, 1),
+        register(Register::Status, 0xf),
+        store32(table, text),
+        store32(table + 8, 1),
+        store32(table + 16, text),
+        store32(table + 24, 1 << 20),
+        // The ring, 0 and 1, and its index after the flags.
+        store32(driver + 4, 1 << 16),
+        store32(driver, 2 << 16),
+        register(Register::QueueNotify, TRANSMIT_QUEUE.into()),
+        // mov ecx, 0x20000; back: cmp dword ptr [the used ring's index], 0; jne out; dec ecx; jnz back; out:
+        [&[0xb9, 0, 0, 2, 0, 0x83, 0x3d][..], &(device + 2).to_le_bytes(), &[0, 0x75, 3, 0x49, 0x75, 0xf4]].concat(),
+        // mov ecx, 0x10000; dec ecx; jnz back
+        vec![0xb9, 0, 0, 1, 0, 0x49, 0x75, 0xfd],
+    ];
+    steps.concat()
+}
+
+#[test]
+fn a_reset_starts_the_vm_again_while_its_console_waits() {
+    needs_kvm!("a_reset_starts_the_vm_again_while_its_console_waits");
+    let place = Place::new();
+    let [(_, reset, _), ..] = resets();
+    let kernel = place.kernel(&[print(b"again"), print_on_virtio_console(), reset].concat());
+    let pipe = place.path("pipe");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: `name` is a string with its NUL.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let _reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    // One that waits for its rate, and one whose reader does not read.
+    for (file, rate) in [(place.path("log"), "100"), (pipe, "none")] {
+        let mut command = ringside(&kernel);
+        command.args(["--on-reset", "reboot", "--console-rate", rate]);
+        let mut child = start(command.arg(format!("--virtio-console=file={}", file.display())));
+        let mut printed = [0; 25];
+        child.child().stdout.as_mut().unwrap().read_exact(&mut printed).unwrap();
+        assert_eq!(text(&printed), "again".repeat(5), "{rate}");
+        signal(&mut child, libc::SIGTERM);
+        let output = child.wait();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(143), ""), "{rate}");
     }
 }
 

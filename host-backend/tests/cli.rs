@@ -266,3 +266,52 @@ fn a_console_file_that_is_something_else_is_told_and_left_alone() {
     refused(ringside(&kernel).arg(console(&log, "")).arg(both), BAD_INPUT, &["both consoles"]);
     assert_eq!((std::fs::read(&disk).unwrap(), std::fs::read(&full).unwrap()), (vec![7; 1024], vec![7; 1024]));
 }
+
+#[test]
+fn a_bad_second_console_leaves_the_first_ones_file_alone() {
+    let place = Place::new();
+    let kernel = place.kernel(&exit(0));
+    std::os::unix::fs::symlink(place.path("none/log"), place.path("dangling")).unwrap();
+    let (keep, new) = (place.file("keep.log", b"precious"), place.path("new.log"));
+    for second in ["dangling", "newfile/", "none/../log", "newfile/."] {
+        for first in [&keep, &new] {
+            let mut command = ringside(&kernel);
+            command.arg(format!("--console=file={}", first.display()));
+            command.arg(format!("--virtio-console=file={}", place.path("").join(second).display()));
+            refused(&mut command, BAD_INPUT, &["console output", second]);
+        }
+        assert_eq!(std::fs::read(&keep).unwrap(), b"precious", "{second}");
+        assert!(!new.exists() && !place.path("newfile").exists(), "{second}");
+    }
+}
+
+#[test]
+fn a_console_file_that_another_console_or_the_peer_has_is_told_and_left_alone() {
+    let place = Place::new();
+    let kernel = place.kernel(&exit(0));
+    let consoles = |first: &str, second: &str| {
+        let mut command = ringside(&kernel);
+        command.current_dir(place.path("")).args(["--console", first, "--virtio-console", second]);
+        command
+    };
+    place.file("log.1", b"precious");
+    std::os::unix::fs::symlink("absent", place.path("link")).unwrap();
+    std::os::unix::fs::symlink("log.1", place.path("kept")).unwrap();
+    // A name that is kept by one and written or kept by the other, and a link to what is not there yet.
+    for (first, second, file) in [
+        ("file=log,size=4K,keep=1", "file=log.1,size=4K", "log.1"),
+        ("file=log.1,size=4K", "file=log,size=4K,keep=1", "log.1"),
+        ("file=log,size=4K,keep=1", "file=kept,size=4K", "log.1"),
+        ("file=log,size=4K,keep=3", "file=log.2,size=4K,keep=1", "log.2"),
+        ("file=link", "file=absent", "both consoles"),
+        ("file=link.1,keep=0", "file=link", "link.1"),
+    ] {
+        refused(&mut consoles(first, second), BAD_INPUT, &["console", file]);
+    }
+    let _peer = UnixListener::bind(place.path("sock.1")).unwrap();
+    let mut command = consoles("file=sock,keep=1", "control");
+    command.args(["--control", "control", "--net", "stream=sock.1"]);
+    refused(&mut command, BAD_INPUT, &["would overwrite", "network peer", "sock.1"]);
+    assert_eq!(std::fs::read(place.path("log.1")).unwrap(), b"precious");
+    assert!(!place.path("log").exists() && !place.path("absent").exists() && !place.path("control").exists());
+}

@@ -1,11 +1,17 @@
 //! The control socket's file: made for its owner alone, over a dead one if there is one, and removed only if it is ours.
 
 use crate::unix_socket::{connect, listen, peer_user};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long another process may hold the folder's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the lock is tried.
+const LOCK_STEP: Duration = Duration::from_millis(10);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +21,8 @@ pub enum Error {
     InUse(PathBuf),
     #[error("create control socket {}: the file exists; remove it or choose another name", .0.display())]
     Exists(PathBuf),
+    #[error("create control socket {}: another process keeps its folder locked; wait for it, or use another folder", .0.display())]
+    Locked(PathBuf),
     #[error("create control socket {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -36,7 +44,7 @@ impl ControlSocket {
     pub fn bind(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Io { path: path.into(), source };
         // Two that find the same dead socket must not remove each other's new one.
-        let _turn = lock_folder(path);
+        let _turn = lock_folder(path)?;
         let listener = match listen(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_dead(path)?;
@@ -77,12 +85,20 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Keeps others of us from binding in the same folder meanwhile. Where folders cannot be locked, that is a pity.
-fn lock_folder(path: &Path) -> Option<File> {
+/// Keeps other processes of ours from binding in the same folder meanwhile. A folder that does not support locks is used
+/// without one. The wait has a bound because signals are blocked by now, and anyone who can read the folder can lock it.
+fn lock_folder(path: &Path) -> Result<Option<File>, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = File::open(folder).ok()?;
-    folder.lock().ok()?;
-    Some(folder)
+    let Ok(folder) = File::open(folder) else { return Ok(None) };
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(Error::Locked(path.into())),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_STEP),
+        }
+    }
 }
 
 /// Removes a socket on which nobody listens.
@@ -123,6 +139,22 @@ mod tests {
         assert!(matches!(ControlSocket::bind(&path), Err(Error::InUse(_))));
         assert!(UnixStream::connect(&path).is_ok());
         drop(first);
+    }
+
+    #[test]
+    fn a_locked_folder_is_an_error_and_no_endless_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let holder = File::open(folder.path()).unwrap();
+        holder.lock().unwrap();
+        let (send, bound) = std::sync::mpsc::channel();
+        let wanted = path.clone();
+        std::thread::spawn(move || send.send(ControlSocket::bind(&wanted)));
+        let result = bound.recv_timeout(Duration::from_secs(20)).expect("an answer while the lock is held");
+        assert!(matches!(result, Err(Error::Locked(_))), "{result:?}");
+        assert!(!path.exists());
+        drop(holder);
+        assert!(ControlSocket::bind(&path).is_ok());
     }
 
     #[test]

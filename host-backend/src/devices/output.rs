@@ -6,9 +6,10 @@
 
 mod bucket;
 mod log;
+mod text;
 
+use super::reset::ResetLine;
 use crate::config::LogFile;
-use crate::stop::Stop;
 use bucket::Bucket;
 use log::{Log, Named};
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,12 +29,19 @@ pub const KEPT_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Output {
     sink: Sink,
-    stop: Option<Arc<Stop>>,
+    reset: Option<Arc<ResetLine>>,
     rate: Option<Bucket>,
     /// Milliseconds that the guest has waited for its rate.
     throttled: AtomicU64,
     written: AtomicU64,
     lost: AtomicU64,
+}
+
+/// When bytes may go out.
+#[derive(PartialEq, Eq)]
+enum Due {
+    Now,
+    Never,
 }
 
 #[derive(Debug)]
@@ -56,14 +64,15 @@ impl Output {
 
     fn to(sink: Sink) -> Self {
         let (throttled, written, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { sink, stop: None, rate: None, throttled, written, lost }
+        Self { sink, reset: None, rate: None, throttled, written, lost }
     }
 
-    /// Takes the bytes that were kept.
-    pub fn take(&self) -> Vec<u8> {
+    /// Takes what was kept, as text; bytes that are no UTF-8 become U+FFFD. A character whose end has not been printed yet
+    /// stays for the next time.
+    pub fn take_text(&self) -> String {
         match &self.sink {
-            Sink::Stream(_) | Sink::Log(_) => Vec::new(),
-            Sink::Kept(bytes) => bytes.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
+            Sink::Stream(_) | Sink::Log(_) => String::new(),
+            Sink::Kept(kept) => text::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 
@@ -75,7 +84,7 @@ impl Output {
         Ok(Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
     }
 
-    /// Bytes go to a file, which is neither made nor emptied before [`create`](Self::create): until then they are lost.
+    /// Bytes go to a file, which is made by [`make`](Self::make) and emptied by [`empty`](Self::empty): until then they are lost.
     ///
     /// # Errors
     /// When it could not be written to.
@@ -86,14 +95,33 @@ impl Output {
         }))
     }
 
-    /// Makes or empties the file, if it is one.
+    /// Makes the file, if it is one that does not exist.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn create(&self) -> io::Result<()> {
+    pub fn make(&self) -> io::Result<()> {
+        self.log().map_or(Ok(()), |mut log| log.make())
+    }
+
+    /// Removes the file if [`make`](Self::make) has made it.
+    pub fn unmake(&self) {
+        if let Some(mut log) = self.log() {
+            log.unmake();
+        }
+    }
+
+    /// Empties the file, if it is one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn empty(&self) -> io::Result<()> {
+        self.log().map_or(Ok(()), |mut log| log.empty())
+    }
+
+    fn log(&self) -> Option<MutexGuard<'_, Log>> {
         match &self.sink {
-            Sink::Log(log) => log.lock().unwrap_or_else(PoisonError::into_inner).create(),
-            Sink::Stream(_) | Sink::Kept(_) => Ok(()),
+            Sink::Log(log) => Some(log.lock().unwrap_or_else(PoisonError::into_inner)),
+            Sink::Stream(_) | Sink::Kept(_) => None,
         }
     }
 
@@ -111,15 +139,18 @@ impl Output {
         Self { rate: bytes_per_second.map(Bucket::new), ..self }
     }
 
-    /// Lets a request to stop the VM end the wait for a reader that does not read.
-    pub fn give_up_on(mut self, stop: Arc<Stop>) -> Self {
-        self.stop = Some(stop);
+    /// Lets a request to stop the VM and the guest's reset end the waits for the rate and for a reader that does not read.
+    pub fn give_up_on(mut self, reset: Arc<ResetLine>) -> Self {
+        self.reset = Some(reset);
         self
     }
 
     /// Writes all of `bytes`, waiting for the reader and for the rate if it must.
     pub fn write(&self, bytes: &[u8]) {
-        self.wait_for_rate(bytes.len());
+        if self.wait_for_rate(bytes.len()) == Due::Never {
+            self.lost.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return;
+        }
         match &self.sink {
             Sink::Stream(file) => self.write_to(file, bytes),
             Sink::Log(log) => {
@@ -130,7 +161,7 @@ impl Output {
             Sink::Kept(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend(bytes);
-                let too_many = kept.len().saturating_sub(KEPT_MAX);
+                let too_many = text::boundary(&kept, KEPT_MAX);
                 kept.drain(..too_many);
                 self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 self.lost.fetch_add(too_many as u64, Ordering::Relaxed);
@@ -138,19 +169,27 @@ impl Output {
         }
     }
 
-    fn wait_for_rate(&self, bytes: usize) {
+    /// At the end of the VM what is left goes out at once. A reset must not wait for it, nor be a way around the rate, nor
+    /// leave a debt to the next run: the bytes are dropped and not paid for.
+    fn wait_for_rate(&self, bytes: usize) -> Due {
         const STEP: Duration = Duration::from_millis(10);
-        let Some(rate) = &self.rate else { return };
+        let Some(rate) = &self.rate else { return Due::Now };
         let started = Instant::now();
         let wait = rate.take(bytes, started);
-        while started.elapsed() < wait && !self.stop_requested() {
+        while started.elapsed() < wait && !self.is_interrupted() {
             thread::sleep((wait - started.elapsed().min(wait)).min(STEP));
         }
-        self.throttled.fetch_add(wait.as_millis() as u64, Ordering::Relaxed);
+        let waited = started.elapsed().min(wait);
+        self.throttled.fetch_add(waited.as_millis() as u64, Ordering::Relaxed);
+        if waited < wait && self.reset.as_ref().is_some_and(|reset| reset.is_pending()) {
+            rate.give_back(bytes);
+            return Due::Never;
+        }
+        Due::Now
     }
 
-    fn stop_requested(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.requested())
+    fn is_interrupted(&self) -> bool {
+        self.reset.as_ref().is_some_and(|reset| reset.interrupts())
     }
 
     fn write_to(&self, mut file: &File, mut bytes: &[u8]) {
@@ -162,10 +201,16 @@ impl Output {
                     bytes = &bytes[n..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(file),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // What is written in many parts must not wait once for each.
+                    if self.is_interrupted() {
+                        break;
+                    }
+                    wait_for(file);
+                }
                 Err(_) => break,
             }
-            if !bytes.is_empty() && self.stop_requested() {
+            if !bytes.is_empty() && self.is_interrupted() {
                 break;
             }
         }
@@ -197,8 +242,15 @@ fn wait_for(file: &File) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OnReset;
+    use crate::stop::{Outcome, Stop};
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+
+    fn reset_line() -> (Arc<ResetLine>, Arc<Stop>) {
+        let stop = Arc::new(Stop::new().unwrap());
+        (Arc::new(ResetLine::new(OnReset::Reboot, stop.clone())), stop)
+    }
 
     #[test]
     fn a_reader_that_is_gone_costs_only_the_bytes() {
@@ -229,23 +281,31 @@ mod tests {
     fn kept_output_is_taken_once_and_its_oldest_bytes_go_first() {
         let output = Output::kept();
         output.write(b"hello");
-        assert_eq!((output.take(), output.take()), (b"hello".to_vec(), Vec::new()));
+        assert_eq!((output.take_text(), output.take_text()), ("hello".to_owned(), String::new()));
         output.write(&[1; 10]);
         output.write(&[2; KEPT_MAX - 3]);
-        let kept = output.take();
-        assert_eq!((kept.len(), &kept[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
+        let kept = output.take_text();
+        assert_eq!((kept.len(), &kept.as_bytes()[..4], output.lost()), (KEPT_MAX, &[1, 1, 1, 2][..], 7));
+    }
+
+    #[test]
+    fn the_oldest_bytes_that_go_are_whole_characters() {
+        let output = Output::kept();
+        output.write("\u{1f388}".as_bytes());
+        output.write(&[b'x'; KEPT_MAX - 3]);
+        assert_eq!((output.take_text(), output.lost()), ("x".repeat(KEPT_MAX - 3), 4));
     }
 
     #[test]
     fn a_guest_that_prints_without_end_waits_for_its_rate_and_a_stop_ends_that() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let stop = Arc::new(Stop::new().unwrap());
-        let output = Output::new(file.reopen().unwrap()).at_rate(Some(1000)).give_up_on(stop.clone());
+        let (reset, stop) = reset_line();
+        let output = Output::new(file.reopen().unwrap()).at_rate(Some(1000)).give_up_on(reset);
         output.write(&[b'x'; 1000]);
         assert_eq!(output.throttled_ms(), 0);
         output.write(&[b'x'; 50]);
         assert!((1..=50).contains(&output.throttled_ms()), "{}", output.throttled_ms());
-        stop.request(crate::stop::Outcome::Stopped);
+        stop.request(Outcome::Stopped);
         // An hour's worth, which is not waited for.
         output.write(&[b'x'; 3_600_000]);
         assert_eq!((output.written(), output.lost()), (3_601_050, 0));
@@ -255,7 +315,7 @@ mod tests {
     fn a_file_that_may_not_grow_costs_only_the_bytes() {
         let log = LogFile { path: "/dev/full".into(), size: 1 << 20, keep: 1 };
         let output = Output::file(&log).unwrap();
-        output.create().unwrap();
+        output.make().and_then(|()| output.empty()).unwrap();
         output.write(b"hello");
         assert_eq!((output.written(), output.lost()), (0, 5));
     }
@@ -264,10 +324,41 @@ mod tests {
     fn a_stop_ends_the_wait_for_a_reader_that_does_not_read() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let stop = Arc::new(Stop::new().unwrap());
-        stop.request(crate::stop::Outcome::Stopped);
-        let output = Output::new(File::from(std::os::fd::OwnedFd::from(ours))).give_up_on(stop);
+        let (reset, stop) = reset_line();
+        stop.request(Outcome::Stopped);
+        let output = Output::new(File::from(std::os::fd::OwnedFd::from(ours))).give_up_on(reset);
         output.write(&vec![7; 3 << 20]);
         assert!(output.lost() > 0);
+    }
+
+    #[test]
+    fn a_reset_ends_the_wait_for_the_rate_and_leaves_no_debt() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (reset, _stop) = reset_line();
+        let output = Output::new(file.reopen().unwrap()).at_rate(Some(1000)).give_up_on(reset.clone());
+        reset.pull();
+        // An hour's worth.
+        output.write(&[b'x'; 3_600_000]);
+        assert_eq!((output.written(), output.lost(), output.throttled_ms()), (0, 3_600_000, 0));
+        reset.is_done();
+        output.write(&[b'x'; 500]);
+        assert_eq!((output.written(), output.lost(), output.throttled_ms()), (500, 3_600_000, 0));
+    }
+
+    #[test]
+    fn a_reset_ends_the_wait_for_a_reader_that_does_not_read() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (reset, _stop) = reset_line();
+        let output = Output::new(File::from(std::os::fd::OwnedFd::from(ours))).give_up_on(reset.clone());
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| output.write(&vec![7; 3 << 20]));
+            // It has filled the socket, or is about to.
+            theirs.read_exact(&mut [0; 1]).unwrap();
+            reset.pull();
+            writer.join().unwrap();
+        });
+        assert!(output.lost() > 0);
+        assert_eq!(output.written() + output.lost(), 3 << 20);
     }
 }

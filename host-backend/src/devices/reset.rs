@@ -43,6 +43,11 @@ impl ResetLine {
         self.pending.load(Ordering::Acquire)
     }
 
+    /// Whether the guest's devices must come to an end: it is reset, or its VM ends.
+    pub fn interrupts(&self) -> bool {
+        self.is_pending() || self.stop.requested()
+    }
+
     /// The machine is as it was at first.
     pub fn is_done(&self) {
         self.pending.store(false, Ordering::Release);

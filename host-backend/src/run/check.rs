@@ -2,10 +2,9 @@
 
 use super::Error;
 use crate::config::{Config, Console, Kernel, LogFile, Peer};
+use crate::target::identity;
 use crate::vmm::memory;
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What one word of the command line cannot tell.
@@ -41,21 +40,6 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
     Ok(memory::check_size(config.memory)?)
 }
 
-/// A file whatever it is called: by its inode, or by its folder and name if it is not there.
-#[derive(PartialEq, Eq)]
-enum Identity {
-    There(u64, u64),
-    Absent(PathBuf, OsString),
-}
-
-fn identity(path: &Path) -> Option<Identity> {
-    if let Ok(file) = fs::metadata(path) {
-        return Some(Identity::There(file.dev(), file.ino()));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some(Identity::Absent(folder.canonicalize().ok()?, path.file_name()?.to_owned()))
-}
-
 /// A console's file is emptied, and so are those that it is renamed to: none of them may be anything else that is named.
 fn check_files(config: &Config) -> Result<(), Error> {
     let mut others: Vec<(&str, &Path)> = config.disks.iter().map(|disk| ("a disk", disk.path.as_path())).collect();
@@ -67,26 +51,55 @@ fn check_files(config: &Config) -> Result<(), Error> {
         Kernel::Disk(path) => others.push(("the image", path)),
     }
     others.extend(config.control.as_deref().map(|path| ("the control socket", path)));
+    if let Some(Peer::Stream(path)) = config.net.as_ref().map(|net| &net.peer) {
+        others.push(("the socket of the network peer", path));
+    }
     let serial = log_of(&config.console);
     let virtio = config.virtio_console.as_ref().and_then(log_of).filter(|log| Some(*log) != serial);
     for log in [serial, virtio].into_iter().flatten() {
-        let kept = (1..=log.keep).map(|number| log.kept(number));
-        for file in std::iter::once(log.path.clone()).chain(kept) {
-            let is_log = |path: &Path| identity(path).is_some_and(|other| identity(&file) == Some(other));
-            if let Some((what, _)) = others.iter().find(|(_, path)| is_log(path)) {
+        for file in names(log) {
+            if let Some((what, _)) = others.iter().find(|(_, path)| same(&file, path)) {
                 let (log, file) = (log.path.display(), file.display());
                 return Err(Error::Usage(format!("console output {log} would overwrite {what}, {file}")));
             }
         }
     }
-    if let (Some(serial), Some(virtio)) = (serial, virtio)
-        && identity(&serial.path) == identity(&virtio.path)
-        && fs::metadata(&serial.path).map_or(true, |file| file.is_file())
-    {
+    serial.zip(virtio).map_or(Ok(()), |(serial, virtio)| check_consoles(serial, virtio))
+}
+
+/// Two consoles may share a device or a pipe, but no file, and neither what is kept of one.
+fn check_consoles(serial: &LogFile, virtio: &LogFile) -> Result<(), Error> {
+    if same(&serial.path, &virtio.path) {
+        if !is_log(&serial.path) {
+            return Ok(());
+        }
         let path = serial.path.display();
         return Err(Error::Usage(format!("both consoles write to {path}: give both the same words, or two files")));
     }
-    Ok(())
+    let theirs = names(virtio);
+    match names(serial).iter().find(|file| theirs.iter().any(|other| same(file, other))) {
+        None => Ok(()),
+        Some(file) => {
+            let (serial, virtio, file) = (serial.path.display(), virtio.path.display(), file.display());
+            let why = format!("console outputs {serial} and {virtio} would both write or keep {file}");
+            Err(Error::Usage(format!("{why}; choose other names")))
+        }
+    }
+}
+
+/// All names that a log writes to: its own, and those to which it is renamed.
+fn names(log: &LogFile) -> Vec<PathBuf> {
+    let keep = if is_log(&log.path) { log.keep } else { 0 };
+    std::iter::once(log.path.clone()).chain((1..=keep).map(|number| log.kept(number))).collect()
+}
+
+/// Whether it is, or will be, a regular file; a device or a pipe is not renamed.
+fn is_log(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |file| file.is_file())
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 fn log_of(console: &Console) -> Option<&LogFile> {

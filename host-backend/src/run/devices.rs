@@ -6,7 +6,7 @@ use crate::config::{self, Config, Peer, Publish};
 use crate::control::ControlConsole;
 use crate::devices::InputSink;
 use crate::devices::output::Output;
-use crate::stop::Stop;
+use crate::devices::reset::ResetLine;
 use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};
@@ -44,7 +44,7 @@ impl Models {
 pub(super) fn devices(
     config: &Config,
     memory: &GuestRam,
-    stop: &Arc<Stop>,
+    reset: &Arc<ResetLine>,
     output: &Arc<Output>,
 ) -> Result<Models, Error> {
     let mut models = Models::default();
@@ -67,7 +67,7 @@ pub(super) fn devices(
     }
     if let Some(console) = &config.virtio_console {
         let output =
-            if *console == config.console { output.clone() } else { open_output(console, config.console_rate, stop)? };
+            if *console == config.console { output.clone() } else { open_output(console, config.console_rate, reset)? };
         let device = Console::new(output.clone()).map_err(Error::system("create the console"))?;
         match console {
             config::Console::Stdio => models.console_input = Some(device.input()),

@@ -20,6 +20,7 @@ use crate::vmm::exits::Counters;
 use crate::vmm::{kvm, memory, vcpu};
 use serde_json::{Value, json};
 use shared_abi::board;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -71,9 +72,10 @@ impl Machine {
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<Ready, Error> {
         let memory = memory::map(config.memory)?;
         let entry = super::image::load(&memory, config)?;
-        let output = open_output(&config.console, config.console_rate, stop)?;
+        let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
+        let output = open_output(&config.console, config.console_rate, &reset)?;
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
-            devices(config, &memory, stop, &output)?;
+            devices(config, &memory, &reset, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
         let slots = models.len() as u32;
@@ -81,7 +83,6 @@ impl Machine {
         let line = |gsi| platform.lines.iter().find(|line| line.gsi() == gsi).cloned().ok_or(kvm::Error::NoLine(gsi));
         let serial = SerialPort::new(line(board::COM1_GSI)?, output.clone()).map_err(Error::system("create COM1"))?;
         let serial = Arc::new(serial);
-        let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let mut ports = Bus::default();
         ports.insert(board::COM1_PORT.into(), 8, serial.clone());
         ports.insert(board::EXIT_PORT.into(), 4, Arc::new(ExitPort::new(stop.clone())));
@@ -102,12 +103,9 @@ impl Machine {
         };
         // All that was named is as it must be: from here on something is made.
         let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
-        create(&config.console, &output)?;
-        if let (Some(console), Some(output)) = (&config.virtio_console, &virtio_output)
-            && *console != config.console
-        {
-            create(console, output)?;
-        }
+        let virtio = config.virtio_console.as_ref().zip(virtio_output.as_deref());
+        let consoles: Vec<_> = [(&config.console, &*output)].into_iter().chain(virtio).collect();
+        create(&consoles)?;
         let machine = Self {
             devices,
             output,
@@ -169,16 +167,48 @@ impl Controlled for Machine {
     }
 }
 
-/// Makes or empties a console's file.
-fn create(console: &config::Console, output: &Output) -> Result<(), Error> {
+/// Makes the consoles' files, and empties them only when all are there. Of those that were made none is left on a failure.
+fn create(consoles: &[(&config::Console, &Output)]) -> Result<(), Error> {
+    let all = |step: fn(&Output) -> io::Result<()>| {
+        consoles.iter().try_for_each(|(console, output)| step(output).map_err(|source| failed(console, source)))
+    };
+    all(Output::make).and_then(|()| all(Output::empty)).inspect_err(|_| {
+        consoles.iter().for_each(|(_, output)| output.unmake());
+    })
+}
+
+fn failed(console: &config::Console, source: io::Error) -> Error {
     match console {
-        config::Console::File(log) => {
-            output.create().map_err(|source| Error::Console { path: log.path.clone(), source })
-        }
-        config::Console::Stdio | config::Console::Control => Ok(()),
+        config::Console::File(log) => Error::Console { path: log.path.clone(), source },
+        config::Console::Stdio | config::Console::Control => Error::System { what: "open a console", source },
     }
 }
 
 pub(super) fn slot_address(slot: u32) -> u64 {
     board::VIRTIO_MMIO_BASE + u64::from(slot) * board::VIRTIO_MMIO_STRIDE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_file_that_cannot_be_made_leaves_the_others_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("gone")).unwrap();
+        std::fs::write(path("keep"), b"precious").unwrap();
+        let consoles = ["keep", "new", "gone/log"].map(|name| {
+            let log = config::LogFile { path: path(name), size: 4096, keep: 0 };
+            (config::Console::File(log.clone()), Output::file(&log).unwrap())
+        });
+        std::fs::remove_dir(path("gone")).unwrap();
+        let consoles: Vec<_> = consoles.iter().map(|(console, output)| (console, output)).collect();
+        let result = create(&consoles);
+        assert!(matches!(&result, Err(Error::Console { path: of, .. }) if *of == path("gone/log")), "{result:?}");
+        assert_eq!(std::fs::read(path("keep")).unwrap(), b"precious");
+        assert!(!path("new").exists());
+        create(&consoles[..2]).unwrap();
+        assert_eq!((std::fs::read(path("keep")).unwrap(), path("new").exists()), (Vec::new(), true));
+    }
 }

@@ -20,6 +20,7 @@ pub use machine::Machine;
 
 use crate::config::{Config, Console};
 use crate::devices::output::Output;
+use crate::devices::reset::ResetLine;
 use crate::status;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::net::passt;
@@ -144,13 +145,13 @@ pub fn farewell(outcome: &Outcome) -> Option<String> {
 }
 
 /// Opens a console's other end, and neither makes nor empties a file.
-fn open_output(console: &Console, rate: Option<u64>, stop: &Arc<Stop>) -> Result<Arc<Output>, Error> {
+fn open_output(console: &Console, rate: Option<u64>, reset: &Arc<ResetLine>) -> Result<Arc<Output>, Error> {
     let output = match console {
         Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
         Console::Control => Output::kept(),
         Console::File(log) => Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?,
     };
-    Ok(Arc::new(output.give_up_on(stop.clone()).at_rate(rate)))
+    Ok(Arc::new(output.give_up_on(reset.clone()).at_rate(rate)))
 }
 
 #[cfg(test)]

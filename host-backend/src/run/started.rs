@@ -106,8 +106,8 @@ impl Started {
         };
         let mut waits = Waits::new();
         self.wait_for_vcpus(&mut waits);
-        for (name, transport) in &self.machine.devices {
-            waits.add(name, "its request", REQUEST_GRACE, || transport.reset(Duration::ZERO));
+        for worker in &self.workers {
+            waits.add(worker.transport().name(), "its request", REQUEST_GRACE, || worker.has_reset());
         }
         let given_up = waits.finish(&mut tick);
         if stop.requested() {

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
 /// Event data that is no queue's number.
@@ -70,6 +71,16 @@ impl Worker {
     /// Whether the thread has ended. Interrupts the system call in which it may be.
     pub fn has_ended(&self) -> bool {
         threads::has_ended(&self.thread)
+    }
+
+    /// Resets the device as its driver would, and says whether it has let go of its request. If not, interrupts the system
+    /// call in which it may be.
+    pub fn has_reset(&self) -> bool {
+        let done = self.transport.reset(Duration::ZERO);
+        if !done {
+            threads::interrupt(&self.thread);
+        }
+        done
     }
 
     /// The device's slot.

@@ -20,13 +20,24 @@ impl Bucket {
 
     /// Takes tokens for bytes, and says how long to wait before they may go out.
     pub(super) fn take(&self, bytes: usize, now: Instant) -> Duration {
-        let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        let cost = self.cost(bytes);
         let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
         // Unused time is saved, but no more than a burst of it.
         let saved = now.checked_sub(BURST).unwrap_or(now);
         let paid = paid_until.map_or(saved, |at| at.max(saved)) + cost;
         *paid_until = Some(paid);
         paid.saturating_duration_since(now)
+    }
+
+    /// Takes back the cost of bytes that do not go out.
+    pub(super) fn give_back(&self, bytes: usize) {
+        let cost = self.cost(bytes);
+        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *paid_until = paid_until.and_then(|at| at.checked_sub(cost));
+    }
+
+    fn cost(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.rate as f64)
     }
 }
 
@@ -45,5 +56,8 @@ mod tests {
         let later = now + Duration::from_secs(100);
         assert_eq!(bucket.take(1000, later), Duration::ZERO);
         assert_eq!(bucket.take(1, later), Duration::from_millis(1));
+        bucket.take(1_000_000, later);
+        bucket.give_back(1_000_000);
+        assert_eq!(bucket.take(1, later), Duration::from_millis(2));
     }
 }

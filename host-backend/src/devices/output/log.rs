@@ -1,6 +1,7 @@
 //! A console's log: a file of bounded size that makes room by being renamed, as logrotate does it.
 
 use crate::config::LogFile;
+use crate::target;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -13,6 +14,8 @@ pub(super) struct Log {
     config: LogFile,
     /// None until the file is made.
     file: Option<File>,
+    /// The name of the file if it was not there before.
+    made: Option<PathBuf>,
     len: u64,
 }
 
@@ -50,8 +53,7 @@ pub(super) fn open(config: &LogFile) -> io::Result<Named> {
 
 /// Whether a file can be made there.
 fn check_folder(config: &LogFile) -> io::Result<()> {
-    let folder = config.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(std::path::Path::new("."));
+    let (folder, _) = target::new_file(&config.path)?;
     let name = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()))?;
     // SAFETY: `name` is a string with its NUL.
     if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } == 0 {
@@ -63,17 +65,34 @@ fn check_folder(config: &LogFile) -> io::Result<()> {
 
 impl Log {
     fn new(config: &LogFile, file: Option<File>) -> Self {
-        Self { config: config.clone(), file, len: 0 }
+        Self { config: config.clone(), file, made: None, len: 0 }
     }
 
-    /// Makes the file, or empties it.
-    pub(super) fn create(&mut self) -> io::Result<()> {
-        match &self.file {
-            Some(file) => file.set_len(0)?,
-            None => self.file = Some(make(&self.config.path)?),
+    /// Makes the file if it does not exist, and empties nothing.
+    pub(super) fn make(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let (folder, name) = target::new_file(&self.config.path)?;
+            let path = folder.join(name);
+            // Not one that somebody has put there meanwhile.
+            self.file = Some(OpenOptions::new().write(true).create_new(true).open(&path)?);
+            self.made = Some(path);
         }
-        self.len = 0;
         Ok(())
+    }
+
+    /// Removes the file if it was made here.
+    pub(super) fn unmake(&mut self) {
+        if let Some(path) = self.made.take() {
+            self.file = None;
+            // There is nobody to tell: what has failed before is the message.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Empties the file.
+    pub(super) fn empty(&mut self) -> io::Result<()> {
+        self.len = 0;
+        self.file.as_ref().map_or(Ok(()), |file| file.set_len(0))
     }
 
     /// Writes as much as can be, and returns how much that was.
@@ -137,7 +156,7 @@ mod tests {
         let config = LogFile { path: folder.path().join("log"), size, keep };
         match open(&config).unwrap() {
             Named::Log(mut log) => {
-                log.create().unwrap();
+                log.make().and_then(|()| log.empty()).unwrap();
                 log
             }
             Named::Stream(_) => panic!("a stream"),
@@ -187,6 +206,16 @@ mod tests {
         fs::write(&config.path, "precious").unwrap();
         open(&config).unwrap();
         assert_eq!(fs::read(&config.path).unwrap(), b"precious");
+        let Named::Log(mut present) = open(&config).unwrap() else { panic!("a stream") };
+        present.make().unwrap();
+        present.unmake();
+        assert_eq!(fs::read(&config.path).unwrap(), b"precious");
+        let other = LogFile { path: folder.path().join("other"), ..config.clone() };
+        let Named::Log(mut absent) = open(&other).unwrap() else { panic!("a stream") };
+        absent.make().unwrap();
+        assert!(other.path.exists());
+        absent.unmake();
+        assert!(!other.path.exists());
         let inside = LogFile { path: folder.path().join("none/log"), ..config };
         assert_eq!(open(&inside).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
