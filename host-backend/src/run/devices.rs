@@ -7,6 +7,7 @@ use crate::control::ControlConsole;
 use crate::devices::InputSink;
 use crate::devices::output::Output;
 use crate::devices::reset::ResetLine;
+use crate::stop::Stop;
 use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};
@@ -44,6 +45,7 @@ impl Models {
 pub(super) fn devices(
     config: &Config,
     memory: &GuestRam,
+    stop: &Arc<Stop>,
     reset: &Arc<ResetLine>,
     output: &Arc<Output>,
 ) -> Result<Models, Error> {

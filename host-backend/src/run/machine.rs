@@ -75,7 +75,7 @@ impl Machine {
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let output = open_output(&config.console, config.console_rate, &reset)?;
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
-            devices(config, &memory, &reset, &output)?;
+            devices(config, &memory, stop, &reset, &output)?;
 
         let kvm = kvm::open(&config.kvm)?;
         let slots = models.len() as u32;
