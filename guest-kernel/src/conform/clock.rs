@@ -112,6 +112,24 @@ fn rates_are_stable(_: &Lab) -> Verdict {
     holds(first.abs_diff(second) <= first / 100, "TSC nanoseconds in a second of the clock", first, second)
 }
 
+/// A counter and the clock at one moment. A hypervisor may be elsewhere between the two readings: then once more.
+fn together(read: impl Fn() -> u64) -> (u64, u64) {
+    const TRIES: u32 = 20;
+    const CLOSE: u64 = 100_000;
+    let once = || {
+        let (before, count, after) = (time::now(), read(), time::now());
+        (after - before, (count, before.midpoint(after)))
+    };
+    let mut best = once();
+    for _ in 1..TRIES {
+        if best.0 <= CLOSE {
+            break;
+        }
+        best = core::cmp::min_by_key(best, once(), |(apart, _)| *apart);
+    }
+    best.1
+}
+
 /// The timer's own rate cancels out: two halves of the same length count the same ticks.
 fn timer_and_clock_agree(lab: &Lab) -> Verdict {
     lab.has("the counter of the local APIC's timer")?;
@@ -120,7 +138,7 @@ fn timer_and_clock_agree(lab: &Lab) -> Verdict {
     let counting = time::Counting::start();
     let mut marks = [(0, 0); 3];
     for mark in &mut marks {
-        *mark = (u64::from(counting.ticks()), time::now());
+        *mark = together(|| counting.ticks().into());
         spin(50_000_000);
     }
     drop(counting);
