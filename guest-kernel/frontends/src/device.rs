@@ -195,7 +195,7 @@ impl<T: Transport> Device<T> {
         Ok(this)
     }
 
-    /// Tells the device the features.
+    /// Writes the negotiated features and checks that the device accepts them.
     fn agree(&mut self) -> Result<(), InitError> {
         self.transport.set_driver_features(self.features);
         self.transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK);
