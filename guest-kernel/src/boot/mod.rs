@@ -14,6 +14,7 @@
 pub mod info;
 mod memory;
 pub mod trampoline;
+mod unfit;
 mod xen;
 
 use core::arch::{global_asm, naked_asm};
@@ -127,6 +128,11 @@ global_asm!(
     "mov ebp, edx",
     "cmp dword ptr [ebx], {magic}",
     "jne 9f",
+    "mov edi, ebx",
+    "jmp check_cpu",
+    ".globl pvh_checked",
+    "pvh_checked:",
+    "mov ebx, edi",
     "mov edi, offset {high} - {base}",
     "jmp long_mode",
     // Not started by PVH: nothing is known, not even a console.
