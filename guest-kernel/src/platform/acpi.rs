@@ -227,6 +227,12 @@ pub fn search_bios() -> u64 {
     found.map_or(0, |index| BIOS.start + (index * ALIGNMENT) as u64)
 }
 
+/// What is read where nothing can be mapped: more than any table's structure.
+#[repr(C, align(16))]
+struct Zeroes([u8; 1024]);
+
+static NOTHING: Zeroes = Zeroes([0; 1024]);
+
 /// Reads tables by mapping them.
 #[derive(Clone)]
 pub struct Handler;
@@ -235,9 +241,12 @@ impl AcpiHandler for Handler {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
         // At least the structure: its reader takes it for whole, however short the table says that it is.
         let size = size.clamp(size_of::<T>(), TABLE_MAX.max(size_of::<T>()));
-        let mapped = crate::mm::paging::map_device(address as u64, size as u64).unwrap_or(0);
-        let start = NonNull::new(mapped as *mut T).expect("an ACPI table lies outside of the address space");
-        // SAFETY: mapped for ever, with that size.
+        const { assert!(size_of::<T>() <= size_of::<Zeroes>() && align_of::<T>() <= align_of::<Zeroes>()) };
+        let mapped = crate::mm::paging::map_device(address as u64, size as u64).map(|mapped| mapped as *mut T);
+        // The crate knows no failure here: a table that cannot be is one of zeroes, whose signature is none. A reader looks
+        // no further than the structure until it has seen signature and length.
+        let start = mapped.and_then(NonNull::new).unwrap_or(NonNull::from(&NOTHING).cast());
+        // SAFETY: mapped for ever, with that size, or as the last comment says.
         unsafe { PhysicalMapping::new(address, start, size, size, Self) }
     }
 

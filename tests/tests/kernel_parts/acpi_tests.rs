@@ -250,3 +250,21 @@ fn an_hpet_is_where_its_table_says_and_in_memory_only() {
     assert_eq!(found(0, 0, 56), None);
     assert_eq!(found(0, 0xfed0_0000, 40), None, "too short");
 }
+
+#[test]
+fn tables_outside_of_the_address_space_are_none() {
+    let mut memory = mcfg(&[entry(0xb000_0000, 0, 0, 255)]);
+    for (at, len, checksum) in [(XSDT + HEADER, HEADER + 8, XSDT + 9), (RSDP + 24, 36, RSDP + 32)] {
+        memory[at..at + 8].copy_from_slice(&(u64::MAX - 0xfff).to_le_bytes());
+        seal(&mut memory, if at == RSDP + 24 { RSDP } else { XSDT }, len, checksum);
+        assert_eq!(told(&memory), [], "the address at {at:#x}");
+    }
+    init(1 << 60);
+    assert_eq!(ecam(), []);
+    let mut memory = fadt_memory(116);
+    memory[TABLE + at::DSDT..TABLE + at::DSDT + 4].fill(0);
+    seal(&mut memory, TABLE, 116, TABLE + 9);
+    BASE.set(memory.as_ptr().addr());
+    init(RSDP as u64);
+    assert_eq!(bytecode(), None, "a DSDT at 0");
+}
