@@ -25,17 +25,18 @@ pub fn virtio_mmio(aml: &[u8]) -> (Vec<Slot>, usize) {
     (slots, unread)
 }
 
-/// The first element of the package that the first object of a name is, if that is a number of a byte.
+/// The first two elements of the package that the first object of a name is, those that are numbers of a byte.
 ///
 /// The name is looked for anywhere: what it takes running to pass over may stand before it.
-pub fn first_of_package(aml: &[u8], name: &[u8; 4]) -> Option<u8> {
+pub fn start_of_package(aml: &[u8], name: &[u8; 4]) -> Option<[Option<u8>; 2]> {
     let at = find(aml, name)?;
     let Object::Package(elements) = Terms(&aml[at + name.len()..]).object()? else { return None };
     // Their number comes first.
-    match Terms(elements.get(1..)?).object()? {
+    let mut elements = Terms(elements.get(1..)?);
+    Some(core::array::from_fn(|_| match elements.object()? {
         Object::Integer(value) => value.try_into().ok(),
         _ => None,
-    }
+    }))
 }
 
 /// Where a name first stands. Most steps pass over four bytes (Horspool's search): a DSDT has thousands, and each boot looks.

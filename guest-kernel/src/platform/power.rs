@@ -16,8 +16,8 @@ use spin::Once;
 #[derive(Debug, Default)]
 struct Switches {
     on_board: bool,
-    /// The PM1a control port, and what to write there for state S5.
-    soft_off: Option<(u16, u16)>,
+    /// The PM1a and PM1b control ports, and what to write there for state S5. Most machines have the first alone.
+    soft_off: [Option<(u16, u16)>; 2],
     /// The sleep control register of hardware-reduced ACPI, and what to write there for state S5.
     sleep: Option<Write>,
     /// ACPI's reset register, and what to write there.
@@ -43,6 +43,8 @@ enum Register {
 static SWITCHES: Once<Switches> = Once::new();
 /// The machine is being ended: a fault on the way must not begin again.
 static ENDING: AtomicBool = AtomicBool::new(false);
+/// The shell asked for a fault on the way.
+static FAULT: AtomicBool = AtomicBool::new(false);
 
 /// How the kernel ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +59,14 @@ pub enum Ending {
 pub fn init(on_board: bool, has_legacy_chips: bool) {
     SWITCHES.call_once(|| match acpi::fadt().filter(|_| !on_board) {
         Some(fadt) => {
-            let sleep_type = s5_sleep_type(&fadt);
+            let [sleep_type, sleep_type_b] = s5_sleep_types(&fadt);
             Switches {
                 on_board,
                 has_legacy_chips,
-                soft_off: sleep_type.and_then(|kind| soft_off(&fadt, kind)),
+                soft_off: [
+                    sleep_type.and_then(|kind| soft_off(fadt.pm1a_control_block().ok(), kind)),
+                    sleep_type_b.and_then(|kind| soft_off(fadt.pm1b_control_block().ok().flatten(), kind)),
+                ],
                 sleep: sleep_type.and_then(|kind| sleep(&fadt, kind)),
                 reset: reset(&fadt),
             }
@@ -70,11 +75,20 @@ pub fn init(on_board: bool, has_legacy_chips: bool) {
     });
 }
 
+/// Ends the machine with a panic on the way, which must be the last.
+pub fn end_with_a_fault() -> ! {
+    FAULT.store(true, Relaxed);
+    end(Ending::Panic)
+}
+
 /// Ends the machine.
 pub fn end(ending: Ending) -> ! {
     pvops::irq::disable();
     if ENDING.swap(true, Relaxed) {
         pvops::cpu::triple_fault();
+    }
+    if FAULT.load(Relaxed) {
+        panic!("asked for in the shell, while the machine is ended");
     }
     crate::console::drain();
     if ending == Ending::Panic {
@@ -88,11 +102,13 @@ pub fn end(ending: Ending) -> ! {
         unsafe { port::write_u32(EXIT_PORT, code) };
     }
     if ending == Ending::Off {
-        pvops::vmm::power_off(switches.soft_off.map(|(_, value)| value));
+        pvops::vmm::power_off(switches.soft_off[0].map(|(_, value)| value));
     }
-    if let Some((control, value)) = switches.soft_off {
+    for (control, value) in switches.soft_off.into_iter().flatten() {
         // SAFETY: ACPI says that this is how to switch off.
         unsafe { port::write_u16(control, value) };
+    }
+    if switches.soft_off[0].is_some() {
         give_a_moment();
     }
     switches.sleep.into_iter().for_each(Write::perform);
@@ -164,14 +180,14 @@ fn sleep(fadt: &Fadt, kind: u8) -> Option<Write> {
 }
 
 /// ACPI 6.5, section 4.8.3.2.1, "PM1 Control Registers".
-fn soft_off(fadt: &Fadt, kind: u8) -> Option<(u16, u16)> {
+fn soft_off(block: Option<GenericAddress>, kind: u8) -> Option<(u16, u16)> {
     const SLEEP_ENABLE: u16 = 1 << 13;
-    let block = fadt.pm1a_control_block().ok().filter(|block| block.address_space == AddressSpace::SystemIo)?;
+    let block = block.filter(|block| block.address_space == AddressSpace::SystemIo)?;
     let control = u16::try_from(block.address).ok().filter(|&port| port != 0)?;
     Some((control, SLEEP_ENABLE | u16::from(kind & 7) << 10))
 }
 
-/// SLP_TYPa out of `Name (_S5_, Package () {SLP_TYPa, ...})`.
-fn s5_sleep_type(fadt: &Fadt) -> Option<u8> {
-    aml::first_of_package(acpi::bytecode_of(fadt)?, b"_S5_")
+/// SLP_TYPa and SLP_TYPb out of `Name (_S5_, Package () {SLP_TYPa, SLP_TYPb, ...})`.
+fn s5_sleep_types(fadt: &Fadt) -> [Option<u8>; 2] {
+    acpi::bytecode_of(fadt).and_then(|aml| aml::start_of_package(aml, b"_S5_")).unwrap_or_default()
 }

@@ -73,11 +73,12 @@ pub(super) const COMMANDS: &[Command] = &[
     command("checks", &[], &[("", "the kernel's checks of itself")]),
     command(
         "panic",
-        &["fault", "lock", "stack"],
+        &["fault", "lock", "stack", "twice"],
         &[
             ("", "fails on purpose, and shows the report"),
             ("fault", "the same by a page fault"),
             ("stack", "the same by a stack overflow"),
+            ("twice", "the same while the machine is being ended"),
             ("lock NAME", "the same while a lock is held: console, frames, heap, tables, vectors"),
         ],
     ),
@@ -173,6 +174,7 @@ fn fail(how: Option<&str>, lock: Option<&str>) -> Result<(), Failed> {
             unsafe { (0xdead_beef_usize as *mut u8).write_volatile(0) };
             Ok(())
         }
+        (Some("twice"), _) => power::end_with_a_fault(),
         (Some("stack"), _) => Err(alloc::format!("the stack is {} levels deep", overflow(0))),
         (Some("lock"), Some("console")) => console::hold(now),
         (Some("lock"), Some("frames")) => {

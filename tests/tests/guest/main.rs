@@ -106,6 +106,17 @@ fn a_panic_under_each_lock_is_reported_and_ends_the_machine() {
 }
 
 #[test]
+fn a_panic_while_the_machine_is_ended_is_the_last() {
+    let Some(mut guest) = guest("a panic at the end", 64) else { return };
+    guest.type_line("panic twice");
+    guest.expect("asked for in the shell, while the machine is ended");
+    // What comes after the report is the machine's end and not the next report.
+    guest.expect("guest_kernel::kernel_main");
+    assert!(guest.running.expect("panicked", PATIENCE).is_err());
+    guest.end();
+}
+
+#[test]
 fn a_command_says_what_it_does_not_know_and_does_nothing() {
     let Some(mut guest) = guest("unknown words", 64) else { return };
     for (line, answer) in [

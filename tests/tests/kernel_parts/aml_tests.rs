@@ -1,6 +1,6 @@
 //! Declarations in bytecode: as QEMU's microvm and Firecracker make them, and any bytes.
 
-use crate::platform::aml::{first_of_package, virtio_mmio};
+use crate::platform::aml::{start_of_package, virtio_mmio};
 use crate::platform::mmio::Slot;
 use proptest::prelude::*;
 use pvops::event::Trigger;
@@ -108,15 +108,17 @@ fn other_kinds_of_descriptors_are_read_and_what_is_not_constant_is_counted() {
 }
 
 #[test]
-fn the_first_element_of_a_package_is_found_by_its_name_whatever_stands_before() {
-    let s5 = |package: &[u8]| first_of_package(&[b"\xff\x70\x99\x08_S5_".as_slice(), package].concat(), b"_S5_");
-    assert_eq!(s5(b"\x12\x06\x04\x0a\x05\x00\x00"), Some(5));
-    assert_eq!(s5(b"\x12\x06\x04\x00\x00\x00\x00"), Some(0));
-    assert_eq!(s5(b"\x12\x46\x00\x04\x01\x00\x00"), Some(1), "a length of two bytes");
-    assert_eq!(s5(b"\x12\x02\x00"), None, "no element");
-    assert_eq!(s5(b"\x12\x06\x04\xff\x00\x00\x00"), None, "all ones");
+fn the_first_elements_of_a_package_are_found_by_its_name_whatever_stands_before() {
+    let s5 = |package: &[u8]| start_of_package(&[b"\xff\x70\x99\x08_S5_".as_slice(), package].concat(), b"_S5_");
+    assert_eq!(s5(b"\x12\x06\x04\x0a\x05\x00\x00"), Some([Some(5), Some(0)]));
+    assert_eq!(s5(b"\x12\x06\x04\x00\x00\x00\x00"), Some([Some(0), Some(0)]));
+    assert_eq!(s5(b"\x12\x46\x00\x04\x01\x00\x00"), Some([Some(1), Some(0)]), "a length of two bytes");
+    assert_eq!(s5(b"\x12\x02\x00"), Some([None, None]), "no element");
+    assert_eq!(s5(b"\x12\x06\x04\x0a\x05\x0a\x06\x00"), Some([Some(5), Some(6)]));
+    assert_eq!(s5(b"\x12\x04\x01\x0a\x05"), Some([Some(5), None]), "one element");
+    assert_eq!(s5(b"\x12\x06\x04\xff\x00\x00\x00"), Some([None, Some(0)]), "all ones");
     assert_eq!(s5(b"\x0a\x05"), None, "no package");
-    assert_eq!(first_of_package(b"\x12\x06", b"_S5_"), None, "no such name");
+    assert_eq!(start_of_package(b"\x12\x06", b"_S5_"), None, "no such name");
 }
 
 /// Scopes in scopes, with the device in the innermost.
@@ -136,7 +138,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let (slots, _) = virtio_mmio(&bytes);
-        let _ = first_of_package(&[b"_S5_", bytes.as_slice()].concat(), b"_S5_");
+        let _ = start_of_package(&[b"_S5_", bytes.as_slice()].concat(), b"_S5_");
         prop_assert!(slots.len() <= bytes.len() / 20);
     }
 
