@@ -134,7 +134,7 @@ impl KernelBalloon {
     /// The balloon of the hypervisor, where it has one.
     pub fn of_hypervisor() -> Option<Self> {
         let kind = Kind::Reservation(Reservation::new());
-        pvops::mmu::reservation().map(|_| Self { driver: RefCell::new(kind), wanted: Event::new() })
+        pvops::memory::reservation().map(|_| Self { driver: RefCell::new(kind), wanted: Event::new() })
     }
 
     /// Sets how many pages the balloon is to have; false where that is for the host to say.

@@ -144,7 +144,7 @@ fn text_refuses_writes(_: &Summary) -> Result<(), String> {
 }
 
 fn patched_table_refuses_writes(_: &Summary) -> Result<(), String> {
-    let table = pvops::table::live_table();
+    let table = pvops::live_table();
     if write_faults(table) { Ok(()) } else { Err(format!("a write to {table:#x} went through")) }
 }
 

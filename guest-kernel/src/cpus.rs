@@ -130,7 +130,7 @@ impl fmt::Display for Modes {
         if self.protections.is_empty() {
             f.write_str("no protections")?;
         }
-        if pvops::event::is_x2apic() { f.write_str("; x2APIC") } else { Ok(()) }
+        if pvops::worlds::native::apic::local::is_x2apic() { f.write_str("; x2APIC") } else { Ok(()) }
     }
 }
 
@@ -190,7 +190,8 @@ extern "sysv64" fn enter(cpu: usize) -> ! {
     let cpu = unsafe { &*(cpu as *const Cpu) };
     // SAFETY: taken once, by the CPU that they are for; from `Box::leak`.
     unsafe { (*cpu.tables.swap(core::ptr::null_mut(), Ordering::AcqRel)).load() };
-    pvops::event::open_this_cpu(cpu.slot);
+    // SAFETY: each CPU has a slot of its own, and its handlers were just loaded.
+    unsafe { smp::enter(cpu.slot) };
     pvops::cpu::protect();
     cpu.online.store(true, Ordering::Release);
     loop {

@@ -126,7 +126,7 @@ fn enter_world(found: &Surroundings) {
     let backend = found.world.backend();
     WORLD.call_once(|| found.world);
     // SAFETY: the world is the one that was found, and there is one CPU.
-    unsafe { pvops::table::install(backend) };
+    unsafe { pvops::install(backend) };
     println!("ringside {}: world {}, hypervisor {}", env!("CARGO_PKG_VERSION"), backend.name, found.hypervisor());
 }
 
@@ -157,7 +157,7 @@ fn init_interrupts(found: &Surroundings, cmdline: Cmdline) {
     if cmdline.has("x2apic") {
         if cpus::offers_x2apic() {
             // SAFETY: interrupts are off, and the local APIC is not in use yet.
-            unsafe { pvops::event::switch_to_x2apic() };
+            unsafe { pvops::worlds::native::apic::local::switch_to_x2apic() };
         } else {
             log::warn!("x2apic: this CPU has no such mode");
         }
@@ -170,7 +170,7 @@ fn init_interrupts(found: &Surroundings, cmdline: Cmdline) {
     println!("cpu: {}", cpus::Modes { protections: pvops::cpu::protect() });
     if found.kvm.contains(Features::PV_EOI) {
         // SAFETY: the feature is there, and pvops is part of the image.
-        unsafe { pvops::kvm::start_eoi(mm::image::physical) };
+        unsafe { pvops::worlds::kvm::start_eoi(mm::image::physical) };
     }
     let (name, (line, trigger)) = match found.console {
         Console::Serial => ("serial", routing.isa(board::COM1_GSI as u8)),
@@ -230,7 +230,7 @@ fn report_ready() {
     let ticks = pvops::time::tsc() - entry - task::idle_time().ticks;
     let sites = patches().sites();
     let mut calls = alloc::string::String::new();
-    for (_, name, count) in pvops::vmm::hypercalls() {
+    for (_, name, count) in pvops::worlds::xen::hypercall::named_counts() {
         let _ = core::fmt::Write::write_fmt(&mut calls, format_args!(" {name} {count}"));
     }
     if !calls.is_empty() {

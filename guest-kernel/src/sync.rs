@@ -38,7 +38,7 @@ impl<T> Lock<T> {
 /// The lock is held as long as this lives.
 pub struct Guard<'a, T> {
     value: core::mem::ManuallyDrop<spin::mutex::SpinMutexGuard<'a, T>>,
-    flags: pvops::table::Flags,
+    flags: pvops::types::Flags,
 }
 
 impl<T> Deref for Guard<'_, T> {

@@ -11,8 +11,11 @@ use calibrate::{Measured, Reference, Stamp};
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::fmt;
 use pvops::detect::Surroundings;
-use pvops::kvm;
-use pvops::time::{self, Counting, Scale};
+use pvops::scale::Scale;
+use pvops::time;
+use pvops::worlds::native::apic::{self, Counting};
+use pvops::worlds::native::tsc;
+use pvops::worlds::pvclock;
 use reference::Found;
 use shared_abi::kvm::Features;
 
@@ -69,14 +72,14 @@ const UNKNOWN: &str = "a guess: nothing to measure against";
 
 /// Sets clock and timer up. The interrupt chips are ready.
 pub fn init(found: &Surroundings) -> Sources {
-    if let Some(scale) = kvm::scale_in_use() {
-        time::set_tsc_scale(scale);
+    if let Some(scale) = pvclock::scale_in_use() {
+        tsc::set_scale(scale);
         let tsc = (scale.hz_of_nanoseconds(), "from the hypervisor's clock");
         return *SOURCES.call_once(|| Sources { clock: "xen", tsc, timer: Timer::Hypervisor });
     }
     let clock_scale = found.kvm.contains(Features::CLOCKSOURCE2).then(|| {
         // SAFETY: the feature is there; pvops is part of the image, and this is the first CPU.
-        unsafe { kvm::start_clock(crate::mm::image::physical, found.kvm) }
+        unsafe { pvclock::start_clock(crate::mm::image::physical, found.kvm) }
     });
     let clock = if clock_scale.is_some() { "kvm-clock" } else { "tsc" };
     let clock_scale = clock_scale.filter(|scale| scale.mul != 0);
@@ -92,11 +95,11 @@ pub fn init(found: &Surroundings) -> Sources {
     let by = measured.map(|(_, by)| by);
     let tsc = known.or(measured.map(|(measured, by)| (measured.tsc, by))).unwrap_or((FALLBACK_HZ, UNKNOWN));
     let timer = timer_known.or(measured.map(|(measured, by)| (measured.timer, by))).unwrap_or((FALLBACK_HZ, UNKNOWN));
-    time::set_tsc_scale(clock_scale.unwrap_or(Scale::new(tsc.0, 1_000_000_000)));
+    tsc::set_scale(clock_scale.unwrap_or(Scale::new(tsc.0, 1_000_000_000)));
     if has_deadline {
-        time::use_tsc_deadline(tsc.0);
+        apic::use_tsc_deadline(tsc.0);
     } else {
-        time::set_timer_hz(timer.0);
+        apic::set_timer_hz(timer.0);
     }
     if known.is_none() && by.is_none() {
         log::warn!("time: neither CPUID, HPET, ACPI nor a PIT gives the TSC's frequency: times are wrong, but pass");
@@ -155,12 +158,12 @@ pub async fn refine() {
         let last = (reference.read(), time::tsc());
         // Other tasks may have kept this one from looking in time.
         let Some(tsc) = calibrate::refine(&reference, measured.tsc, [first, last]) else { continue };
-        time::set_tsc_scale(Scale::new(tsc.max(1), 1_000_000_000));
-        if time::uses_tsc_deadline() {
-            time::use_tsc_deadline(tsc);
+        tsc::set_scale(Scale::new(tsc.max(1), 1_000_000_000));
+        if apic::uses_tsc_deadline() {
+            apic::use_tsc_deadline(tsc);
         } else {
             // Both were measured in the same window, so their ratio was right.
-            time::set_timer_hz((u128::from(measured.timer) * u128::from(tsc) / u128::from(measured.tsc)) as u64);
+            apic::set_timer_hz((u128::from(measured.timer) * u128::from(tsc) / u128::from(measured.tsc)) as u64);
         }
         return;
     }

@@ -186,7 +186,7 @@ async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
             return Err(Ended::Skip("nobody sets the balloon's target".to_string()));
         }
     }
-    let before = pvops::mmu::reservation();
+    let before = pvops::memory::reservation();
     let held = balloon.actual();
     let reached = patiently(|| match balloon.state() {
         State::Broken(why) => Some(Err(why.to_string())),
@@ -201,7 +201,7 @@ async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
             return Err(Ended::Failure(format!("target {target}, actual {actual} pages, wanted {pages}")));
         }
     }
-    if let (Some(before), Some(after)) = (before, pvops::mmu::reservation())
+    if let (Some(before), Some(after)) = (before, pvops::memory::reservation())
         && before + u64::from(held) != after + u64::from(balloon.actual())
     {
         let moved = i64::from(balloon.actual()) - i64::from(held);

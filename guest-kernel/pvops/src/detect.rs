@@ -21,10 +21,10 @@ impl World {
     /// Its backend.
     pub fn backend(self) -> &'static Backend {
         match self {
-            Self::Native => &crate::native::BACKEND,
-            Self::Kvm => &crate::kvm::BACKEND,
+            Self::Native => &crate::worlds::native::BACKEND,
+            Self::Kvm => &crate::worlds::kvm::BACKEND,
             #[cfg(target_os = "none")]
-            Self::Xen => &crate::xen::BACKEND,
+            Self::Xen => &crate::worlds::xen::BACKEND,
         }
     }
 }
@@ -85,7 +85,7 @@ pub fn on_xen() -> Surroundings {
         tsc_khz: None,
         apic_khz: None,
         board_slots: None,
-        console: Console::Hypervisor { line: crate::xen::event::CONSOLE_LINE },
+        console: Console::Hypervisor { line: crate::worlds::xen::event::CONSOLE_LINE },
         has_legacy_chips: false,
         has_bios: true,
     }

@@ -1,34 +1,44 @@
 //! The paravirtual operations: everything that a kernel does differently in different worlds, behind one table.
 //!
-//! [`table`] is the table, [`site`] the call sites, [`patch`] the patcher that rewrites them at boot, and each world
-//! is a sibling file that fills the table ([`native`], [`kvm`], `xen`). The kernel calls the wrappers in [`irq`], [`cpu`],
-//! [`mmu`], [`event`], [`time`], [`smp`] and [`vmm`], and never asks where it runs. Instructions that every world executes alike
-//! are in [`port`] and [`cpu`]. This crate is the only place with privileged instructions.
+//! [`table`] is the table, [`site`] the call sites, [`patch`] the patcher that rewrites them at boot. Each of [`worlds`] fills the
+//! table. The kernel calls the wrappers in [`ops`], and never asks where it runs; what each CPU has of its own is in
+//! [`percpu`]. Instructions that every world executes alike are in [`port`] and [`cpu`]. This crate is the only place with
+//! privileged instructions.
 #![cfg_attr(not(test), no_std)]
 
-mod apic;
-pub mod cpu;
 pub mod detect;
-pub mod event;
-pub mod irq;
-pub mod kvm;
-pub mod mmu;
-pub mod native;
+pub mod ops;
 pub mod patch;
 pub mod percpu;
 pub mod port;
+pub mod scale;
 pub mod site;
-pub mod smp;
-mod startup;
 pub mod table;
 mod template;
-pub mod time;
-pub mod vmm;
-#[cfg(target_os = "none")]
-pub mod xen;
+pub mod types;
+pub mod worlds;
 
 pub use detect::World;
+pub use ops::{cpu, event, irq, memory, mmu, smp, time, vmm};
 pub use table::{Backend, Op, Ops};
+
+/// The live table, which unpatched sites call through. Set once, by [`install`].
+#[unsafe(link_section = ".data.ro_after_init")]
+pub(crate) static mut LIVE: Ops = worlds::native::OPS;
+
+/// Makes a world's table the live one.
+///
+/// # Safety
+/// The world must be the one that the CPU is in, and no other CPU may be running.
+pub unsafe fn install(backend: &Backend) {
+    // SAFETY: single CPU per the contract; sites read the table one aligned word at a time.
+    unsafe { (&raw mut LIVE).write(backend.ops) };
+}
+
+/// Address of the live table.
+pub fn live_table() -> usize {
+    (&raw const LIVE).addr()
+}
 
 #[cfg(test)]
 mod tests;

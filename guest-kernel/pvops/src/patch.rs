@@ -3,8 +3,9 @@
 //! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks what stands there and writes through a
 //! [`Text`], which knows how to write to code without ever having it writable and executable at once.
 
+use crate::live_table;
 use crate::site::{Code, INDIRECT_CALL_LEN, SITE_LEN, SITE_MAX, Site, len_of};
-use crate::table::{Backend, Op, live_table};
+use crate::table::{Backend, Op};
 use core::fmt;
 
 /// Bytes of `call rel32`.
@@ -213,7 +214,7 @@ pub trait Text {
 
     /// Called after the last write and before any patched site runs: makes this CPU fetch what was written. Code that was
     /// written through another linear address needs a serializing instruction (Intel SDM volume 3, "Handling Self- and
-    /// Cross-Modifying Code"): [`cpu::serialize`](crate::cpu::serialize).
+    /// Cross-Modifying Code"): [`cpu::serialize`](crate::ops::cpu::serialize).
     fn synchronize(&mut self);
 }
 

@@ -1,11 +1,24 @@
-//! What each CPU has of its own in the native worlds.
+//! What each CPU has of its own, in every world.
 //!
-//! **The GS base of every CPU is this crate's** in the worlds `native` and `kvm`, from
-//! [`event::open_this_cpu`](crate::event::open_this_cpu) on (which [`event::start`](crate::event::start) calls for the first
-//! CPU): it points to the CPU's block, and [`smp::cpu`](crate::smp::cpu) and the end of interrupts read it there. A kernel that
-//! uses `pvops` must not load another base while it runs in ring 0. The world `xen` leaves GS alone.
+//! **The GS base of every CPU is this crate's**, from [`smp::enter`](crate::ops::smp::enter) on (which
+//! [`event::start`](crate::ops::event::start) calls for the first CPU): it points to the CPU's block, and
+//! [`smp::cpu`](crate::ops::smp::cpu), the end of interrupts and [`PerCpu`] read it there. A kernel that uses `pvops` must not
+//! load another base while it runs its own code. Before that, code runs on the first CPU.
+//!
+//! A kernel puts its own state that each CPU needs into a [`PerCpu`]:
+//!
+//! ```
+//! use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+//! use pvops::{per_cpu, percpu::PerCpu};
+//!
+//! static INTERRUPTS: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(0));
+//!
+//! INTERRUPTS.get().fetch_add(1, Relaxed);
+//! let total: u64 = INTERRUPTS.all().map(|count| count.load(Relaxed)).sum();
+//! assert_eq!(total, 1);
+//! ```
 
-use crate::cpu::{self, Segment};
+use crate::ops::cpu::{self, Segment};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,19 +26,58 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// CPUs with a block.
 pub const CPUS: usize = 8;
 
+/// A value for each CPU, each in cache lines of its own. Made by [`per_cpu!`](crate::per_cpu).
+#[derive(Debug)]
+pub struct PerCpu<T>([Aligned<T>; CPUS]);
+
+/// A value in cache lines of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Aligned<T>(pub T);
+
+/// A [`PerCpu`](crate::percpu::PerCpu) whose values are all the same constant expression at first.
+#[macro_export]
+macro_rules! per_cpu {
+    ($value:expr) => {
+        $crate::percpu::PerCpu::new([const { $crate::percpu::Aligned($value) }; $crate::percpu::CPUS])
+    };
+}
+
+impl<T> PerCpu<T> {
+    /// A value for each slot.
+    pub const fn new(values: [Aligned<T>; CPUS]) -> Self {
+        Self(values)
+    }
+
+    /// This CPU's. Code that may go on on another CPU must not keep it.
+    pub fn get(&self) -> &T {
+        &self.0[slot()].0
+    }
+
+    /// The value of the CPU with a slot, if there can be one.
+    pub fn of(&self, slot: usize) -> Option<&T> {
+        self.0.get(slot).map(|Aligned(value)| value)
+    }
+
+    /// All values, by slot.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|Aligned(value)| value)
+    }
+}
+
 /// A CPU's block.
 #[repr(C, align(64))]
-pub(crate) struct PerCpu {
+pub(crate) struct Block {
     /// Bit 0: the host lets the interrupt in service end by clearing it. Host and guest write it, never at the same time.
     pub(crate) eoi: u32,
-    /// Local APIC id.
+    /// Number of the CPU: its local APIC id in the native worlds.
     id: u32,
     /// Interrupts that ended by `eoi`.
     pub(crate) ends_saved: u64,
     slot: u64,
 }
 
-static mut BLOCKS: [PerCpu; CPUS] = [const { PerCpu { eoi: 0, id: 0, ends_saved: 0, slot: 0 } }; CPUS];
+static mut BLOCKS: [Block; CPUS] = [const { Block { eoi: 0, id: 0, ends_saved: 0, slot: 0 } }; CPUS];
 /// GS points to a block, on the first CPU at least: each other has its own before it runs anything of the kernel's.
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
@@ -37,7 +89,7 @@ pub(crate) fn enter(slot: usize, id: u32) {
     assert!(slot < CPUS, "there are {CPUS} per-CPU blocks");
     // SAFETY: inside of the array; the block is this CPU's, and nothing reads it before GS points there.
     let block = unsafe {
-        let block = (&raw mut BLOCKS).cast::<PerCpu>().add(slot);
+        let block = (&raw mut BLOCKS).cast::<Block>().add(slot);
         (&raw mut (*block).id).write(id);
         (&raw mut (*block).slot).write(slot as u64);
         block
@@ -47,7 +99,7 @@ pub(crate) fn enter(slot: usize, id: u32) {
     ENTERED.store(true, Relaxed);
 }
 
-/// Local APIC id of this CPU, without asking the hardware; 0 before [`enter`].
+/// Number of this CPU, without asking the hardware; 0 before [`enter`].
 #[unsafe(naked)]
 pub(crate) unsafe extern "sysv64" fn id() -> u32 {
     naked_asm!(
@@ -57,19 +109,20 @@ pub(crate) unsafe extern "sysv64" fn id() -> u32 {
         "mov eax, gs:[{id}]",
         "2: ret",
         entered = sym ENTERED,
-        id = const offset_of!(PerCpu, id),
+        id = const offset_of!(Block, id),
     )
 }
 
-/// Slot of this CPU; 0 before [`enter`], and in a world that does without blocks.
-pub(crate) fn slot() -> usize {
+/// Slot of this CPU, below [`CPUS`]; 0 before it has entered.
+#[inline]
+pub fn slot() -> usize {
     if !ENTERED.load(Relaxed) {
         return 0;
     }
     let slot: usize;
     // SAFETY: GS points to this CPU's block.
     unsafe {
-        core::arch::asm!("mov {}, gs:[{field}]", out(reg) slot, field = const offset_of!(PerCpu, slot),
+        core::arch::asm!("mov {}, gs:[{field}]", out(reg) slot, field = const offset_of!(Block, slot),
             options(nostack, readonly, preserves_flags));
     }
     slot
@@ -77,13 +130,13 @@ pub(crate) fn slot() -> usize {
 
 /// The first CPU's word.
 pub(crate) fn eoi_word() -> *const u32 {
-    (&raw const BLOCKS).cast::<PerCpu>().cast()
+    (&raw const BLOCKS).cast::<Block>().cast()
 }
 
 /// The first CPU's count.
 pub(crate) fn ends_saved() -> u64 {
     // SAFETY: interrupt handlers of the same CPU write it with one instruction, hence volatile.
-    unsafe { (&raw const (*(&raw const BLOCKS).cast::<PerCpu>()).ends_saved).read_volatile() }
+    unsafe { (&raw const (*(&raw const BLOCKS).cast::<Block>()).ends_saved).read_volatile() }
 }
 
 #[cfg(test)]
@@ -97,7 +150,7 @@ mod tests {
         std::thread::spawn(|| {
             // SAFETY: no block is entered yet, so nothing is read by GS.
             assert_eq!((unsafe { id() }, slot()), (0, 0));
-            let block = PerCpu { eoi: 0, id: 0x12345, ends_saved: 0, slot: 7 };
+            let block = Block { eoi: 0, id: 0x12345, ends_saved: 0, slot: 7 };
             // SAFETY: sets the base of an unused segment register.
             assert_eq!(unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, &raw const block) }, 0);
             ENTERED.store(true, Relaxed);

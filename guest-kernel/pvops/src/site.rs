@@ -155,7 +155,7 @@ macro_rules! site {
             ".byte {len}, {clobbers}",
             ".popsection",
             $($line,)*
-            table = sym $crate::table::LIVE,
+            table = sym $crate::LIVE,
             slot = const core::mem::offset_of!($crate::table::Ops, $group.$op),
             op = const $crate::table::op::$group::$op.index(),
             pad = const $crate::site::len_of($crate::table::op::$group::$op) - $crate::site::INDIRECT_CALL_LEN,

@@ -4,10 +4,8 @@
 //! operation leaves the field `None`: the patcher refuses such a site, and an unpatched call of it traps.
 
 use crate::template::Template;
+use crate::types::{Chips, Flags, MapRegisters, Start};
 use core::mem::{offset_of, size_of};
-
-/// A mask or pending state of interrupts as `save` returns it; only meaningful to `restore`.
-pub type Flags = usize;
 
 macro_rules! groups {
     ($($(#[$gdoc:meta])* $group:ident: $Group:ident {
@@ -118,6 +116,9 @@ groups! {
         release_table: fn(pfn: u64, level: u32);
         /// 1 where entries of level 2 may map large pages.
         large_pages: fn() -> u64;
+    }
+    /// Memory that the hypervisor takes and gives, and memory that devices reach.
+    memory: MemoryOps {
         /// Makes a block of `2^order` free frames one that devices see as contiguous; returns the address that they use, 0
         /// if that cannot be done.
         machine_block: fn(pfn: u64, order: u32) -> u64;
@@ -131,8 +132,8 @@ groups! {
     /// Interrupt lines.
     event: EventOps {
         /// Takes the interrupt controllers over, with all lines masked; 0 when that worked.
-        start: fn(map: crate::event::MapRegisters, chips: *const crate::event::Chips<'static>) -> u64;
-        /// Connects a line to a vector, signalling by a [`Trigger`](crate::event::Trigger). Leaves it masked. 1 when that
+        start: fn(map: MapRegisters, chips: *const Chips<'static>) -> u64;
+        /// Connects a line to a vector, signalling by a [`Trigger`](crate::types::Trigger). Leaves it masked. 1 when that
         /// worked.
         bind: fn(line: u32, vector: u32, trigger: u32) -> u64;
         /// Connects an entry of a PCI function's MSI-X table to a vector. Returns what is to be written there: address
@@ -156,10 +157,12 @@ groups! {
     smp: SmpOps {
         /// Number of this CPU.
         cpu: fn() -> u32;
+        /// Gives this CPU its block, its clock and its interrupts, by its slot.
+        enter: fn(slot: u64);
         /// Tells the CPU that this is a spin loop.
         relax: fn();
-        /// Starts another CPU at a [`Start`](crate::smp::Start); returns 0 when that was asked for, whatever comes of it.
-        start_cpu: fn(cpu: u32, start: *const crate::smp::Start) -> u64;
+        /// Starts another CPU at a [`Start`]; returns 0 when that was asked for, whatever comes of it.
+        start_cpu: fn(cpu: u32, start: *const Start) -> u64;
         /// Raises a vector on another CPU.
         send_ipi: fn(cpu: u32, vector: u32);
     }
@@ -236,22 +239,4 @@ impl Backend {
     }
 }
 
-/// The live table, which unpatched sites call through. Set once, by [`install`].
-#[unsafe(link_section = ".data.ro_after_init")]
-pub(crate) static mut LIVE: Ops = crate::native::OPS;
-
 const _: () = assert!(offset_of!(Ops, irq) == 0);
-
-/// Makes a world's table the live one.
-///
-/// # Safety
-/// The world must be the one that the CPU is in, and no other CPU may be running.
-pub unsafe fn install(backend: &Backend) {
-    // SAFETY: single CPU per the contract; sites read the table one aligned word at a time.
-    unsafe { (&raw mut LIVE).write(backend.ops) };
-}
-
-/// Address of the live table.
-pub fn live_table() -> usize {
-    (&raw const LIVE).addr()
-}

@@ -3,9 +3,10 @@
 
 use crate::patch::{Kind, NOP_MAX, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
 use crate::site::{self, SITE_LEN};
-use crate::table::{Backend, Op, Ops, install, op};
+use crate::table::{Backend, Op, Ops, op};
 use crate::template::{Template, template};
-use crate::{kvm, mmu, native};
+use crate::worlds::{kvm, native};
+use crate::{install, mmu};
 use core::arch::naked_asm;
 
 macro_rules! answers {
@@ -207,7 +208,8 @@ fn padding_takes_the_fewest_instructions() {
 
 #[test]
 fn no_world_inherits_an_operation() {
-    let worlds = [include_str!("native.rs"), include_str!("kvm.rs"), include_str!("xen/mod.rs")];
+    let worlds =
+        [include_str!("worlds/native/mod.rs"), include_str!("worlds/kvm/mod.rs"), include_str!("worlds/xen/mod.rs")];
     for world in worlds {
         let inherited = world.lines().find(|line| line.trim_start().starts_with("..") && line.contains("OPS"));
         assert_eq!(inherited, None, "name every operation: one that a table inherits is forgotten silently");
@@ -231,11 +233,11 @@ fn a_scale_converts_within_a_millionth() {
         (1_193_182, 1_000_000_000),
         (1_000_000_000, 24_000_000),
     ] {
-        let scale = native::Scale::new(from, to);
+        let scale = crate::scale::Scale::new(from, to);
         let ticks = from * 3;
         let error = scale.apply(ticks).abs_diff(to * 3);
         assert!(error <= to * 3 / 1_000_000 + 1, "{from} -> {to}: off by {error}");
-        let hz = native::Scale::new(from, 1_000_000_000).hz_of_nanoseconds();
+        let hz = crate::scale::Scale::new(from, 1_000_000_000).hz_of_nanoseconds();
         assert!(hz.abs_diff(from) <= from / 1_000_000 + 1, "{from} Hz became {hz}");
     }
 }

@@ -142,8 +142,8 @@ impl BootInfo {
 /// The same for a kernel that Xen started.
 ///
 /// # Safety
-/// As [`read`], after `pvops::xen::enter`, which returned `boot`; `cmdline` is that of the start info.
-pub unsafe fn from_xen(boot: &pvops::xen::Boot, cmdline: &[u8]) -> BootInfo {
+/// As [`read`], after `pvops::worlds::xen::enter`, which returned `boot`; `cmdline` is that of the start info.
+pub unsafe fn from_xen(boot: &pvops::worlds::xen::Boot, cmdline: &[u8]) -> BootInfo {
     let mut info = BootInfo::new();
     let range = |(start, end)| Range { start, end };
     let _ = info.ram.push(range((0, boot.memory)));

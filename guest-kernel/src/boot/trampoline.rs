@@ -123,6 +123,6 @@ pub unsafe fn install(page: u64) {
     unsafe {
         there.copy_from_nonoverlapping(code, len);
         there.add(POINTER + 2).cast::<u32>().write_unaligned(page as u32 + GDT as u32);
-        pvops::smp::set_trampoline((page / SIZE) as u8, &raw mut NEXT);
+        pvops::worlds::native::startup::set_trampoline((page / SIZE) as u8, &raw mut NEXT);
     }
 }

@@ -67,10 +67,10 @@ unsafe extern "sysv64" fn xen_start() {
 
 extern "sysv64" fn enter_kernel(start: *const StartInfo) -> ! {
     // SAFETY: Xen passed it, and this is the first thing that happens.
-    let boot = match unsafe { pvops::xen::enter(start, KERNEL_VIRTUAL_BASE as usize, DIRECT_MAP) } {
+    let boot = match unsafe { pvops::worlds::xen::enter(start, KERNEL_VIRTUAL_BASE as usize, DIRECT_MAP) } {
         Ok(boot) => boot,
         Err(error) => {
-            pvops::xen::log(format_args!("ringside: cannot run on this Xen: {error}\n"));
+            pvops::worlds::xen::log(format_args!("ringside: cannot run on this Xen: {error}\n"));
             // Without the board's tables nobody knows how to switch it off, and Xen would only halt: so it ends by a reset.
             pvops::vmm::crash();
             pvops::cpu::park()

@@ -96,7 +96,7 @@ fn measure(what: impl FnOnce()) -> (u64, u64) {
     let (tsc, clock) = (time::tsc(), time::now());
     what();
     let (tsc_end, clock_end) = (time::tsc(), time::now());
-    (time::tsc_scale().apply(tsc_end - tsc), clock_end - clock)
+    (pvops::worlds::native::tsc::scale().apply(tsc_end - tsc), clock_end - clock)
 }
 
 fn tsc_and_clock(what: impl FnOnce()) -> Verdict {
@@ -135,7 +135,7 @@ fn timer_and_clock_agree(lab: &Lab) -> Verdict {
     lab.has("the counter of the local APIC's timer")?;
     let flags = pvops::irq::save();
     time::set_timer(time::NEVER);
-    let counting = time::Counting::start();
+    let counting = pvops::worlds::native::apic::Counting::start();
     let mut marks = [(0, 0); 3];
     for mark in &mut marks {
         *mark = together(|| counting.ticks().into());

@@ -5,7 +5,8 @@ use super::kvm::{buffer, offered};
 use super::raw::wait_until;
 use super::{Lab, Verdict, equal, holds, skip, smp};
 use crate::trap::irq;
-use pvops::{cpu, kvm, time};
+use pvops::worlds::kvm;
+use pvops::{cpu, time};
 use shared_abi::kvm::{Features, MSR_PV_EOI, PV_EOI_ENABLE};
 
 const INTERRUPTS: u64 = 200;

@@ -155,7 +155,7 @@ fn cr4_write_reads_back(_: &Lab) -> Verdict {
 }
 
 fn cr2_tells_the_fault(_: &Lab) -> Verdict {
-    let table = pvops::table::live_table();
+    let table = pvops::live_table();
     holds(checks::write_faults(table), "a write to the read-only table", "a fault that CR2 names", "none")?;
     equal("CR2", table, cpu::read_cr2())
 }

@@ -156,7 +156,7 @@ fn clock_disabled_is_not_written(lab: &Lab) -> Verdict {
 
 fn nanoseconds(page: &Buf) -> u64 {
     let long = |at: usize| u64::from(page.read32(at + 4)) << 32 | u64::from(page.read32(at));
-    let scale = time::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
+    let scale = pvops::scale::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
     long(16).wrapping_add(scale.apply(time::tsc().saturating_sub(long(8))))
 }
 
@@ -193,7 +193,7 @@ fn tsc_frequency_agrees(lab: &Lab) -> Verdict {
     here(lab)?;
     let Some(khz) = lab.found.tsc_khz else { return Err(skip("the hypervisor does not tell it")) };
     with_clock(lab, |page| {
-        let scale = time::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
+        let scale = pvops::scale::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
         let saw = scale.apply(u64::from(khz) * 1000);
         let fine = saw.abs_diff(1_000_000_000) < 10_000_000;
         holds(fine, "nanoseconds of a second of TSC ticks", "1000000000 within 1%", saw)

@@ -7,7 +7,8 @@ use crate::task::Event;
 use crate::trap::irq;
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use pvops::{cpu, kvm, smp, time};
+use pvops::worlds::pvclock;
+use pvops::{cpu, smp, time};
 use shared_abi::kvm::{CLOCK_TSC_STABLE, CPUID_SIGNATURE, ClockPage, Features, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
 use spin::Once;
 
@@ -280,7 +281,7 @@ fn kvm_time<const OF: u32>() -> u64 {
     // SAFETY: a fence; and the page is registered on this CPU while the word passes.
     unsafe {
         core::arch::asm!("lfence", options(nostack, preserves_flags));
-        kvm::time_of(clock_page(OF))
+        pvclock::time_of(clock_page(OF))
     }
 }
 

@@ -27,7 +27,7 @@ unsafe impl DmaPages for Dma {
         let order = order(count)?;
         let frame = FRAMES.lock().allocate(order)?;
         // SAFETY: the frames are free.
-        let Some(device_address) = (unsafe { mmu::machine_block(frame, order as u32) }) else {
+        let Some(device_address) = (unsafe { pvops::memory::machine_block(frame, order as u32) }) else {
             FRAMES.lock().free(frame, order);
             log::warn!("no {count} contiguous pages for a device");
             return None;

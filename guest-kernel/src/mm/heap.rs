@@ -87,7 +87,7 @@ fn grow(layout: Layout) -> bool {
     };
     // Drivers lend buffers on the heap to devices. Where that fails, such a driver says so.
     // SAFETY: the frames are free.
-    let _ = unsafe { pvops::mmu::machine_block(frame, order as u32) };
+    let _ = unsafe { pvops::memory::machine_block(frame, order as u32) };
     // SAFETY: the frames are ours, and mapped.
     unsafe { HEAP.arena.lock().add(direct(frame * PAGE_SIZE as u64), PAGE_SIZE << order) };
     true

@@ -2,7 +2,7 @@
 
 use super::{PAGE_SIZE, paging};
 use balloon::{Hypervisor, Pfn};
-use pvops::mmu;
+use pvops::memory;
 
 /// Frames that change hands at once.
 const MOST: usize = 256;
@@ -16,7 +16,7 @@ impl Hypervisor for Reserve {
             // SAFETY: the balloon has the frames from the allocator, so nobody uses them.
             unsafe {
                 paging::unmap_frames(frames);
-                let given = mmu::give_back(frames);
+                let given = memory::give_back(frames);
                 paging::map_frames(&frames[given.min(frames.len())..]);
                 given
             }
@@ -27,7 +27,7 @@ impl Hypervisor for Reserve {
         moved(pages, |frames| {
             // SAFETY: the balloon gave these frames away.
             unsafe {
-                let filled = mmu::populate(frames).min(frames.len());
+                let filled = memory::populate(frames).min(frames.len());
                 paging::map_frames(&frames[..filled]);
                 filled
             }

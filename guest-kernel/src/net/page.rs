@@ -76,7 +76,7 @@ fn counters(system: &System, page: &mut String) -> fmt::Result {
     }
     page.push_str("</table><h2>Counters</h2><table>");
     write!(page, "<tr><td>waits of the CPU<td>{}", task::idle_time().halts)?;
-    write!(page, "<tr><td>interrupts ended without an exit<td>{}", pvops::kvm::ends_saved())?;
+    write!(page, "<tr><td>interrupts ended without an exit<td>{}", pvops::worlds::kvm::ends_saved())?;
     if let Some(counts) = pci::config::counts() {
         write!(page, "<tr><td>PCI configuration space<td>{counts}")?;
     }
@@ -97,7 +97,7 @@ fn counters(system: &System, page: &mut String) -> fmt::Result {
             counters.dropped
         )?;
     }
-    for (number, name, count) in pvops::vmm::hypercalls() {
+    for (number, name, count) in pvops::worlds::xen::hypercall::named_counts() {
         write!(page, "<tr><td>hypercall {number} {name}<td>{count}")?;
     }
     page.push_str("</table>");

@@ -50,7 +50,7 @@ pub(super) fn operations(out: &mut String) -> fmt::Result {
         let how = summary.kind.map_or("indirect", |kind| kind.name());
         writeln!(out, "{:20} {:>5}  {how:8}  {}", op.name(), summary.sites, mnemonics(op, summary.kind))?;
     }
-    for (number, name, count) in pvops::vmm::hypercalls() {
+    for (number, name, count) in pvops::worlds::xen::hypercall::named_counts() {
         writeln!(out, "hypercall {number:>2} {name:18} {count:>9}")?;
     }
     Ok(())
@@ -163,7 +163,7 @@ pub(super) fn balloon_state(balloon: &KernelBalloon, out: &mut String) -> fmt::R
         counters.statistics_sent,
         counters.shortfalls
     )?;
-    match pvops::mmu::reservation() {
+    match pvops::memory::reservation() {
         Some(pages) => writeln!(out, "the hypervisor counts {pages} pages"),
         None => Ok(()),
     }
@@ -172,7 +172,7 @@ pub(super) fn balloon_state(balloon: &KernelBalloon, out: &mut String) -> fmt::R
 pub(super) fn uptime(system: &System, out: &mut String) -> fmt::Result {
     let up = time::now().saturating_sub(system.started);
     let idle = task::idle_time();
-    let slept = time::tsc_scale().apply(idle.ticks);
+    let slept = pvops::worlds::native::tsc::scale().apply(idle.ticks);
     writeln!(
         out,
         "up {}.{:03} s, slept {} % in {} halts, clock {}",
@@ -182,7 +182,7 @@ pub(super) fn uptime(system: &System, out: &mut String) -> fmt::Result {
         idle.halts,
         crate::time::sources()
     )?;
-    match pvops::kvm::guest_stops() {
+    match pvops::worlds::pvclock::guest_stops() {
         0 => Ok(()),
         times => writeln!(out, "the host says that it stopped the machine {times} times"),
     }

@@ -75,7 +75,7 @@ pub fn page_fault(lab: &Lab) -> Verdict {
     equal("CR2", NOWHERE, pvops::cpu::read_cr2())?;
     as_expected(&fault!("mov byte ptr [r14], 0", in("r14") NOWHERE + 1)?, PAGE_FAULT, 2)?;
     equal("CR2", NOWHERE + 1, pvops::cpu::read_cr2())?;
-    let table = pvops::table::live_table();
+    let table = pvops::live_table();
     as_expected(&fault!("mov byte ptr [r14], 0", in("r14") table)?, PAGE_FAULT, 3)
 }
 
@@ -99,7 +99,7 @@ static FAULTS: AtomicU32 = AtomicU32::new(0);
 
 /// Faults inside a handler.
 fn fault_inside() {
-    if write_faults(pvops::table::live_table()) {
+    if write_faults(pvops::live_table()) {
         FAULTS.fetch_add(1, SeqCst);
     }
 }

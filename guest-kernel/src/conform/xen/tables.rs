@@ -7,8 +7,8 @@ use crate::mm::frames::FRAMES;
 use crate::mm::{PAGE_SIZE, direct, paging, reserve::Reserve};
 use balloon::{Hypervisor, Pfn};
 use pvops::mmu::{self, ACCESSED, NO_EXECUTE, PRESENT, WRITE};
-use pvops::xen::hypercall::{self, Refused};
-use pvops::xen::memory::{machine_address, machine_frame, physical_frame, shared_page};
+use pvops::worlds::xen::hypercall::{self, Refused};
+use pvops::worlds::xen::memory::{machine_address, machine_frame, physical_frame, shared_page};
 use shared_abi::xen::{MmuExtended, MmuUpdate, mmuext};
 
 const ENTRIES: usize = 512;
@@ -261,7 +261,7 @@ pub fn block_becomes_contiguous(lab: &Lab) -> Verdict {
     // Two pages change places, so that the block is not contiguous before.
     let scattered = swap_first_two(frame);
     // SAFETY: the frames are free.
-    let address = unsafe { mmu::machine_block(frame, ORDER as u32) };
+    let address = unsafe { pvops::memory::machine_block(frame, ORDER as u32) };
     let numbers: alloc::vec::Vec<_> = (0..PAGES).map(|page| machine_frame(frame + page)).collect();
     let writable = (0..PAGES).all(|page| !write_faults(direct((frame + page) * PAGE_SIZE as u64)));
     FRAMES.lock().free(frame, ORDER);
@@ -299,12 +299,12 @@ fn given_away<const N: usize>(check: impl FnOnce(&[u64; N]) -> Verdict) -> Resul
 
 pub fn balloon_moves_the_reservation(lab: &Lab) -> Verdict {
     here(lab)?;
-    let before = mmu::reservation().unwrap_or(0);
+    let before = pvops::memory::reservation().unwrap_or(0);
     given_away::<64>(|frames| {
-        equal("pages of the domain", before - 64, mmu::reservation().unwrap_or(0))?;
+        equal("pages of the domain", before - 64, pvops::memory::reservation().unwrap_or(0))?;
         frames.iter().try_for_each(|&frame| equal("machine frame behind a page given away", None, machine_frame(frame)))
     })?;
-    equal("pages of the domain in the end", before, mmu::reservation().unwrap_or(0))
+    equal("pages of the domain in the end", before, pvops::memory::reservation().unwrap_or(0))
 }
 
 pub fn page_from_the_balloon_is_clean(lab: &Lab) -> Verdict {

@@ -1,20 +1,7 @@
 //! Processors: their numbers, starting them, and interrupts from one to another.
 
 use crate::site::{calling, hot};
-
-/// Where another CPU begins: 64-bit mode, the kernel's page tables, interrupts off.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Start {
-    /// The first function.
-    pub entry: extern "sysv64" fn(argument: usize) -> !,
-    /// Its argument.
-    pub argument: usize,
-    /// Top of its stack, a multiple of 16.
-    pub stack: usize,
-    /// The top-level page table, as [`read_cr3`](crate::mmu::read_cr3) names it.
-    pub tables: u64,
-}
+pub use crate::types::Start;
 
 /// The world does not start CPUs, or not this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +16,16 @@ pub fn cpu() -> u32 {
     // SAFETY: reading has no effect.
     unsafe { calling!(smp.cpu => value) };
     value as u32
+}
+
+/// Gives this CPU its [per-CPU](crate::percpu) block, its clock and its interrupts; its timer stays off. Each CPU calls it
+/// once, before anything that is the CPU's own; the first one does by [`event::start`](crate::ops::event::start).
+///
+/// # Safety
+/// `slot` is below [`CPUS`](crate::percpu::CPUS) and no other CPU's; interrupts are off, and their handlers are set up.
+pub unsafe fn enter(slot: usize) {
+    // SAFETY: per the contract.
+    unsafe { calling!(smp.enter, "rdi" = slot) };
 }
 
 /// One turn of a spin loop.
@@ -61,5 +58,3 @@ pub unsafe fn send_ipi(cpu: u32, vector: u8) {
     // SAFETY: per the contract.
     unsafe { calling!(smp.send_ipi, "edi" = cpu, "esi" = u32::from(vector)) };
 }
-
-pub use crate::startup::set_trampoline;

@@ -3,7 +3,7 @@
 //! The mode stays what the firmware left: a CPU whose id needs more than eight bits has no other, and where the way back
 //! is locked (`IA32_XAPIC_DISABLE_STATUS`) the attempt faults. All CPUs are brought to the mode of the first.
 
-use crate::native::{read_msr, write_msr};
+use crate::worlds::native::{read_msr, write_msr};
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
@@ -75,7 +75,7 @@ pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
 }
 
 /// Switches this CPU to x2APIC mode, as firmware does that has more CPUs than eight bits number. Before
-/// [`event::start`](crate::event::start), and only where CPUID offers it (leaf 1, ECX bit 21).
+/// [`event::start`](crate::ops::event::start), and only where CPUID offers it (leaf 1, ECX bit 21).
 ///
 /// # Safety
 /// Interrupts are off, and nobody uses the registers in memory.
@@ -106,7 +106,7 @@ pub(crate) fn enter_mode() {
     }
 }
 
-/// The id of this CPU, read from the hardware: an exit under many a hypervisor. [`smp::cpu`](crate::smp::cpu) remembers it.
+/// The id of this CPU, read from the hardware: an exit under many a hypervisor. [`smp::cpu`](crate::ops::smp::cpu) remembers it.
 pub(crate) fn read_id() -> u32 {
     let id = read(register::ID);
     if is_x2apic() { id } else { id >> 24 }
@@ -144,7 +144,7 @@ pub(crate) fn command(cpu: u32, command: u32) {
     super::without_interrupts(|| {
         if is_x2apic() {
             // What this CPU stored before is to be seen by the one that is interrupted.
-            crate::cpu::fence_before_msr();
+            crate::ops::cpu::fence_before_msr();
             // SAFETY: the mode has this register, of 64 bits.
             return unsafe { write_msr(msr(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
         }
@@ -154,7 +154,7 @@ pub(crate) fn command(cpu: u32, command: u32) {
             if read(register::COMMAND) & PENDING == 0 {
                 break;
             }
-            crate::smp::relax();
+            crate::ops::smp::relax();
         }
     });
 }

@@ -7,8 +7,7 @@
 use super::hypercall::{self, Refused, update_va_mapping};
 use super::memory::{self, Places};
 use super::{event, shared_info};
-use crate::mmu::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, WRITE};
-use core::cell::UnsafeCell;
+use crate::ops::mmu::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, WRITE};
 use core::fmt;
 use shared_abi::xen::{MmuUpdate, OLDEST_VERSION, SharedInfo, StartInfo, hypercall as number, physdev, uvmf};
 
@@ -19,19 +18,6 @@ const SLACK: u64 = 512 << 10;
 const MAPPED_TO: u64 = 4 << 20;
 /// The direct map covers at most this much before the final tables do.
 const MOST: u64 = 4 << 30;
-
-/// Memory for one user on one CPU.
-pub(super) struct Scratch<T>(UnsafeCell<T>);
-// SAFETY: each has one user, on one CPU, never in an interrupt handler.
-unsafe impl<T> Sync for Scratch<T> {}
-impl<T> Scratch<T> {
-    pub(super) const fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-    pub(super) const fn get(&self) -> *mut T {
-        self.0.get()
-    }
-}
 
 /// What the kernel has to know of how it came here.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +98,7 @@ const LEAST_FREE: u64 = 8 << 20;
 /// mapped at `direct_map` yet.
 pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: usize) -> Result<Boot, EnterError> {
     // SAFETY: the world is the one whose entry was used; one CPU.
-    unsafe { crate::table::install(&super::BACKEND) };
+    unsafe { crate::install(&super::BACKEND) };
     // SAFETY: per the contract.
     let info = unsafe { &*start };
     if !info.magic.starts_with(StartInfo::MAGIC) {
@@ -213,7 +199,7 @@ fn share_page(info: &StartInfo, virtual_base: usize) -> Result<(), EnterError> {
     }
     memory::note_shared_frame(pfn);
     event::mask_all();
-    crate::kvm::use_clock(clock());
+    crate::worlds::pvclock::use_clock(clock());
     Ok(())
 }
 

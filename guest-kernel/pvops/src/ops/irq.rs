@@ -1,7 +1,7 @@
 //! The interrupt flag.
 
 use crate::site::hot;
-use crate::table::Flags;
+use crate::types::Flags;
 
 /// Turns interrupts off and returns what they were, for [`restore`].
 #[inline(always)]

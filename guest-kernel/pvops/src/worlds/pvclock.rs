@@ -5,8 +5,9 @@
 //! the parameters from before it. Where the page promises that readings are monotonic across CPUs (`TSC_STABLE`), that is
 //! all. Elsewhere each CPU reads a page of its own, and [`Steady`] keeps readings in order.
 
-use crate::native::Scale;
-use crate::percpu::{self, CPUS};
+use crate::per_cpu;
+use crate::percpu::{self, CPUS, PerCpu};
+use crate::scale::Scale;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use shared_abi::kvm::{
     CLOCK_GUEST_STOPPED, CLOCK_TSC_STABLE, ClockPage, Features, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE,
@@ -19,7 +20,7 @@ struct Line(ClockPage);
 /// What KVM writes, by slot of the CPU.
 static mut PAGES: [Line; CPUS] = [const { Line(ClockPage::EMPTY) }; CPUS];
 /// The page that each CPU reads. A CPU without one reads the first one's.
-static CLOCKS: [AtomicPtr<ClockPage>; CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CPUS];
+static CLOCKS: PerCpu<AtomicPtr<ClockPage>> = per_cpu!(AtomicPtr::new(core::ptr::null_mut()));
 /// Translates the address of a static; 0 before [`start_clock`].
 static PHYSICAL: AtomicUsize = AtomicUsize::new(0);
 static STEADY: Steady = Steady::new();
@@ -28,7 +29,7 @@ static STOPS: AtomicU64 = AtomicU64::new(0);
 static PROMISES: AtomicBool = AtomicBool::new(false);
 
 /// Gives KVM the first CPU's page to write the time to, and returns the ratio of TSC ticks to nanoseconds in it. The other
-/// CPUs get theirs when they [open](crate::event::open_this_cpu).
+/// CPUs get theirs when they [enter](crate::ops::smp::enter).
 ///
 /// # Safety
 /// `physical` translates the address of a static of this crate to a guest physical one; the feature CLOCKSOURCE2 is there;
@@ -51,28 +52,26 @@ pub(crate) fn open_clock(slot: usize) {
     // SAFETY: inside of the array, of which nobody makes references.
     let page: *mut ClockPage = unsafe { (&raw mut PAGES).cast::<Line>().add(slot) }.cast();
     // SAFETY: the MSR exists with the feature; the page lives forever. KVM writes it before the write returns.
-    unsafe { crate::cpu::write_msr(MSR_SYSTEM_TIME, physical(page.addr()) | SYSTEM_TIME_ENABLE) };
-    CLOCKS[slot].store(page, Ordering::Release);
+    unsafe { crate::ops::cpu::write_msr(MSR_SYSTEM_TIME, physical(page.addr()) | SYSTEM_TIME_ENABLE) };
+    CLOCKS.get().store(page, Ordering::Release);
 }
 
 /// Reads the time from a page of this layout that the hypervisor set up and keeps. It has no flags for the guest to clear.
 #[cfg(target_os = "none")]
 pub(crate) fn use_clock(page: *const ClockPage) {
-    CLOCKS[0].store(page.cast_mut(), Ordering::Release);
+    CLOCKS.get().store(page.cast_mut(), Ordering::Release);
 }
 
 /// The page that this CPU reads; `None` before there is one.
 fn clock() -> Option<*mut ClockPage> {
-    let first = || CLOCKS[0].load(Ordering::Acquire);
-    let own = CLOCKS[percpu::slot()].load(Ordering::Acquire);
-    let page = if own.is_null() { first() } else { own };
-    (!page.is_null()).then_some(page)
+    let page = |slot| Some(CLOCKS.of(slot)?.load(Ordering::Acquire)).filter(|page| !page.is_null());
+    page(percpu::slot()).or_else(|| page(0))
 }
 
 /// The ratio of TSC ticks to nanoseconds that the page in use gives; `None` before there is one.
 pub fn scale_in_use() -> Option<Scale> {
     // SAFETY: pages in use live forever.
-    clock().map(|page| unsafe { read(page, crate::time::tsc) }.scale)
+    clock().map(|page| unsafe { read(page, crate::ops::time::tsc) }.scale)
 }
 
 /// How often the host said that it had stopped the machine for a while.
@@ -106,7 +105,7 @@ pub(crate) unsafe extern "sysv64" fn now() -> u64 {
 fn ordered_tsc() -> u64 {
     // SAFETY: SSE2's fence is part of the architecture.
     unsafe { core::arch::asm!("lfence", options(nostack, preserves_flags)) };
-    crate::time::tsc()
+    crate::ops::time::tsc()
 }
 
 /// What a page and the TSC say together.

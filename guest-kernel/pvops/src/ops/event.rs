@@ -1,57 +1,9 @@
 //! Interrupt lines: I/O APIC inputs in the native worlds, event channels on Xen.
 
 use crate::site::{calling, hot};
-
-/// How a line signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Trigger {
-    /// By an edge, active high.
-    Edge,
-    /// By a level, active low.
-    Level,
-    /// By a level, active high.
-    LevelHigh,
-    /// By an edge, active low.
-    EdgeLow,
-}
-
-/// Marks a line that no chip has: a virtual interrupt of the hypervisor, with that number.
-pub const VIRTUAL: u32 = 1 << 31;
-
-/// A line, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line(pub u32);
-
-impl core::fmt::Display for Line {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0 & VIRTUAL {
-            0 => write!(f, "line {}", self.0),
-            _ => write!(f, "virtual interrupt {}", self.0 & !VIRTUAL),
-        }
-    }
-}
-
-/// An I/O APIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IoApic {
-    /// Its registers.
-    pub address: u64,
-    /// The line of its first input.
-    pub first_line: u32,
-}
-
-/// Where the interrupt chips are.
-#[derive(Clone, Copy, Debug)]
-pub struct Chips<'a> {
-    /// Registers of the local APICs.
-    pub local: u64,
-    /// The I/O APICs; the first [`IO_APICS_MAX`] are used.
-    pub io: &'a [IoApic],
-}
-
-/// Maps device registers: physical address and length to an address; 0 when that cannot be done.
-pub type MapRegisters = extern "sysv64" fn(physical: u64, len: usize) -> usize;
+pub use crate::types::{
+    Chips, IO_APICS_MAX, IoApic, Line, MapRegisters, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger, VIRTUAL,
+};
 
 /// There is no local APIC where one was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +105,3 @@ pub fn end() {
     // SAFETY: ending early only lets the next interrupt in.
     unsafe { hot!(event.end) };
 }
-
-pub use crate::apic::local::{is_x2apic, switch_to_x2apic};
-pub use crate::apic::{IO_APICS_MAX, SPURIOUS_VECTOR, TIMER_VECTOR, open_this_cpu};

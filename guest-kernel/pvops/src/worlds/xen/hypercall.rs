@@ -168,3 +168,8 @@ pub unsafe fn command<T>(number: u32, command: u32, what: &'static str, argument
     // SAFETY: per the contract.
     Refused::check(what, unsafe { call2(number, command.into(), (&raw mut *argument).addr() as u64) })
 }
+
+/// Hypercalls that were made: number, name, how often. Worlds without hypercalls have none.
+pub fn named_counts() -> impl Iterator<Item = (u32, &'static str, u64)> {
+    counts().map(|(number, count)| (number, number::name(number), count))
+}

@@ -1,8 +1,8 @@
 //! Starting CPUs and interrupting them in the native worlds, by commands of the local APIC (Intel SDM volume 3, "MP
 //! Initialization Protocol" and "Issuing Interprocessor Interrupts").
 
-use crate::apic::local;
-use crate::smp::Start;
+use super::apic::local;
+use crate::types::Start;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Commands: delivery mode and level.
@@ -58,8 +58,8 @@ pub(crate) unsafe extern "sysv64" fn send_ipi(cpu: u32, vector: u32) {
 }
 
 fn wait(nanoseconds: u64) {
-    let end = crate::time::now() + nanoseconds;
-    while crate::time::now() < end {
-        crate::smp::relax();
+    let end = crate::ops::time::now() + nanoseconds;
+    while crate::ops::time::now() < end {
+        crate::ops::smp::relax();
     }
 }

@@ -7,7 +7,9 @@
 use super::entry::preserving;
 use super::hypercall::{self, Refused};
 use super::shared_info;
-use crate::mmu::{GLOBAL, NO_EXECUTE, PRESENT, UNCACHED, WRITE};
+use crate::ops::mmu::{GLOBAL, NO_EXECUTE, PRESENT, UNCACHED, WRITE};
+use crate::per_cpu;
+use crate::percpu::PerCpu;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use shared_abi::xen::{
@@ -41,13 +43,13 @@ struct Batch {
     len: AtomicUsize,
     lazy: AtomicBool,
 }
-// SAFETY: one CPU, and interrupt handlers change no page tables.
+// SAFETY: each CPU uses its own, and interrupt handlers change no page tables.
 unsafe impl Sync for Batch {}
-static QUEUE: Batch = Batch {
+static QUEUE: PerCpu<Batch> = per_cpu!(Batch {
     entries: UnsafeCell::new([MmuUpdate { address: 0, value: 0 }; BATCH]),
     len: AtomicUsize::new(0),
     lazy: AtomicBool::new(false),
-};
+});
 
 /// What [`super::enter`] found and made.
 pub(super) struct Places {
@@ -156,13 +158,14 @@ pub fn machine_address(address: usize) -> u64 {
 
 extern "sysv64" fn set_pte_slow(entry: *mut u64, value: u64) {
     let update = MmuUpdate { address: machine_address(entry.addr()), value };
-    if !QUEUE.lazy.load(Relaxed) {
+    let queue = QUEUE.get();
+    if !queue.lazy.load(Relaxed) {
         return write(&[update]);
     }
-    let len = QUEUE.len.load(Relaxed);
+    let len = queue.len.load(Relaxed);
     // SAFETY: see `Batch`; `len` is below its size.
-    unsafe { (*QUEUE.entries.get())[len] = update };
-    QUEUE.len.store(len + 1, Relaxed);
+    unsafe { (*queue.entries.get())[len] = update };
+    queue.len.store(len + 1, Relaxed);
     if len + 1 == BATCH {
         flush();
     }
@@ -179,20 +182,21 @@ fn write(updates: &[MmuUpdate]) {
 
 /// Writes what was collected.
 fn flush() {
-    let len = QUEUE.len.swap(0, Relaxed);
+    let queue = QUEUE.get();
+    let len = queue.len.swap(0, Relaxed);
     if len > 0 {
         // SAFETY: see `Batch`.
-        write(unsafe { &(&*QUEUE.entries.get())[..len] });
+        write(unsafe { &(&*queue.entries.get())[..len] });
     }
 }
 
 extern "sysv64" fn lazy_begin_slow() {
-    QUEUE.lazy.store(true, Relaxed);
+    QUEUE.get().lazy.store(true, Relaxed);
 }
 
 extern "sysv64" fn lazy_end_slow() {
     flush();
-    QUEUE.lazy.store(false, Relaxed);
+    QUEUE.get().lazy.store(false, Relaxed);
 }
 
 extern "sysv64" fn read_cr3_slow() -> u64 {
@@ -298,9 +302,22 @@ pub(super) unsafe extern "sysv64" fn machine_block(pfn: u64, order: u32) -> u64 
 /// Largest block that is exchanged: 4 MiB.
 const EXCHANGE_MAX: usize = 1 << 10;
 
+/// Memory for one user on one CPU.
+struct Scratch<T>(UnsafeCell<T>);
+// SAFETY: each has one user, on one CPU, never in an interrupt handler.
+unsafe impl<T> Sync for Scratch<T> {}
+impl<T> Scratch<T> {
+    const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+    const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
 /// Exchanges a block's frames for contiguous ones. What was in them is lost.
 fn exchange(pfn: u64, order: u32) -> Result<(), Refused> {
-    static LISTS: crate::xen::enter::Scratch<[u64; EXCHANGE_MAX]> = crate::xen::enter::Scratch::new([0; EXCHANGE_MAX]);
+    static LISTS: Scratch<[u64; EXCHANGE_MAX]> = Scratch::new([0; EXCHANGE_MAX]);
     let pages = 1 << order;
     // SAFETY: one CPU, and this is the only user; it does not call itself.
     let list = unsafe { &mut *LISTS.get() };

@@ -211,7 +211,7 @@ pub fn triple_fault() -> ! {
 /// Stops for good.
 pub fn park() -> ! {
     loop {
-        crate::irq::disable();
+        super::irq::disable();
         // SAFETY: with interrupts off nothing but a reset or an NMI ends it, and then the loop goes on.
         unsafe { core::arch::asm!("hlt", options(nomem, nostack)) };
     }

@@ -7,11 +7,11 @@
 //! Functions of hot sites change RAX and the flags only.
 
 use super::event;
+use super::handlers::HANDLERS;
 use super::hypercall::{self, COUNTS, Refused};
 use super::shared_info;
-use crate::table::Flags;
+use crate::types::Flags;
 use core::arch::{global_asm, naked_asm};
-use core::cell::UnsafeCell;
 use shared_abi::xen::{CODE_SELECTOR, CallbackRegister, TrapInfo, callback, hypercall as number, sched};
 
 /// Defines targets of hot sites that call a function and keep all registers but RAX.
@@ -39,19 +39,6 @@ pub(super) use preserving;
 const COUNT_OF_VERSION: usize = number::XEN_VERSION as usize * 8;
 const COUNT_OF_SCHED: usize = number::SCHED_OP as usize * 8;
 const COUNT_OF_IRET: usize = number::IRET as usize * 8;
-
-/// Handlers by vector, as the kernel's IDT has them.
-#[repr(transparent)]
-pub(super) struct Handlers(UnsafeCell<[usize; 256]>);
-// SAFETY: written once, before events and exceptions arrive.
-unsafe impl Sync for Handlers {}
-static HANDLERS: Handlers = Handlers(UnsafeCell::new([0; 256]));
-
-/// The handler of a vector; 0 for none.
-pub(super) fn handler(vector: u8) -> usize {
-    // SAFETY: see `Handlers`.
-    unsafe { (*HANDLERS.0.get())[usize::from(vector)] }
-}
 
 /// Exceptions.
 const EXCEPTIONS: usize = 32;
@@ -103,8 +90,7 @@ pub(super) unsafe extern "sysv64" fn load_idt(descriptor: *const u8) {
             continue;
         }
         let address = gate.low & 0xffff | gate.low >> 32 & 0xffff_0000 | gate.high << 32;
-        // SAFETY: see `Handlers`.
-        unsafe { (*HANDLERS.0.get())[vector] = address as usize };
+        HANDLERS.set(vector, address as usize);
         if vector < EXCEPTIONS {
             traps[used] = TrapInfo {
                 vector: vector as u8,

@@ -8,14 +8,18 @@
 mod enter;
 mod entry;
 pub mod event;
+mod handlers;
 pub mod hypercall;
 pub mod memory;
 
 pub use enter::{Boot, EnterError, enter, log};
 
-use crate::native;
-use crate::table::{Backend, CpuOps, EventOps, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
+use crate::per_cpu;
+use crate::percpu::{self, PerCpu};
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
+use crate::types::Start;
+use crate::worlds::{native, pvclock};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypercall::Refused;
 use shared_abi::xen::{PlatformOp, SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
@@ -79,6 +83,8 @@ const OPS: Ops = Ops {
         adopt_table: Some(memory::adopt_table),
         release_table: Some(memory::release_table),
         large_pages: Some(memory::large_pages),
+    },
+    memory: MemoryOps {
         machine_block: Some(memory::machine_block),
         reservation: Some(memory::reservation),
         give_back: Some(memory::give_back),
@@ -92,8 +98,14 @@ const OPS: Ops = Ops {
         unmask: Some(event::unmask),
         end: Some(entry::end),
     },
-    time: TimeOps { now: Some(crate::kvm::now), set_timer: Some(set_timer) },
-    smp: SmpOps { cpu: Some(only_cpu), relax: Some(native::relax), start_cpu: Some(no_start), send_ipi: Some(no_ipi) },
+    time: TimeOps { now: Some(pvclock::now), set_timer: Some(set_timer) },
+    smp: SmpOps {
+        cpu: Some(percpu::id),
+        enter: Some(enter_cpu),
+        relax: Some(native::relax),
+        start_cpu: Some(no_start),
+        send_ipi: Some(no_ipi),
+    },
     vmm: VmmOps {
         crash: Some(crash),
         power_off: Some(power_off),
@@ -145,12 +157,13 @@ unsafe extern "sysv64" fn protected_by_xen() -> u64 {
     0
 }
 
-unsafe extern "sysv64" fn only_cpu() -> u32 {
-    0
+/// The number of a virtual CPU is its slot.
+unsafe extern "sysv64" fn enter_cpu(slot: u64) {
+    percpu::enter(slot as usize, slot as u32);
 }
 
 /// The kernel uses one virtual CPU here.
-unsafe extern "sysv64" fn no_start(_cpu: u32, _start: *const crate::smp::Start) -> u64 {
+unsafe extern "sysv64" fn no_start(_cpu: u32, _start: *const Start) -> u64 {
     3
 }
 
@@ -162,11 +175,11 @@ unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
     Refused::check("set_segment_base", result).unwrap_or_else(|refused| refused.end());
 }
 
-/// The deadline in force, so that "none" is not asked for over and over.
-static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The deadline in force on each CPU, so that "none" is not asked for over and over.
+static DEADLINE: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(u64::MAX));
 
 unsafe extern "sysv64" fn set_timer(deadline: u64) {
-    if DEADLINE.swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
+    if DEADLINE.get().swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
         return;
     }
     let timer = SingleShot { deadline, flags: 0, pad: 0 };

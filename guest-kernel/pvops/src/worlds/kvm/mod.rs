@@ -1,15 +1,10 @@
 //! The world `kvm`: `native`, with KVM's clock where it is offered, and with interrupts that KVM lets end by a store. All
 //! else stays instructions: with hardware help those cost no exit, so a hypercall could only be slower.
 
-mod clock;
-
-#[cfg(target_os = "none")]
-pub(crate) use clock::use_clock;
-pub use clock::{guest_stops, scale_in_use, start_clock, time_of};
-pub(crate) use clock::{now, open_clock};
-
-use crate::table::{Backend, CpuOps, EventOps, IrqOps, MmuOps, Ops, SmpOps, TimeOps, VmmOps};
-use crate::{apic, native, percpu, startup};
+use crate::percpu;
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Ops, SmpOps, TimeOps, VmmOps};
+use crate::worlds::native::{self, apic, startup};
+use crate::worlds::pvclock;
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use shared_abi::kvm::{MSR_PV_EOI, PV_EOI_ENABLE};
@@ -53,6 +48,8 @@ const OPS: Ops = Ops {
         adopt_table: Some(native::table_is_memory),
         release_table: Some(native::table_is_memory),
         large_pages: Some(native::large_pages),
+    },
+    memory: MemoryOps {
         machine_block: Some(native::machine_block),
         reservation: Some(native::no_reservation),
         give_back: Some(native::no_frames),
@@ -66,9 +63,10 @@ const OPS: Ops = Ops {
         unmask: Some(apic::unmask),
         end: Some(end),
     },
-    time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
+    time: TimeOps { now: Some(pvclock::now), set_timer: Some(apic::set_timer) },
     smp: SmpOps {
         cpu: Some(percpu::id),
+        enter: Some(enter_cpu),
         relax: Some(native::relax),
         start_cpu: Some(startup::start_cpu),
         send_ipi: Some(startup::send_ipi),
@@ -81,6 +79,13 @@ const OPS: Ops = Ops {
     },
 };
 
+/// As in the world `native`, and KVM's clock for this CPU where it is in use.
+unsafe extern "sysv64" fn enter_cpu(slot: u64) {
+    // SAFETY: the same contract.
+    unsafe { apic::enter_cpu(slot) };
+    pvclock::open_clock(slot as usize);
+}
+
 /// Tells KVM where the word of this CPU is by which interrupts may be ended; the CPU's local APIC is open. Each end that
 /// KVM allows so saves an exit.
 ///
@@ -89,7 +94,7 @@ const OPS: Ops = Ops {
 pub unsafe fn start_eoi(physical: impl FnOnce(usize) -> u64) {
     let address = physical(crate::percpu::eoi_word().addr());
     // SAFETY: the MSR exists with the feature; the word is this CPU's and lives for ever.
-    unsafe { crate::cpu::write_msr(MSR_PV_EOI, address | PV_EOI_ENABLE) };
+    unsafe { crate::ops::cpu::write_msr(MSR_PV_EOI, address | PV_EOI_ENABLE) };
 }
 
 /// Interrupts that this CPU has ended without the local APIC.
@@ -113,8 +118,8 @@ unsafe extern "sysv64" fn end() {
         "jmp {write}",
         "2: inc qword ptr gs:[{saved}]",
         "ret",
-        word = const offset_of!(crate::percpu::PerCpu, eoi),
-        saved = const offset_of!(crate::percpu::PerCpu, ends_saved),
-        write = sym crate::apic::local::end,
+        word = const offset_of!(crate::percpu::Block, eoi),
+        saved = const offset_of!(crate::percpu::Block, ends_saved),
+        write = sym crate::worlds::native::apic::local::end,
     )
 }

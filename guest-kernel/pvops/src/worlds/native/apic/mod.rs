@@ -2,22 +2,17 @@
 //! and the I/O APICs (`io`).
 
 pub(crate) mod io;
-pub(crate) mod local;
+pub mod local;
 
-use crate::event::{Chips, MapRegisters};
-use crate::native::Scale;
+use crate::per_cpu;
+use crate::percpu::PerCpu;
+use crate::scale::Scale;
+use crate::types::{Chips, IO_APICS_MAX, MapRegisters, SPURIOUS_VECTOR, TIMER_VECTOR};
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use io::Io;
 use local::register;
 use shared_abi::board;
-
-/// Vector of the timer.
-pub const TIMER_VECTOR: u8 = 0x20;
-/// Vector of interrupts that went away; they are not to be ended.
-pub const SPURIOUS_VECTOR: u8 = 0xff;
-/// I/O APICs that are used at most.
-pub const IO_APICS_MAX: usize = 8;
 
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
@@ -34,8 +29,8 @@ static TIMER_MUL: AtomicU32 = AtomicU32::new(0);
 static TIMER_SHIFT: AtomicU8 = AtomicU8::new(0);
 /// The timer compares the TSC with a deadline.
 static BY_DEADLINE: AtomicBool = AtomicBool::new(false);
-/// The deadline in force, so that "none" is not programmed over and over.
-static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The deadline in force on each CPU, so that "none" is not programmed over and over.
+static DEADLINE: PerCpu<AtomicU64> = per_cpu!(AtomicU64::new(u64::MAX));
 
 /// Takes the interrupt chips over: all lines masked, the local APIC on. The timer works after [`set_timer_hz`] or
 /// [`use_tsc_deadline`]. Returns 0, or 1 plus what stood in the version register of a local APIC that does not answer.
@@ -46,7 +41,8 @@ pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters, chips: *const Chip
     if let Err(version) = local::take_over(|| map(chips.local, BLOCK)) {
         return u64::from(version) + 1;
     }
-    open_this_cpu(0);
+    // SAFETY: the first CPU, whose local APIC was taken over.
+    unsafe { enter_cpu(0) };
     local::write(register::DIVIDE, DIVIDE_BY_1);
     local::write(register::TIMER, timer_entry());
     for (io, chip) in IO.iter().zip(chips.io) {
@@ -58,17 +54,13 @@ pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters, chips: *const Chip
     0
 }
 
-/// Lets the local APIC of this CPU deliver interrupts; its timer stays off. Does nothing in a world without one. The first
-/// CPU has slot 0, each other a slot of its own below [`CPUS`](crate::percpu::CPUS).
-pub fn open_this_cpu(slot: usize) {
-    if !local::is_there() {
-        return;
-    }
+/// Gives this CPU its block, and lets its local APIC deliver interrupts; its timer stays off. The first CPU enters by
+/// [`start`].
+pub(crate) unsafe extern "sysv64" fn enter_cpu(slot: u64) {
     if slot > 0 {
         local::enter_mode();
     }
-    crate::percpu::enter(slot, local::read_id());
-    crate::kvm::open_clock(slot);
+    crate::percpu::enter(slot as usize, local::read_id());
     local::write(register::TASK_PRIORITY, 0);
     local::write(register::SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
     // The 8259 interrupts through this pin, where there is one; KVM opens the pin at reset.
@@ -93,7 +85,7 @@ fn set_timer_scale(hz: u64, by_deadline: bool) {
     if BY_DEADLINE.swap(by_deadline, Relaxed) != by_deadline && local::is_there() {
         local::write(register::INITIAL_COUNT, 0);
         local::write(register::TIMER, timer_entry());
-        crate::cpu::fence_before_msr();
+        crate::ops::cpu::fence_before_msr();
     }
 }
 
@@ -131,24 +123,24 @@ impl Drop for Counting {
         if local::is_there() {
             local::write(register::INITIAL_COUNT, 0);
             local::write(register::TIMER, timer_entry());
-            crate::cpu::fence_before_msr();
-            DEADLINE.store(u64::MAX, Relaxed);
+            crate::ops::cpu::fence_before_msr();
+            DEADLINE.get().store(u64::MAX, Relaxed);
         }
     }
 }
 
 pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
-    if DEADLINE.swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
+    if DEADLINE.get().swap(deadline, Relaxed) == deadline && deadline == u64::MAX {
         return;
     }
     let scale = Scale { mul: TIMER_MUL.load(Relaxed), shift: TIMER_SHIFT.load(Relaxed) as i8 };
     // Half a range at most: the kernel asks again when that ends too early.
-    let wait = || scale.apply(deadline.saturating_sub(crate::time::now()).min(1 << 31));
+    let wait = || scale.apply(deadline.saturating_sub(crate::ops::time::now()).min(1 << 31));
     if BY_DEADLINE.load(Relaxed) {
         // SAFETY: ring 0. A deadline of 0 is none; one that has passed interrupts at once.
         let end = if deadline == u64::MAX { 0 } else { unsafe { _rdtsc() }.wrapping_add(wait()).max(1) };
         // SAFETY: CPUID offers the mode, so the register is there.
-        unsafe { crate::native::write_msr(MSR_TSC_DEADLINE, end) };
+        unsafe { crate::worlds::native::write_msr(MSR_TSC_DEADLINE, end) };
     } else {
         let count = if deadline == u64::MAX { 0 } else { wait().clamp(1, u32::MAX.into()) as u32 };
         local::write(register::INITIAL_COUNT, count);
@@ -157,14 +149,14 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
 
 /// The message that raises a vector on this CPU, as an edge, packed.
 pub(crate) unsafe extern "sysv64" fn bind_message(_device: u32, _entry: u32, vector: u32, _table: u64) -> u64 {
-    match crate::smp::cpu() {
+    match crate::ops::smp::cpu() {
         id if id < REACHABLE_IDS => (board::LOCAL_APIC_BASE | u64::from(id) << 12) << 32 | u64::from(vector),
         _ => u64::MAX,
     }
 }
 
 pub(crate) unsafe extern "sysv64" fn bind(line: u32, vector: u32, trigger: u32) -> u64 {
-    let id = crate::smp::cpu();
+    let id = crate::ops::smp::cpu();
     let Some((io, pin)) = input(line).filter(|_| id < REACHABLE_IDS) else { return 0 };
     without_interrupts(|| io.bind(pin, vector, trigger, id));
     1
@@ -189,9 +181,9 @@ fn input(line: u32) -> Option<(&'static Io, u32)> {
 
 /// For what interrupt handlers may do, too.
 pub(crate) fn without_interrupts<R>(what: impl FnOnce() -> R) -> R {
-    let flags = crate::irq::save();
+    let flags = crate::ops::irq::save();
     let result = what();
     // SAFETY: the flags of a moment ago.
-    unsafe { crate::irq::restore(flags) };
+    unsafe { crate::ops::irq::restore(flags) };
     result
 }

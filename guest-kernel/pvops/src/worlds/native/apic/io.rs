@@ -1,7 +1,7 @@
 //! An I/O APIC: an index register and a window to what it names (82093AA data sheet). The two accesses belong together, so
 //! they are made under a lock.
 
-use crate::event::Trigger;
+use crate::types::Trigger;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use spin::mutex::SpinMutex;
 

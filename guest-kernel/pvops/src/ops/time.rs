@@ -19,9 +19,6 @@ pub fn set_timer(deadline: u64) {
 /// No timer interrupt.
 pub const NEVER: u64 = u64::MAX;
 
-pub use crate::apic::{Counting, set_timer_hz, use_tsc_deadline, uses_tsc_deadline};
-pub use crate::native::{Scale, set_tsc_scale, tsc_scale};
-
 /// The time stamp counter. Every world lets the kernel read it.
 #[inline(always)]
 pub fn tsc() -> u64 {

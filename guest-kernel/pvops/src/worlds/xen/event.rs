@@ -3,11 +3,12 @@
 //! A channel has the vector that `bind` gave it. Lines are inputs of the I/O APICs, which the initial domain may use, or
 //! with [`VIRTUAL`] interrupts that only Xen has.
 
+use super::handlers::HANDLERS;
 use super::hypercall::{self, Refused};
-use super::{entry, shared_info};
-use crate::apic::TIMER_VECTOR;
-use crate::event::Trigger;
-pub use crate::event::VIRTUAL;
+use super::shared_info;
+use crate::percpu;
+pub use crate::types::VIRTUAL;
+use crate::types::{Chips, MapRegisters, TIMER_VECTOR, Trigger};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::xen::{
     AddDevice, BindIpi, BindPirq, BindVirq, DOMID_SELF, IrqStatus, MapPirq, SetupGsi, event, hypercall as number,
@@ -98,7 +99,7 @@ pub(super) unsafe extern "sysv64" fn take_handler() -> usize {
         let channel = &CHANNELS[index * 64 + bit];
         let handler = match channel.vector.load(Ordering::Relaxed) {
             0 => 0,
-            vector => entry::handler(vector),
+            vector => HANDLERS.get(vector),
         };
         if handler == 0 {
             UNBOUND.fetch_add(1, Ordering::Relaxed);
@@ -120,10 +121,8 @@ pub(super) unsafe extern "sysv64" fn end_in_service() {
 }
 
 /// Takes the timer over. There are no chips to set up.
-pub(super) unsafe extern "sysv64" fn start(
-    _map: crate::event::MapRegisters,
-    _chips: *const crate::event::Chips<'static>,
-) -> u64 {
+pub(super) unsafe extern "sysv64" fn start(_map: MapRegisters, _chips: *const Chips<'static>) -> u64 {
+    percpu::enter(0, 0);
     // SAFETY: the command takes no argument.
     let stopped = unsafe { hypercall::call3(number::VCPU_OP, vcpu::STOP_PERIODIC_TIMER.into(), 0, 0) };
     Refused::check("stop_periodic_timer", stopped).unwrap_or_else(|refused| refused.end());
@@ -235,14 +234,14 @@ pub fn mask_channel(channel: u32) {
 /// is selected here.
 pub fn unmask_channel(channel: u32) {
     let (index, bit) = (channel as usize / 64, 1 << (channel % 64));
-    let flags = crate::irq::save();
+    let flags = crate::ops::irq::save();
     masked(index).fetch_and(!bit, Ordering::SeqCst);
     if pending(index).load(Ordering::SeqCst) & bit != 0 {
         selector().fetch_or(1 << index, Ordering::SeqCst);
         upcall_pending().store(1, Ordering::SeqCst);
     }
     // SAFETY: the flags of a moment ago; it enters Xen if something is pending.
-    unsafe { crate::irq::restore(flags) };
+    unsafe { crate::ops::irq::restore(flags) };
 }
 
 /// Makes a channel from this CPU to itself that raises a vector, unmasked.

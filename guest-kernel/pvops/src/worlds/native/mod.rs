@@ -2,11 +2,15 @@
 //!
 //! Functions that hot sites call are naked, so that they change RAX and the flags only, as the sites promise.
 
-use crate::table::{Backend, CpuOps, EventOps, Flags, IrqOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
+pub mod apic;
+pub mod startup;
+pub mod tsc;
+
+use crate::percpu;
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
-use crate::{apic, percpu, startup};
+use crate::types::Flags;
 use core::arch::{asm, naked_asm};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The backend of this world.
 pub static BACKEND: Backend = Backend { name: "native", ops: OPS, templates: TEMPLATES };
@@ -47,6 +51,8 @@ pub(crate) const OPS: Ops = Ops {
         adopt_table: Some(table_is_memory),
         release_table: Some(table_is_memory),
         large_pages: Some(large_pages),
+    },
+    memory: MemoryOps {
         machine_block: Some(machine_block),
         reservation: Some(no_reservation),
         give_back: Some(no_frames),
@@ -60,9 +66,10 @@ pub(crate) const OPS: Ops = Ops {
         unmask: Some(apic::unmask),
         end: Some(apic::local::end),
     },
-    time: TimeOps { now: Some(now), set_timer: Some(apic::set_timer) },
+    time: TimeOps { now: Some(tsc::now), set_timer: Some(apic::set_timer) },
     smp: SmpOps {
         cpu: Some(percpu::id),
+        enter: Some(apic::enter_cpu),
         relax: Some(relax),
         start_cpu: Some(startup::start_cpu),
         send_ipi: Some(startup::send_ipi),
@@ -250,72 +257,4 @@ pub(crate) unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
     unsafe {
         asm!("wrmsr", in("ecx") msr, in("eax") base as u32, in("edx") (base >> 32) as u32, options(nostack, preserves_flags))
     };
-}
-
-/// Ratio of two clocks: `out = (in << shift) * mul >> 32`, a negative shift to the right, as in KVM's clock page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scale {
-    /// Multiplier with 32 fractional bits.
-    pub mul: u32,
-    /// Shift before the multiplication.
-    pub shift: i8,
-}
-
-impl Scale {
-    /// From ticks of `from_hz` to ticks of `to_hz`; both at least 1 and below 2^60.
-    pub const fn new(from_hz: u64, to_hz: u64) -> Self {
-        let mut shift = 0i8;
-        let (mut from, mut to) = (from_hz as u128, to_hz as u128);
-        while to >= from {
-            from <<= 1;
-            shift += 1;
-        }
-        while to << 1 < from {
-            to <<= 1;
-            shift -= 1;
-        }
-        Self { mul: ((to << 32) / from) as u32, shift }
-    }
-
-    /// The frequency in Hz that a scale to nanoseconds stands for; 0 for none.
-    pub const fn hz_of_nanoseconds(self) -> u64 {
-        if self.mul == 0 {
-            return 0;
-        }
-        // 10^9 * 2^32 / (mul * 2^shift)
-        let scaled = (1_000_000_000_u128 << 32) / self.mul as u128;
-        (if self.shift < 0 { scaled << -self.shift } else { scaled >> self.shift }) as u64
-    }
-
-    /// Converts.
-    pub const fn apply(self, ticks: u64) -> u64 {
-        let shifted = if self.shift < 0 { ticks >> -self.shift } else { ticks << self.shift };
-        ((shifted as u128 * self.mul as u128) >> 32) as u64
-    }
-}
-
-static TSC_MUL: AtomicU32 = AtomicU32::new(0);
-static TSC_SHIFT: AtomicU8 = AtomicU8::new(0);
-static TSC_BASE: AtomicU64 = AtomicU64::new(0);
-static TIME_BASE: AtomicU64 = AtomicU64::new(0);
-
-/// Sets the scale from TSC ticks to nanoseconds. The clock goes on from where it was.
-pub fn set_tsc_scale(scale: Scale) {
-    // SAFETY: reads the TSC and statics.
-    let (tsc, time) = unsafe { (core::arch::x86_64::_rdtsc(), now()) };
-    TSC_BASE.store(tsc, Relaxed);
-    TIME_BASE.store(time, Relaxed);
-    TSC_MUL.store(scale.mul, Relaxed);
-    TSC_SHIFT.store(scale.shift as u8, Relaxed);
-}
-
-/// The scale in force; `mul` 0 before it is known.
-pub fn tsc_scale() -> Scale {
-    Scale { mul: TSC_MUL.load(Relaxed), shift: TSC_SHIFT.load(Relaxed) as i8 }
-}
-
-pub(crate) unsafe extern "sysv64" fn now() -> u64 {
-    // SAFETY: ring 0.
-    let tsc = unsafe { core::arch::x86_64::_rdtsc() };
-    TIME_BASE.load(Relaxed) + tsc_scale().apply(tsc.saturating_sub(TSC_BASE.load(Relaxed)))
 }

@@ -30,9 +30,3 @@ pub fn read(buffer: &mut [u8]) -> usize {
     unsafe { calling!(vmm.read, "rdi" = buffer.as_mut_ptr(), "rsi" = buffer.len() => read) };
     read.min(buffer.len())
 }
-
-/// Hypercalls that were made: number, name, how often. Worlds without hypercalls have none.
-#[cfg(target_os = "none")]
-pub fn hypercalls() -> impl Iterator<Item = (u32, &'static str, u64)> {
-    crate::xen::hypercall::counts().map(|(number, count)| (number, shared_abi::xen::hypercall::name(number), count))
-}
