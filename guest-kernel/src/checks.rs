@@ -2,11 +2,9 @@
 
 use crate::boot;
 use crate::mm::image;
-use crate::sync::Lock;
-use crate::trap::TrapFrame;
+use crate::trap::expected::write_faults;
 use alloc::format;
 use alloc::string::String;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use pvops::patch::{self, Summary};
 use pvops::{site, table::op};
 use shared_abi::report::{Kind, Outcome};
@@ -53,7 +51,7 @@ pub fn one(name: &str) -> Option<Result<(), String>> {
 
 /// Runs one; `None` for what is about patching in a kernel that is not patched.
 fn judge(&(_, needs_patching, check): &(&str, bool, Check)) -> Option<Result<(), String>> {
-    let summary = crate::patches();
+    let summary = crate::patching::patches();
     (!needs_patching || summary.count(None) == 0).then(|| check(summary))
 }
 
@@ -69,8 +67,11 @@ fn no_indirect_site_is_left(_: &Summary) -> Result<(), String> {
 
 /// `cli`, or a store to the mask of events, and nothing else.
 fn irq_disable_is_inline(_: &Summary) -> Result<(), String> {
-    let code =
-        crate::world().backend().template(op::irq::disable).ok_or("this world has no inline code for it")?.bytes();
+    let code = crate::patching::world()
+        .backend()
+        .template(op::irq::disable)
+        .ok_or("this world has no inline code for it")?
+        .bytes();
     let mut seen = 0;
     for site in site::all().iter().filter(|site| site.op() == Some(op::irq::disable)) {
         let bytes = patch::bytes(site);
@@ -88,7 +89,7 @@ fn every_site_is_as_planned(summary: &Summary) -> Result<(), String> {
         return Err(format!("{counted} sites patched of {}", site::all().len()));
     }
     for site in site::all() {
-        let backend = crate::world().backend();
+        let backend = crate::patching::world().backend();
         match site.op().map(|op| patch::plan(op, site.address(), backend)) {
             Some(Ok(plan)) if plan.bytes == patch::bytes(site) => {}
             _ => return Err(format!("{:02x?} at {:#x}", patch::bytes(site), site.address())),
@@ -165,65 +166,4 @@ fn time_never_goes_back(_: &Summary) -> Result<(), String> {
         last = now;
     }
     Ok(())
-}
-
-/// The instruction that may fault, and where to go on then.
-static EXPECTED_AT: AtomicUsize = AtomicUsize::new(0);
-static RESUME_AT: AtomicUsize = AtomicUsize::new(0);
-static FAULTED: AtomicUsize = AtomicUsize::new(0);
-
-const PAGE_FAULT: u8 = 14;
-
-/// The frame of the exception that was expected.
-static CAUGHT: Lock<Option<TrapFrame>> = Lock::new(None);
-
-/// Called for every exception: goes on behind the one that a check expects.
-pub fn expected_fault(vector: u8, frame: &mut TrapFrame) -> bool {
-    if frame.rip as usize != EXPECTED_AT.load(SeqCst) {
-        return false;
-    }
-    EXPECTED_AT.store(0, SeqCst);
-    *CAUGHT.lock() = Some(*frame);
-    if vector == PAGE_FAULT {
-        FAULTED.store(pvops::cpu::read_cr2(), SeqCst);
-    }
-    frame.rip = RESUME_AT.load(SeqCst) as u64;
-    true
-}
-
-/// An exception at `at`, if one comes, goes on at `resume`. For assembly that faults on purpose.
-pub fn expect_fault(at: usize, resume: usize) {
-    *CAUGHT.lock() = None;
-    RESUME_AT.store(resume, SeqCst);
-    EXPECTED_AT.store(at, SeqCst);
-}
-
-/// The frame of the exception that [`expect_fault`] announced, if it came. Nothing is expected any more.
-pub fn caught_fault() -> Option<TrapFrame> {
-    EXPECTED_AT.store(0, SeqCst);
-    CAUGHT.lock().take()
-}
-
-/// Whether a write to an address faults. What is there stays as it is.
-pub fn write_faults(address: usize) -> bool {
-    FAULTED.store(0, SeqCst);
-    // SAFETY: the byte is written with the value that it has; a fault goes on at label 3 (see `expected_fault`).
-    unsafe {
-        core::arch::asm!(
-            "lea {at}, [rip + 2f]",
-            "mov [rip + {expected}], {at}",
-            "lea {at}, [rip + 3f]",
-            "mov [rip + {resume}], {at}",
-            "mov {value}, byte ptr [{address}]",
-            "2: mov byte ptr [{address}], {value}",
-            "3:",
-            at = out(reg) _,
-            value = out(reg_byte) _,
-            address = in(reg) address,
-            expected = sym EXPECTED_AT,
-            resume = sym RESUME_AT,
-        );
-    }
-    EXPECTED_AT.store(0, SeqCst);
-    FAULTED.load(SeqCst) == address
 }

@@ -50,3 +50,6 @@ fn pairs(
 ) -> impl DoubleEndedIterator<Item = &'static str> {
     words.filter_map(move |word| word.split_once('=').filter(|(found, _)| *found == key).map(|(_, value)| value))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,12 @@ pub struct Event {
     waiters: AtomicU64,
 }
 
+impl Default for Event {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Event {
     /// Not raised.
     pub const fn new() -> Self {
@@ -270,3 +276,6 @@ pub fn waker() -> Waker {
     // SAFETY: the table's functions take the data for a number, as which it is made here.
     unsafe { Waker::from_raw(RawWaker::new(core::ptr::without_provenance(current()), &TABLE)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,6 @@ pub enum World {
     /// Ring 0 under KVM, or under a hypervisor with KVM's interface.
     Kvm,
     /// Ring 3 under Xen's paravirtual interface.
-    #[cfg(target_os = "none")]
     Xen,
 }
 
@@ -23,7 +22,6 @@ impl World {
         match self {
             Self::Native => &crate::worlds::native::BACKEND,
             Self::Kvm => &crate::worlds::kvm::BACKEND,
-            #[cfg(target_os = "none")]
             Self::Xen => &crate::worlds::xen::BACKEND,
         }
     }
@@ -76,7 +74,6 @@ impl Surroundings {
 }
 
 /// What a kernel knows that Xen entered: CPUID tells a paravirtual guest of the hardware.
-#[cfg(target_os = "none")]
 pub fn on_xen() -> Surroundings {
     Surroundings {
         world: World::Xen,

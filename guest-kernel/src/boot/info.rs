@@ -1,8 +1,10 @@
 //! What the loader left for us: memory map, command line, initrd, bundle. Copied or checked once; nothing behind trusts
 //! the loader's memory again.
 
-use super::DIRECT_MAP;
 use super::memory::{Map, PIECES_MAX};
+use super::trampoline;
+use crate::mm::{DIRECT_MAP, Range};
+use crate::symbols::Symbols;
 use core::str;
 use shared_abi::bundle::{self, Header, Part, Slot, Symbol};
 use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, StartInfo};
@@ -16,22 +18,6 @@ const RESERVED_MAX: usize = 6;
 #[unsafe(link_section = ".ringside.bundle")]
 #[used]
 static SLOT: Slot = Slot::EMPTY;
-
-/// A range of physical memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// First byte.
-    pub start: u64,
-    /// Behind the last byte.
-    pub end: u64,
-}
-
-impl Range {
-    /// Bytes.
-    pub fn len(self) -> u64 {
-        self.end - self.start
-    }
-}
 
 /// All that the loader said.
 pub struct BootInfo {
@@ -55,25 +41,6 @@ pub struct BootInfo {
     pub initrd: &'static [u8],
     /// Symbols of the image.
     pub symbols: Symbols,
-}
-
-/// The symbols in the bundle.
-#[derive(Clone, Copy, Default)]
-pub struct Symbols {
-    table: &'static [Symbol],
-    names: &'static [u8],
-}
-
-impl Symbols {
-    /// The function around an address, and the distance from its start.
-    pub fn find(&self, address: usize) -> Option<(&'static str, usize)> {
-        let offset = u32::try_from((address as u64).checked_sub(bundle::KERNEL_VIRTUAL_BASE)?).ok()?;
-        let index = self.table.partition_point(|symbol| symbol.address <= offset).checked_sub(1)?;
-        let symbol = self.table[index];
-        let name = self.names.get(symbol.name as usize..)?;
-        let name = &name[..name.iter().position(|&byte| byte == 0)?];
-        Some((str::from_utf8(name).ok()?, (offset - symbol.address) as usize))
-    }
 }
 
 /// Bytes at a physical address, as the boot tables map it: below 4 GiB.
@@ -111,9 +78,9 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
         }
         bundle(&mut info);
     }
-    info.trampoline = super::trampoline::place(&info.ram, &info.reserved);
+    info.trampoline = trampoline::place(&info.ram, &info.reserved);
     if let Some(start) = info.trampoline {
-        let _ = info.reserved.push(Range { start, end: start + super::trampoline::SIZE });
+        let _ = info.reserved.push(Range { start, end: start + trampoline::SIZE });
     }
     info
 }
@@ -239,6 +206,6 @@ unsafe fn bundle(info: &mut BootInfo) {
     if let Some((table, names)) = part(header.symbols)
         .and_then(|bytes| <[Symbol]>::ref_from_prefix_with_elems(bytes, header.symbol_count as usize).ok())
     {
-        info.symbols = Symbols { table, names };
+        info.symbols = Symbols::new(table, names);
     }
 }

@@ -1,30 +1,30 @@
 //! Which memory is the kernel's, out of a firmware's map: ranges in any order, that overlap, that contradict each other. Where
 //! they do, what is not RAM wins. `info` feeds it with every entry of the loader's map.
 
-use super::info::Range;
+use crate::mm::Range;
 use heapless::Vec;
 
 /// Pieces of RAM that are kept: a firmware's map has about a hundred entries, most of which join.
-pub const PIECES_MAX: usize = 128;
+pub(super) const PIECES_MAX: usize = 128;
 /// RAM above is not used: the direct map ends there.
 const END: u64 = 1 << 46;
 const PAGE: u64 = 4096;
 
 /// RAM, as far as the map has been read: sorted, apart from each other.
 #[derive(Default)]
-pub struct Map {
+pub(super) struct Map {
     pieces: Vec<Range, PIECES_MAX>,
     lost: u64,
 }
 
 impl Map {
     /// Bytes that there was no place for: the shortest pieces go first.
-    pub fn lost(&self) -> u64 {
+    pub(super) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Adds RAM. All of it comes before what is [taken out](Self::remove).
-    pub fn add(&mut self, start: u64, len: u64) {
+    pub(super) fn add(&mut self, start: u64, len: u64) {
         let end = start.saturating_add(len).min(END);
         if start >= end {
             return;
@@ -40,7 +40,7 @@ impl Map {
     }
 
     /// Takes out what is not RAM.
-    pub fn remove(&mut self, start: u64, len: u64) {
+    pub(super) fn remove(&mut self, start: u64, len: u64) {
         let end = start.saturating_add(len);
         let mut index = self.pieces.partition_point(|piece| piece.end <= start);
         while let Some(piece) = self.pieces.get_mut(index).filter(|piece| piece.start < end && start < end) {
@@ -80,8 +80,11 @@ impl Map {
     }
 
     /// Whole pages, sorted, apart from each other.
-    pub fn finish(self) -> Vec<Range, PIECES_MAX> {
+    pub(super) fn finish(self) -> Vec<Range, PIECES_MAX> {
         let whole = |piece: Range| Range { start: piece.start.next_multiple_of(PAGE), end: piece.end / PAGE * PAGE };
         self.pieces.into_iter().map(whole).filter(|piece| piece.start < piece.end).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

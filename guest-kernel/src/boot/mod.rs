@@ -11,25 +11,20 @@
 //! KERNEL_VIRTUAL_BASE .. + 1 GiB         0 .. 1 GiB
 //! ```
 
+#![cfg_attr(not(target_os = "none"), allow(dead_code, unused_imports, reason = "a host enters nothing"))]
+
 pub mod info;
 mod memory;
 pub mod trampoline;
 mod unfit;
 mod xen;
 
+use crate::mm::DIRECT_MAP;
+use crate::trap::segments::{CODE_SELECTOR, DATA_SELECTOR};
 use core::arch::{global_asm, naked_asm};
+use pvops::detect::Surroundings;
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
 use shared_abi::pvh::{NOTE_PHYS32_ENTRY, START_MAGIC};
-
-/// Where all RAM is mapped.
-pub const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
-
-/// Kernel code segment.
-pub const CODE_SELECTOR: u16 = 0x08;
-/// Kernel data segment.
-pub const DATA_SELECTOR: u16 = 0x10;
-/// The TSS, two slots.
-pub const TSS_SELECTOR: u16 = 0x18;
 
 /// Bytes of the boot stack, which stays the kernel's stack.
 pub const STACK_SIZE: usize = 64 * 1024;
@@ -44,10 +39,6 @@ const TABLE: u64 = 0x63;
 /// An aligned page.
 #[repr(C, align(4096))]
 pub struct Page<T>(pub T);
-
-/// The descriptor table; `trap` fills in the TSS.
-#[unsafe(no_mangle)]
-pub static mut BOOT_GDT: [u64; 5] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0];
 
 /// The page below the stack, unmapped in the final tables, then the stack.
 #[repr(C, align(4096))]
@@ -66,6 +57,7 @@ pub static mut ENTRY_TSC: u64 = 0;
 
 // One directory for each of the first four GiB, shared by the three places where they are mapped. Text, rodata and data
 // have large pages 1, 2 and 3 (kernel.ld).
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .data.boot_tables, \"aw\"",
     ".balign 4096",
@@ -105,6 +97,7 @@ global_asm!(
 );
 const _: () = assert!((DIRECT_MAP >> 39) & 511 == 273 && (KERNEL_VIRTUAL_BASE >> 39) & 511 == 511);
 
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .note.boot, \"a\", @note",
     ".balign 4",
@@ -117,6 +110,7 @@ global_asm!(
 );
 
 // Register use: EBX start info throughout; EBP:ESI the TSC at entry.
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".code32",
@@ -147,6 +141,7 @@ global_asm!(
 
 // From protected mode without paging to 64-bit mode, on the boot tables, at the linked address of what EDI is the physical
 // address of. Leaves EBX, ESI and EBP as they are.
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".code32",
@@ -215,7 +210,13 @@ unsafe extern "sysv64" fn high_half() {
 extern "sysv64" fn enter_kernel(start_info: u64) -> ! {
     // SAFETY: what the loader passed, read once.
     let info = unsafe { info::read(start_info) };
-    crate::kernel_main(info, pvops::detect::detect())
+    // SAFETY: `entry!` defines it with this signature.
+    unsafe { kernel_main(info, pvops::detect::detect()) }
+}
+
+unsafe extern "Rust" {
+    /// What [`entry!`](crate::entry) defines in the program that this library is linked into.
+    fn kernel_main(info: info::BootInfo, found: Surroundings) -> !;
 }
 
 /// Bottom of the stack's guard page.

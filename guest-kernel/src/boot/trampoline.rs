@@ -4,7 +4,7 @@
 //!
 //! So nothing is ever writable and executable under paging here either: the page is plain data once paging is on.
 
-use super::info::Range;
+use crate::mm::Range;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use pvops::smp::Start;
@@ -26,6 +26,7 @@ extern "sysv64" fn nowhere(_: usize) -> ! {
 const POINTER: usize = 8;
 const GDT: usize = 16;
 
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .rodata.trampoline, \"a\"",
     ".balign 8",
@@ -59,6 +60,7 @@ global_asm!(
     base = const KERNEL_VIRTUAL_BASE,
 );
 
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".code32",

@@ -13,6 +13,7 @@ const LSR_THR_EMPTY: u8 = 1 << 5;
 const LSR_POLLS: u32 = 1 << 16;
 
 // In protected mode, without paging and without a stack: EDI comes back as it was, ESI and EBP do, EAX to EDX do not.
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .rodata.unfit, \"a\"",
     "unfit_message:",

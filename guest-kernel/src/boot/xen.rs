@@ -3,11 +3,13 @@
 //! Xen enters in 64-bit mode at privilege level 3, on its own page tables, with RSI pointing to the start info and events
 //! masked (`xen/include/public/xen.h`, "Start-of-day memory layout").
 
-use super::{DIRECT_MAP, STACK, STACK_SIZE, info};
+use super::{STACK, STACK_SIZE, info, kernel_main};
+use crate::mm::DIRECT_MAP;
 use core::arch::{global_asm, naked_asm};
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
 use shared_abi::xen::{FEATURE_DOM0, StartInfo, note};
 
+#[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .note.boot, \"a\", @note",
     ".macro xen_number type, value",
@@ -44,6 +46,7 @@ global_asm!(
 );
 
 /// Where Xen enters.
+#[cfg(target_os = "none")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".text.boot")]
@@ -78,5 +81,6 @@ extern "sysv64" fn enter_kernel(start: *const StartInfo) -> ! {
     };
     // SAFETY: the start info is mapped and nobody writes it.
     let info = unsafe { info::from_xen(&boot, &(*start).cmd_line) };
-    crate::kernel_main(info, pvops::detect::on_xen())
+    // SAFETY: as in the parent module.
+    unsafe { kernel_main(info, pvops::detect::on_xen()) }
 }

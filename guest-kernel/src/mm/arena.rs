@@ -13,7 +13,7 @@ const PAGE_SHIFT: usize = PAGE_SIZE.trailing_zeros() as usize;
 const PAGE_ORDERS: usize = ORDERS - PAGE_SHIFT;
 
 /// The heap.
-pub struct Arena {
+pub(super) struct Arena {
     heap: Heap<ORDERS>,
     /// Bytes that were taken out again. The heap counts them as allocated.
     removed: usize,
@@ -21,7 +21,7 @@ pub struct Arena {
 
 /// Whole pages that the heap does not need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Surplus {
+pub(super) struct Surplus {
     /// Address.
     pub start: usize,
     /// 2^order pages.
@@ -30,7 +30,7 @@ pub struct Surplus {
 
 impl Arena {
     /// Without memory.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { heap: Heap::empty(), removed: 0 }
     }
 
@@ -38,13 +38,13 @@ impl Arena {
     ///
     /// # Safety
     /// It is mapped, and the arena's until [`surplus`](Self::surplus) names it.
-    pub unsafe fn add(&mut self, start: usize, len: usize) {
+    pub(super) unsafe fn add(&mut self, start: usize, len: usize) {
         // SAFETY: per the contract.
         unsafe { self.heap.add_to_heap(start, start + len) };
     }
 
     /// Allocates; `None` without room.
-    pub fn alloc(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+    pub(super) fn alloc(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.heap.alloc(layout).ok()
     }
 
@@ -52,14 +52,14 @@ impl Arena {
     ///
     /// # Safety
     /// It came from [`alloc`](Self::alloc) with this layout.
-    pub unsafe fn dealloc(&mut self, address: NonNull<u8>, layout: Layout) {
+    pub(super) unsafe fn dealloc(&mut self, address: NonNull<u8>, layout: Layout) {
         // SAFETY: per the contract.
         unsafe { self.heap.dealloc(address, layout) };
     }
 
     /// Takes the largest free block out of the heap that has `2^least` pages or more, as long as `keep` bytes stay free. From
     /// then on it belongs to the caller.
-    pub fn surplus(&mut self, keep: usize, least: usize) -> Option<Surplus> {
+    pub(super) fn surplus(&mut self, keep: usize, least: usize) -> Option<Surplus> {
         let spare = self.free().checked_sub(keep)?;
         (least..PAGE_ORDERS).rev().filter(|order| PAGE_SIZE << order <= spare).find_map(|order| {
             let size = PAGE_SIZE << order;
@@ -70,12 +70,12 @@ impl Arena {
     }
 
     /// Bytes that it has.
-    pub fn total(&self) -> usize {
+    pub(super) fn total(&self) -> usize {
         self.heap.stats_total_bytes() - self.removed
     }
 
     /// Bytes that are handed out.
-    pub fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.heap.stats_alloc_actual() - self.removed
     }
 
@@ -83,3 +83,6 @@ impl Arena {
         self.total() - self.used()
     }
 }
+
+#[cfg(test)]
+mod tests;

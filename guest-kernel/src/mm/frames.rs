@@ -4,8 +4,8 @@
 //! is free as a whole. Blocks that the host knows to be free are at the tail of their list, so that they are used last and
 //! not reported again. All numbers are frames of 4 KiB.
 
+use super::Range;
 use super::{PAGE_SIZE, direct};
-use crate::boot::info::Range;
 use crate::sync::Lock;
 
 /// Blocks have 2^0 to 2^MAX_ORDER frames: up to 4 MiB.
@@ -263,3 +263,6 @@ fn usable<'a>(ram: &'a [Range], reserved: &'a [Range], limit: u64) -> impl Itera
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ const KEEP: usize = 256 << 10;
 /// Blocks of so many frames and more are given back at once, smaller ones when memory is short: 2^4, 64 KiB.
 const SHRINK_ORDER: usize = 4;
 
-#[global_allocator]
+#[cfg_attr(target_os = "none", global_allocator)]
 static HEAP: KernelHeap = KernelHeap { arena: Lock::new(Arena::new()), allocations: AtomicU64::new(0) };
 
 struct KernelHeap {
@@ -61,6 +61,14 @@ fn give(start: usize, order: usize) {
     (0..1 << (order - piece)).for_each(|index| frames.free(frame + (index << piece), piece));
 }
 
+/// Called when there are no frames left, with the heap unlocked: whether some came back.
+static RELIEF: spin::Once<fn() -> bool> = spin::Once::new();
+
+/// Sets who is asked when there are no frames left; the first one stays.
+pub fn set_relief(relieve: fn() -> bool) {
+    RELIEF.call_once(|| relieve);
+}
+
 /// Gives every whole free page back: for when memory is short. The heap is not in use by the caller.
 pub fn give_back() {
     shrink(&mut HEAP.arena.lock(), 0, 0);
@@ -81,7 +89,7 @@ fn grow(layout: Layout) -> bool {
     let (frame, order) = loop {
         match take() {
             Some(found) => break found,
-            None if crate::balloon::relieve() => {}
+            None if RELIEF.get().is_some_and(|relieve| relieve()) => {}
             None => return false,
         }
     };

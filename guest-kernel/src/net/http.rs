@@ -1,7 +1,6 @@
 //! An HTTP/1.1 server for one page: reads a request, sends the answer, closes.
 
-use super::{CHANGED, page};
-use crate::System;
+use super::{CHANGED, Page, Status};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::tour::WEB_PORT;
@@ -31,9 +30,9 @@ struct Answer {
 
 impl Connection {
     /// Goes on as far as it gets. True if there is something to send.
-    pub(super) fn serve(&mut self, socket: &mut Socket<'_>, system: &System) -> bool {
+    pub(super) fn serve(&mut self, socket: &mut Socket<'_>, status: &Status, page: &Page) -> bool {
         if !socket.is_open() {
-            self.finish(system);
+            self.finish(status);
             *self = Self::default();
             socket.set_timeout(Some(TIMEOUT));
             // Cannot fail: the socket is closed and the port is not 0.
@@ -49,7 +48,7 @@ impl Connection {
                 request.extend_from_slice(&bytes[..taken]);
                 (taken, ())
             });
-            self.answer = answer(&self.request, system);
+            self.answer = answer(&self.request, page);
         }
         let Some(answer) = &mut self.answer else {
             // The peer closed before it had asked.
@@ -72,25 +71,25 @@ impl Connection {
             any = true;
         }
         if answer.sent == answer.bytes.len() && socket.send_queue() == 0 {
-            self.finish(system);
+            self.finish(status);
         }
         any
     }
 
     /// Counts a page once it has been acknowledged as a whole.
-    fn finish(&mut self, system: &System) {
+    fn finish(&mut self, status: &Status) {
         if let Some(answer) = &mut self.answer
             && core::mem::take(&mut answer.is_page)
         {
-            system.net.last_page.set(answer.bytes.len());
-            system.net.served.set(system.net.served.get() + 1);
+            status.last_page.set(answer.bytes.len());
+            status.served.set(status.served.get() + 1);
             CHANGED.raise();
         }
     }
 }
 
 /// The answer to a request; `None` while it is incomplete.
-fn answer(request: &[u8], system: &System) -> Option<Answer> {
+fn answer(request: &[u8], page: &Page) -> Option<Answer> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(request) {
@@ -98,9 +97,7 @@ fn answer(request: &[u8], system: &System) -> Option<Answer> {
         Ok(httparse::Status::Partial) => Some(plain("431 Request Header Fields Too Large")),
         Err(_) => Some(plain("400 Bad Request")),
         Ok(httparse::Status::Complete(_)) => Some(match (parsed.method, parsed.path) {
-            (Some("GET"), Some("/")) => {
-                response("200 OK", "text/html; charset=utf-8", page::render(system).as_bytes(), true)
-            }
+            (Some("GET"), Some("/")) => response("200 OK", "text/html; charset=utf-8", page().as_bytes(), true),
             (Some("GET"), _) => plain("404 Not Found"),
             _ => plain("405 Method Not Allowed"),
         }),

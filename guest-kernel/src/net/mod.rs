@@ -1,17 +1,15 @@
 //! The network: smoltcp over the card, an address by DHCP or from the command line (`ringside.ip=ADDRESS/PREFIX[,ROUTER]`), and the
 //! status page.
 
-pub mod card;
 mod http;
-mod page;
 
-use crate::System;
 use crate::cmdline::Cmdline;
+use crate::devices::card::{Card, Port};
 use crate::task::Event;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use card::{Card, Port};
 use core::cell::Cell;
 use http::Connection;
 use pvops::time;
@@ -68,8 +66,11 @@ impl Static {
     }
 }
 
+/// Renders the page that the network serves.
+pub type Page = Rc<dyn Fn() -> String>;
+
 /// Runs the network for ever.
-pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, seed: u64) {
+pub async fn run(card: Rc<Card>, status: Rc<Status>, address: Option<Static>, seed: u64, page: Page) {
     let mut port = Port::new(&card);
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(card.mac())));
     config.random_seed = seed;
@@ -77,7 +78,7 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, se
     let mut sockets = SocketSet::new(Vec::new());
     let dhcp = match address {
         Some(Static { address, router }) => {
-            configure(&mut interface, &system.net, address, router);
+            configure(&mut interface, &status, address, router);
             None
         }
         None => Some(sockets.add(dhcpv4::Socket::new())),
@@ -93,14 +94,14 @@ pub async fn run(system: Rc<System>, card: Rc<Card>, address: Option<Static>, se
         interface.poll(now(), &mut Port::new(&card), &mut sockets);
         match dhcp.and_then(|dhcp| sockets.get_mut::<dhcpv4::Socket>(dhcp).poll()) {
             Some(dhcpv4::Event::Configured(config)) => {
-                configure(&mut interface, &system.net, config.address, config.router);
+                configure(&mut interface, &status, config.address, config.router);
             }
-            Some(dhcpv4::Event::Deconfigured) => deconfigure(&mut interface, &system.net),
+            Some(dhcpv4::Event::Deconfigured) => deconfigure(&mut interface, &status),
             None => {}
         }
         let mut again = false;
         for (handle, connection) in &mut connections {
-            again |= connection.serve(sockets.get_mut::<tcp::Socket>(*handle), &system);
+            again |= connection.serve(sockets.get_mut::<tcp::Socket>(*handle), &status, &page);
         }
         if again {
             interface.poll(now(), &mut Port::new(&card), &mut sockets);

@@ -252,3 +252,6 @@ impl AcpiHandler for Handler {
 
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
+
+#[cfg(test)]
+mod tests;

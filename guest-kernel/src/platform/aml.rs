@@ -289,3 +289,6 @@ fn slot(mut resources: &[u8]) -> Option<Slot> {
     let ((address, size), (line, trigger)) = (place?, line?);
     Some(Slot { address, size, line, trigger }).filter(|slot| slot.address > 0 && slot.size > 0)
 }
+
+#[cfg(test)]
+mod tests;

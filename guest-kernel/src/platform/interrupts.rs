@@ -67,3 +67,6 @@ fn trigger(flags: u16) -> Trigger {
         (true, false) => Trigger::LevelHigh,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ pub mod ecam;
 mod walk;
 
 use super::registers::Window;
-use crate::trap::irq;
+use crate::trap::{Interrupts, irq};
 use alloc::format;
 use alloc::string::String;
 use config::Config;
@@ -20,8 +20,6 @@ use pci_types::{CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress,
 use pvops::event::MessageEntry;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::pci::{MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID, cfg_type};
-
-use crate::devices::Interrupts;
 
 /// More capabilities than fit into a configuration space: the list has a loop.
 const CAPABILITIES_MAX: usize = 48;

@@ -1,10 +1,12 @@
 //! The shell's commands. Each writes to a string; an error is one line.
 
 use super::show;
+use crate::fs::files;
 use crate::mm::frames::FRAMES;
 use crate::mm::{heap, paging};
 use crate::platform::power::{self, Ending};
-use crate::{System, console, files, trap};
+use crate::system::System;
+use crate::{console, trap};
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -123,12 +125,12 @@ pub(super) async fn run(system: &Rc<System>, line: &str, out: &mut String) -> Re
         ("ls", _) => ls(system, path.unwrap_or("/"), out),
         ("cat" | "sum", _) => {
             let path = path.ok_or_else(|| alloc::format!("{command}: which file?"))?;
-            let bytes = files::read(system, path)?;
+            let bytes = files::read(system.files(), path)?;
             if command == "cat" {
                 out.push_str(&String::from_utf8_lossy(&bytes));
                 return Ok(());
             }
-            writeln!(out, "{:08x} {} {path}", crate::tour::crc32(&bytes), bytes.len()).map_err(formatting)
+            writeln!(out, "{:08x} {} {path}", crate::fs::crc32(&bytes), bytes.len()).map_err(formatting)
         }
         ("uptime", None) => show::uptime(system, out).map_err(formatting),
         ("checks", None) => {
@@ -239,7 +241,7 @@ fn number(text: Option<&str>, what: &str) -> Result<u64, Failed> {
     text.parse().map_err(|_| alloc::format!("{text}: not a number"))
 }
 
-fn disk(system: &System, number_text: Option<&str>) -> Result<Rc<crate::disk::Disk>, Failed> {
+fn disk(system: &System, number_text: Option<&str>) -> Result<Rc<crate::devices::disk::Disk>, Failed> {
     let index = number_text.map_or(Ok(0), |text| number(Some(text), "disk"))?;
     let found = usize::try_from(index).ok().and_then(|index| system.devices.disks.get(index));
     found.cloned().ok_or_else(|| alloc::format!("there is no disk {index}"))
@@ -256,7 +258,7 @@ async fn dump(system: &System, sector: Option<&str>, which: Option<&str>, out: &
     let bytes = disk.read(sector, 512).await.map_err(|error| error.to_string())?;
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let text: String = chunk.iter().map(|&byte| if byte.is_ascii_graphic() { byte.into() } else { '.' }).collect();
-        writeln!(out, "{:03x} {} {text}", line * 16, show::Bytes(chunk)).map_err(formatting)?;
+        writeln!(out, "{:03x} {} {text}", line * 16, crate::patching::Bytes(chunk)).map_err(formatting)?;
     }
     Ok(())
 }
@@ -273,7 +275,7 @@ fn balloon(system: &System, pages: Option<&str>, out: &mut String) -> Result<(),
 }
 
 fn ls(system: &System, path: &str, out: &mut String) -> Result<(), Failed> {
-    for files::Entry { name, what } in files::list(system, path)? {
+    for files::Entry { name, what } in files::list(system.files(), path)? {
         match what {
             files::What::File(size) => writeln!(out, "{size:>10} {name}"),
             files::What::Directory => writeln!(out, "{:>10} {name}", "dir"),

@@ -1,7 +1,8 @@
 //! What a word at the cursor could become.
 
 use super::commands::COMMANDS;
-use crate::{System, files};
+use crate::fs::files;
+use crate::system::System;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -32,7 +33,7 @@ fn matching(word: &str, names: impl Iterator<Item = String>) -> (usize, Vec<Stri
 /// Names in the directory that a path is in; those of directories end in a slash.
 fn paths(system: &System, path: &str) -> (usize, Vec<String>) {
     let (directory, name) = path.rsplit_once('/').map_or(("", path), |(directory, name)| (directory, name));
-    let entries = files::list(system, if directory.is_empty() { "/" } else { directory }).unwrap_or_default();
+    let entries = files::list(system.files(), if directory.is_empty() { "/" } else { directory }).unwrap_or_default();
     let names = entries.into_iter().map(|entry| match entry.what {
         files::What::Directory => entry.name + "/",
         _ => entry.name,

@@ -12,7 +12,7 @@ const HISTORY_MAX: usize = 16;
 
 /// A line being edited.
 #[derive(Default)]
-pub struct Editor {
+pub(super) struct Editor {
     line: String,
     /// Byte index of the character at the cursor.
     cursor: usize,
@@ -36,7 +36,7 @@ enum Escape {
 }
 
 /// What a byte did.
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The line goes on.
     Editing,
     /// The line is to be completed at the cursor: [`Editor::complete`].
@@ -65,7 +65,7 @@ enum Key {
 
 impl Editor {
     /// Takes a byte; what the terminal is to show goes to `echo`.
-    pub fn input(&mut self, byte: u8, echo: &mut String) -> Outcome {
+    pub(super) fn input(&mut self, byte: u8, echo: &mut String) -> Outcome {
         let key = self.key(byte);
         let (before, old_width) = (self.column(), self.line.width());
         match key {
@@ -121,13 +121,13 @@ impl Editor {
     }
 
     /// What stands before the cursor.
-    pub fn before_cursor(&self) -> &str {
+    pub(super) fn before_cursor(&self) -> &str {
         &self.line[..self.cursor]
     }
 
     /// Completes the last `typed` bytes before the cursor by what all of `names` have in common, and a space after the only
     /// one that does not end in a slash. True if that added nothing, so that the names are worth showing.
-    pub fn complete(&mut self, typed: usize, names: &[String], echo: &mut String) -> bool {
+    pub(super) fn complete(&mut self, typed: usize, names: &[String], echo: &mut String) -> bool {
         let Some(first) = names.first() else { return false };
         let common = names.iter().fold(first.as_str(), |common, name| {
             let end = common.char_indices().zip(name.chars()).find(|((_, a), b)| a != b).map(|((at, _), _)| at);
@@ -148,7 +148,7 @@ impl Editor {
     }
 
     /// The line as the terminal shows it, with the cursor where it is.
-    pub fn show(&self, echo: &mut String) {
+    pub(super) fn show(&self, echo: &mut String) {
         self.redraw(0, 0, echo);
     }
 
@@ -240,3 +240,6 @@ impl Editor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

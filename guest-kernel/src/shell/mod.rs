@@ -5,20 +5,19 @@ mod complete;
 mod editor;
 mod show;
 
-use crate::{System, console};
+use crate::console;
+use crate::system::System;
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::fmt;
 use editor::{Editor, Outcome};
-
-pub use show::{Bytes, mnemonics};
 
 const PROMPT: &str = "ringside> ";
 
 /// Where a shell reads and writes.
 enum Terminal {
     Serial,
-    Virtio(Rc<crate::vconsole::VirtioConsole>),
+    Virtio(Rc<crate::devices::console::VirtioConsole>),
 }
 
 impl Terminal {
@@ -74,7 +73,7 @@ pub async fn on_serial(system: Rc<System>) {
 }
 
 /// The shell on the virtio console; runs for ever.
-pub async fn on_virtio(system: Rc<System>, console: Rc<crate::vconsole::VirtioConsole>) {
+pub async fn on_virtio(system: Rc<System>, console: Rc<crate::devices::console::VirtioConsole>) {
     run(system, Terminal::Virtio(console)).await;
 }
 

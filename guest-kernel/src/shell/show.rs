@@ -1,50 +1,21 @@
 //! What the shell shows: one function for each command that only looks.
 
-use crate::System;
-use crate::balloon::KernelBalloon;
+use crate::devices::balloon::KernelBalloon;
 use crate::mm::frames::FRAMES;
 use crate::mm::heap;
-use crate::{task, trap};
+use crate::patching::{Bytes, mnemonics};
+use crate::system::System;
+use crate::{crash, task, trap};
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use pvops::event::Line;
-use pvops::patch::{self, Kind};
+use pvops::patch;
 use pvops::{Op, site, time};
-
-/// Bytes in hexadecimal, for people.
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_char(' ')?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-/// What stands at the sites of an operation, in Intel's syntax, padding included.
-pub fn mnemonics(op: Op, kind: Option<Kind>) -> String {
-    let template = crate::world().backend().template(op);
-    let (text, code) = match (kind, template) {
-        (None, _) => return alloc::format!("call [{}]", op.name()),
-        (Some(Kind::Direct), _) | (_, None) => (alloc::format!("call {}", op.name()), patch::DIRECT_CALL_LEN),
-        (Some(_), Some(template)) => (template.text().into(), template.bytes().len()),
-    };
-    let padding = site::len_of(op).saturating_sub(code).div_ceil(patch::NOP_MAX);
-    let nops = core::iter::repeat_n("nop", padding);
-    let instructions: Vec<&str> = core::iter::once(&*text).filter(|text| !text.is_empty()).chain(nops).collect();
-    instructions.join("; ")
-}
 
 /// Every operation, and how often each hypercall was made.
 pub(super) fn operations(out: &mut String) -> fmt::Result {
-    let patches = crate::patches();
-    writeln!(out, "backend {}, {} sites", crate::world().backend().name, patches.sites())?;
+    let patches = crate::patching::patches();
+    writeln!(out, "backend {}, {} sites", crate::patching::world().backend().name, patches.sites())?;
     writeln!(out, "{:20} {:>5}  {:8}  what stands there", "operation", "sites", "how")?;
     for (op, summary) in patches.ops() {
         let how = summary.kind.map_or("indirect", |kind| kind.name());
@@ -58,12 +29,12 @@ pub(super) fn operations(out: &mut String) -> fmt::Result {
 
 /// One operation: its bytes before and after, and every site of it.
 pub(super) fn sites(op: Op, out: &mut String) -> fmt::Result {
-    if let Some((_, summary)) = crate::patches().ops().find(|(found, _)| *found == op) {
+    if let Some((_, summary)) = crate::patching::patches().ops().find(|(found, _)| *found == op) {
         writeln!(out, "before  {}    call [{}]", Bytes(&summary.before), op.name())?;
         writeln!(out, "after   {}    {}", Bytes(&summary.after), mnemonics(op, summary.kind))?;
     }
     for site in site::all().iter().filter(|site| site.op() == Some(op)) {
-        let (function, offset) = trap::symbols().find(site.address()).unwrap_or(("?", 0));
+        let (function, offset) = crash::symbols().find(site.address()).unwrap_or(("?", 0));
         writeln!(out, "{:#x} {} {function} + {offset:#x}", site.address(), Bytes(&patch::bytes(site)))?;
     }
     Ok(())
@@ -84,7 +55,7 @@ pub(super) fn mem(system: &System, out: &mut String) -> fmt::Result {
         pages => writeln!(out, "given up to devices that confirm no reset: {} KiB", pages * 4)?,
     }
     match &system.initrd {
-        Ok(archive) => writeln!(out, "initrd: {} bytes, {} files", archive.len(), archive.count())?,
+        Ok(archive) => writeln!(out, "initrd: {} bytes, {} files", archive.size(), archive.count())?,
         Err(error) => writeln!(out, "initrd: {error}")?,
     }
     for range in &system.ram {

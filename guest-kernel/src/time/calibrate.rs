@@ -2,7 +2,7 @@
 //! `reference`.
 
 /// A counter of known frequency.
-pub trait Reference {
+pub(super) trait Reference {
     /// For people.
     fn name(&self) -> &'static str;
     /// Counts a second.
@@ -15,7 +15,7 @@ pub trait Reference {
 
 /// The time stamp counter and the local APIC's timer at one moment; both count up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(super) struct Stamp {
     /// TSC.
     pub tsc: u64,
     /// Ticks of the timer.
@@ -24,7 +24,7 @@ pub struct Stamp {
 
 /// Frequencies in Hz, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Measured {
+pub(super) struct Measured {
     /// Of the TSC.
     pub tsc: u64,
     /// Of the local APIC's timer.
@@ -37,7 +37,7 @@ const WINDOWS_PER_SECOND: u64 = 4000;
 const PATIENCE: u64 = 100_000_000;
 
 /// Measures against a reference, within a percent where reading it takes a microsecond; `None` if it does not count.
-pub fn measure(reference: &mut dyn Reference, mut stamp: impl FnMut() -> Stamp) -> Option<Measured> {
+pub(super) fn measure(reference: &mut dyn Reference, mut stamp: impl FnMut() -> Stamp) -> Option<Measured> {
     let window = (reference.hz() / WINDOWS_PER_SECOND).max(1);
     let (first, start) = sample(reference, &mut stamp);
     let (mut last, mut moved) = (first, start.tsc);
@@ -71,7 +71,7 @@ fn sample(reference: &mut dyn Reference, stamp: &mut impl FnMut() -> Stamp) -> (
 
 /// The TSC frequency that two readings of a reference and the TSC give; `None` if the reference has wrapped in between or
 /// stood still. `about` is the frequency as known before.
-pub fn refine(reference: &dyn Reference, about: u64, [first, last]: [(u64, u64); 2]) -> Option<u64> {
+pub(super) fn refine(reference: &dyn Reference, about: u64, [first, last]: [(u64, u64); 2]) -> Option<u64> {
     let ticks = elapsed(reference, first.0, last.0);
     let tsc = last.1.wrapping_sub(first.1);
     let expected = u128::from(tsc) * u128::from(reference.hz()) / u128::from(about.max(1));
@@ -88,7 +88,7 @@ fn elapsed(reference: &dyn Reference, from: u64, to: u64) -> u64 {
 /// The TSC frequency by CPUID (Intel SDM volume 2, leaves 0x15 and 0x16), given as EAX, EBX, ECX of each: that of the crystal
 /// times a ratio. Where the ratio is there and the crystal's frequency is not, the TSC runs at the processor's base frequency.
 /// Leaf 0x16 alone says nothing of the TSC.
-pub fn from_cpuid(leaf15: [u32; 3], leaf16: [u32; 3]) -> Option<u64> {
+pub(super) fn from_cpuid(leaf15: [u32; 3], leaf16: [u32; 3]) -> Option<u64> {
     let [denominator, numerator, crystal] = leaf15.map(u64::from);
     let base = u64::from(leaf16[0] & 0xffff) * 1_000_000;
     match (denominator, numerator, crystal) {
@@ -98,3 +98,6 @@ pub fn from_cpuid(leaf15: [u32; 3], leaf16: [u32; 3]) -> Option<u64> {
     }
     .filter(|&hz| hz > 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use pvops::port;
 const PM_HZ: u64 = 3_579_545;
 
 /// Those that the machine has, the best one first.
-pub fn all(has_legacy_chips: bool) -> impl Iterator<Item = Found> {
+pub(super) fn all(has_legacy_chips: bool) -> impl Iterator<Item = Found> {
     let hpet = core::iter::once_with(|| Hpet::find().map(Found::Hpet));
     let pm = core::iter::once_with(|| acpi::pm_timer().map(Found::Pm));
     let pit = core::iter::once(has_legacy_chips.then(Pit::start).map(Found::Pit));
@@ -20,7 +20,7 @@ pub fn all(has_legacy_chips: bool) -> impl Iterator<Item = Found> {
 
 /// One of them.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// High precision event timer.
     Hpet(Hpet),
     /// ACPI's timer.
@@ -33,7 +33,7 @@ pub enum Found {
 
 impl Found {
     /// Lets it count anew, if it has an end.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         if let Self::Pit(pit) = self {
             *pit = Pit::start();
         }
@@ -82,7 +82,7 @@ impl Reference for Found {
 
 /// The HPET's main counter, of which the lower half is enough.
 #[derive(Debug)]
-pub struct Hpet {
+pub(super) struct Hpet {
     registers: Window,
     hz: u64,
 }
@@ -110,7 +110,7 @@ impl Hpet {
 
 /// Channel 2 of the PIT, counting down from its largest value.
 #[derive(Debug)]
-pub struct Pit(());
+pub(super) struct Pit(());
 
 impl Pit {
     const HZ: u64 = 1_193_182;

@@ -15,6 +15,7 @@ use core::mem::offset_of;
 /// The registers of the interrupted code.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
+#[expect(missing_docs, reason = "registers have no other names")]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,

@@ -1,15 +1,18 @@
 //! Traps: the descriptor tables, the entry stubs, and where each vector goes.
 
 mod entry;
+pub mod expected;
+mod interrupts;
 pub mod irq;
-mod report;
+pub mod segments;
 
 pub use entry::TrapFrame;
-pub use report::{backtrace, symbols};
+pub use interrupts::Interrupts;
 
-use crate::boot::{BOOT_GDT, CODE_SELECTOR, TSS_SELECTOR};
 use core::mem::size_of;
 use pvops::cpu::TablePointer;
+use segments::{BOOT_GDT, CODE_SELECTOR, TSS_SELECTOR};
+use spin::Once;
 
 /// Bytes of the stack for faults that may come from a broken stack.
 const FAULT_STACK_SIZE: usize = 16 * 1024;
@@ -55,9 +58,14 @@ static mut IDT: [Gate; 256] = [Gate { low: 0, high: 0 }; 256];
 static mut TSS: Tss = Tss::EMPTY;
 static mut FAULT_STACK: FaultStack = [0; FAULT_STACK_SIZE / 16];
 
-/// Loads the IDT and the task register: from now on a fault is a report.
-pub fn init(names: crate::boot::info::Symbols) {
-    report::set_symbols(names);
+/// Serves an exception that nobody expects.
+pub type OnException = fn(vector: u8, frame: &mut TrapFrame);
+
+static ON_EXCEPTION: Once<OnException> = Once::new();
+
+/// Loads the IDT and the task register: from now on an exception is `on_exception`'s.
+pub fn init(on_exception: OnException) {
+    ON_EXCEPTION.call_once(|| on_exception);
     let idt = &raw mut IDT;
     for vector in 0..256 {
         let handler = entry::stub(vector) as u64;
@@ -119,7 +127,13 @@ unsafe fn load(gdt: *mut Gdt, tss: *mut Tss, fault_stack: *const FaultStack) {
 /// Where the stubs go.
 extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
     match frame.vector as u8 {
-        exception @ 0..32 => report::exception(exception, frame),
+        exception @ 0..32 => {
+            if !expected::fault(exception, frame)
+                && let Some(on_exception) = ON_EXCEPTION.get()
+            {
+                on_exception(exception, frame);
+            }
+        }
         vector => {
             go_on_behind_halt(frame);
             irq::dispatch(vector);

@@ -18,7 +18,7 @@ use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::passt::Prepared;
 use crate::vmm::exits::Counters;
 use crate::vmm::{kvm, memory, vcpu};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared_abi::board;
 use std::io;
 use std::sync::Arc;
@@ -148,8 +148,31 @@ impl Controlled for Machine {
         status
     }
 
+    /// All counters.
     fn stats(&self) -> Value {
-        super::stats::collect(self)
+        let exits: Map<_, _> = self.exits.all().map(|(cause, count)| (cause.into(), count.into())).collect();
+        let devices: Map<_, _> = self
+            .devices
+            .iter()
+            .map(|(name, transport)| {
+                let mut counters = json!(transport.counters());
+                if let (Some(fault), Some(object)) = (transport.fault(), counters.as_object_mut()) {
+                    object.insert("first_fault".into(), fault.into());
+                }
+                (name.clone(), counters)
+            })
+            .collect();
+        let mut all = json!({
+            "uptime_ms": self.started.elapsed().as_millis() as u64,
+            "exits": exits,
+            "serial": { "bytes_written": self.output.written(), "bytes_lost": self.output.lost(),
+                "throttled_ms": self.output.throttled_ms() },
+            "devices": devices,
+        });
+        if let Some(balloon) = &self.balloon {
+            all["balloon"] = json!(balloon.numbers());
+        }
+        all
     }
 
     fn balloon(&self) -> Option<&BalloonHandle> {

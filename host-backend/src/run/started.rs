@@ -5,7 +5,7 @@ use super::ending::{Patience, Waits, flush_all};
 use super::events::EventLoop;
 use super::machine::{Machine, Ready, slot_address};
 use super::platform::Platform;
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, Controlled};
 use crate::say;
 use crate::stop::Outcome;
 use crate::virtio::net::passt::{self, Prepared};
@@ -159,7 +159,9 @@ impl Started {
                 say!("{name} needed a reset: {fault}");
             }
         }
-        super::stats::print(&self.machine);
+        if let Some(format) = self.machine.config.stats {
+            super::stats::print(format, &self.machine.stats());
+        }
         lost
     }
 

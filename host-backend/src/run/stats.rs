@@ -1,43 +1,14 @@
-//! The statistics: one JSON value, for the control socket and `--stats json`, and the same as a table.
+//! Prints the statistics: one JSON value, or the same as a table.
 
-use super::machine::Machine;
 use crate::config::StatsFormat;
 use crate::log;
-use serde_json::{Map, Value, json};
-
-/// All counters of a machine.
-pub(super) fn collect(machine: &Machine) -> Value {
-    let exits: Map<_, _> = machine.exits.all().map(|(cause, count)| (cause.into(), count.into())).collect();
-    let devices: Map<_, _> = machine
-        .devices
-        .iter()
-        .map(|(name, transport)| {
-            let mut counters = json!(transport.counters());
-            if let (Some(fault), Some(object)) = (transport.fault(), counters.as_object_mut()) {
-                object.insert("first_fault".into(), fault.into());
-            }
-            (name.clone(), counters)
-        })
-        .collect();
-    let mut all = json!({
-        "uptime_ms": machine.started.elapsed().as_millis() as u64,
-        "exits": exits,
-        "serial": { "bytes_written": machine.output.written(), "bytes_lost": machine.output.lost(),
-            "throttled_ms": machine.output.throttled_ms() },
-        "devices": devices,
-    });
-    if let Some(balloon) = &machine.balloon {
-        all["balloon"] = json!(balloon.numbers());
-    }
-    all
-}
+use serde_json::Value;
 
 /// Prints them to standard error as the user asked.
-pub(super) fn print(machine: &Machine) {
-    match machine.config.stats {
-        None => {}
-        Some(StatsFormat::Json) => log::error_text(&format!("{}\n", collect(machine))),
-        Some(StatsFormat::Table) => log::error_text(&table(&collect(machine), "")),
+pub(super) fn print(format: StatsFormat, all: &Value) {
+    match format {
+        StatsFormat::Json => log::error_text(&format!("{all}\n")),
+        StatsFormat::Table => log::error_text(&table(all, "")),
     }
 }
 

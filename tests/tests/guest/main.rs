@@ -67,7 +67,7 @@ fn a_panic_says_where_and_how_it_came_there_and_ends_the_machine() {
     guest.expect("kernel panicked at guest-kernel/src/shell/commands.rs");
     guest.expect("asked for in the shell");
     guest.expect("guest_kernel::shell::");
-    guest.expect("guest_kernel::kernel_main");
+    guest.expect("kernel_main");
     guest.end();
 }
 
@@ -80,7 +80,7 @@ fn a_page_fault_is_reported_with_address_registers_and_names() {
     let registers = guest.expect("rip 0xffffffff80");
     assert!(registers.contains("rsp 0xffffffff80"), "{registers}");
     guest.expect("#0");
-    guest.expect("guest_kernel::kernel_main");
+    guest.expect("kernel_main");
     guest.end();
 }
 
@@ -100,7 +100,7 @@ fn a_panic_under_each_lock_is_reported_and_ends_the_machine() {
         let Some(mut guest) = guest("a panic under a lock", 64) else { return };
         guest.type_line(&format!("panic lock {lock}"));
         guest.expect("asked for in the shell");
-        guest.expect("guest_kernel::kernel_main");
+        guest.expect("kernel_main");
         guest.end();
     }
 }
@@ -111,7 +111,7 @@ fn a_panic_while_the_machine_is_ended_is_the_last() {
     guest.type_line("panic twice");
     guest.expect("asked for in the shell, while the machine is ended");
     // What comes after the report is the machine's end and not the next report.
-    guest.expect("guest_kernel::kernel_main");
+    guest.expect("kernel_main");
     assert!(guest.running.expect("panicked", PATIENCE).is_err());
     guest.end();
 }

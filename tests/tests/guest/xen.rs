@@ -41,7 +41,7 @@ fn a_panic_on_xen_says_where_and_how_it_came_there_and_ends_the_machine() {
     guest.type_line("panic");
     guest.expect("kernel panicked at guest-kernel/src/shell/commands.rs");
     guest.expect("asked for in the shell");
-    guest.expect("guest_kernel::kernel_main");
+    guest.expect("kernel_main");
     guest.expect(CRASHED);
     guest.end();
 }
@@ -54,7 +54,7 @@ fn a_page_fault_on_xen_is_reported_with_address_registers_and_names() {
     guest.expect("write of 0x00000000deadbeef: not mapped");
     let registers = guest.expect("rip 0xffffffff80");
     assert!(registers.contains("rsp 0xffffffff80"), "{registers}");
-    guest.expect("guest_kernel::kernel_main");
+    guest.expect("kernel_main");
     guest.expect(CRASHED);
     guest.end();
 }

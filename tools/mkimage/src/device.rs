@@ -5,7 +5,7 @@
 
 mod holder;
 
-use crate::bootable::{Bytes, Progress, Step};
+use crate::progress::{Bytes, Progress, Step};
 use crate::sparse::{PIECE, Sparse};
 use crate::{Error, Result};
 use shared_abi::disk::SECTOR;

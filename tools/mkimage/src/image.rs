@@ -6,8 +6,8 @@
 //!
 //! Debug information and symbol tables stay behind; the function names travel in the bundle.
 
-use crate::bootable::Format;
 use crate::bundle::Bundle;
+use crate::format::Format;
 use crate::kernel::{self, Header, Kernel, Section, Segment};
 use crate::{Error, Result, initrd, output};
 use object::elf;

@@ -12,6 +12,7 @@ mod container;
 pub mod device;
 pub mod disk;
 mod error;
+pub mod format;
 pub mod image;
 pub mod initrd;
 #[cfg(feature = "inspect")]
@@ -21,6 +22,7 @@ pub mod kernel;
 pub mod loaders;
 mod medium;
 pub mod output;
+pub mod progress;
 mod qemu_img;
 pub mod size;
 pub mod sparse;

@@ -26,7 +26,7 @@ pub(crate) enum Bare {
 impl Bare {
     fn package(self) -> &'static str {
         match self {
-            Self::Kernel => "guest-kernel",
+            Self::Kernel => "guest-kernel-image",
             Self::BiosLoader => "loader-bios",
             Self::EfiLoader => "loader-efi",
             Self::LinuxLoader => "loader-linux",
@@ -42,7 +42,8 @@ impl Bare {
 
     fn file(self) -> &'static str {
         match self {
-            Self::Kernel | Self::BiosLoader | Self::LinuxLoader => self.package(),
+            Self::Kernel => "guest-kernel",
+            Self::BiosLoader | Self::LinuxLoader => self.package(),
             Self::EfiLoader => "loader-efi.efi",
         }
     }

@@ -4,5 +4,4 @@
 pub mod kvm;
 pub mod native;
 pub mod pvclock;
-#[cfg(target_os = "none")]
 pub mod xen;

@@ -3,11 +3,11 @@
 use pci_types::{Bar, ConfigRegionAccess, EndpointHeader};
 
 /// Base address registers of an endpoint.
-pub const BARS: usize = 6;
+pub(super) const BARS: usize = 6;
 
 /// Address and size of each memory BAR; a BAR of 64 bits stands at its first register, and its second is none. To learn the
 /// sizes, the registers are written: the function must not answer to memory accesses meanwhile.
-pub fn memory(header: &EndpointHeader, access: impl ConfigRegionAccess + Copy) -> [Option<(u64, u64)>; BARS] {
+pub(super) fn memory(header: &EndpointHeader, access: impl ConfigRegionAccess + Copy) -> [Option<(u64, u64)>; BARS] {
     const FIRST: u16 = 0x10;
     const LAST: usize = BARS - 1;
     let mut bars = [None; BARS];

@@ -1,8 +1,8 @@
 //! Access to configuration space: by memory where the firmware tells of it (ECAM), one exit an access; else by ports, two.
 
 use super::ecam::{self, BUS, Entry, Window};
-use crate::boot::info::Range;
 use crate::cmdline::Cmdline;
+use crate::mm::Range;
 use crate::mm::paging::map_device;
 use alloc::vec::Vec;
 use core::arch::asm;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Display};
 use pci_types::PciAddress;
 
-use crate::boot::info::Range;
+use crate::mm::Range;
 
 /// Bytes of a bus: 32 devices of 8 functions of 4 KiB (PCI Express 5.0, section 7.2.2).
 pub const BUS: u64 = 1 << 20;

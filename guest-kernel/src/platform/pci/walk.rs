@@ -11,7 +11,7 @@ const NOBODY: u16 = 0xffff;
 
 /// A function and its ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Where.
     pub address: PciAddress,
     /// Who made it.
@@ -22,7 +22,7 @@ pub struct Found {
 
 /// What the walk came by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Walk {
+pub(super) struct Walk {
     /// Functions that are wanted, bus by bus.
     pub functions: Vec<Found>,
     /// Bridges without a bus number of their own: what is behind them stays unseen.
@@ -31,7 +31,7 @@ pub struct Walk {
 
 /// Finds all functions that are wanted, and lets the bridges before them pass memory accesses and messages on. Of the
 /// roots, those count that no bridge behind an earlier one leads to.
-pub fn walk(access: impl ConfigRegionAccess + Copy, roots: &[u8], wanted: impl Fn(u16, u16) -> bool) -> Walk {
+pub(super) fn walk(access: impl ConfigRegionAccess + Copy, roots: &[u8], wanted: impl Fn(u16, u16) -> bool) -> Walk {
     let mut walk = Walk::default();
     // The bridge that leads to a bus, by the bus's number; `None` before somebody leads there.
     let mut bridges: [Option<PciAddress>; BUSES] = [None; BUSES];
@@ -93,3 +93,6 @@ fn open_way(access: impl ConfigRegionAccess + Copy, bridges: &[Option<PciAddress
         bus = address.bus();
     }
 }
+
+#[cfg(test)]
+mod tests;

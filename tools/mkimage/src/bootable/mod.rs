@@ -10,9 +10,11 @@ mod iso;
 
 use crate::bundle::check_cmdline;
 use crate::device::{self, Device};
+pub use crate::format::Format;
 use crate::kernel::{self, Kernel};
 use crate::loaders::Loaders;
 use crate::output::{self, Existing};
+pub use crate::progress::{Bytes, Progress, Step};
 use crate::sparse::Sparse;
 use crate::time::Timestamp;
 use crate::{Error, Result, bzimage, image, initrd};
@@ -22,81 +24,6 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-
-/// What to make of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One ELF file that boots alone wherever a PVH ELF boots.
-    Elf,
-    /// The same for hypervisors that boot by the Linux boot protocol alone.
-    BzImage,
-    /// A raw disk that BIOS and UEFI boot.
-    Disk,
-    /// An ISO 9660 image that BIOS and UEFI boot, from a CD and as a disk.
-    Iso,
-    /// The disk for QEMU, by qemu-img.
-    Qcow2,
-    /// The same for Hyper-V, by qemu-img.
-    Vhdx,
-    /// The same for VMware, by qemu-img.
-    Vmdk,
-}
-
-impl Format {
-    /// Refuses an output where this format cannot go: what is no regular file, but for a disk's device; what exists, unless
-    /// it may be replaced; what is one of the inputs.
-    ///
-    /// # Errors
-    /// [`Error::OutputNotAFile`], [`Error::NotForDevices`], [`Error::Exists`], [`Error::OutputIsInput`].
-    pub fn check_output(self, output: &Path, inputs: &[&Path], existing: Existing) -> Result<()> {
-        if !device::is_device(output) {
-            output::check(output, inputs)?;
-        } else if !matches!(self, Self::Disk | Self::Iso) {
-            let other = if self == Self::BzImage { "bzimage" } else { "elf" };
-            let format = self.of_qemu_img().unwrap_or(other);
-            return Err(Error::NotForDevices { path: output.into(), format });
-        }
-        output::check_existing(output, existing)
-    }
-
-    /// qemu-img's name, for what it makes.
-    fn of_qemu_img(self) -> Option<&'static str> {
-        match self {
-            Self::Elf | Self::BzImage | Self::Disk | Self::Iso => None,
-            Self::Qcow2 => Some("qcow2"),
-            Self::Vhdx => Some("vhdx"),
-            Self::Vmdk => Some("vmdk"),
-        }
-    }
-}
-
-/// What is being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The image is put together in memory.
-    Composing,
-    /// It is written.
-    Writing,
-    /// qemu-img makes its format of it.
-    Converting,
-}
-
-/// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes {
-    /// Bytes done.
-    pub done: u64,
-    /// Bytes in all; 0: not known.
-    pub total: u64,
-}
-
-impl Bytes {
-    /// For what is not counted.
-    pub const UNKNOWN: Self = Self { done: 0, total: 0 };
-}
-
-/// Is told what is being done, and how far it is.
-pub type Progress<'a> = &'a mut dyn FnMut(Step, Bytes);
 
 /// What goes into an image.
 #[derive(Clone, Debug, Default)]

@@ -10,14 +10,16 @@ mod entry;
 pub mod event;
 mod handlers;
 pub mod hypercall;
+#[cfg(target_os = "none")]
+mod inline;
 pub mod memory;
 
 pub use enter::{Boot, EnterError, enter, log};
 
 use crate::per_cpu;
 use crate::percpu::{self, PerCpu};
-use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
-use crate::template::{Template, template};
+use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps};
+use crate::template::Template;
 use crate::types::Start;
 use crate::worlds::{native, pvclock};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -114,37 +116,17 @@ const OPS: Ops = Ops {
     },
 };
 
-const TEMPLATES: &[(Op, Template)] =
-    &[(op::irq::save, SAVE), (op::irq::disable, DISABLE), (op::irq::enable, ENABLE), (op::smp::relax, native::RELAX)];
-
-template!(
-    /// The upcall mask of CPU 0 as it was, then set.
-    SAVE,
-    "mov al, 1",
-    "xchg al, byte ptr [XEN_SHARED_INFO + 1]",
-    "movzx eax, al",
-);
-
-template!(
-    /// The upcall mask of CPU 0.
-    DISABLE,
-    "mov byte ptr [XEN_SHARED_INFO + 1], 1",
-);
-
-template!(
-    /// Unmasks, and only then looks: an event that arrives in between is seen by one or the other.
-    ENABLE,
-    "mov byte ptr [XEN_SHARED_INFO + 1], 0",
-    "cmp byte ptr [XEN_SHARED_INFO], 0",
-    "je 2f",
-    "call [XEN_DELIVER]",
-    "2:",
-);
-
-/// What [`ENABLE`] calls: inline code can only name an address.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.ro_after_init")]
-static XEN_DELIVER: unsafe extern "sysv64" fn() = entry::deliver;
+/// Code with addresses in it cannot be linked into a program that may be anywhere, as tests on a host are.
+const TEMPLATES: &[(Op, Template)] = {
+    #[cfg(target_os = "none")]
+    {
+        inline::TEMPLATES
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        &[(crate::table::op::smp::relax, native::RELAX)]
+    }
+};
 
 /// Xen's flat segments are as good as ours.
 unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}

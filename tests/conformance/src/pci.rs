@@ -1,0 +1,328 @@
+//! Virtio over PCI: configuration space, capabilities, the common configuration, MSI-X vectors.
+
+use super::device::{Dev, Target};
+use super::registers::Regs;
+use super::transport::{Bus, each};
+use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use alloc::format;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use frontends::transport::Registers;
+use frontends::transport::pci::Windows;
+use guest_kernel::devices::place::Place;
+use guest_kernel::platform::pci::Function;
+use guest_kernel::platform::registers::Window;
+use pci_types::ConfigRegionAccess;
+use shared_abi::virtio::pci::{CAPABILITY_VENDOR, CommonConfig, MODERN_DEVICE_ID, NO_VECTOR, VENDOR_ID, cfg_type};
+
+pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
+    "vendor-and-device-id-fit" => |lab| on(lab, vendor_and_device_id_fit),
+    "revision-is-at-least-1" => |lab| on(lab, |function, _| {
+        let revision = read(function, 8) & 0xff;
+        holds(revision >= 1, "revision id", "1 or more", revision)
+    }),
+    "capability-list-ends" => |lab| on(lab, |function, _| {
+        holds(capabilities(function).len() < STEPS, "capabilities", "a list that ends", "one that does not")
+    }),
+    "structures-lie-in-bars-0-to-5" => |lab| on(lab, structures_lie_in_bars),
+    "common-structure-is-long-enough" => |lab| on(lab, |_, windows| {
+        let len = windows.common.len();
+        holds(len >= 56, "length of the common configuration", "56 or more", len)
+    }),
+    "notify-multiplier-is-0-or-an-even-power-of-2" => |lab| on(lab, |_, windows| {
+        let multiplier = windows.notify_multiplier;
+        let fine = multiplier == 0 || multiplier.is_power_of_two() && multiplier >= 2;
+        holds(fine, "notify_off_multiplier", "0, or a power of 2 from 2 on", multiplier)
+    }),
+    "notify-places-lie-inside" => notify_places_lie_inside,
+    "num-queues-agrees-with-sizes" => |lab| driven(lab, |_, windows| num_queues_agrees_with_sizes(windows)),
+    "feature-selector-reads-back" => |lab| driven(lab, |_, windows| {
+        for value in [1, 0] {
+            windows.common.write32(offset_of!(CommonConfig, device_feature_select), value);
+            equal("device_feature_select", value, windows.common.read32(offset_of!(CommonConfig, device_feature_select)))?;
+        }
+        Ok(())
+    }),
+    "queue-size-reads-back" => queue_size_reads_back,
+    "reset-restores-queue-size" => reset_restores_queue_size,
+    "queue-addresses-read-back" => queue_addresses_read_back,
+    "vectors-are-none-at-first" => vectors_are_none_at_first,
+    "vectors-read-back" => vectors_read_back,
+    "vector-beyond-the-table-is-refused" => vector_beyond_the_table_is_refused,
+    "window-of-configuration-space-agrees" => |lab| driven(lab, window_of_configuration_space_agrees),
+    "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
+);
+
+/// More capabilities than fit into a configuration space.
+const STEPS: usize = 48;
+
+fn parts(target: &Target) -> Result<(&Function, &Windows<Window>), End> {
+    match (&target.place, &target.regs) {
+        (Place::Pci(function), Regs::Pci(windows, _)) => Ok((function, windows)),
+        _ => Err(error("not a virtio-pci device")),
+    }
+}
+
+/// Applies a check to all PCI devices.
+fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(lab, Bus::Pci, |_| Ok(()))?;
+    lab.targets
+        .iter()
+        .filter_map(|target| parts(target).ok())
+        .try_for_each(|(function, windows)| check(function, windows).map_err(|end| end.of(function.location())))
+}
+
+/// The same with features negotiated: a driver reads and writes the common configuration in the order of 3.1.1.
+fn driven(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let _dev = Dev::with_features(target, 0)?;
+        let (function, windows) = parts(target)?;
+        check(function, windows)
+    })
+}
+
+fn read(function: &Function, offset: u16) -> u32 {
+    // SAFETY: reading configuration space has no effect but that of the access window, which only this group uses.
+    unsafe { function.config().read(function.address, offset & !3) }
+}
+
+fn write(function: &Function, offset: u16, value: u32) {
+    // SAFETY: only written to the access window, by which a device reads its own registers, to the interrupt line's number,
+    // which it does not look at, and to what chooses between its pin and its messages. The status's bits are written as 0.
+    unsafe { function.config().write(function.address, offset & !3, value) };
+}
+
+/// Offsets of the capabilities.
+fn capabilities(function: &Function) -> Vec<u16> {
+    let mut found = Vec::new();
+    let mut at = read(function, 0x34) as u16 & 0xfc;
+    while at != 0 && found.len() < STEPS {
+        found.push(at);
+        at = (read(function, at) >> 8) as u16 & 0xfc;
+    }
+    found
+}
+
+/// Offsets of virtio's capabilities of a kind.
+fn structures(function: &Function, kind: u8) -> impl Iterator<Item = u16> {
+    capabilities(function).into_iter().filter(move |&at| {
+        let word = read(function, at);
+        word as u8 == CAPABILITY_VENDOR && (word >> 24) as u8 == kind
+    })
+}
+
+/// The interrupt pin of a device that has MSI-X.
+pub struct Pin {
+    function: Function,
+    isr: Window,
+    /// The ISA interrupt that the firmware wrote down.
+    pub irq: u8,
+    msix: u16,
+}
+
+impl Pin {
+    /// That of a virtio device on PCI.
+    ///
+    /// # Errors
+    /// Not applicable where it has none, or nobody wrote down where it arrives.
+    pub fn of(target: &Target) -> Result<Self, End> {
+        const INTERRUPT: u16 = 0x3c;
+        const MSIX: u8 = 0x11;
+        let (function, windows) = parts(target).map_err(|_| skip("the entropy device is not on PCI"))?;
+        let (irq, pin) = (read(function, INTERRUPT) as u8, (read(function, INTERRUPT) >> 8) as u8);
+        if pin == 0 || !(1..16).contains(&irq) {
+            return Err(skip("nobody wrote down where the device's interrupt pin arrives"));
+        }
+        let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == MSIX);
+        let msix = msix.ok_or_else(|| skip("the entropy device has no MSI-X"))?;
+        Ok(Self { function: *function, isr: windows.isr, irq, msix })
+    }
+
+    /// Runs a check while the device interrupts by its pin.
+    pub fn alone(&self, check: impl FnOnce() -> Verdict) -> Verdict {
+        const MSIX_ENABLE: u32 = 1 << 31;
+        const COMMAND: u16 = 4;
+        const PIN_OFF: u32 = 1 << 10;
+        let (control, command) = (read(&self.function, self.msix), read(&self.function, COMMAND) & 0xffff);
+        write(&self.function, self.msix, control & !MSIX_ENABLE);
+        write(&self.function, COMMAND, command & !PIN_OFF);
+        let verdict = check();
+        write(&self.function, COMMAND, command);
+        write(&self.function, self.msix, control);
+        verdict
+    }
+
+    /// Lets the line fall.
+    pub fn acknowledge(&self) {
+        self.isr.read8(0);
+    }
+}
+
+fn vendor_and_device_id_fit(function: &Function, _: &Windows<Window>) -> Verdict {
+    let id = read(function, 0);
+    equal("vendor id", VENDOR_ID, id as u16)?;
+    let device = (id >> 16) as u16;
+    let range = MODERN_DEVICE_ID + 1..=MODERN_DEVICE_ID + 0x3f;
+    holds(range.contains(&device), "device id", "0x1041 to 0x107f", format!("{device:#x}"))
+}
+
+fn structures_lie_in_bars(function: &Function, _: &Windows<Window>) -> Verdict {
+    for (kind, name) in [
+        (cfg_type::COMMON, "common configuration"),
+        (cfg_type::NOTIFY, "notification"),
+        (cfg_type::ISR, "interrupt status"),
+    ] {
+        let bars: Vec<u32> = structures(function, kind).map(|at| read(function, at + 4) & 0xff).collect();
+        let fine = bars.iter().any(|&bar| bar <= 5);
+        holds(fine, &format!("BARs of the {name} structures"), "one from 0 to 5", format!("{bars:?}"))?;
+    }
+    Ok(())
+}
+
+fn notify_places_lie_inside(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let dev = Dev::with_features(target, 0)?;
+        let (_, windows) = parts(target)?;
+        for queue in 0..windows.common.read16(offset_of!(CommonConfig, num_queues)) {
+            dev.regs().select_queue(queue.into());
+            let place = dev.regs().notify_offset();
+            holds(place.is_some(), &format!("place of notifications of queue {queue}"), "inside", "outside")?;
+        }
+        Ok(())
+    })
+}
+
+fn num_queues_agrees_with_sizes(windows: &Windows<Window>) -> Verdict {
+    let count = windows.common.read16(offset_of!(CommonConfig, num_queues));
+    holds(count > 0, "num_queues", "1 or more", count)?;
+    windows.common.write16(offset_of!(CommonConfig, queue_select), 0);
+    let first = windows.common.read16(offset_of!(CommonConfig, queue_size));
+    holds(first > 0, "size of queue 0", "1 or more", first)?;
+    windows.common.write16(offset_of!(CommonConfig, queue_select), count);
+    equal(&format!("size of queue {count}"), 0, windows.common.read16(offset_of!(CommonConfig, queue_size)))
+}
+
+/// The registers of queue 0 of a device with features negotiated.
+fn with_queue_0(target: &Target, check: impl FnOnce(&Window) -> Verdict) -> Verdict {
+    let dev = Dev::with_features(target, 0)?;
+    dev.regs().select_queue(0);
+    check(&parts(target)?.1.common)
+}
+
+fn queue_size_reads_back(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        with_queue_0(target, |common| {
+            common.write16(offset_of!(CommonConfig, queue_size), 4);
+            equal("queue_size", 4, common.read16(offset_of!(CommonConfig, queue_size)))
+        })
+    })
+}
+
+fn reset_restores_queue_size(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        let mut before = 0;
+        with_queue_0(target, |common| {
+            before = common.read16(offset_of!(CommonConfig, queue_size));
+            common.write16(offset_of!(CommonConfig, queue_size), 4);
+            Ok(())
+        })?;
+        with_queue_0(target, |common| equal("queue_size", before, common.read16(offset_of!(CommonConfig, queue_size))))
+    })
+}
+
+fn queue_addresses_read_back(lab: &Lab) -> Verdict {
+    each(lab, Bus::Pci, |target| {
+        with_queue_0(target, |common| {
+            let at = offset_of!(CommonConfig, queue_desc);
+            for (offset, value) in [(at, 0x1234_5000), (at + 4, 0x1)] {
+                common.write32(offset, value);
+                equal("half of queue_desc", value, common.read32(offset))?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Applies a check to the devices that have MSI-X.
+fn with_vectors(lab: &Lab, check: fn(&Window) -> Verdict) -> Verdict {
+    let mut any = false;
+    each(lab, Bus::Pci, |_| Ok(()))?;
+    for target in &lab.targets {
+        if matches!(target.regs, Regs::Pci(_, Some(_))) {
+            any = true;
+            with_queue_0(target, check)?;
+        }
+    }
+    if any { Ok(()) } else { Err(skip("no device has MSI-X")) }
+}
+
+fn vectors_are_none_at_first(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        equal("config_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
+        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+fn vectors_read_back(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        common.write16(offset_of!(CommonConfig, config_msix_vector), 0);
+        common.write16(offset_of!(CommonConfig, queue_msix_vector), 1);
+        equal("config_msix_vector", 0, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
+        equal("queue_msix_vector", 1, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+fn vector_beyond_the_table_is_refused(lab: &Lab) -> Verdict {
+    with_vectors(lab, |common| {
+        common.write16(offset_of!(CommonConfig, queue_msix_vector), 0x7fe);
+        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
+    })
+}
+
+/// `virtio_pci_cfg_cap`: a capability whose bar, offset and length the driver writes; data follows.
+fn window_of_configuration_space_agrees(function: &Function, windows: &Windows<Window>) -> Verdict {
+    const WIDTH: u32 = 2;
+    let access = structures(function, cfg_type::PCI).next();
+    let Some(at) = access else {
+        return holds(false, "capabilities", "one of type VIRTIO_PCI_CAP_PCI_CFG", "none");
+    };
+    let usable = structures(function, cfg_type::COMMON).find(|&at| read(function, at + 4) & 0xff <= 5);
+    let common = usable.ok_or_else(|| error("no common configuration"))?;
+    let (bar, offset) = (read(function, common + 4) & 0xff, read(function, common + 8));
+    write(function, at + 4, read(function, at + 4) & !0xff | bar);
+    write(function, at + 8, offset + offset_of!(CommonConfig, num_queues) as u32);
+    write(function, at + 12, WIDTH);
+    let through = read(function, at + 16) as u16;
+    equal("num_queues", windows.common.read16(offset_of!(CommonConfig, num_queues)), through)
+}
+
+fn memory_and_ports_agree(function: &Function, _: &Windows<Window>) -> Verdict {
+    const SPACE: u16 = 256;
+    const INTERRUPT: u16 = 0x3c;
+    const LINE: u32 = 0xff;
+    let at = function.address;
+    if !function.config().is_memory(at) {
+        return Err(skip("configuration space is reached by ports alone"));
+    }
+    let ports = function.config().ports().ok_or_else(|| skip("configuration space is reached by memory alone"))?;
+    // Reading the data of the access window reads a register of the device.
+    let access: Vec<u16> = structures(function, cfg_type::PCI).collect();
+    for offset in (0..SPACE).step_by(4).filter(|offset| !access.iter().any(|at| (at + 16..at + 20).contains(offset))) {
+        // SAFETY: reading configuration space has no effect, but where it was left out.
+        let by_ports = unsafe { ports.read(at, offset) };
+        equal(&format!("register {offset:#x}"), by_ports, read(function, offset))?;
+    }
+    let before = read(function, INTERRUPT);
+    // Nobody but software looks at the line's number.
+    let (one, other) = (before ^ 0x55 & LINE, before ^ 0xaa & LINE);
+    write(function, INTERRUPT, one);
+    // SAFETY: as above.
+    let (by_ports, by_memory) = unsafe {
+        let by_ports = ports.read(at, INTERRUPT);
+        ports.write(at, INTERRUPT, other);
+        (by_ports, read(function, INTERRUPT))
+    };
+    write(function, INTERRUPT, before);
+    equal("interrupt line, written by memory and read by ports", one, by_ports)?;
+    equal("interrupt line, written by ports and read by memory", other, by_memory)
+}

@@ -1,0 +1,320 @@
+//! Page tables, frames and the balloon. Tables are made in frames of the checks' own; nothing live points to them.
+
+use super::super::{End, Lab, Verdict, equal, error, holds};
+use super::{counted, here, settled};
+use balloon::{Hypervisor, Pfn};
+use guest_kernel::mm::frames::FRAMES;
+use guest_kernel::mm::{PAGE_SIZE, direct, paging, reserve::Reserve};
+use guest_kernel::trap::expected::write_faults;
+use pvops::mmu::{self, ACCESSED, NO_EXECUTE, PRESENT, WRITE};
+use pvops::worlds::xen::hypercall::{self, Refused};
+use pvops::worlds::xen::memory::{machine_address, machine_frame, physical_frame, shared_page};
+use shared_abi::xen::{MmuExtended, MmuUpdate, mmuext};
+
+const ENTRIES: usize = 512;
+const READ_ONLY: u64 = PRESENT | ACCESSED | NO_EXECUTE;
+
+/// A frame of a check's own, zeroed.
+struct Frame(u64);
+
+impl Frame {
+    fn new() -> Result<Self, End> {
+        let frame = FRAMES.lock().allocate(0).ok_or_else(|| error("no frame is left"))?;
+        // SAFETY: the frame is ours, and mapped.
+        unsafe { core::ptr::write_bytes(direct(frame * PAGE_SIZE as u64) as *mut u8, 0, PAGE_SIZE) };
+        Ok(Self(frame))
+    }
+
+    fn address(&self) -> usize {
+        direct(self.0 * PAGE_SIZE as u64)
+    }
+
+    fn machine(&self) -> u64 {
+        machine_frame(self.0).unwrap_or(0)
+    }
+
+    /// An entry, read through the direct map, without the bits that Xen sets for a kernel that runs in ring 3.
+    fn entry(&self, index: usize) -> u64 {
+        const GUEST_KERNEL: u64 = 1 << 52;
+        // SAFETY: the frame is ours, and mapped.
+        let entry = unsafe { (self.address() as *const u64).add(index).read_volatile() };
+        entry & !(GUEST_KERNEL | mmu::USER)
+    }
+
+    /// The first word of an ordinary page.
+    fn word(&self) -> u64 {
+        // SAFETY: the frame is ours, and mapped.
+        unsafe { (self.address() as *const u64).read_volatile() }
+    }
+
+    /// The update of one of its entries.
+    fn update(&self, index: usize, value: u64) -> MmuUpdate {
+        MmuUpdate { address: machine_address(self.address()) + 8 * index as u64, value }
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        FRAMES.lock().free(self.0, 0);
+    }
+}
+
+/// A frame that is a pinned table of the lowest level.
+struct Table(Frame);
+
+impl Table {
+    fn new() -> Result<Self, End> {
+        let frame = Frame::new()?;
+        // SAFETY: the frame is ours and empty.
+        unsafe { mmu::adopt_table(frame.0, 1) };
+        let table = Self(frame);
+        settled(pin(&table.0, mmuext::PIN_L1_TABLE))?;
+        Ok(table)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let _ = pin(&self.0, mmuext::UNPIN_TABLE);
+        // SAFETY: no table points to it.
+        unsafe { mmu::release_table(self.0.0, 1) };
+    }
+}
+
+fn pin(frame: &Frame, command: u32) -> Result<(), Refused> {
+    // SAFETY: the frame is the check's own.
+    unsafe { hypercall::mmuext(&[MmuExtended { command, pad: 0, argument: frame.machine(), argument2: 0 }]) }
+}
+
+fn update(updates: &[MmuUpdate]) -> Result<(), Refused> {
+    // SAFETY: the tables are the checks' own; nothing live points to them.
+    unsafe { hypercall::mmu_update(updates) }
+}
+
+/// An entry that maps a frame, differently for each index.
+fn mapping(frame: &Frame, index: usize) -> u64 {
+    let more = if index.is_multiple_of(3) { mmu::DIRTY } else { 0 };
+    (frame.machine() * PAGE_SIZE as u64) | READ_ONLY | more
+}
+
+fn fill_one_by_one(table: &Table, page: &Frame) {
+    for index in 0..ENTRIES {
+        let entry = (table.0.address() as *mut u64).wrapping_add(index);
+        // SAFETY: the table is the check's own.
+        unsafe { mmu::set_pte(entry, mapping(page, index)) };
+    }
+}
+
+fn fill_in_a_batch(table: &Table, page: &Frame) {
+    let batch = mmu::batch();
+    fill_one_by_one(table, page);
+    drop(batch);
+}
+
+pub fn batch_is_like_single_updates(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let (page, single, batch) = (Frame::new()?, Table::new()?, Table::new()?);
+    fill_one_by_one(&single, &page);
+    fill_in_a_batch(&batch, &page);
+    (0..ENTRIES).try_for_each(|index| {
+        equal("entry written alone", mapping(&page, index), single.0.entry(index))?;
+        equal("entry of the batch", mapping(&page, index), batch.0.entry(index))
+    })
+}
+
+pub fn batch_costs(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let (page, table) = (Frame::new()?, Table::new()?);
+    let calls = counted(|| fill_in_a_batch(&table, &page));
+    lab.did(format_args!("{calls} hypercalls for {ENTRIES} updates"));
+    holds(calls <= 2, "hypercalls", "2 or fewer", calls)
+}
+
+pub fn singles_cost(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let (page, table) = (Frame::new()?, Table::new()?);
+    equal("hypercalls", ENTRIES as u64, counted(|| fill_one_by_one(&table, &page)))
+}
+
+pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let (page, table) = (Frame::new()?, Table::new()?);
+    let good = mapping(&page, 1);
+    // The table itself, writable.
+    let bad = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
+    let list = [table.0.update(0, good), table.0.update(1, bad), table.0.update(2, good)];
+    let result = update(&list);
+    holds(result.is_err(), "a list with a bad update", "an error", "none")?;
+    equal("updates that Xen says it has made", 1, result.err().map_or(0, |refused| refused.done))?;
+    equal("entries", [good, 0, 0], [0, 1, 2].map(|index| table.0.entry(index)))
+}
+
+pub fn writable_mapping_of_a_table_refused(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let table = Table::new()?;
+    let frame = table.0.machine() * PAGE_SIZE as u64;
+    holds(update(&[table.0.update(0, frame | READ_ONLY | WRITE)]).is_err(), "a writable mapping", "refused", "made")?;
+    settled(update(&[table.0.update(0, frame | READ_ONLY)]))?;
+    equal("the read-only mapping of the same frame", frame | READ_ONLY, table.0.entry(0))
+}
+
+pub fn frame_of_another_refused(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let table = Table::new()?;
+    // Frames that no domain of this machine has: far behind its memory.
+    let result = update(&[table.0.update(0, 0xf_ffff_0000_0000 | READ_ONLY | WRITE)]);
+    holds(result.is_err(), "a mapping of a frame that is not the domain's", "refused", "made")?;
+    equal("the entry", 0, table.0.entry(0))
+}
+
+pub fn table_refuses_writes(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let root = direct(mmu::read_cr3());
+    holds(write_faults(root), "a write to the live top-level table", "a fault", "none")
+}
+
+pub fn pinned_frame_stays_a_table(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let table = Table::new()?;
+    let entry = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
+    // SAFETY: a page of the check's own.
+    let result = unsafe { hypercall::update_va_mapping(table.0.address(), entry, 0) };
+    holds(result.is_err(), "a writable mapping of a pinned table", "refused", "made")
+}
+
+pub fn unpinned_frame_is_memory_again(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let table = Table::new()?;
+    let frame = table.0.0;
+    drop(table);
+    let address = direct(frame * PAGE_SIZE as u64);
+    holds(!write_faults(address), "a write to a frame that was a table", "no fault", "a fault")
+}
+
+pub fn bad_table_is_not_pinned(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let frame = Frame::new()?;
+    // It maps itself writable.
+    // SAFETY: the frame is the check's own.
+    unsafe { (frame.address() as *mut u64).write_volatile((frame.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE) };
+    // SAFETY: as above.
+    unsafe { mmu::adopt_table(frame.0, 1) };
+    let result = pin(&frame, mmuext::PIN_L1_TABLE);
+    // SAFETY: no table points to it.
+    unsafe { mmu::release_table(frame.0, 1) };
+    holds(result.is_err(), "pinning a table that maps itself writable", "refused", "done")
+}
+
+pub fn base_pointer_must_be_a_table(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let frame = Frame::new()?;
+    let before = mmu::read_cr3();
+    holds(pin(&frame, mmuext::NEW_BASEPTR).is_err(), "an ordinary frame as base pointer", "refused", "taken")?;
+    equal("the live top-level table", before, mmu::read_cr3())
+}
+
+pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let (first, second) = (Frame::new()?, Frame::new()?);
+    let own = mmu::encode((first.0 * PAGE_SIZE as u64) | READ_ONLY | WRITE | mmu::DIRTY);
+    let other = mmu::encode((second.0 * PAGE_SIZE as u64) | READ_ONLY);
+    // SAFETY: both frames are the check's own, and both are mapped as before when it ends.
+    let saw = unsafe {
+        (first.address() as *mut u64).write_volatile(1);
+        (second.address() as *mut u64).write_volatile(2);
+        let mut saw = [first.word(), 0, 0];
+        for (index, entry) in [(1, other), (2, own)] {
+            settled(hypercall::update_va_mapping(first.address(), entry, shared_abi::xen::uvmf::INVLPG_LOCAL))?;
+            saw[index] = first.word();
+        }
+        saw
+    };
+    equal("the word at one address, mapped in turn to two frames", [1, 2, 1], saw)
+}
+
+pub fn frame_lists_agree(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let shared = paging::lookup(shared_page()).map(|(physical, _)| physical / PAGE_SIZE as u64);
+    let mut compared = 0;
+    for frame in 0.. {
+        let Some(machine) = machine_frame(frame) else {
+            // Behind the end there is none; inside, a frame may be Xen's.
+            if frame >= FRAMES.lock().limit() {
+                break;
+            }
+            continue;
+        };
+        if Some(frame) != shared {
+            equal("physical frame of a machine frame", frame, physical_frame(machine))?;
+            compared += 1;
+        }
+    }
+    lab.did(format_args!("{compared} frames"));
+    holds(compared > 1000, "frames compared", "more than 1000", compared)
+}
+
+pub fn block_becomes_contiguous(lab: &Lab) -> Verdict {
+    const ORDER: usize = 4;
+    const PAGES: u64 = 1 << ORDER;
+    here(lab)?;
+    let frame = FRAMES.lock().allocate(ORDER).ok_or_else(|| error("no block is left"))?;
+    // Two pages change places, so that the block is not contiguous before.
+    let scattered = swap_first_two(frame);
+    // SAFETY: the frames are free.
+    let address = unsafe { pvops::memory::machine_block(frame, ORDER as u32) };
+    let numbers: alloc::vec::Vec<_> = (0..PAGES).map(|page| machine_frame(frame + page)).collect();
+    let writable = (0..PAGES).all(|page| !write_faults(direct((frame + page) * PAGE_SIZE as u64)));
+    FRAMES.lock().free(frame, ORDER);
+    scattered?;
+    let first = address.ok_or_else(|| error("Xen has no contiguous block"))? / PAGE_SIZE as u64;
+    holds(writable, "the block", "writable", "a page that is not")?;
+    numbers.iter().zip(first..).try_for_each(|(&saw, expected)| equal("machine frame", Some(expected), saw))
+}
+
+/// Gives two pages away one by one and takes them back in the other order.
+fn swap_first_two(frame: u64) -> Verdict {
+    let pages = [0, 1].map(|page| Pfn::new((frame + page) as u32));
+    equal("pages given", 2, Reserve.give_back(&pages))?;
+    equal("pages taken", 1, Reserve.populate(&pages[1..]))?;
+    equal("pages taken", 1, Reserve.populate(&pages[..1]))
+}
+
+/// Gives pages of the check's own away while `check` runs.
+fn given_away<const N: usize>(check: impl FnOnce(&[u64; N]) -> Verdict) -> Result<[Frame; N], End> {
+    let mut frames = alloc::vec::Vec::new();
+    for _ in 0..N {
+        let frame = Frame::new()?;
+        // SAFETY: the frame is ours.
+        unsafe { core::ptr::write_bytes(frame.address() as *mut u8, 0x5a, PAGE_SIZE) };
+        frames.push(frame);
+    }
+    let numbers: [u64; N] = core::array::from_fn(|index| frames[index].0);
+    let pages = numbers.map(|number| Pfn::new(number as u32));
+    equal("pages given", N, Reserve.give_back(&pages))?;
+    let verdict = check(&numbers);
+    equal("pages taken back", N, Reserve.populate(&pages))?;
+    verdict?;
+    frames.try_into().map_err(|_| error("another number of frames"))
+}
+
+pub fn balloon_moves_the_reservation(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let before = pvops::memory::reservation().unwrap_or(0);
+    given_away::<64>(|frames| {
+        equal("pages of the domain", before - 64, pvops::memory::reservation().unwrap_or(0))?;
+        frames.iter().try_for_each(|&frame| equal("machine frame behind a page given away", None, machine_frame(frame)))
+    })?;
+    equal("pages of the domain in the end", before, pvops::memory::reservation().unwrap_or(0))
+}
+
+pub fn page_from_the_balloon_is_clean(lab: &Lab) -> Verdict {
+    here(lab)?;
+    let frames = given_away::<16>(|_| Ok(()))?;
+    for frame in frames {
+        // SAFETY: the frame is ours, and mapped.
+        let bytes = unsafe { core::slice::from_raw_parts(frame.address() as *const u8, PAGE_SIZE) };
+        let strange = bytes.iter().position(|&byte| byte != 0 && byte != 0x5a);
+        equal("first byte that is neither zero nor our own of before", None, strange)?;
+    }
+    Ok(())
+}
