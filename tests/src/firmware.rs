@@ -1,7 +1,7 @@
 //! Firmware that boots a disk in QEMU, and what a boot says on the serial line.
 
 use crate::console::Event;
-use crate::machine::quoted;
+use crate::quoted::quoted;
 use crate::running::Running;
 use crate::testbed::QEMU;
 use anyhow::{Context, Result, bail};

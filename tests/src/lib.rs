@@ -11,6 +11,7 @@ pub mod inner;
 pub mod machine;
 mod package;
 pub mod privileged;
+mod quoted;
 pub mod readable;
 pub mod ready;
 pub mod running;

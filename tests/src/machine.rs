@@ -5,6 +5,7 @@
 use crate::control::{Control, Protocol};
 use crate::firmware::Firmware;
 use crate::inner::Inner;
+use crate::quoted::quoted;
 use crate::running::Running;
 use crate::testbed::{QEMU, Testbed};
 use crate::xen::Xen;
@@ -363,11 +364,6 @@ const RNG: (&str, &str, &str) = ("virtio-rng", "", "");
 enum Bus {
     Pci,
     Mmio,
-}
-
-/// A path in QEMU's option syntax, where a comma is written twice.
-pub(crate) fn quoted(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
 }
 
 #[cfg(test)]

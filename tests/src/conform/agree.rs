@@ -1,35 +1,19 @@
 //! The check that the harness makes itself: a kernel whose call sites are patched and one whose are not must see the same.
 //! So each testbed is started a second time with `pvops=unpatched`, for the groups that depend on call sites.
 
-use crate::conform::catalogue::{Entry, Pattern, PatternError};
+use crate::conform::catalogue::{AGREE as NAME, Entry, Pattern, PatternError};
 use crate::conform::outcome::{CheckResult, Outcome, State, TestbedResult};
 use crate::conform::profile::Profile;
 use crate::conform::run;
 use crate::conform::start::Setting;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Its name.
-pub const NAME: &str = "pvops/patched-and-unpatched-agree";
 /// The kernel's word for call sites that stay as the compiler made them, and its reason for skipping what is about patching.
 const UNPATCHED: &str = "pvops=unpatched";
 /// What is compared: groups without devices, and interrupts.
 const GROUPS: [&str; 8] = ["pvops", "mm", "time", "clock", "irq", "kvm", "smp", "xen"];
 /// How often what differs is looked at again, both ways: a busy machine makes clocks differ once, a wrong site always.
 const AGAIN: usize = 2;
-
-/// Its row of the catalogue.
-pub fn entry() -> Entry {
-    Entry {
-        name: NAME.into(),
-        rule: "A patched call site does what the call through the table does".into(),
-        clause: "Ringside docs/patching.md, The patcher".into(),
-        method: "Boot again with pvops=unpatched; compare each check of pvops, mm, time, clock, irq, kvm, smp \
-                 and xen; make those that differ again, both ways"
-            .into(),
-        expectation: "The same outcomes, apart from the checks that are about patching and from known defects".into(),
-        level: "must".into(),
-    }
-}
 
 /// Runs the checks on a profile's hypervisor, and this one if it is asked for.
 ///

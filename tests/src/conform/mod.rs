@@ -21,6 +21,7 @@ pub mod run;
 pub mod start;
 pub mod station;
 pub mod text;
+pub mod watch;
 
 /// The word on the kernel's command line that runs the checks.
 pub const WORD: &str = "conform";

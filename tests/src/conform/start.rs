@@ -207,7 +207,12 @@ pub fn prepare(
     }
     for (name, file) in media::KERNELS[1..].iter().map(|name| (*name, folder.join(name))) {
         if profile.uses(name) {
-            media::make(name, setting, cmdline, &file)?;
+            media::make(
+                name,
+                media::Parts { image: &setting.image, loaders: setting.loaders.as_ref() },
+                cmdline,
+                &file,
+            )?;
             values.insert(name, path(&file)?);
         }
     }

@@ -9,6 +9,7 @@ mod boots;
 mod conform;
 mod docs;
 mod options;
+mod packages;
 mod reproduce;
 mod run;
 mod setup;

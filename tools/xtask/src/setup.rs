@@ -1,14 +1,14 @@
 //! `cargo xtask setup`, and the first step of every other command: looks for what is missing and installs only that,
 //! saying what and why.
 
-use crate::options::{Common, Installing};
+use crate::options::Common;
 use crate::toolchain::{self, Toolchain};
-use crate::ui;
-use anyhow::{Result, bail};
+use crate::{packages, ui};
+use anyhow::Result;
 use ringside_tests::firmware::OVMF;
 use ringside_tests::testbed::{QEMU, find_program};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 /// A program that we run, the Debian package that has it, and what for.
 struct Need {
@@ -67,51 +67,10 @@ pub(crate) fn ensure(common: &Common) -> Result<Setup> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_met()).collect();
     if !missing.is_empty() {
         let wanted: Vec<(&str, &str)> = missing.iter().map(|need| (need.package, need.purpose)).collect();
-        if let Err(error) = install_packages(common.installing(), &wanted) {
+        if let Err(error) = packages::install(common.installing(), &wanted) {
             ui::warn(&format!("{error:#}"));
         }
     }
     let missing = NEEDS.iter().filter(|need| !need.is_met()).map(|need| need.package).collect();
     Ok(Setup { toolchain: toolchain::ensure(common)?, missing })
-}
-
-/// Installs Debian packages, each with what it is needed for.
-pub(crate) fn install_packages(installing: Installing, wanted: &[(&str, &str)]) -> Result<()> {
-    let verb = if installing == Installing::Allowed { "installing" } else { "missing" };
-    for (package, purpose) in wanted {
-        ui::say(&format!("{verb} {package}: needed for {purpose}"));
-    }
-    let names: Vec<&str> = wanted.iter().map(|(package, _)| *package).collect();
-    let by_hand = format!("to install by hand: sudo apt-get install --no-install-recommends {}", names.join(" "));
-    if installing == Installing::ReportOnly {
-        bail!("{by_hand}");
-    }
-    let Some(apt) = privileged_apt() else { bail!("{by_hand}") };
-    let run = |text: &str, arguments: &[&str]| {
-        let mut command = Command::new(apt[0]);
-        command.args(&apt[1..]).args(arguments);
-        ui::run_quietly(text, &mut command)
-    };
-    let update = run("apt-get update", &["update"]);
-    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-    arguments.extend(&names);
-    match run(&format!("apt-get install {}", names.join(" ")), &arguments) {
-        Ok(()) => Ok(()),
-        Err(error) => bail!("{error:#}{}; {by_hand}", if update.is_err() { " (after a failed update)" } else { "" }),
-    }
-}
-
-/// How to run apt-get as root without being asked for anything.
-fn privileged_apt() -> Option<&'static [&'static str]> {
-    find_program("apt-get")?;
-    let answers = |program: &str, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        command.output().ok().filter(|output| output.status.success()).map(|output| output.stdout)
-    };
-    if answers("id", &["-u"])?.trim_ascii() == b"0" {
-        return Some(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-    }
-    answers("sudo", &["-n", "true"])?;
-    Some(&["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
 }

@@ -3,7 +3,7 @@
 
 use crate::options::{Common, Installing, ToolchainChoice};
 use crate::workspace::Place;
-use crate::{setup, ui, workspace};
+use crate::{packages, ui, workspace};
 use anyhow::{Result, anyhow, bail};
 use ringside_tests::testbed::find_program;
 use std::fs;
@@ -136,7 +136,7 @@ fn ensure_target(installing: Installing) -> Result<()> {
 
 fn ensure_debian(installing: Installing) -> Result<()> {
     let missing: Vec<_> = DEBIAN_PACKAGES.into_iter().filter(|(package, _)| !is_installed(package)).collect();
-    if missing.is_empty() { Ok(()) } else { setup::install_packages(installing, &missing) }
+    if missing.is_empty() { Ok(()) } else { packages::install(installing, &missing) }
 }
 
 /// Whether the installed compiler has core libraries for the targets.
