@@ -209,7 +209,10 @@ fn nothing_is_used_before_driver_ok(lab: &Lab) -> Verdict {
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
     queue.send(&dev, head);
     wait_until(20_000_000, || queue.used_index() != 0);
-    equal("used index", 0, queue.used_index())
+    let early = queue.used_index();
+    // kvmtool takes a queue back only in a reset after DRIVER_OK: the next check begins with a new one.
+    dev.start()?;
+    equal("used index", 0, early)
 }
 
 fn offered_before_driver_ok(lab: &Lab) -> Verdict {
