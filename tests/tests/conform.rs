@@ -171,6 +171,15 @@ fn a_missing_program_and_a_missing_kvm_are_skipped_with_the_reason() {
 }
 
 #[test]
+fn a_need_of_vmx_or_svm_is_one_of_the_cpu_and_no_programs_name() {
+    let bench = Bench::new();
+    match bench.run(GOOD, "needs = ['vmx-or-svm']").state {
+        State::Skipped(why) => assert!(why.starts_with("this CPU reports neither VMX nor SVM"), "{why}"),
+        state => assert!(matches!(state, State::Ran), "{state:?}"),
+    }
+}
+
+#[test]
 fn a_probe_that_fails_skips_the_testbed_with_the_programs_own_words() {
     let bench = Bench::new();
     let args = format!("['{}', 'probe']", bench.script().display());

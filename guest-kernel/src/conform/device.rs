@@ -172,7 +172,8 @@ impl<'a> Dev<'a> {
         Err(skip(format!("the {} device does not offer {names}", self.target.device_type.name())))
     }
 
-    /// Sets a queue up, as large as the device and `size` allow.
+    /// Sets a queue up, as large as the device and `size` allow. Where the device keeps a larger size the rings have that
+    /// one: the fault is reported by `pci/queue-size-reads-back` alone.
     ///
     /// # Errors
     /// An error when it is not there, a failure when it does not become live.
@@ -182,7 +183,8 @@ impl<'a> Dev<'a> {
         if max == 0 {
             return Err(error(format!("{} has no queue {index}", self.target.name())));
         }
-        let size = size.min(max.min(u32::from(ring::MAX_SIZE)) as u16);
+        let largest = max.min(u32::from(ring::MAX_SIZE)) as u16;
+        let size = self.regs().set_queue_size(size.min(largest), largest);
         // Each part in pages of its own: nothing says that they lie together.
         let parts = [
             self.buffer(ring::descriptor_table_len(size))?,

@@ -167,7 +167,7 @@ pub fn wraps(lab: &Lab, features: CommonFeatures) -> Verdict {
         source.queue.set_flags(AVAIL_NO_INTERRUPT);
     }
     // The lowest batch that is watched: from there on, until behind the wrap.
-    let watched = 65_536 - 100 * u32::from(batch);
+    let watched = 65_536_u32.saturating_sub(100 * u32::from(batch));
     let mut done = 0;
     while done < REQUESTS {
         let watch = events && done >= watched;

@@ -17,6 +17,8 @@ pub const RINGSIDE: &str = "ringside";
 pub const HOST_IN_TCG: &str = "host-kvm-in-tcg";
 /// In `needs`: a `/dev/kvm` that works.
 pub const KVM: &str = "kvm";
+/// In `needs`: a CPU that reports VMX or SVM, for a program that does not start without.
+pub const VMX_OR_SVM: &str = "vmx-or-svm";
 
 /// A larger file is no profile.
 const FILE_MAX: u64 = 256 << 10;
@@ -170,7 +172,7 @@ pub struct Profile {
     /// How a run ends.
     #[serde(default = "exits")]
     pub ends: Ends,
-    /// `kvm`, or the name of a program that must be there too.
+    /// `kvm`, `vmx-or-svm`, or the name of a program that must be there too.
     #[serde(default)]
     pub needs: Vec<String>,
     /// Groups of checks of which at least one must not skip itself: what the machine of `args` has.
