@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// A bug, and the check that catches it.
-const CAUGHT: [(&str, &str); 11] = [
+const CAUGHT: [(&str, &str); 12] = [
     ("used-length-too-long", "queue/used-length-of-a-read"),
     ("used-id-wrong", "queue/one-descriptor"),
     ("features-ok-always", "mmio/features-ok-falls-for-a-bit-not-offered"),
@@ -25,6 +25,7 @@ const CAUGHT: [(&str, &str); 11] = [
     ("event-index-at-wrap", "queue/event-index-wraps-at-65536"),
     ("flush-ignored", "block/flushed-data-outlives-a-reset"),
     ("write-zeroes-ignored", "block/write-zeroes-zeroes"),
+    ("failed-read-counted", "block/used-length-of-a-failed-read"),
     ("mergeable-count-wrong", "net/mergeable-buffers-are-counted"),
     ("balloon-actual-wrong", "balloon/actual-reads-back"),
     ("clock-goes-back", "kvm/clock-page-never-goes-back"),

@@ -28,6 +28,8 @@ pub enum Bug {
     FlushIgnored,
     /// Write-zeroes is answered and the sectors stay as they were.
     WriteZeroesIgnored,
+    /// The used length of a failed request counts its status, before which nothing was written.
+    FailedReadCounted,
     /// A received frame's header counts one buffer too many.
     MergeableCountWrong,
     /// The balloon's `actual` is one page more than the driver wrote.
