@@ -52,6 +52,17 @@ impl Interrupts {
         Self { queue: Some(event), config: None }
     }
 
+    /// The line of a virtio-mmio device, bound as ACPI's bytecode says that it signals.
+    pub fn of_slot(name: &'static str, slot: &Slot) -> Self {
+        match irq::bind_line(name, slot.line, slot.trigger) {
+            Ok(event) => Self::line(event),
+            Err(error) => {
+                log::warn!("{name}: {error}; it is polled");
+                Self::none()
+            }
+        }
+    }
+
     /// One message for queues, one for configuration changes.
     pub const fn messages(queue: &'static Event, config: &'static Event) -> Self {
         Self { queue: Some(queue), config: Some(config) }
@@ -211,14 +222,7 @@ impl Place {
         match self {
             Self::Mmio(slot, window) => {
                 let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
-                let interrupts = match irq::bind_line(name, slot.line, slot.trigger) {
-                    Ok(event) => Interrupts::line(event),
-                    Err(error) => {
-                        log::warn!("{name}: {error}; it is polled");
-                        Interrupts::none()
-                    }
-                };
-                Ok((Box::new(transport), interrupts))
+                Ok((Box::new(transport), Interrupts::of_slot(name, slot)))
             }
             Self::Pci(function) => {
                 let (transport, interrupts) = function.open().map_err(|error| error.to_string())?;
