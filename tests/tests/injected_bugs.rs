@@ -120,3 +120,16 @@ fn a_device_that_insists_on_the_drivers_rules_fails_no_check() {
     assert!(bad.is_empty() && result.problems.is_empty(), "{:?} {bad:#?}", result.problems);
     assert!(result.counts(None).pass > 100, "{:?}", result.counts(None));
 }
+
+/// A PC's serial port is so: the check of its line has nothing to look at then, and must not take that for a lost interrupt.
+#[test]
+fn a_serial_port_that_is_gated_in_loop_back_mode_is_left_alone_and_a_board_of_edges_not_judged_by_levels() {
+    const EDGE: &str = "irq/edge-line-interrupts-once";
+    const LEVEL: &str = "irq/level-line-interrupts-until-acknowledged";
+    let Some((profile, setting, _folder)) = bench("a gated serial port") else { return };
+    for (fault, expected) in [(None, Outcome::Pass), (Some("gated-loopback"), Outcome::Skip)] {
+        let result = run(&profile, &setting, &[EDGE, LEVEL], fault);
+        assert_eq!(outcome(&result, EDGE), Some(expected), "{fault:?}: {result:?}");
+        assert_eq!(outcome(&result, LEVEL), Some(Outcome::Skip), "{fault:?}: {result:?}");
+    }
+}
