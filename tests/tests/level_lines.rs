@@ -61,9 +61,11 @@ fn line_that_signals_by_a_level_interrupts_once_for_each_answer() {
         running.expect("1f0 ", PATIENCE).unwrap();
     }
     let after = interrupts(&mut running);
-    // A line that is not answered interrupts without end, one that is answered too early twice for each read. One more was
-    // seen once, on a machine with ten times more work than processors.
-    assert!((READS..=READS + 1).contains(&(after - before)), "{} interrupts for {READS} reads", after - before);
+    // A line that is not answered interrupts without end, one that is let go too early more than once for an answer
+    // (tests/tests/kernel_parts/level_tests.rs). An answer may be seen before its interrupt comes, which then is that of the
+    // next answer too, as long as nobody has read the status: at most two for one interrupt.
+    let interrupts = after - before;
+    assert!((READS.div_ceil(2)..=READS).contains(&interrupts), "{interrupts} interrupts for {READS} reads");
     let DiskKnowledge::Sample { file, .. } = &ready.disk else { unreachable!("the sample disk") };
     running.type_line(&format!("sum /disk0/{}", file.path)).unwrap();
     running.expect(&format!("{:08x}", file.crc32), PATIENCE).unwrap();

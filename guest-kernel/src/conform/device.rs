@@ -48,9 +48,7 @@ impl Target {
 
     /// Acknowledges its interrupt and returns what the status said: a line that signals by a level may interrupt again.
     pub fn take_interrupt(&self) -> u32 {
-        let status = self.regs.take_interrupt();
-        self.interrupts.acknowledged();
-        status
+        self.interrupts.look(|| self.regs.take_interrupt())
     }
 
     /// Resets it; whether it said so.
