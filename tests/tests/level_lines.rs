@@ -72,3 +72,19 @@ fn line_that_signals_by_a_level_interrupts_once_for_each_answer() {
     running.type_line("poweroff").unwrap();
     running.wait(PATIENCE).unwrap();
 }
+
+/// On the PC the MADT says so of the PCI pins. On the microvm without ACPI everything signals by edges.
+#[test]
+fn a_level_is_judged_where_the_madt_says_that_it_is_one_and_skipped_on_a_machine_of_edges() {
+    const CHECK: &str = "irq/level-line-interrupts-until-acknowledged";
+    for (testbed, expected) in [(Testbed::Qemu, " ok"), (Testbed::QemuMicrovm, " skip why=")] {
+        let cmdline = format!("conform={CHECK}");
+        let Some(ready) = Ready::new("lines that are no levels", testbed, 64, &cmdline).unwrap() else { return };
+        let mut running = ready.machine.start().unwrap();
+        let line = running.expect(&format!("@check {CHECK}"), PATIENCE).unwrap();
+        assert!(line.contains(expected), "{testbed}: {line}");
+        let last = running.expect("@boot conform", PATIENCE).unwrap();
+        assert!(last.contains("failed=0"), "{testbed}: {last}");
+        assert!(running.wait(PATIENCE).unwrap().success());
+    }
+}
