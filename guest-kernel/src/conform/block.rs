@@ -349,21 +349,14 @@ fn used_length_of_a_failed_read(lab: &Lab) -> Verdict {
     let data = disk.sectors(1)?;
     let mut read = |preset| {
         data.fill(preset);
-        let Answer { status, used } = disk.request(RequestType::IN, disk.capacity, &[link(&data, Dir::In)])?;
-        Ok::<_, super::End>((status, used.len, data.bytes()))
+        disk.request(RequestType::IN, disk.capacity, &[link(&data, Dir::In)]).map(|answer| (answer, data.bytes()))
     };
-    let (before, (status, len, after)) = (read(0x5a)?, read(0xa5)?);
-    // What the device wrote twice differs from one of the presets.
-    let written = before.2.iter().zip(&after).take_while(|bytes| *bytes != (&0x5a, &0xa5)).count();
-    // The length counts from the first writable byte on, so that the status counts only behind data without a gap.
-    let most = if written == data.len() { written + 1 } else { written } as u32;
-    let saw = before.1.max(len);
-    holds(
-        saw <= most,
-        &format!("used length, {written} bytes written before the first gap"),
-        format!("up to {most}"),
-        saw,
-    )?;
+    let ((first, before), (Answer { status, used }, after)) = (read(0x5a)?, read(0xa5)?);
+    // What was written twice differs from a preset. The status counts only where it follows data without a gap.
+    let written = before.iter().zip(&after).take_while(|bytes| *bytes != (&0x5a, &0xa5)).count();
+    let most = written + usize::from(written == data.len());
+    let (what, saw) = (format!("used length, {written} bytes written before a gap"), first.used.len.max(used.len));
+    holds(saw as usize <= most, &what, format!("up to {most}"), saw)?;
     // No driver reads there: what the device says about it is its own.
     advice(holds(status != OK && status != UNWRITTEN, "status", "an error", status))
 }
