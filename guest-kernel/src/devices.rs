@@ -12,6 +12,7 @@ use crate::platform::{acpi, mmio, pci};
 use crate::rng::Rng;
 use crate::task::{self, Event};
 use crate::trap::irq;
+use crate::trap::level::Masked;
 use crate::vconsole::VirtioConsole;
 use alloc::boxed::Box;
 use alloc::format;
@@ -52,6 +53,17 @@ impl Interrupts {
         Self { queue: Some(event), config: None }
     }
 
+    /// The line of a virtio-mmio device, bound as ACPI's bytecode says that it signals.
+    pub fn of_slot(name: &'static str, slot: &Slot) -> Self {
+        match irq::bind_line(name, slot.line, slot.trigger) {
+            Ok(event) => Self::line(event),
+            Err(error) => {
+                log::warn!("{name}: {error}; it is polled");
+                Self::none()
+            }
+        }
+    }
+
     /// One message for queues, one for configuration changes.
     pub const fn messages(queue: &'static Event, config: &'static Event) -> Self {
         Self { queue: Some(queue), config: Some(config) }
@@ -74,25 +86,34 @@ impl Interrupts {
 
     /// Has what arrived handled, and lets the line interrupt again. Returns whether there was anything.
     pub fn handle(&self, mut handle: impl FnMut(InterruptSource) -> InterruptStatus) -> bool {
-        let any = self.take().map(&mut handle).fold(false, |any, what| any | !what.is_empty());
-        self.acknowledged();
+        let taken = self.take();
+        let any = taken.sources().map(&mut handle).fold(false, |any, what| any | !what.is_empty());
+        taken.handled();
         any
     }
 
-    /// What was taken has been handled: the device has let go of its line.
-    pub fn acknowledged(&self) {
-        if let Some(line) = self.queue.filter(|_| !self.has_messages()) {
-            irq::acknowledged(line);
-        }
-    }
-
-    /// Takes what arrived, to be [`acknowledged`](Self::acknowledged) when it is handled. A device that cannot interrupt is
-    /// asked every time.
-    pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
-        let queue = self.queue.is_none_or(Event::take);
+    /// Takes what arrived. A device that cannot interrupt is asked every time.
+    pub fn take(&self) -> Taken {
+        let (queue, line) = self.queue.map_or((true, None), irq::take);
         let config = self.config.is_some_and(Event::take);
         let source = if self.has_messages() { InterruptSource::Queue } else { InterruptSource::Shared };
-        queue.then_some(source).into_iter().chain(config.then_some(InterruptSource::Config))
+        Taken { sources: [queue.then_some(source), config.then_some(InterruptSource::Config)], line }
+    }
+
+    /// For checks, which wait for no event: reads and acknowledges the device's status by `look`, and lets the line that was
+    /// masked before that interrupt again; once more if it came up meanwhile. A device that holds its line up keeps it masked.
+    pub fn look(&self, mut look: impl FnMut() -> u32) -> u32 {
+        const ROUNDS: usize = 8;
+        let mut status = 0;
+        for _ in 0..ROUNDS {
+            let line = self.queue.and_then(irq::take_line);
+            status |= look();
+            line.into_iter().for_each(irq::release);
+            if !self.queue.is_some_and(irq::is_masked) {
+                break;
+            }
+        }
+        status
     }
 
     /// Waits until `done` gives something; asks it again after every interrupt, or from time to time
@@ -125,6 +146,25 @@ impl Interrupts {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// What arrived, and the line that is masked until it is [`handled`](Self::handled).
+#[must_use = "its line interrupts no more"]
+pub struct Taken {
+    sources: [Option<InterruptSource>; 2],
+    line: Option<Masked>,
+}
+
+impl Taken {
+    /// What it was about.
+    pub fn sources(&self) -> impl Iterator<Item = InterruptSource> + use<> {
+        self.sources.into_iter().flatten()
+    }
+
+    /// The device has let go of its line.
+    pub fn handled(self) {
+        self.line.into_iter().for_each(irq::release);
     }
 }
 
@@ -211,14 +251,7 @@ impl Place {
         match self {
             Self::Mmio(slot, window) => {
                 let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
-                let interrupts = match irq::bind_line(name, slot.line, slot.trigger) {
-                    Ok(event) => Interrupts::line(event),
-                    Err(error) => {
-                        log::warn!("{name}: {error}; it is polled");
-                        Interrupts::none()
-                    }
-                };
-                Ok((Box::new(transport), interrupts))
+                Ok((Box::new(transport), Interrupts::of_slot(name, slot)))
             }
             Self::Pci(function) => {
                 let (transport, interrupts) = function.open().map_err(|error| error.to_string())?;

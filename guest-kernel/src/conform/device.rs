@@ -12,7 +12,6 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bitflags::Flags;
 use core::cell::RefCell;
-use pvops::event::Trigger;
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status, balloon, console, net, ring};
 
 /// How long a reset may take.
@@ -33,10 +32,7 @@ impl Target {
     /// Why it cannot be reached.
     pub fn open(device_type: DeviceType, place: Place) -> Result<Self, String> {
         let (regs, interrupts) = match &place {
-            Place::Mmio(slot, window) => {
-                let interrupts = irq::bind_line(device_type.name(), slot.line, Trigger::Edge);
-                (Regs::Mmio(*window), interrupts.map_or(Interrupts::none(), Interrupts::line))
-            }
+            Place::Mmio(slot, window) => (Regs::Mmio(*window), Interrupts::of_slot(device_type.name(), slot)),
             Place::Pci(function) => {
                 let (windows, interrupts) = function.map().map_err(|error| error.to_string())?;
                 (Regs::Pci(windows, interrupts.has_messages().then_some(VECTORS)), interrupts)
@@ -48,6 +44,11 @@ impl Target {
     /// Its type and place, for people.
     pub fn name(&self) -> String {
         format!("{} at {}", self.device_type.name(), self.place.location())
+    }
+
+    /// Acknowledges its interrupt and returns what the status said: a line that signals by a level may interrupt again.
+    pub fn take_interrupt(&self) -> u32 {
+        self.interrupts.look(|| self.regs.take_interrupt())
     }
 
     /// Resets it; whether it said so.
@@ -155,6 +156,11 @@ impl<'a> Dev<'a> {
         &self.target.regs
     }
 
+    /// [`Target::take_interrupt`].
+    pub fn take_interrupt(&self) -> u32 {
+        self.target.take_interrupt()
+    }
+
     pub fn has(&self, feature: u64) -> bool {
         self.features & feature == feature
     }
@@ -259,7 +265,7 @@ impl Drop for Dev<'_> {
     fn drop(&mut self) {
         let confirmed = self.target.reset();
         // A line stays up until it is acknowledged, and an edge that never comes again would be the next check's problem.
-        self.target.regs.take_interrupt();
+        self.target.take_interrupt();
         if !confirmed {
             // The device may still write there: these pages are nobody's from now on.
             self.memory.take().into_iter().for_each(core::mem::forget);

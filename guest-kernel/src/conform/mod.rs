@@ -20,6 +20,7 @@ mod interrupts;
 mod kernel;
 mod kvm;
 mod lines;
+mod loopback;
 mod mmio;
 mod net;
 mod offload;

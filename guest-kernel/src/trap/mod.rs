@@ -2,6 +2,7 @@
 
 mod entry;
 pub mod irq;
+pub mod level;
 mod report;
 
 pub use entry::TrapFrame;

@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod outside;
 pub mod profile;
 pub mod run;
+pub mod stale;
 pub mod start;
 pub mod station;
 pub mod text;

@@ -4,6 +4,7 @@
 use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
+use crate::conform::stale::{self, StaleLine};
 use serde::{Deserialize, Serialize};
 use shared_abi::outside::Wish;
 use std::fs;
@@ -52,13 +53,13 @@ pub enum ProfileError {
         /// What is wrong.
         why: FillError,
     },
-    /// A pattern of a known defect.
-    #[error("{path}: known_defects: {why}")]
-    Pattern {
+    /// A known defect, or something left out, that can never apply.
+    #[error("{path}: {why}")]
+    Stale {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        why: PatternError,
+        why: StaleLine,
     },
     /// Something that the types cannot say.
     #[error("{path}: {why}")]
@@ -297,11 +298,7 @@ impl Profile {
             )?;
             let plain = self.files.is_empty() && self.serial == Serial::Stdio;
             sense(plain, "program = \"host-kvm-in-tcg\" takes no files and no serial")?;
-            return self
-                .defects()
-                .and(self.left_out())
-                .map(drop)
-                .map_err(|why| ProfileError::Pattern { path: path.into(), why });
+            return self.check_defects(path);
         }
         let boots = |kernels: &[&str]| kernels.iter().any(|kernel| used.contains(kernel));
         let worded = used.contains(&"cmdline") || boots(&media::WITH_CMDLINE);
@@ -310,7 +307,11 @@ impl Profile {
         sense(boots(&media::KERNELS), some)?;
         let piped = self.serial == Serial::Pipe;
         sense(piped == used.contains(&"serial"), "{serial} and serial = \"pipe\" belong together")?;
-        self.defects().and(self.left_out()).map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })
+        self.check_defects(path)
+    }
+
+    fn check_defects(&self, path: &Path) -> Result<(), ProfileError> {
+        stale::look(self).map_err(|why| ProfileError::Stale { path: path.into(), why })
     }
 
     /// Whether a placeholder stands anywhere in it.

@@ -11,6 +11,8 @@ mod frames_tests;
 mod gpt_tests;
 mod initrd_tests;
 mod interrupts_tests;
+mod level_tests;
+mod loopback_tests;
 mod memory_tests;
 mod pci_tests;
 mod task_tests;
@@ -24,6 +26,14 @@ mod cmdline;
 #[path = "../../../guest-kernel/src/gpt.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
 mod gpt;
+
+#[path = "../../../guest-kernel/src/conform/loopback.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod loopback;
+
+#[path = "../../../guest-kernel/src/trap/level.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
+mod level;
 
 #[path = "../../../guest-kernel/src/initrd.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the kernel uses all of it")]
