@@ -6,6 +6,7 @@ use kvm_ioctls::Kvm;
 use std::env;
 use std::ffi::CString;
 use std::fmt::{self, Display};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where an image can boot.
@@ -122,6 +123,18 @@ pub(crate) fn check_kvm(policy: KvmPolicy) -> Result<()> {
     Ok(())
 }
 
+/// Whether the CPU itself reports VMX or SVM. A nested KVM may do without both, but some programs ask CPUID.
+pub(crate) fn check_vmx_or_svm() -> Result<()> {
+    const CPUINFO: &str = "/proc/cpuinfo";
+    let text = fs::read_to_string(CPUINFO).with_context(|| format!("cannot read {CPUINFO}"))?;
+    if has_vmx_or_svm(&text) { Ok(()) } else { bail!("this CPU reports neither VMX nor SVM ({CPUINFO})") }
+}
+
+fn has_vmx_or_svm(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().filter_map(|line| line.split_once(':')).filter(|(key, _)| key.trim() == "flags");
+    flags.flat_map(|(_, words)| words.split_whitespace()).any(|word| word == "vmx" || word == "svm")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +145,15 @@ mod tests {
         assert!(why.contains("--no-kvm"), "{why}");
         let with = Testbed::Qemu.available(KvmPolicy::Use).is_ok();
         assert_eq!(Testbed::Qemu.available(KvmPolicy::Absent).is_ok(), with);
+    }
+
+    #[test]
+    fn vmx_and_svm_are_found_as_whole_words_among_the_flags_alone() {
+        assert!(has_vmx_or_svm("processor\t: 0\nflags\t\t: fpu vme vmx smx\n"));
+        assert!(has_vmx_or_svm("flags\t\t: fpu svm"));
+        assert!(!has_vmx_or_svm("flags\t\t: fpu svm_lock novmx hypervisor\n"));
+        assert!(!has_vmx_or_svm("model name\t: vmx svm\nvmx flags\t: vnmi ept svm\nbugs\t: vmx\n"));
+        assert!(!has_vmx_or_svm(""));
     }
 
     #[test]

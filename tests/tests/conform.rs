@@ -136,7 +136,7 @@ fn failures_are_told_with_their_rule_and_what_was_expected_and_seen() {
 fn a_known_defect_does_not_fail_the_run_and_one_that_passes_is_reported() {
     let bench = Bench::new();
     let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'told to its author'\n
-                   [[known_defects]]\ncheck = 'net/mac'\nreason = 'long ago'";
+                   [[known_defects]]\ncheck = 'net/mac*'\nreason = 'long ago'";
     let suite = bench.suite(vec![bench.run(BAD, defects)]);
     assert!(suite.succeeded(), "{}", text::failures(&suite));
     assert_eq!(suite.testbeds[0].counts(None), Counts { pass: 2, known: 2, ..Counts::default() });
@@ -168,6 +168,15 @@ fn a_missing_program_and_a_missing_kvm_are_skipped_with_the_reason() {
     let State::Skipped(why) = run(&profile).state else { panic!() };
     assert_eq!(why, "no-such-hypervisor is not installed");
     assert!(!bench.suite(vec![run(&profile)]).succeeded(), "nothing ran");
+}
+
+#[test]
+fn a_need_of_vmx_or_svm_is_one_of_the_cpu_and_no_programs_name() {
+    let bench = Bench::new();
+    match bench.run(GOOD, "needs = ['vmx-or-svm']").state {
+        State::Skipped(why) => assert!(why.starts_with("this CPU reports neither VMX nor SVM"), "{why}"),
+        state => assert!(matches!(state, State::Ran), "{state:?}"),
+    }
 }
 
 #[test]
@@ -321,9 +330,9 @@ fn a_failure_comes_with_the_command_line_and_the_logs_of_its_machine() {
 #[test]
 fn what_would_end_the_machine_is_left_out_with_its_reason_and_the_rest_goes_on() {
     let bench = Bench::new();
-    let script = format!("test \"$2\" = 'conform without=block/read' || exit 3\n{}", GOOD.replace("ran=4", "ran=3"));
+    let script = format!("test \"$2\" = 'conform without=block/read*' || exit 3\n{}", GOOD.replace("ran=4", "ran=3"));
     let script = script.replace("echo '@check block/read ok took=3'\n", "");
-    let result = bench.run(&script, "[[left_out]]\ncheck = 'block/read'\nreason = 'it crashes'");
+    let result = bench.run(&script, "[[left_out]]\ncheck = 'block/read*'\nreason = 'it crashes'");
     assert_eq!(result.problems, Vec::<String>::new());
     let read = result.check("block/read").unwrap();
     assert_eq!((read.outcome, read.field("why")), (Outcome::Skip, Some("left out: it crashes")));

@@ -214,9 +214,16 @@ extern "sysv64" fn enter_kernel(start_info: u64) -> ! {
     unsafe { kernel_main(info, pvops::detect::detect()) }
 }
 
+#[cfg(target_os = "none")]
 unsafe extern "Rust" {
     /// What [`entry!`](crate::entry) defines in the program that this library is linked into.
     fn kernel_main(info: info::BootInfo, found: Surroundings) -> !;
+}
+
+/// A host has no entry.
+#[cfg(not(target_os = "none"))]
+unsafe fn kernel_main(_: info::BootInfo, _: Surroundings) -> ! {
+    unreachable!("nothing enters the kernel on a host")
 }
 
 /// Bottom of the stack's guard page.

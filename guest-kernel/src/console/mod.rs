@@ -5,6 +5,7 @@ mod uart;
 
 use crate::sync::Lock;
 use crate::task::Event;
+use crate::trap::irq;
 use core::fmt::{self, Write};
 use pvops::detect::Console;
 use shared_abi::report::{self, Kind, LineWriter, Outcome};
@@ -165,17 +166,17 @@ pub fn init(console: Console) {
 
 /// Takes an input byte.
 pub fn read() -> Option<u8> {
-    let byte = match &mut *DEVICE.lock() {
+    let read = || match &mut *DEVICE.lock() {
         Device::Serial(uart) => uart.read(),
         Device::Hypervisor(console) => console.read(),
     };
-    // With the last byte the device lets go of its line.
-    if byte.is_none()
-        && let Some(event) = INPUT.get()
-    {
-        crate::trap::irq::acknowledged(event);
-    }
-    byte
+    read().or_else(|| {
+        // With the last byte the device lets go of its line. A byte that came meanwhile has raised it again.
+        let line = INPUT.get().and_then(|event| irq::take_line(event))?;
+        let byte = read();
+        irq::release(line);
+        byte
+    })
 }
 
 /// The event of the console's interrupt, from the time it is bound.

@@ -344,8 +344,9 @@ impl Own {
 
     /// Handles interrupts, and wakes those whose requests have ended. Returns when to look again, if no interrupt comes.
     fn service(&self) -> Option<u64> {
-        let again = self.requests.borrow_mut().service(self.interrupts.take(), time::now());
-        self.interrupts.acknowledged();
+        let taken = self.interrupts.take();
+        let again = self.requests.borrow_mut().service(taken.sources(), time::now());
+        taken.handled();
         again
     }
 }

@@ -5,7 +5,7 @@ use crate::platform::mmio::Slot;
 use crate::platform::pci::Function;
 use crate::platform::registers::Window;
 use crate::platform::{acpi, mmio, pci};
-use crate::trap::{Interrupts, irq};
+use crate::trap::Interrupts;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -85,13 +85,7 @@ impl Place {
         match self {
             Self::Mmio(slot, window) => {
                 let transport = MmioTransport::new(*window).map_err(|error| error.to_string())?;
-                let interrupts = match irq::bind_line(name, slot.line, slot.trigger) {
-                    Ok(event) => Interrupts::line(event),
-                    Err(error) => {
-                        log::warn!("{name}: {error}; it is polled");
-                        Interrupts::none()
-                    }
-                };
+                let interrupts = Interrupts::of_line(name, slot.line, slot.trigger);
                 Ok((Box::new(transport), interrupts))
             }
             Self::Pci(function) => {

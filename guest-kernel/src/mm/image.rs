@@ -9,11 +9,18 @@ macro_rules! linker_symbols {
     ($($(#[$doc:meta])* $name:ident = $symbol:ident;)*) => {
         $(
             $(#[$doc])*
+            #[cfg(target_os = "none")]
             pub fn $name() -> usize {
                 unsafe extern "C" {
                     static $symbol: u8;
                 }
                 (&raw const $symbol).addr()
+            }
+
+            /// A program of a host is linked without the kernel's script.
+            #[cfg(not(target_os = "none"))]
+            pub fn $name() -> usize {
+                0
             }
         )*
     };

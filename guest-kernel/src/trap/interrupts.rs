@@ -1,9 +1,11 @@
 //! Where a device's interrupts arrive, for its driver's tasks to wait for.
 
 use super::irq;
+use super::level::Masked;
 use crate::task::{self, Event};
 use core::task::Poll;
 use frontends::InterruptSource;
+use pvops::event::Trigger;
 use shared_abi::virtio::mmio::InterruptStatus;
 
 /// How often a device is asked that cannot interrupt: one without MSI-X, because which line its pin leads to is only told
@@ -29,6 +31,17 @@ impl Interrupts {
         Self { queue: Some(event), config: None }
     }
 
+    /// A line, bound as it signals; none, with a warning, where it cannot be routed.
+    pub fn of_line(name: &'static str, line: u32, trigger: Trigger) -> Self {
+        match irq::bind_line(name, line, trigger) {
+            Ok(event) => Self::line(event),
+            Err(error) => {
+                log::warn!("{name}: {error}; it is polled");
+                Self::none()
+            }
+        }
+    }
+
     /// One message for queues, one for configuration changes.
     pub const fn messages(queue: &'static Event, config: &'static Event) -> Self {
         Self { queue: Some(queue), config: Some(config) }
@@ -51,25 +64,34 @@ impl Interrupts {
 
     /// Has what arrived handled, and lets the line interrupt again. Returns whether there was anything.
     pub fn handle(&self, mut handle: impl FnMut(InterruptSource) -> InterruptStatus) -> bool {
-        let any = self.take().map(&mut handle).fold(false, |any, what| any | !what.is_empty());
-        self.acknowledged();
+        let taken = self.take();
+        let any = taken.sources().map(&mut handle).fold(false, |any, what| any | !what.is_empty());
+        taken.handled();
         any
     }
 
-    /// What was taken has been handled: the device has let go of its line.
-    pub fn acknowledged(&self) {
-        if let Some(line) = self.queue.filter(|_| !self.has_messages()) {
-            irq::acknowledged(line);
-        }
-    }
-
-    /// Takes what arrived, to be [`acknowledged`](Self::acknowledged) when it is handled. A device that cannot interrupt is
-    /// asked every time.
-    pub fn take(&self) -> impl Iterator<Item = InterruptSource> + use<> {
-        let queue = self.queue.is_none_or(Event::take);
+    /// Takes what arrived. A device that cannot interrupt is asked every time.
+    pub fn take(&self) -> Taken {
+        let (queue, line) = self.queue.map_or((true, None), irq::take);
         let config = self.config.is_some_and(Event::take);
         let source = if self.has_messages() { InterruptSource::Queue } else { InterruptSource::Shared };
-        queue.then_some(source).into_iter().chain(config.then_some(InterruptSource::Config))
+        Taken { sources: [queue.then_some(source), config.then_some(InterruptSource::Config)], line }
+    }
+
+    /// For checks, which wait for no event: reads and acknowledges the device's status by `look`, and lets the line that was
+    /// masked before that interrupt again; once more if it came up meanwhile. A device that holds its line up keeps it masked.
+    pub fn look(&self, mut look: impl FnMut() -> u32) -> u32 {
+        const ROUNDS: usize = 8;
+        let mut status = 0;
+        for _ in 0..ROUNDS {
+            let line = self.queue.and_then(irq::take_line);
+            status |= look();
+            line.into_iter().for_each(irq::release);
+            if !self.queue.is_some_and(irq::is_masked) {
+                break;
+            }
+        }
+        status
     }
 
     /// Waits until `done` gives something; asks it again after every interrupt, or from time to time
@@ -102,5 +124,24 @@ impl Interrupts {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// What arrived, and the line that is masked until it is [`handled`](Self::handled).
+#[must_use = "its line interrupts no more"]
+pub struct Taken {
+    sources: [Option<InterruptSource>; 2],
+    line: Option<Masked>,
+}
+
+impl Taken {
+    /// What it was about.
+    pub fn sources(&self) -> impl Iterator<Item = InterruptSource> + use<> {
+        self.sources.into_iter().flatten()
+    }
+
+    /// The device has let go of its line.
+    pub fn handled(self) {
+        self.line.into_iter().for_each(irq::release);
     }
 }

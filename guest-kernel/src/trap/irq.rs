@@ -2,8 +2,9 @@
 //! aside: the work is done by the tasks that wait for the event. A line that signals by a level is masked until the task
 //! that serves it says that the device has let go of it.
 
+use super::level::{Level, Masked};
 use crate::task::Event;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 use heapless::Vec;
 use pvops::event::{self, MessageEntry, MsiMessage, NoRoute, SPURIOUS_VECTOR, TIMER_VECTOR, Trigger};
 
@@ -18,14 +19,8 @@ struct Vector {
     count: AtomicU64,
     /// A `fn()` that runs before the interrupt ends, or null. Checks set it.
     handler: AtomicPtr<()>,
-    /// The line, if it signals by a level; else [`NO_LINE`].
-    level: AtomicU64,
-    /// The line is masked until it is acknowledged.
-    masked: AtomicBool,
+    level: Level,
 }
-
-/// No number of a line.
-const NO_LINE: u64 = u64::MAX;
 
 static TIMER: Vector = Vector::new();
 static TABLE: [Vector; VECTORS] = [const { Vector::new() }; VECTORS];
@@ -49,18 +44,13 @@ impl Vector {
             event: Event::new(),
             count: AtomicU64::new(0),
             handler: AtomicPtr::new(core::ptr::null_mut()),
-            level: AtomicU64::new(NO_LINE),
-            masked: AtomicBool::new(false),
+            level: Level::new(),
         }
     }
 
     fn raise(&self) {
         self.count.fetch_add(1, Relaxed);
-        if let Ok(line) = u32::try_from(self.level.load(Relaxed)) {
-            // Or it would interrupt for ever, and no task would come to acknowledge it.
-            event::mask(line);
-            self.masked.store(true, SeqCst);
-        }
+        self.level.interrupt(event::mask);
         self.event.raise();
         let handler = self.handler.load(Relaxed);
         if !handler.is_null() {
@@ -127,17 +117,27 @@ fn vector_of(event: &'static Event) -> Option<&'static Vector> {
     TABLE.get(offset / size_of::<Vector>()).filter(|entry| core::ptr::eq(&raw const entry.event, event))
 }
 
-/// The device has let go of an event's line: one that signals by a level may interrupt again.
-pub fn acknowledged(event: &'static Event) {
-    if let Some(entry) = vector_of(event)
-        && entry.masked.swap(false, SeqCst)
-        && let Ok(line) = u32::try_from(entry.level.load(Relaxed))
-    {
-        event::unmask(line);
-    }
+/// Takes what an event was raised for, and the line that is masked for that: see [`Level::take`].
+pub fn take(event: &'static Event) -> (bool, Option<Masked>) {
+    vector_of(event).map_or_else(|| (event.take(), None), |entry| entry.level.take(|| event.take()))
 }
 
-/// Binds a line to a new vector and lets it interrupt; one that signals by a level once, until it is [`acknowledged`].
+/// Takes the line alone: see [`Level::hold`].
+pub fn take_line(event: &'static Event) -> Option<Masked> {
+    vector_of(event)?.level.hold()
+}
+
+/// Whether an event's line is masked until somebody takes it.
+pub fn is_masked(event: &'static Event) -> bool {
+    vector_of(event).is_some_and(|entry| entry.level.is_masked())
+}
+
+/// The device has let go of a line: it may interrupt again.
+pub fn release(line: Masked) {
+    event::unmask(line.line());
+}
+
+/// Binds a line to a new vector and lets it interrupt; one that signals by a level once, until it is taken and [`release`]d.
 ///
 /// # Errors
 /// [`BindError`].
@@ -146,7 +146,7 @@ pub fn bind_line(name: &'static str, line: u32, trigger: Trigger) -> Result<&'st
     // SAFETY: the vector's stub dispatches to its event.
     unsafe { event::bind(line, vector, trigger)? };
     if matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
-        TABLE[usize::from(vector - FIRST_VECTOR)].level.store(line.into(), Relaxed);
+        TABLE[usize::from(vector - FIRST_VECTOR)].level.set(line);
     }
     event::unmask(line);
     Ok(event_of(vector))

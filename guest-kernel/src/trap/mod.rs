@@ -4,10 +4,11 @@ mod entry;
 pub mod expected;
 mod interrupts;
 pub mod irq;
+pub mod level;
 pub mod segments;
 
 pub use entry::TrapFrame;
-pub use interrupts::Interrupts;
+pub use interrupts::{Interrupts, Taken};
 
 use core::mem::size_of;
 use pvops::cpu::TablePointer;

@@ -7,6 +7,7 @@
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
 use crate::event::event;
+use crate::virtio::bugs::{Bug, is_injected};
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,8 @@ pub struct SerialPort {
     line: Arc<dyn InterruptLine>,
     output: Arc<Output>,
     events: Arc<InputEvents>,
+    /// For [`Bug::GatedLoopback`].
+    gated: Arc<AtomicBool>,
 }
 
 impl SerialPort {
@@ -33,13 +36,16 @@ impl SerialPort {
     /// When the system has no event file descriptor left.
     pub fn new(line: Arc<dyn InterruptLine>, output: Arc<Output>) -> io::Result<Self> {
         let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: event()? });
-        let uart = Serial::with_events(Line(line.clone()), events.clone(), Batch(Vec::new()));
-        Ok(Self { uart: Mutex::new(uart), line, output, events })
+        let gated = Arc::default();
+        let gate = Line { line: line.clone(), gated: Arc::clone(&gated) };
+        let uart = Serial::with_events(gate, events.clone(), Batch(Vec::new()));
+        Ok(Self { uart: Mutex::new(uart), line, output, events, gated })
     }
 
     /// Puts all registers back as they are at first.
     pub fn reset(&self) {
-        let line = Line(self.line.clone());
+        self.gated.store(false, Ordering::Relaxed);
+        let line = Line { line: self.line.clone(), gated: self.gated.clone() };
         *self.lock() = Serial::with_events(line, self.events.clone(), Batch(Vec::new()));
         self.events.in_buffer_empty();
     }
@@ -76,6 +82,10 @@ impl BusDevice for SerialPort {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let mut uart = self.lock();
+        if is_injected(Bug::GatedLoopback) {
+            let looped = uart.read(MODEM_CONTROL as u8) & LOOPBACK != 0;
+            self.gated.store(looped, Ordering::Relaxed);
+        }
         for byte in data {
             // Neither the batch nor the line can fail.
             let _ = uart.write(offset as u8, *byte);
@@ -92,13 +102,18 @@ impl BusDevice for SerialPort {
     }
 }
 
-struct Line(Arc<dyn InterruptLine>);
+struct Line {
+    line: Arc<dyn InterruptLine>,
+    gated: Arc<AtomicBool>,
+}
 
 impl vm_superio::Trigger for Line {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
-        self.0.raise();
+        if !self.gated.load(Ordering::Relaxed) {
+            self.line.raise();
+        }
         Ok(())
     }
 }
@@ -198,6 +213,23 @@ mod tests {
         assert_eq!(serial.input(b"k"), 1);
         serial.read(0, &mut data);
         assert_eq!(data, *b"k");
+    }
+
+    #[test]
+    fn a_gated_port_interrupts_only_outside_of_loopback() {
+        let _injected = crate::virtio::bugs::inject_here(Bug::GatedLoopback);
+        let (serial, edges, _file) = serial();
+        serial.write(1, &[1]);
+        serial.write(MODEM_CONTROL, &[LOOPBACK | 0xb]);
+        serial.write(0, b"t");
+        assert_eq!(edges.0.load(Ordering::Relaxed), 0);
+        let mut data = [0];
+        serial.read(0, &mut data);
+        assert_eq!(data, *b"t", "it loops back all the same");
+        serial.write(MODEM_CONTROL, &[0xb]);
+        serial.write(1, &[1]);
+        assert_eq!(serial.input(b"k"), 1);
+        assert_eq!(edges.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Bug {
     FlushIgnored,
     /// Write-zeroes is answered and the sectors stay as they were.
     WriteZeroesIgnored,
+    /// The used length of a failed request counts its status, before which nothing was written.
+    FailedReadCounted,
     /// A received frame's header counts one buffer too many.
     MergeableCountWrong,
     /// The balloon's `actual` is one page more than the driver wrote.
@@ -38,6 +40,8 @@ pub enum Bug {
     FaultOutlivesReset,
     /// What makes no sense ends the host.
     FaultEndsHost,
+    /// No bug, but what a PC's serial port does: OUT2 gates its interrupt, and that pin is held back in loop-back mode.
+    GatedLoopback,
     /// No bug, but what the strictest devices do: they insist on the order of 3.1.1, and on all queues that it calls for.
     StrictDriver,
 }

@@ -163,6 +163,18 @@ fn zeroes_that_were_asked_for_are_not_written() {
 }
 
 #[test]
+fn a_failed_read_counts_its_status() {
+    let lengths = compare(Bug::FailedReadCounted, || {
+        let (rig, _file) = disk();
+        let (header, data, status) = (DATA, DATA + 0x1000, DATA + 0x800);
+        let sector = u64::MAX >> 9;
+        rig.put(header, RequestHeader { request_type: RequestType::IN, reserved: 0, sector }.as_bytes());
+        rig.request(0, &[(header, 16, READ), (data, 512, WRITE), (status, 1, WRITE)]).expect("an answer").len
+    });
+    assert_eq!(lengths, (0, 1));
+}
+
+#[test]
 fn a_received_frame_says_one_buffer_too_many() {
     let counts = compare(Bug::MergeableCountWrong, || {
         let (ours, mut peer) = UnixStream::pair().unwrap();

@@ -195,10 +195,10 @@ pub const CHECKS: &[Check] = &[
     .should(),
     row(
         "block/used-length-of-a-failed-read",
-        "The used length counts bytes that the device wrote",
+        "The used length counts bytes that were written from the first writable one on",
         "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
-        "Preset a sector with 0x5a, read beyond the end",
-        "A used length up to 1, or data that was written",
+        "Preset a sector with 0x5a, then with 0xa5, read beyond the end",
+        "A used length up to the first byte that was not written: 0 if none was, although the status was",
     ),
     row(
         "block/goes-on-after-errors",

@@ -40,7 +40,7 @@ macro_rules! transport_rows {
             row(concat!($group, "/queue-ready-reads-back"), "The ready state reads as it was written",
                 "4.2.2 MMIO Device Register Layout; 4.1.4.3 Common configuration structure layout", "Set queue 0 up and read its ready state", "1"),
             row(concat!($group, "/reset-takes-queues-back"), "After a reset no queue is live",
-                "2.4.1 Device Requirements: Device Reset", "Set queue 0 up, reset, read its ready state", "0"),
+                "2.4.1 Device Requirements: Device Reset", "Set queue 0 up, reset before DRIVER_OK, and again after it; read its ready state", "0"),
             row(concat!($group, "/selectors-keep-queues-apart"), "Queue registers mean the selected queue",
                 "4.2.2 MMIO Device Register Layout; 4.1.4.3 Common configuration structure layout", "Make queue 0 ready, read the ready state of queue 1, then of queue 0", "0, then 1"),
             row(concat!($group, "/interrupt-status-is-0-at-first"), "After a reset no interrupt is pending",

@@ -67,6 +67,12 @@ pub const AVAIL_NO_INTERRUPT: u16 = 1;
 /// VIRTQ_USED_F_NO_NOTIFY: the device wants no notifications (ignored under EVENT_IDX).
 pub const USED_NO_NOTIFY: u16 = 1;
 
+/// The size of a queue for which a driver has asked for `asked` entries and whose register then shows `shown`, where
+/// `largest` is what it showed before: a device that keeps its own size has rings of that size, and a driver must use those.
+pub const fn size_in_use(asked: u16, shown: u16, largest: u16) -> u16 {
+    if shown == 0 || shown > largest { asked } else { shown }
+}
+
 /// Bytes of a descriptor table.
 pub const fn descriptor_table_len(size: u16) -> usize {
     size as usize * size_of::<Descriptor>()
@@ -90,4 +96,22 @@ pub const fn used_len(size: u16) -> usize {
 /// Byte offset of `avail_event` in the used ring.
 pub const fn avail_event_offset(size: u16) -> usize {
     ENTRIES_OFFSET + size_of::<UsedElement>() * size as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_in_use;
+
+    #[test]
+    fn a_device_that_keeps_its_queue_size_gets_rings_of_that_size() {
+        assert_eq!(size_in_use(8, 8, 256), 8);
+        assert_eq!(size_in_use(8, 256, 256), 256);
+        assert_eq!(size_in_use(8, 4, 256), 4);
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_not_taken_for_the_queues() {
+        assert_eq!(size_in_use(8, 0, 256), 8);
+        assert_eq!(size_in_use(8, 0xffff, 256), 8);
+    }
 }

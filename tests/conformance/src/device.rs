@@ -13,7 +13,6 @@ use guest_kernel::devices::place::Place;
 use guest_kernel::platform::pci::VECTORS;
 use guest_kernel::trap::Interrupts;
 use guest_kernel::trap::irq;
-use pvops::event::Trigger;
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status, balloon, console, net, ring};
 
 /// How long a reset may take.
@@ -35,8 +34,7 @@ impl Target {
     pub fn open(device_type: DeviceType, place: Place) -> Result<Self, String> {
         let (regs, interrupts) = match &place {
             Place::Mmio(slot, window) => {
-                let interrupts = irq::bind_line(device_type.name(), slot.line, Trigger::Edge);
-                (Regs::Mmio(*window), interrupts.map_or(Interrupts::none(), Interrupts::line))
+                (Regs::Mmio(*window), Interrupts::of_line(device_type.name(), slot.line, slot.trigger))
             }
             Place::Pci(function) => {
                 let (windows, interrupts) = function.map().map_err(|error| error.to_string())?;
@@ -49,6 +47,11 @@ impl Target {
     /// Its type and place, for people.
     pub fn name(&self) -> String {
         format!("{} at {}", self.device_type.name(), self.place.location())
+    }
+
+    /// Acknowledges its interrupt and returns what the status said: a line that signals by a level may interrupt again.
+    pub fn take_interrupt(&self) -> u32 {
+        self.interrupts.look(|| self.regs.take_interrupt())
     }
 
     /// Resets it; whether it said so.
@@ -156,6 +159,11 @@ impl<'a> Dev<'a> {
         &self.target.regs
     }
 
+    /// [`Target::take_interrupt`].
+    pub fn take_interrupt(&self) -> u32 {
+        self.target.take_interrupt()
+    }
+
     pub fn has(&self, feature: u64) -> bool {
         self.features & feature == feature
     }
@@ -173,7 +181,8 @@ impl<'a> Dev<'a> {
         Err(skip(format!("the {} device does not offer {names}", self.target.device_type.name())))
     }
 
-    /// Sets a queue up, as large as the device and `size` allow.
+    /// Sets a queue up, as large as the device and `size` allow. Where the device keeps a larger size the rings have that
+    /// one: the fault is reported by `pci/queue-size-reads-back` alone.
     ///
     /// # Errors
     /// An error when it is not there, a failure when it does not become live.
@@ -183,7 +192,8 @@ impl<'a> Dev<'a> {
         if max == 0 {
             return Err(error(format!("{} has no queue {index}", self.target.name())));
         }
-        let size = size.min(max.min(u32::from(ring::MAX_SIZE)) as u16);
+        let largest = max.min(u32::from(ring::MAX_SIZE)) as u16;
+        let size = self.regs().set_queue_size(size.min(largest), largest);
         // Each part in pages of its own: nothing says that they lie together.
         let parts = [
             self.buffer(ring::descriptor_table_len(size))?,
@@ -254,11 +264,17 @@ impl<'a> Dev<'a> {
     }
 }
 
+impl AsRef<Regs> for Dev<'_> {
+    fn as_ref(&self) -> &Regs {
+        self.regs()
+    }
+}
+
 impl Drop for Dev<'_> {
     fn drop(&mut self) {
         let confirmed = self.target.reset();
         // A line stays up until it is acknowledged, and an edge that never comes again would be the next check's problem.
-        self.target.regs.take_interrupt();
+        self.target.take_interrupt();
         if !confirmed {
             // The device may still write there: these pages are nobody's from now on.
             self.memory.take().into_iter().for_each(core::mem::forget);

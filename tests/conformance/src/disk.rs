@@ -7,6 +7,10 @@ use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
 
+/// Statuses of a request.
+pub const OK: u8 = RequestStatus::OK.0;
+pub const IOERR: u8 = RequestStatus::IOERR.0;
+pub const UNSUPP: u8 = RequestStatus::UNSUPP.0;
 /// What stands in a status byte before the device writes it.
 pub const UNWRITTEN: u8 = 0xaa;
 /// Requests that can be prepared at once.

@@ -1,7 +1,7 @@
 //! KVM's paravirtual end of interrupt: a word in which the host sets a bit, which the guest clears instead of writing the
 //! local APIC's register. The kernel's own word is registered since boot; `pvops` ends interrupts by it.
 
-use super::kvm::{buffer, offered};
+use super::kvm_features::{buffer, offered};
 use super::raw::wait_until;
 use super::{Lab, Verdict, equal, holds, skip, smp};
 use guest_kernel::trap::irq;

@@ -23,7 +23,7 @@ pub const ROWS: &[Row] = &[
     ("irq/mask-holds", |lab| masked(lab).map(drop)),
     ("irq/unmask-delivers-the-next", |lab| {
         let mut rng = masked(lab)?;
-        rng.dev.regs().take_interrupt();
+        rng.dev.take_interrupt();
         let before = count(&rng.dev)?;
         once(&mut rng)?;
         came(&rng.dev, before)
@@ -51,7 +51,7 @@ fn once(rng: &mut Rng<'_>) -> Verdict {
 /// Fails unless there is an interrupt; acknowledges it.
 fn came(dev: &Dev<'_>, before: u64) -> Verdict {
     let came = wait_until(PATIENCE, || dev.interrupts() != Some(before));
-    dev.regs().take_interrupt();
+    dev.take_interrupt();
     holds(came, "interrupts of a used buffer", "one within 1 s", "none")
 }
 
@@ -62,7 +62,7 @@ fn none_is_lost(lab: &Lab, quota: Quota) -> Verdict {
         let before = count(&rng.dev)?;
         rng.fill(&buf)?;
         let came = wait_until(PATIENCE, || rng.dev.interrupts() != Some(before));
-        rng.dev.regs().take_interrupt();
+        rng.dev.take_interrupt();
         holds(came, "interrupts of a used buffer", "one within 1 s", "none")
     })
 }
@@ -89,7 +89,7 @@ fn not_more_than_used_buffers(lab: &Lab) -> Verdict {
     for n in 0..100 {
         rng.fill(&buf)?;
         wait_until(PATIENCE, || rng.dev.interrupts() > Some(before + n));
-        rng.dev.regs().take_interrupt();
+        rng.dev.take_interrupt();
     }
     let saw = count(&rng.dev)? - before;
     holds(saw <= 100, "interrupts of 100 used buffers", "100 or fewer", saw)
@@ -131,7 +131,7 @@ fn masked(lab: &Lab) -> Result<Rng<'_>, End> {
     let verdict = once(&mut rng);
     wait_until(5_000_000, || rng.dev.interrupts() != Some(before));
     let held = count(&rng.dev)? - before;
-    rng.dev.regs().take_interrupt();
+    rng.dev.take_interrupt();
     event::unmask(line);
     verdict?;
     equal("interrupts of a masked line", 0, held)?;
@@ -162,7 +162,7 @@ fn halt_ends(lab: &Lab) -> Verdict {
         let took = time::now() - start;
         holds(took < PATIENCE, "nanoseconds halted for one buffer", "fewer than 1000000000", took)?;
         rng.queue.wait()?;
-        rng.dev.regs().take_interrupt();
+        rng.dev.take_interrupt();
     }
     Ok(())
 }
@@ -179,7 +179,7 @@ fn none_between_sti_and_hlt(lab: &Lab) -> Verdict {
         let came = task::block_until(PATIENCE, || rng.queue.used_index() != used);
         holds(came, "used buffers", "one within 1 s", "none")?;
         rng.queue.wait()?;
-        rng.dev.regs().take_interrupt();
+        rng.dev.take_interrupt();
         Ok(())
     })?;
     equal("interrupts between sti and hlt since boot", 0, irq::unprotected_halts())

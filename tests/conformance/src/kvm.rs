@@ -2,8 +2,9 @@
 //!
 //! The kernel's own clock page is left registered behind each check; meanwhile it goes on by its last parameters.
 
+use super::kvm_features::{buffer, here, offered};
 use super::raw::{Buf, wait_until};
-use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use super::{End, Lab, Row, Verdict, equal, holds, skip};
 use super::{eoi, steal};
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{Ordering, fence};
@@ -100,14 +101,6 @@ pub const ROWS: &[Row] = &[
 /// Offset of the multiplier in the clock page.
 const MUL: usize = core::mem::offset_of!(kvm::ClockPage, tsc_to_system_mul);
 const SHIFT: usize = core::mem::offset_of!(kvm::ClockPage, tsc_shift);
-
-pub fn here(lab: &Lab) -> Verdict {
-    if lab.found.signature == CPUID_SIGNATURE { Ok(()) } else { Err(skip("the hypervisor is not KVM")) }
-}
-
-pub fn buffer() -> Result<Buf, End> {
-    Buf::allocate(4096).map(|(buf, _)| buf).ok_or_else(|| error("no memory for a page"))
-}
 
 /// Registers another clock page while `check` runs.
 fn registered<R>(lab: &Lab, address: u64, check: impl FnOnce() -> R) -> Result<R, End> {
@@ -211,12 +204,6 @@ fn wall_clock_by(lab: &Lab, feature: Features, msr: u32) -> Result<(u32, u32, u3
     // SAFETY: the feature is there; KVM writes the page once, before the write returns.
     unsafe { cpu::write_msr(msr, page.address()) };
     Ok((page.read32(0), page.read32(4), page.read32(8)))
-}
-
-/// Fails unless the hypervisor is KVM and offers a feature.
-pub fn offered(lab: &Lab, feature: Features) -> Verdict {
-    here(lab)?;
-    if lab.found.kvm.contains(feature) { Ok(()) } else { Err(skip(format_args!("KVM does not offer {feature:?}"))) }
 }
 
 fn old_clock_tells_the_same_time(lab: &Lab) -> Verdict {

@@ -4,6 +4,7 @@
 //! The serial port raises its line in loop-back mode: a byte that is sent is received, and the line stays up until it is
 //! read. Nothing is printed meanwhile. A level is also what a PCI device without MSI-X holds until its ISR is read.
 
+use super::loopback::{self, HELD_FOR, Judged, Looped, Shown};
 use super::pci::Pin;
 use super::raw::wait_until;
 use super::rng::Rng;
@@ -29,9 +30,6 @@ const LOOP_BACK: u8 = 0x1b;
 const SENT: u8 = b'\n';
 /// The ISA interrupt of the first serial port.
 const COM1_IRQ: u8 = 4;
-/// Interrupts behind which the handler reads the byte.
-const HELD_FOR: u64 = 5;
-
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 fn get(register: u16) -> u8 {
@@ -62,7 +60,7 @@ fn vector() -> Result<(&'static Event, u8), End> {
 }
 
 /// Binds the serial port's line to a handler while `check` runs, in loop-back mode. The console's owner gets it back.
-fn looped(trigger: Trigger, handler: fn(), check: impl FnOnce() -> Verdict) -> Verdict {
+fn looped(trigger: Trigger, handler: fn(), check: impl FnOnce() -> Shown) -> Result<Shown, End> {
     let console = irq::counts().find(|(_, owner, _)| owner.line == Some(COM1_GSI));
     let Some((console, ..)) = console else { return Err(error("the console has no line")) };
     let (event, vector) = vector()?;
@@ -78,18 +76,18 @@ fn looped(trigger: Trigger, handler: fn(), check: impl FnOnce() -> Verdict) -> V
     event::unmask(COM1_GSI);
     set(INTERRUPT_ENABLE, RECEIVED);
     COUNT.store(0, SeqCst);
-    let verdict = bound.map_err(|_| error("the line cannot be routed")).and_then(|()| check());
+    let shown = bound.map_err(|_| error("the line cannot be routed")).map(|()| check());
     event::mask(COM1_GSI);
     while get(LINE_STATUS) & RECEIVED != 0 {
         get(DATA);
     }
     set(MODEM_CONTROL, CONNECTED);
-    // SAFETY: the console's own vector.
-    let back = unsafe { event::bind(COM1_GSI, console, Trigger::Edge) };
+    // SAFETY: the console's own vector, as it was bound at boot.
+    let back = unsafe { event::bind(COM1_GSI, console, mode(COM1_IRQ).1) };
     event::unmask(COM1_GSI);
     irq::set_handler(event, None);
     back.map_err(|_| error("the console's line cannot be routed back"))?;
-    verdict
+    shown
 }
 
 /// How the MADT says that an ISA interrupt signals; without one, as on the ISA bus.
@@ -97,46 +95,51 @@ fn mode(irq: u8) -> (u32, Trigger) {
     acpi::routing().map_or((irq.into(), Trigger::Edge), |routing| routing.isa(irq))
 }
 
-/// Waits for so many interrupts, then for more that must not come.
-fn exactly(interrupts: u64) -> Verdict {
-    wait_until(1_000_000_000, || COUNT.load(SeqCst) >= interrupts);
-    let end = time::now() + 10_000_000;
-    wait_until(10_000_000, || time::now() > end);
-    equal("interrupts", interrupts, COUNT.load(SeqCst))
+/// The port behind [`looped`].
+struct Port;
+
+impl Looped for Port {
+    fn send(&self) {
+        set(DATA, SENT);
+    }
+
+    fn has_received(&self) -> bool {
+        get(LINE_STATUS) & RECEIVED != 0
+    }
+
+    fn take(&self) {
+        get(DATA);
+    }
+
+    fn interrupts(&self) -> u64 {
+        COUNT.load(SeqCst)
+    }
+
+    fn wait_for(&self, interrupts: u64) {
+        wait_until(1_000_000_000, || self.interrupts() >= interrupts);
+    }
+
+    fn linger(&self) {
+        let end = time::now() + 10_000_000;
+        wait_until(10_000_000, || time::now() > end);
+    }
 }
 
-/// A PC gates the port's interrupt by OUT2, and in loop-back mode that pin is held back on a real 16550.
-fn interrupts_in_loop_back() -> Verdict {
-    if wait_until(1_000_000_000, || COUNT.load(SeqCst) > 0) {
-        return Ok(());
+fn verdict(shown: Shown) -> Verdict {
+    match shown {
+        Shown::Right => Ok(()),
+        Shown::Silent => Err(skip("the serial port does not interrupt in loop-back mode")),
+        Shown::Interrupts { expected, saw } => equal("interrupts", expected, saw),
+        Shown::Waiting { expected } => equal("bytes received and not read", u8::from(expected), u8::from(!expected)),
     }
-    Err(skip("the serial port does not interrupt in loop-back mode"))
 }
 
 pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
     lab.has("the serial port")?;
-    if !matches!(mode(COM1_IRQ), (COM1_GSI, Trigger::Edge)) {
+    if loopback::judged(COM1_GSI, mode(COM1_IRQ)) != Judged::Edge {
         return Err(skip("the MADT does not say that IRQ 4 signals by edges"));
     }
-    looped(Trigger::Edge, only_count, || {
-        for n in 1..=3 {
-            set(DATA, SENT);
-            if n == 1 {
-                interrupts_in_loop_back()?;
-            }
-            exactly(n)?;
-            holds(get(LINE_STATUS) & RECEIVED != 0, "bytes received", "one", "none")?;
-            get(DATA);
-        }
-        Ok(())
-    })
-}
-
-/// Waits for the interrupt whose handler lets the line fall.
-fn held() -> Verdict {
-    wait_until(1_000_000_000, || COUNT.load(SeqCst) >= HELD_FOR);
-    let saw = COUNT.load(SeqCst);
-    holds(saw >= HELD_FOR, "interrupts of a line that is held", format_args!("{HELD_FOR} or more"), saw)
+    verdict(looped(Trigger::Edge, only_count, || loopback::edge_round(&Port))?)
 }
 
 pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
@@ -144,14 +147,11 @@ pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
     if lab.found.board_slots.is_some() {
         return Err(skip("the board's lines signal by edges"));
     }
-    let (line, trigger) = mode(COM1_IRQ);
-    if line == COM1_GSI && matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
-        return looped(trigger, read_at_last, || {
-            set(DATA, SENT);
-            interrupts_in_loop_back()?;
-            held()?;
-            equal("bytes received and not read", 0, get(LINE_STATUS) & RECEIVED)
-        });
+    if let Judged::Level(trigger) = loopback::judged(COM1_GSI, mode(COM1_IRQ)) {
+        let shown = looped(trigger, read_at_last, || loopback::level_round(&Port))?;
+        if shown != Shown::Silent {
+            return verdict(shown);
+        }
     }
     pin_interrupts_until_acknowledged(lab)
 }
@@ -167,13 +167,19 @@ fn acknowledge_at_last() {
     }
 }
 
+fn held() -> Verdict {
+    Port.wait_for(HELD_FOR);
+    let saw = Port.interrupts();
+    holds(saw >= HELD_FOR, "interrupts of a line that is held", format_args!("{HELD_FOR} or more"), saw)
+}
+
 /// The entropy device by its pin, whose ISA interrupt the MADT says to signal by level.
 fn pin_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
     let rng = Rng::start(lab, 0, 8)?;
     let pin = Pin::of(rng.dev.target)?;
     drop(rng);
     let (line, trigger) = mode(pin.irq);
-    if !matches!(trigger, Trigger::Level | Trigger::LevelHigh) {
+    if !loopback::is_level(trigger) {
         return Err(skip(format_args!("the MADT does not say that IRQ {} signals by level", pin.irq)));
     }
     if irq::counts().any(|(_, owner, _)| owner.line == Some(line)) {

@@ -28,21 +28,21 @@ pub const ROWS: &[Row] = &[
     ("outside/configuration-change-interrupts", change_interrupts),
     ("outside/interrupt-status-tells-a-configuration-change", |lab| {
         with_pending_change(lab, |dev| {
-            let status = dev.regs().take_interrupt();
+            let status = dev.take_interrupt();
             let told = status & InterruptStatus::CONFIG_CHANGE.bits() != 0;
             holds(told, "interrupt status", "bit 1", format_args!("{status:#x}"))?;
-            equal("interrupt status behind the acknowledgement", 0, dev.regs().take_interrupt())
+            equal("interrupt status behind the acknowledgement", 0, dev.take_interrupt())
         })
     }),
     ("outside/configuration-change-is-no-used-buffer", |lab| {
         with_pending_change(lab, |dev| {
-            equal("bit 0 of the interrupt status", 0, dev.regs().take_interrupt() & InterruptStatus::USED_BUFFER.bits())
+            equal("bit 0 of the interrupt status", 0, dev.take_interrupt() & InterruptStatus::USED_BUFFER.bits())
         })
     }),
     ("outside/reset-forgets-a-configuration-change", |lab| {
         with_pending_change(lab, |dev| {
             holds(dev.target.reset(), "status after a reset", 0, dev.regs().status())?;
-            equal("interrupt status", 0, dev.regs().take_interrupt())
+            equal("interrupt status", 0, dev.take_interrupt())
         })
     }),
     ("outside/disk-shrinks", |lab| {

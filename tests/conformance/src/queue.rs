@@ -4,7 +4,7 @@
 use super::chains::{self, Shape, plain, shape};
 use super::device::Dev;
 use super::disk::{Disk, scratch};
-use super::raw::{Dir, link, wait_until};
+use super::raw::{Dir, Queue, link, wait_until};
 use super::rng::Rng;
 use super::{Lab, Row, Verdict, advice, equal, error, fail, holds, skip, suppress};
 use alloc::format;
@@ -172,14 +172,21 @@ fn ids_are_reused(lab: &Lab) -> Verdict {
     Ok(())
 }
 
+/// Not applicable where the device keeps a larger size: that is what `pci/queue-size-reads-back` is for.
+fn at_most(queue: &Queue, size: u16) -> Verdict {
+    if queue.size <= size { Ok(()) } else { Err(skip(format!("the device keeps its own size of {}", queue.size))) }
+}
+
 fn small_size_works(lab: &Lab) -> Verdict {
     let mut disk = Disk::start(lab, 0, 4)?;
+    at_most(&disk.queue, 4)?;
     let data = disk.sectors(1)?;
     (0..10).try_for_each(|_| disk.read(0, &data))
 }
 
 fn size_of_one_works(lab: &Lab) -> Verdict {
     let mut rng = Rng::start(lab, 0, 1)?;
+    at_most(&rng.queue, 1)?;
     let buf = rng.dev.buffer(16)?;
     (0..4).try_for_each(|_| rng.fill(&buf).map(drop))
 }
@@ -202,7 +209,10 @@ fn nothing_is_used_before_driver_ok(lab: &Lab) -> Verdict {
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
     queue.send(&dev, head);
     wait_until(20_000_000, || queue.used_index() != 0);
-    equal("used index", 0, queue.used_index())
+    let early = queue.used_index();
+    // kvmtool takes a queue back only in a reset after DRIVER_OK: the next check begins with a new one.
+    dev.start()?;
+    equal("used index", 0, early)
 }
 
 fn offered_before_driver_ok(lab: &Lab) -> Verdict {

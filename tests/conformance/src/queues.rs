@@ -1,7 +1,7 @@
 //! A block device with several queues: each serves alone and all at once, and answers where it was asked.
 
-use super::block::OK;
 use super::device::Dev;
+use super::disk::OK;
 use super::disk::UNWRITTEN;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
 use super::{End, Lab, Verdict, equal, holds};

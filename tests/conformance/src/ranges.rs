@@ -1,7 +1,7 @@
 //! Discard and write zeroes of the block device: requests whose data are ranges of sectors.
 
-use super::block::{OK, UNSUPP};
 use super::disk::{Disk, UNWRITTEN, scratch};
+use super::disk::{OK, UNSUPP};
 use super::raw::{Dir, link};
 use super::{End, Lab, Verdict, equal, holds, skip};
 use alloc::format;

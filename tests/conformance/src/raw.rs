@@ -3,7 +3,8 @@
 //! A device may change this memory at any time, so there is never a reference to it: every access is volatile. Pages are
 //! kept until the device has confirmed its reset (see `device.rs`).
 
-use super::{End, device::Dev, fail};
+use super::registers::Regs;
+use super::{End, fail};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
@@ -285,12 +286,12 @@ impl Queue {
         self.seen = self.used_index();
     }
 
-    pub fn notify(&self, dev: &Dev<'_>) {
-        dev.regs().notify(self.notify_at, self.index.into());
+    pub fn notify(&self, dev: &impl AsRef<Regs>) {
+        dev.as_ref().notify(self.notify_at, self.index.into());
     }
 
     /// Offers one chain, shows it, notifies.
-    pub fn send(&mut self, dev: &Dev<'_>, head: u16) {
+    pub fn send(&mut self, dev: &impl AsRef<Regs>, head: u16) {
         self.offer(head);
         self.publish();
         self.notify(dev);

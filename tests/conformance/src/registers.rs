@@ -8,6 +8,7 @@ use frontends::transport::pci::{Vectors, Windows};
 use guest_kernel::platform::registers::Window;
 use shared_abi::virtio::mmio::{CONFIG, Register};
 use shared_abi::virtio::pci::CommonConfig;
+use shared_abi::virtio::ring;
 
 /// Where the registers are.
 pub enum Regs {
@@ -114,6 +115,21 @@ impl Regs {
         match self {
             Self::Mmio(window) => Self::mmio_read(window, Register::QueueSizeMax),
             Self::Pci(windows, _) => windows.common.read16(common!(queue_size)).into(),
+        }
+    }
+
+    /// Asks for a size of the selected queue, up to its `largest`; returns the size that it has then. The register of MMIO
+    /// cannot be read.
+    pub fn set_queue_size(&self, size: u16, largest: u16) -> u16 {
+        match self {
+            Self::Mmio(window) => {
+                Self::mmio_write(window, Register::QueueSize, size.into());
+                size
+            }
+            Self::Pci(windows, _) => {
+                windows.common.write16(common!(queue_size), size);
+                ring::size_in_use(size, windows.common.read16(common!(queue_size)), largest)
+            }
         }
     }
 

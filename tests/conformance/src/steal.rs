@@ -1,6 +1,6 @@
 //! KVM's steal time: how long this CPU was ready while the host ran something else.
 
-use super::kvm::{buffer, offered};
+use super::kvm_features::{buffer, offered};
 use super::raw::{Buf, wait_until};
 use super::{Lab, Verdict, equal, holds};
 use pvops::{cpu, time};

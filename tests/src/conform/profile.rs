@@ -1,6 +1,10 @@
 //! A hypervisor as a file: how it is started, where its serial line goes, how it ends, what it offers, and its known
 //! defects. Read by the harness from tests/profiles/ and from `--profile`; every key is checked before anything starts.
 
+mod stale;
+
+pub use stale::StaleLine;
+
 use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
@@ -17,6 +21,8 @@ pub const RINGSIDE: &str = "ringside";
 pub const HOST_IN_TCG: &str = "host-kvm-in-tcg";
 /// In `needs`: a `/dev/kvm` that works.
 pub const KVM: &str = "kvm";
+/// In `needs`: a CPU that reports VMX or SVM, for a program that does not start without.
+pub const VMX_OR_SVM: &str = "vmx-or-svm";
 
 /// A larger file is no profile.
 const FILE_MAX: u64 = 256 << 10;
@@ -50,13 +56,13 @@ pub enum ProfileError {
         /// What is wrong.
         why: FillError,
     },
-    /// A pattern of a known defect.
-    #[error("{path}: known_defects: {why}")]
-    Pattern {
+    /// A known defect, or something left out, that can never apply.
+    #[error("{path}: {why}")]
+    Stale {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        why: PatternError,
+        why: StaleLine,
     },
     /// Something that the types cannot say.
     #[error("{path}: {why}")]
@@ -170,7 +176,7 @@ pub struct Profile {
     /// How a run ends.
     #[serde(default = "exits")]
     pub ends: Ends,
-    /// `kvm`, or the name of a program that must be there too.
+    /// `kvm`, `vmx-or-svm`, or the name of a program that must be there too.
     #[serde(default)]
     pub needs: Vec<String>,
     /// Groups of checks of which at least one must not skip itself: what the machine of `args` has.
@@ -295,11 +301,7 @@ impl Profile {
             )?;
             let plain = self.files.is_empty() && self.serial == Serial::Stdio;
             sense(plain, "program = \"host-kvm-in-tcg\" takes no files and no serial")?;
-            return self
-                .defects()
-                .and(self.left_out())
-                .map(drop)
-                .map_err(|why| ProfileError::Pattern { path: path.into(), why });
+            return self.check_defects(path);
         }
         let boots = |kernels: &[&str]| kernels.iter().any(|kernel| used.contains(kernel));
         let worded = used.contains(&"cmdline") || boots(&media::WITH_CMDLINE);
@@ -308,7 +310,11 @@ impl Profile {
         sense(boots(&media::KERNELS), some)?;
         let piped = self.serial == Serial::Pipe;
         sense(piped == used.contains(&"serial"), "{serial} and serial = \"pipe\" belong together")?;
-        self.defects().and(self.left_out()).map(drop).map_err(|why| ProfileError::Pattern { path: path.into(), why })
+        self.check_defects(path)
+    }
+
+    fn check_defects(&self, path: &Path) -> Result<(), ProfileError> {
+        stale::look(self).map_err(|why| ProfileError::Stale { path: path.into(), why })
     }
 
     /// Whether a placeholder stands anywhere in it.

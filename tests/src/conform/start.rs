@@ -3,12 +3,12 @@
 use crate::conform::fill::{Quoting, fill};
 use crate::conform::logs::Logs;
 use crate::conform::media;
-use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial};
+use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial, VMX_OR_SVM};
 use crate::conform::station::Station;
 use crate::inner::Inner;
 use crate::machine::{Access, Boot, Disk, Machine, Publish};
 use crate::running::{Running, Stdio};
-use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, find_program};
+use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, check_vmx_or_svm, find_program};
 use crate::web;
 use crate::xen::Xen;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -97,10 +97,10 @@ pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
         find_program(&profile.program).ok_or_else(|| anyhow!("{} is not installed", profile.program))?
     };
     for need in &profile.needs {
-        if need == KVM {
-            check_kvm(setting.kvm)?;
-        } else {
-            ensure!(find_program(need).is_some(), "{need} is not installed");
+        match need.as_str() {
+            KVM => check_kvm(setting.kvm)?,
+            VMX_OR_SVM => check_vmx_or_svm()?,
+            program => ensure!(find_program(program).is_some(), "{program} is not installed"),
         }
     }
     if profile.uses("xen") {

@@ -27,7 +27,7 @@ const VARIANTS: [(&str, &str); 3] = [
     ("tour, drivers=reference", "tour drivers=reference"),
 ];
 /// What does not build for the target that we run on.
-const BARE: [&str; 5] = ["guest-kernel-image", "conformance", "loader-bios", "loader-efi", "loader-linux"];
+const BARE: [&str; 4] = ["guest-kernel-image", "loader-bios", "loader-efi", "loader-linux"];
 /// Tells tests that repeat to do so for long.
 const LONG: &str = "RINGSIDE_LONG";
 /// Boots at a time.

@@ -111,6 +111,9 @@ impl Block {
             }
         };
         chain.write(memory, data_room, &[status.0]);
+        if status != RequestStatus::OK && is_injected(Bug::FailedReadCounted) {
+            return Ok(1);
+        }
         // The used length counts from the first writable byte (2.7.8.2), so that the status counts only where it follows
         // the data without a gap. A chain is shorter than 4 GiB.
         Ok(if written == data_room { room as u32 } else { written as u32 })

@@ -52,8 +52,8 @@ pub const ROWS: &[Row] = &[
         Ok(())
     }),
     ("hostile/ports-of-nobody", BLOCK, |trial| {
-        // Ports that no PC and no board of ours has a device at.
-        let nobody = (0x220..0x230).chain(0x300..0x310).chain(0x2f8..0x300).chain(0xfff0..=0xffff);
+        // Ports that no PC and no board of ours has a device at. Not those of COM2: kvmtool has one, on the same line.
+        let nobody = (0x220..0x230).chain(0x300..0x310).chain(0xfff0..=0xffff);
         nobody.for_each(|port| touch(port, true));
         trial.revive()
     }),

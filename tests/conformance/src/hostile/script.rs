@@ -192,6 +192,6 @@ fn registers(unit: &Unit<'_>, dice: &mut Dice) {
         2 => regs.set_features(dice.word()),
         // Any status but 0, which would be a reset: whatever is sent then is sent to a device that has no queues.
         3 => regs.set_status(dice.word() as u8 | 1),
-        _ => drop(regs.take_interrupt()),
+        _ => drop(unit.dev.take_interrupt()),
     }
 }
