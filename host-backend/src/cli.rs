@@ -84,7 +84,7 @@ struct Run {
     /// Inject a bug into the device models
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
-    fault: Option<host_backend::virtio::bugs::Bug>,
+    fault: Option<host_backend::bugs::Bug>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
@@ -116,7 +116,7 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
             if let Some(bug) = run.fault {
-                host_backend::virtio::bugs::inject(bug);
+                host_backend::bugs::inject(bug);
             }
             Ok((*run).into())
         }

@@ -10,6 +10,7 @@
 //! [`control`] describes the control socket.
 //!
 
+pub mod bugs;
 pub mod config;
 pub mod control;
 pub mod devices;

@@ -7,7 +7,7 @@
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
 use crate::event::event;
-use crate::virtio::bugs::{Bug, is_injected};
+use crate::bugs::{Bug, is_injected};
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_gated_port_interrupts_only_outside_of_loopback() {
-        let _injected = crate::virtio::bugs::inject_here(Bug::GatedLoopback);
+        let _injected = crate::bugs::inject_here(Bug::GatedLoopback);
         let (serial, edges, _file) = serial();
         serial.write(1, &[1]);
         serial.write(MODEM_CONTROL, &[LOOPBACK | 0xb]);

@@ -2,7 +2,7 @@
 //! Called when the vCPUs start; without the bug it does nothing.
 
 use crate::stop::Stop;
-use crate::virtio::bugs::{Bug, is_injected};
+use crate::bugs::{Bug, is_injected};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
 use std::io;

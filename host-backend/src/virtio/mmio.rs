@@ -6,7 +6,7 @@
 //!
 //! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
-use super::bugs::{self, Bug, is_injected};
+use crate::bugs::{self, Bug, is_injected};
 use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};

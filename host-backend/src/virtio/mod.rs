@@ -9,7 +9,6 @@
 
 pub mod balloon;
 pub mod block;
-pub mod bugs;
 pub mod console;
 pub mod mmio;
 pub mod net;

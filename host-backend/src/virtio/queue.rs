@@ -3,7 +3,7 @@
 //! virtio-queue ends a malformed chain early and says nothing; here a chain is either whole, inside guest memory and in
 //! the right order, or it is a [`Fault`]. A chain is copied once, bounded by [`CHAIN_MAX`], and only the copy is used.
 
-use super::bugs::{self, Bug, is_injected};
+use crate::bugs::{self, Bug, is_injected};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::ring;
 use std::sync::atomic::Ordering;

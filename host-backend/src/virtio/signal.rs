@@ -1,7 +1,7 @@
 //! What a device says to the outside: its interrupt with the status register, its configuration's generation, its counters,
 //! and the problems that the host's user should hear of.
 
-use super::bugs::{Bug, is_injected};
+use crate::bugs::{Bug, is_injected};
 use crate::devices::InterruptLine;
 use crate::say;
 use serde::Serialize;

@@ -6,7 +6,7 @@
 pub mod engine;
 mod latch;
 
-use super::bugs::{Bug, is_injected};
+use crate::bugs::{Bug, is_injected};
 use super::queue::{Chain, Slice};
 use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
 use crate::config::DiskAccess;

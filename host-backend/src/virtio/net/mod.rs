@@ -10,7 +10,7 @@ mod shown;
 pub mod stream;
 pub mod tap;
 
-use super::bugs::{Bug, is_injected};
+use crate::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress};
 use crate::config::Mac;
