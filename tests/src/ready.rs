@@ -21,6 +21,8 @@ pub const KERNEL: &str = "RINGSIDE_KERNEL";
 pub const LOADERS: &str = "RINGSIDE_LOADERS";
 /// Names our host program.
 pub const HOST: &str = "RINGSIDE_HOST";
+/// Names the conformance suite as one program.
+pub const SUITE: &str = "RINGSIDE_SUITE";
 /// Names the folder of a Xen.
 pub const XEN: &str = "RINGSIDE_XEN";
 /// Names our host program with bugs that can be injected.

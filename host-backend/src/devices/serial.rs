@@ -6,8 +6,8 @@
 
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
-use crate::event::event;
 use crate::bugs::{Bug, is_injected};
+use crate::event::event;
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! The one deliberate bug that is in no device model ([`Bug::ClockGoesBack`]): KVM's clock is set back while the guest runs.
 //! Called when the vCPUs start; without the bug it does nothing.
 
-use crate::stop::Stop;
 use crate::bugs::{Bug, is_injected};
+use crate::stop::Stop;
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
 use std::io;

@@ -4,9 +4,9 @@
 //! A page counts once, however often the guest names it: the host keeps its own map of what is in the balloon and
 //! believes nothing that the guest says about it. A deflated page needs nothing but to be touched again.
 
-use crate::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, ConfigSpace, Counters, Device, Fault, Io, Progress, read_config_bytes};
+use crate::bugs::{Bug, is_injected};
 use crate::event::event;
 use crate::vmm::GuestRam;
 use serde::Serialize;

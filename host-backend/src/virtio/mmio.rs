@@ -6,11 +6,11 @@
 //!
 //! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
-use crate::bugs::{self, Bug, is_injected};
 use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
+use crate::bugs::{self, Bug, is_injected};
 use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};

@@ -1,8 +1,11 @@
 //! The checks that there are, as the harness sees them: the catalogue that guest and harness share, and patterns over names.
 
+use crc::{CRC_32_ISO_HDLC, Crc};
 use globset::{GlobBuilder, GlobMatcher};
 use serde::Serialize;
 use thiserror::Error;
+
+static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// A check and the rule behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,6 +62,21 @@ pub fn all() -> Vec<Entry> {
     let behind = all.iter().rposition(|entry| entry.group() == own.group()).map_or(all.len(), |last| last + 1);
     all.insert(behind, own);
     all
+}
+
+/// The version of the catalogue: how many checks it has, and a checksum of all that it says of them. Results of the same version
+/// are of the same checks.
+pub fn version() -> String {
+    let mut digest = CRC.digest();
+    let all = all();
+    for entry in &all {
+        let Entry { name, rule, clause, method, expectation, level } = entry;
+        [name, rule, clause, method, expectation, level].iter().for_each(|text| {
+            digest.update(text.as_bytes());
+            digest.update(&[0]);
+        });
+    }
+    format!("{}-{:08x}", all.len(), digest.finalize())
 }
 
 /// The groups in which the guest has checks.

@@ -245,6 +245,7 @@ impl Suite {
     pub fn json(&self) -> serde_json::Result<String> {
         let mut value = serde_json::to_value(self)?;
         value["format"] = 1.into();
+        value["catalogue_version"] = catalogue::version().into();
         value["succeeded"] = self.succeeded().into();
         let mut text = serde_json::to_string_pretty(&value)?;
         text.push('\n');

@@ -84,6 +84,7 @@ impl std::fmt::Debug for Progress {
 /// Why not: the end of "skipped, because".
 pub fn available(profile: &Profile, setting: &Setting) -> Result<PathBuf> {
     let program = if profile.program == RINGSIDE {
+        ensure!(setting.ringside.is_file(), "there is no {}", setting.ringside.display());
         setting.ringside.clone()
     } else if profile.program == HOST_IN_TCG {
         Testbed::HostInTcg.available(setting.kvm)?;

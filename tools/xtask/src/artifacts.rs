@@ -149,21 +149,21 @@ impl Artifacts {
 /// What runs in the inner Linux, linked statically.
 fn build_inner(linux: Linux) -> Result<Inner> {
     ui::say("building the host, linked statically");
-    let (mut command, folder) = static_build("static");
+    let (mut command, folder) = static_build("static", "host-backend", "ringside");
     command.args(["--package", "inner-init", "--bin", "inner-init"]);
     succeed(&mut command, "the host does not link statically")?;
     Ok(Inner { linux, init: folder.join("inner-init"), ringside: folder.join("ringside") })
 }
 
-/// The build of a static host, and the folder that it will be in.
-fn static_build(name: &str) -> (Command, PathBuf) {
+/// The build of a static program, and the folder that it will be in.
+fn static_build(name: &str, package: &str, program: &str) -> (Command, PathBuf) {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     // With a target directory of its own: the flags would rebuild everything in the usual one, again and again.
     let target_dir = workspace::target().join(name);
     let mut command = workspace::cargo();
     command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &target_dir);
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    command.args(["build", "--release", "--target", TARGET, "--package", "host-backend", "--bin", "ringside"]);
+    command.args(["build", "--release", "--target", TARGET, "--package", package, "--bin", program]);
     (command, target_dir.join(TARGET).join("release"))
 }
 
@@ -266,10 +266,34 @@ fn host_program() -> PathBuf {
 /// statically, so that it also runs in the inner Linux.
 pub(crate) fn build_host_with_bugs() -> Result<PathBuf> {
     ui::say("building the host with bugs to inject, for the proof that the suite catches them");
-    let (mut command, folder) = static_build("bugs");
+    let (mut command, folder) = static_build("bugs", "host-backend", "ringside");
     command.args(["--features", "test-faults"]);
     succeed(&mut command, "the host with bugs does not build")?;
     Ok(folder.join("ringside"))
+}
+
+/// `cargo xtask dist`.
+pub(crate) fn dist(common: &Common) -> Result<ExitCode> {
+    let setup = setup::ensure(common)?;
+    let artifacts = build_some(&setup, Needs { loaders: true, ..Needs::GUEST })?;
+    println!("    {}", build_suite(&artifacts)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The conformance suite as one static program, with the guest, its loaders and the profiles inside.
+pub(crate) fn build_suite(artifacts: &Artifacts) -> Result<PathBuf> {
+    const PROGRAM: &str = "ringside-conform";
+    ui::say("building the conformance suite as one program");
+    let (mut command, folder) = static_build("static", PROGRAM, PROGRAM);
+    command.env("RINGSIDE_CONFORM_IMAGE", &artifacts.image).env("RINGSIDE_CONFORM_LOADERS", &artifacts.loaders);
+    succeed(&mut command, "the suite does not build")?;
+    let dist = workspace::target().join("dist");
+    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
+    let program = dist.join(PROGRAM);
+    // Removed first: somebody may be running the one that is there.
+    let _ = fs::remove_file(&program);
+    fs::copy(folder.join(PROGRAM), &program).with_context(|| format!("cannot write {}", program.display()))?;
+    Ok(program)
 }
 
 /// Runs a command that shows its own progress.

@@ -3,16 +3,14 @@
 use crate::artifacts::Artifacts;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
+pub(crate) use ringside_conform::command::interruption;
 use ringside_tests::machine::{self, Access, Disk, Machine, Publish, run_folder};
 use ringside_tests::testbed::Testbed;
 use ringside_tests::tour::DiskKnowledge;
 use ringside_tests::web;
 use shared_abi::tour::WEB_PORT;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 /// Memory of a guest where nobody asks for more.
@@ -85,14 +83,4 @@ pub(crate) fn prepare(artifacts: &Artifacts, wishes: Wishes<'_>) -> Result<Boot>
         folder: folder.path().into(),
     };
     Ok(Boot { machine, disk: knowledge, _folder: folder })
-}
-
-/// True once the user or the system wants us to end. Everything that waits looks at it, so that children and files are
-/// gone before we are.
-pub(crate) fn interruption() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&flag)).context("cannot catch signals")?;
-    }
-    Ok(flag)
 }

@@ -1,45 +1,25 @@
-//! `cargo xtask conform`: boots the conformance suite on every hypervisor that has a profile and is here, and prints the
-//! matrix and every failure with its rule. What it does in detail is in `ringside_tests::conform`.
+//! `cargo xtask conform`: builds what the testbeds need, and runs the suite on it.
 
 use crate::artifacts::{Artifacts, GuestBuild, Needs};
-use crate::options::{Common, ConformOptions};
-use crate::{artifacts, boots, setup, ui, workspace};
-use anyhow::{Context, Result, bail, ensure};
-use ringside_tests::conform::catalogue::{self, Entry, Pattern};
-use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
+use crate::options::Common;
+use crate::{artifacts, setup, workspace};
+use anyhow::Result;
+use ringside_conform::command::{self, Chosen, Outputs};
+use ringside_conform::options::SuiteOptions;
+use ringside_tests::conform::media;
 use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile, RINGSIDE};
 use ringside_tests::conform::start::{Progress, Setting};
-use ringside_tests::conform::{agree, html, junit, media, text};
 use ringside_tests::testbed::Testbed;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
-
-/// Testbeds at a time.
-const PARALLEL: usize = 2;
-
-/// A column of the matrix: a profile, or the name of one that cannot be used, and why.
-type Column = (String, std::result::Result<Profile, String>);
 
 /// `cargo xtask conform`.
-pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitCode> {
-    let catalogue = catalogue::all();
-    let patterns: Vec<Pattern> =
-        options.only.iter().map(|text| Pattern::new(text)).collect::<Result<_, _>>().context("--only")?;
-    let asked = |entry: &&Entry| patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(&entry.name));
-    let chosen: Vec<&Entry> = catalogue.iter().filter(asked).collect();
-    ensure!(!chosen.is_empty(), "no check matches {}; --list shows them", options.only.join(", "));
+pub(crate) fn command(common: &Common, options: &SuiteOptions) -> Result<ExitCode> {
+    let chosen = Chosen::new(&options.only)?;
     if options.list {
-        print!("{}", catalogue::list(&chosen));
-        println!("\n{} checks", chosen.len());
+        chosen.list();
         return Ok(ExitCode::SUCCESS);
     }
-    let columns = columns(&workspace::root().join("tests/profiles"), options)?;
+    let columns = command::columns(profile::read_folder(&workspace::root().join("tests/profiles"))?, options)?;
     let outputs = Outputs::create(options)?;
 
     let setup = setup::ensure(common)?;
@@ -57,7 +37,7 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
     if any(&|profile| profile.uses("xen")) {
         artifacts.complete_for(Testbed::XenPv)?;
     }
-    let interrupted = boots::interruption()?;
+    let interrupted = command::interruption()?;
     let Artifacts { image, disk, ringside, inner, xen, loaders, .. } = artifacts;
     let setting = Setting {
         image,
@@ -71,175 +51,5 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
         loaders: Ok(loaders),
         progress: Progress::default(),
     };
-    let ready: Vec<&str> =
-        columns.iter().filter(|(_, profile)| profile.is_ok()).map(|(name, _)| name.as_str()).collect();
-    ui::say(&format!("{} checks on {}", chosen.len(), ready.join(", ")));
-    let shown = Arc::new(ui::Checks::new());
-    let watched = shown.clone();
-    let setting =
-        Setting { progress: Progress::new(move |testbed, done, last| watched.at(testbed, done, last)), ..setting };
-    let mut testbeds = run_all(&shown, &columns, &setting, &catalogue, &patterns, &interrupted);
-    if options.strict {
-        testbeds.iter_mut().for_each(TestbedResult::make_strict);
-    }
-    let suite = Suite { catalogue: chosen.into_iter().cloned().collect(), testbeds };
-    outputs.write(&suite)?;
-    if interrupted.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
-    report(&suite);
-    Ok(if suite.succeeded() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The profiles that are asked for: those of `--profile`, and those of the folder that `--on` names, or all.
-fn columns(folder: &Path, options: &ConformOptions) -> Result<Vec<Column>> {
-    let told = |result: std::result::Result<Profile, profile::ProfileError>| result.map_err(|error| error.to_string());
-    let named = |stem: String, result: std::result::Result<Profile, _>| {
-        let result = told(result);
-        (result.as_ref().map_or(stem, |profile| profile.name.clone()), result)
-    };
-    let mut columns: Vec<Column> =
-        profile::read_folder(folder)?.into_iter().map(|(stem, result)| named(stem, result)).collect();
-    let mine = options.profile.iter().map(|path| named(profile::stem(path), Profile::read(path)));
-    let mine: Vec<Column> = mine.collect();
-    for name in &options.on {
-        let known = columns.iter().chain(&mine).any(|(column, _)| column == name);
-        let all: Vec<&str> = columns.iter().chain(&mine).map(|(column, _)| column.as_str()).collect();
-        ensure!(known, "--on: there is no testbed {name:?}; there are {}", all.join(", "));
-    }
-    if !options.on.is_empty() || !mine.is_empty() {
-        columns.retain(|(column, _)| options.on.contains(column));
-    }
-    columns.extend(mine);
-    let mut seen = BTreeSet::new();
-    for (name, _) in &columns {
-        ensure!(seen.insert(name), "two profiles are called {name}");
-    }
-    Ok(columns)
-}
-
-fn run_all(
-    shown: &ui::Checks,
-    columns: &[Column],
-    setting: &Setting,
-    catalogue: &[Entry],
-    patterns: &[Pattern],
-    interrupted: &AtomicBool,
-) -> Vec<TestbedResult> {
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let work = || {
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((name, profile)) = columns.get(at) else { return };
-            let result = match profile {
-                Ok(profile) => agree::run(profile, setting, catalogue, patterns, interrupted)
-                    .unwrap_or_else(|why| TestbedResult::absent(name, "", State::Broken(why.to_string()))),
-                Err(why) => TestbedResult::absent(name, "", State::Broken(why.clone())),
-            };
-            let word = match &result.state {
-                State::Ran => format!("{} ({:.1} s)", text::cell(result.counts(None)), result.seconds),
-                State::Skipped(why) => format!("skipped, because {why}"),
-                State::Broken(why) => format!("BROKEN: {why}"),
-            };
-            shown.ended(name, &format!("    {name}: {}", ui::verdict(&word)));
-            result
-                .problems
-                .iter()
-                .for_each(|problem| shown.say(&ui::verdict(&format!("    {name}: PROBLEM: {problem}"))));
-            done.lock().unwrap_or_else(|poison| poison.into_inner()).push((at, result));
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(work);
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_else(|poison| poison.into_inner());
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
-fn report(suite: &Suite) {
-    println!();
-    if suite.ran().next().is_some() {
-        let coloured = |row: Vec<String>| row.iter().map(|cell| ui::verdict(cell)).collect();
-        ui::table(&text::matrix(suite).into_iter().map(coloured).collect::<Vec<_>>());
-        println!();
-    }
-    text::absences(suite).iter().for_each(|line| println!("  {line}"));
-    text::failures(suite).lines().for_each(|line| println!("  {}", ui::verdict(line)));
-    let count = suite.ran().count();
-    let word = match (count, suite.succeeded()) {
-        (0, _) => "nothing ran",
-        (_, true) => "nothing failed that is not listed as a known defect",
-        (_, false) => "FAILED",
-    };
-    println!("{count} of {} testbeds ran: {}", suite.testbeds.len(), ui::verdict(word));
-}
-
-/// The files for the results, opened before anything takes time.
-struct Outputs {
-    html: Option<(PathBuf, File)>,
-    junit: Option<(PathBuf, File)>,
-    json: Option<(PathBuf, File)>,
-}
-
-impl Outputs {
-    fn create(options: &ConformOptions) -> Result<Self> {
-        let open = |path: &Option<PathBuf>| {
-            let Some(path) = path else { return Ok(None) };
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            anyhow::Ok(Some((path.clone(), file)))
-        };
-        Ok(Self { html: open(&options.html)?, junit: open(&options.junit)?, json: open(&options.json)? })
-    }
-
-    fn write(self, suite: &Suite) -> Result<()> {
-        let write = |output: Option<(PathBuf, File)>, text: &dyn Fn() -> Result<String>| {
-            let Some((path, mut file)) = output else { return Ok(()) };
-            file.write_all(text()?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
-        };
-        write(self.html, &|| Ok(html::page(suite)))?;
-        write(self.junit, &|| Ok(junit::xml(suite)?))?;
-        write(self.json, &|| Ok(suite.json()?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
-        folder
-    }
-
-    fn profile(name: &str) -> String {
-        format!("name='{name}'\ntitle='t'\nprogram='p'\nargs=['{{image}}','{{cmdline}}']\ntimeout_seconds=1\n")
-    }
-
-    fn names(columns: &[Column]) -> Vec<&str> {
-        columns.iter().map(|(name, _)| name.as_str()).collect()
-    }
-
-    #[test]
-    fn a_profile_of_ones_own_runs_alone_or_beside_those_that_are_named() {
-        let (theirs, ours) = (folder(&[("mine.toml", &profile("mine"))]), &[("a.toml", &*profile("a"))]);
-        let folder = folder(&[ours[0], ("b.toml", &profile("b")), ("bad.toml", "wrong = 1")]);
-        let mut options = ConformOptions::default();
-        let all = columns(folder.path(), &options).unwrap();
-        assert_eq!(names(&all), ["a", "b", "bad"]);
-        assert!(all[2].1.as_ref().unwrap_err().contains("unknown field `wrong`"), "{:?}", all[2].1);
-        options.profile = vec![theirs.path().join("mine.toml")];
-        assert_eq!(names(&columns(folder.path(), &options).unwrap()), ["mine"]);
-        options.on = vec!["b".into()];
-        assert_eq!(names(&columns(folder.path(), &options).unwrap()), ["b", "mine"]);
-        options.on = vec!["c".into()];
-        assert!(columns(folder.path(), &options).unwrap_err().to_string().contains("there are a, b, bad, mine"));
-        options.on = vec!["a".into()];
-        options.profile = vec![folder.path().join("a.toml")];
-        assert_eq!(columns(folder.path(), &options).unwrap_err().to_string(), "two profiles are called a");
-    }
+    command::run(options, &chosen, &columns, setting, outputs, &interrupted)
 }

@@ -40,6 +40,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Build => artifacts::command(&common),
         Command::Run(options) => run::command(&common, &options),
         Command::Conform(options) => conform::command(&common, &options),
+        Command::Dist => artifacts::dist(&common),
         Command::Docs => docs::command(&common),
         Command::Test(options) => test::command(&common, &options),
         Command::Reproduce => reproduce::command(&common),

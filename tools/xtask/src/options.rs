@@ -1,6 +1,7 @@
 //! The command line of `cargo xtask`.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringside_conform::options::SuiteOptions;
 use ringside_tests::machine::{Access, Disk, Publish};
 use ringside_tests::testbed::{KvmPolicy, Testbed};
 use shared_abi::tour::WEB_PORT;
@@ -69,7 +70,9 @@ pub(crate) enum Command {
     /// Run all tests, here and on every testbed present, and print a table
     Test(TestOptions),
     /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
-    Conform(ConformOptions),
+    Conform(SuiteOptions),
+    /// Build the conformance suite as one static program with the guest and the profiles inside: target/dist/ringside-conform
+    Dist,
     /// Write what docs/ quotes of the guest; a test fails while it is stale
     Docs,
     /// Build the guest, its loaders and the images a second time, elsewhere, and compare the bytes
@@ -125,37 +128,6 @@ pub(crate) struct RunOptions {
     /// Lead connections to 127.0.0.1:HOSTPORT to the guest's GUESTPORT [default: a free port to port 80]
     #[arg(long, value_name = "HOSTPORT:GUESTPORT", value_parser = parse_publish)]
     pub(crate) publish: Option<Publish>,
-}
-
-#[derive(Debug, Default, Args)]
-pub(crate) struct ConformOptions {
-    /// Only on this testbed: a profile's name; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub(crate) on: Vec<String>,
-    /// Only checks whose names match, as in 'block/*'; may be given several times
-    #[arg(long, value_name = "GLOB")]
-    pub(crate) only: Vec<String>,
-    /// List the checks with their rules, and run nothing
-    #[arg(long)]
-    pub(crate) list: bool,
-    /// Take advice, where a rule that need not hold does not, for a failure
-    #[arg(long)]
-    pub(crate) strict: bool,
-    /// On the hypervisor that this file describes (docs/conformance.md); alone, or beside those of --on
-    #[arg(long, value_name = "FILE.toml")]
-    pub(crate) profile: Vec<PathBuf>,
-    /// A tap device for profiles that want one
-    #[arg(long, value_name = "NAME")]
-    pub(crate) tap: Option<String>,
-    /// Write the results as a page that needs nothing else
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Write the results as JUnit XML
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
-    /// Write the results as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
 }
 
 fn parse_testbed(text: &str) -> Result<Testbed, String> {

@@ -47,6 +47,7 @@ struct Programs<'a> {
     kernel: &'a Path,
     loaders: &'a Path,
     ringside: &'a Path,
+    suite: &'a Path,
     /// Only where our host can run, on this machine's KVM or in the inner Linux.
     with_bugs: Option<&'a Path>,
     inner: Option<&'a Inner>,
@@ -73,7 +74,9 @@ pub(crate) fn command(common: &Common, options: &TestOptions) -> Result<ExitCode
     let has_host = inner.is_some() || Testbed::Host.available(common.kvm()).is_ok();
     let with_bugs = if has_host { Some(artifacts::build_host_with_bugs()?) } else { None };
     let xen = artifacts.xen.as_ref().ok();
+    let suite = artifacts::build_suite(&artifacts)?;
     let programs = Programs {
+        suite: &suite,
         kernel: &artifacts.kernel,
         loaders: &artifacts.loaders,
         ringside: &artifacts.ringside,
@@ -113,6 +116,7 @@ fn run_cargo_tests(
         command.env(ready::XEN, xen.folder());
     }
     command.env(ready::LOADERS, programs.loaders).env(ready::HOST, programs.ringside);
+    command.env(ready::SUITE, programs.suite);
     command.env(ready::KERNEL, programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
         command.env(ready::NO_KVM, "1");

@@ -6,9 +6,9 @@
 pub mod engine;
 mod latch;
 
-use crate::bugs::{Bug, is_injected};
 use super::queue::{Chain, Slice};
 use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
+use crate::bugs::{Bug, is_injected};
 use crate::config::DiskAccess;
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};

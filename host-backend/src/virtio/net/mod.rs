@@ -10,9 +10,9 @@ mod shown;
 pub mod stream;
 pub mod tap;
 
-use crate::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress};
+use crate::bugs::{Bug, is_injected};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
 use control::Filter;

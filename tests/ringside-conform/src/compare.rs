@@ -1,0 +1,152 @@
+//! What has changed between two runs, by their results as JSON.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Outcomes by testbed and check.
+type Outcomes = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A run's results.
+#[derive(Debug)]
+pub struct Results {
+    catalogue: String,
+    outcomes: Outcomes,
+}
+
+/// A check whose outcome is another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub testbed: String,
+    /// Its name.
+    pub check: String,
+    /// The outcome before; `-` where it did not run.
+    pub before: String,
+    /// The outcome now.
+    pub after: String,
+}
+
+fn is_bad(outcome: &str) -> bool {
+    matches!(outcome, "fail" | "error")
+}
+
+impl Change {
+    /// Whether it is for the worse: a check fails, or cannot be made, that did and did not fail before.
+    pub fn is_worse(&self) -> bool {
+        is_bad(&self.after) && !is_bad(&self.before)
+    }
+}
+
+impl Results {
+    /// Reads what `--json` wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is something else.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is no result of --json", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)?;
+        ensure!(value["format"] == 1, "its format is {}, not 1", value["format"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut outcomes = Outcomes::new();
+        for testbed in value["testbeds"].as_array().context("it has no testbeds")? {
+            let checks = testbed["checks"].as_array().into_iter().flatten();
+            let outcome = |check: &Value| match text(&check["outcome"]) {
+                outcome if is_bad(&outcome) && !check["known"].is_null() => "known".into(),
+                outcome => outcome,
+            };
+            let checks = checks.map(|check| (text(&check["name"]), outcome(check))).collect();
+            outcomes.insert(text(&testbed["name"]), checks);
+        }
+        Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes })
+    }
+
+    /// Whether both runs had the same checks to choose from.
+    pub fn has_catalogue_of(&self, other: &Self) -> bool {
+        self.catalogue == other.catalogue
+    }
+
+    /// What is different in `after`, on the testbeds that both have.
+    pub fn changes(&self, after: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (testbed, before) in &self.outcomes {
+            let Some(after) = after.outcomes.get(testbed) else { continue };
+            let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
+            names.sort();
+            names.dedup();
+            for check in names {
+                let of =
+                    |outcomes: &BTreeMap<String, String>| outcomes.get(check).cloned().unwrap_or_else(|| "-".into());
+                let (before, after) = (of(before), of(after));
+                if before != after {
+                    changes.push(Change { testbed: testbed.clone(), check: check.clone(), before, after });
+                }
+            }
+        }
+        changes
+    }
+
+    /// The testbeds that only one of both has.
+    pub fn alone<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        let only = |a: &'a Self, b: &'a Self| a.outcomes.keys().filter(|name| !b.outcomes.contains_key(*name));
+        only(self, other).chain(only(other, self)).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(testbed: &str, checks: &[(&str, &str, bool)]) -> Results {
+        let check = |(name, outcome, known): &(&str, &str, bool)| serde_json::json!({"name": name, "outcome": outcome, "known": known.then_some("a reason")});
+        let checks: Vec<Value> = checks.iter().map(check).collect();
+        let value = serde_json::json!({
+            "format": 1, "catalogue_version": "1", "testbeds": [{"name": testbed, "checks": checks}]
+        });
+        Results::parse(&value.to_string()).unwrap()
+    }
+
+    #[test]
+    fn changes_are_told_with_both_outcomes_and_only_news_are_worse() {
+        let before =
+            results("t", &[("a", "pass", false), ("b", "fail", false), ("c", "pass", false), ("d", "fail", true)]);
+        let after =
+            results("t", &[("a", "fail", false), ("b", "pass", false), ("d", "fail", false), ("e", "error", false)]);
+        let changes = before.changes(&after);
+        let told: Vec<_> = changes
+            .iter()
+            .map(|it| (it.check.as_str(), it.before.as_str(), it.after.as_str(), it.is_worse()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("a", "pass", "fail", true),
+                ("b", "fail", "pass", false),
+                ("c", "pass", "-", false),
+                ("d", "known", "fail", true),
+                ("e", "-", "error", true)
+            ]
+        );
+        assert!(before.changes(&before).is_empty());
+    }
+
+    #[test]
+    fn testbeds_of_one_run_alone_are_named_and_compared_with_nothing() {
+        let (one, other) = (results("a", &[("x", "pass", false)]), results("b", &[("x", "fail", false)]));
+        assert!(one.changes(&other).is_empty());
+        assert_eq!(one.alone(&other).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        for text in ["", "{}", "[]", r#"{"format": 2, "testbeds": []}"#, r#"{"format": 1}"#] {
+            assert!(Results::parse(text).is_err(), "{text}");
+        }
+    }
+}

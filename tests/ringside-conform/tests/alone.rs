@@ -1,0 +1,101 @@
+//! The program as its users have it: copied alone into an empty folder, with nothing in its environment. `cargo xtask test` names it
+//! in `RINGSIDE_SUITE`.
+
+use object::Object as _;
+use ringside_tests::ready;
+use ringside_tests::testbed::{QEMU, find_program};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// The program, and the folder that it is in.
+struct Alone {
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl Alone {
+    /// `None`, said, without the program or something to test.
+    fn new(test: &str) -> Option<Self> {
+        let suite = ready::named(ready::SUITE, test)?;
+        if find_program(QEMU).is_none() {
+            eprintln!("SKIPPED {test}: {QEMU} is not installed");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("ringside-conform");
+        fs::copy(suite, &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Some(Self { folder, program })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.arg("300").arg(&self.program).args(arguments).current_dir(self.folder.path());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("TMPDIR", self.folder.path());
+        command.output().unwrap()
+    }
+
+    /// The standard output of what has to succeed.
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.run(arguments);
+        let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+        assert!(status.success(), "{arguments:?}: {status}\n{stdout}\n{stderr}");
+        stdout
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn the_program_alone_runs_the_checks_prints_the_matrix_and_leaves_only_what_was_asked_for() {
+    let test = "the_program_alone_runs_the_checks_prints_the_matrix_and_leaves_only_what_was_asked_for";
+    let Some(alone) = Alone::new(test) else { return };
+    let arguments = ["run", "--on", "qemu-tcg-microvm", "--only", "mmio/*", "--json", "before.json"];
+    let said = alone.succeed(&arguments);
+    let row = said.lines().find(|line| line.trim_start().starts_with("mmio ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(row.contains(" pass"), "{said}");
+    assert!(said.contains("1 of 1 testbeds ran: nothing failed that is not listed as a known defect"), "{said}");
+    assert_eq!(alone.names(), ["before.json", "ringside-conform"]);
+    // From a disk that firmware boots: the loaders are inside, too.
+    let said = alone.succeed(&["compare", "before.json", "before.json"]);
+    assert!(said.contains("0 outcomes are others, 0 of them worse"), "{said}");
+}
+
+#[test]
+fn what_is_inside_can_be_looked_at_and_taken_out() {
+    let Some(alone) = Alone::new("what_is_inside_can_be_looked_at_and_taken_out") else { return };
+    assert!(alone.succeed(&["list", "--only", "block/*"]).contains("block/flush-succeeds"));
+    let said = alone.succeed(&["show", "block/capacity-is-not-0"]);
+    assert!(said.contains("5.2.4 Device configuration layout") && said.contains("should"), "{said}");
+    assert!(alone.succeed(&["profiles"]).contains("qemu-tcg-q35"));
+    let text = alone.succeed(&["profiles", "firecracker"]);
+    fs::write(alone.folder.path().join("mine.toml"), text.replace("name = \"firecracker\"", "name = \"mine\""))
+        .unwrap();
+    alone.succeed(&["export-image", "guest.elf"]);
+    alone.succeed(&["export-image", "disk.img", "--format", "disk", "--cmdline", "conform=mm/*"]);
+    assert!(fs::read(alone.folder.path().join("guest.elf")).unwrap().starts_with(b"\x7fELF"));
+    let again = alone.run(&["export-image", "guest.elf"]);
+    assert_eq!(again.status.code(), Some(1), "a file that exists is kept");
+    let unknown = alone.run(&["show", "block/nonsense"]);
+    assert_eq!(
+        String::from_utf8(unknown.stderr).unwrap(),
+        "ringside-conform: there is no check block/nonsense; list shows them\n"
+    );
+}
+
+#[test]
+fn the_program_is_linked_statically() {
+    let Some(suite) = ready::named(ready::SUITE, "the_program_is_linked_statically") else { return };
+    let bytes = fs::read(suite).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    assert_eq!(file.imports().unwrap().count(), 0);
+    assert!(!bytes.windows(12).any(|window| window == b"ld-linux-x86"), "it names a dynamic linker");
+}
