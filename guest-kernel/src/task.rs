@@ -1,8 +1,10 @@
-//! The executor: cooperative tasks on one CPU, woken by events, halting when none is ready.
+//! The executor: cooperative tasks of one CPU, woken by events, halting when none is ready. What it keeps is kept for each CPU,
+//! so that each can run one.
 //!
-//! A task is a future. Interrupt handlers raise [`Event`]s; an event knows the tasks that wait for it as bits of a word,
-//! so neither waking nor waiting allocates or locks. A task that never has to wait, because a device always has something
-//! for it, ends its turn all the same: each wait costs a piece of its budget, and without any it waits for the next turn.
+//! A task is a future and stays on its CPU. Interrupt handlers raise [`Event`]s; an event knows the tasks that wait for it as
+//! bits of a word for each CPU, so neither waking nor waiting allocates or locks. A task that never has to wait, because a
+//! device always has something for it, ends its turn all the same: each wait costs a piece of its budget, and without any it
+//! waits for the next turn.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -11,23 +13,53 @@ use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
-use pvops::{irq, time};
+use pvops::percpu::{self, CPUS, PerCpu};
+use pvops::{irq, per_cpu, time};
 
 /// Waits that may be over at once in one turn of a task.
 const BUDGET: u32 = 16;
 /// Most tasks: one bit each.
 const MAX_TASKS: usize = 64;
 
-/// Tasks to be polled.
-static READY: AtomicU64 = AtomicU64::new(0);
-/// TSC ticks spent halted.
-static IDLE_TICKS: AtomicU64 = AtomicU64::new(0);
-static HALTS: AtomicU64 = AtomicU64::new(0);
+/// What the executor of a CPU keeps.
+struct State {
+    /// Tasks to be polled. Other CPUs set bits, too.
+    ready: AtomicU64,
+    /// Deadlines of sleeping tasks; `u64::MAX` is none.
+    deadlines: RefCell<[u64; MAX_TASKS]>,
+    /// The running task.
+    current: Cell<usize>,
+    /// What the running task has left of its budget.
+    left: Cell<u32>,
+    /// TSC ticks spent halted.
+    idle_ticks: AtomicU64,
+    halts: AtomicU64,
+}
+
+// SAFETY: only its own CPU touches what is not atomic, never from an interrupt handler.
+unsafe impl Sync for State {}
+
+static STATE: PerCpu<State> = per_cpu!(State {
+    ready: AtomicU64::new(0),
+    deadlines: RefCell::new([u64::MAX; MAX_TASKS]),
+    current: Cell::new(0),
+    left: Cell::new(BUDGET),
+    idle_ticks: AtomicU64::new(0),
+    halts: AtomicU64::new(0),
+});
+
+/// Readies tasks of the CPU with a slot.
+fn make_ready(slot: usize, tasks: u64) {
+    if let Some(state) = STATE.of(slot) {
+        state.ready.fetch_or(tasks, Ordering::AcqRel);
+    }
+}
 
 /// Something that happens again and again, such as an interrupt.
 pub struct Event {
     raised: AtomicBool,
-    waiters: AtomicU64,
+    /// The tasks that wait, by the slot of their CPU.
+    waiters: [AtomicU64; CPUS],
 }
 
 impl Default for Event {
@@ -39,13 +71,18 @@ impl Default for Event {
 impl Event {
     /// Not raised.
     pub const fn new() -> Self {
-        Self { raised: AtomicBool::new(false), waiters: AtomicU64::new(0) }
+        Self { raised: AtomicBool::new(false), waiters: [const { AtomicU64::new(0) }; CPUS] }
     }
 
     /// Raises it and readies those who wait. May be called from interrupt handlers.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
-        READY.fetch_or(self.waiters.load(Ordering::Acquire), Ordering::AcqRel);
+        for (slot, waiters) in self.waiters.iter().enumerate() {
+            let tasks = waiters.load(Ordering::Acquire);
+            if tasks != 0 {
+                make_ready(slot, tasks);
+            }
+        }
     }
 
     /// Takes the raised state.
@@ -55,7 +92,7 @@ impl Event {
 
     /// Readies the running task whenever it is raised, from now on.
     pub fn subscribe(&self) {
-        self.waiters.fetch_or(1 << current(), Ordering::AcqRel);
+        self.waiters[percpu::slot()].fetch_or(1 << current(), Ordering::AcqRel);
     }
 
     /// Waits until it is raised, and takes that.
@@ -85,39 +122,21 @@ impl Event {
     }
 }
 
-/// Deadlines of sleeping tasks; `u64::MAX` is none.
-struct Deadlines(RefCell<[u64; MAX_TASKS]>);
-
-// SAFETY: only the executor's CPU touches it, never from an interrupt handler.
-unsafe impl Sync for Deadlines {}
-static DEADLINES: Deadlines = Deadlines(RefCell::new([u64::MAX; MAX_TASKS]));
-
-/// The running task.
-struct Current(Cell<usize>);
-// SAFETY: as for `Deadlines`.
-unsafe impl Sync for Current {}
-static CURRENT: Current = Current(Cell::new(0));
-
 fn current() -> usize {
-    CURRENT.0.get()
+    STATE.get().current.get()
 }
-
-/// What the running task has left of its budget.
-struct Left(Cell<u32>);
-// SAFETY: as for `Deadlines`.
-unsafe impl Sync for Left {}
-static LEFT: Left = Left(Cell::new(BUDGET));
 
 /// Takes a piece of the running task's budget. False if there is none: then the future is to return pending, and is polled
 /// again in the task's next turn. For futures that may be ready at once.
 pub fn spend() -> bool {
-    match LEFT.0.get().checked_sub(1) {
+    let state = STATE.get();
+    match state.left.get().checked_sub(1) {
         Some(left) => {
-            LEFT.0.set(left);
+            state.left.set(left);
             true
         }
         None => {
-            READY.fetch_or(1 << current(), Ordering::AcqRel);
+            state.ready.fetch_or(1 << state.current.get(), Ordering::AcqRel);
             false
         }
     }
@@ -125,7 +144,8 @@ pub fn spend() -> bool {
 
 /// Polls the running task again at a time of `pvops::time::now`, if nothing does so before.
 pub fn wake_at(deadline: u64) {
-    let slot = &mut DEADLINES.0.borrow_mut()[current()];
+    let state = STATE.get();
+    let slot = &mut state.deadlines.borrow_mut()[state.current.get()];
     *slot = deadline.min(*slot);
 }
 
@@ -153,7 +173,7 @@ pub fn yield_now() -> impl Future<Output = ()> + Unpin {
     })
 }
 
-/// The tasks.
+/// The tasks of this CPU, which has one executor.
 #[derive(Default)]
 pub struct Executor {
     tasks: Vec<Option<Pin<Box<dyn Future<Output = ()>>>>>,
@@ -171,11 +191,11 @@ impl Executor {
     /// With more than 64 tasks.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + 'static) {
         assert!(self.tasks.len() < MAX_TASKS, "too many tasks");
-        READY.fetch_or(1 << self.tasks.len(), Ordering::AcqRel);
+        make_ready(percpu::slot(), 1 << self.tasks.len());
         self.tasks.push(Some(Box::pin(task)));
     }
 
-    /// Runs the tasks for ever.
+    /// Runs the tasks forever.
     pub fn run(&mut self) -> ! {
         loop {
             self.turn();
@@ -185,13 +205,14 @@ impl Executor {
 
     /// Gives each task that is ready a turn.
     pub fn turn(&mut self) {
-        let mut ready = READY.swap(0, Ordering::AcqRel);
+        let state = STATE.get();
+        let mut ready = state.ready.swap(0, Ordering::AcqRel);
         while ready != 0 {
             let index = ready.trailing_zeros() as usize;
             ready &= ready - 1;
-            CURRENT.0.set(index);
-            LEFT.0.set(BUDGET);
-            DEADLINES.0.borrow_mut()[index] = u64::MAX;
+            state.current.set(index);
+            state.left.set(BUDGET);
+            state.deadlines.borrow_mut()[index] = u64::MAX;
             let waker = waker();
             if let Some(slot) = self.tasks.get_mut(index)
                 && let Some(task) = slot
@@ -205,19 +226,20 @@ impl Executor {
 
 /// Halts until an interrupt, unless a task is ready; wakes the tasks whose deadline has come.
 fn idle() {
-    let next = DEADLINES.0.borrow().iter().copied().fold(u64::MAX, u64::min);
+    let state = STATE.get();
+    let next = state.deadlines.borrow().iter().copied().fold(u64::MAX, u64::min);
     if next != u64::MAX && next <= time::now() {
         let now = time::now();
-        for (index, deadline) in DEADLINES.0.borrow_mut().iter_mut().enumerate() {
+        for (index, deadline) in state.deadlines.borrow_mut().iter_mut().enumerate() {
             if *deadline <= now {
                 *deadline = u64::MAX;
-                READY.fetch_or(1 << index, Ordering::AcqRel);
+                state.ready.fetch_or(1 << index, Ordering::AcqRel);
             }
         }
         return;
     }
     irq::disable();
-    if READY.load(Ordering::Acquire) == 0 {
+    if state.ready.load(Ordering::Acquire) == 0 {
         time::set_timer(next);
         halt();
     } else {
@@ -231,8 +253,9 @@ fn halt() {
     let before = time::tsc();
     // SAFETY: as in `idle`.
     unsafe { irq::halt() };
-    IDLE_TICKS.fetch_add(time::tsc() - before, Ordering::Relaxed);
-    HALTS.fetch_add(1, Ordering::Relaxed);
+    let state = STATE.get();
+    state.idle_ticks.fetch_add(time::tsc() - before, Ordering::Relaxed);
+    state.halts.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Waits, with everything else standing still, until `done` or `patience` nanoseconds have passed. For code that cannot be
@@ -261,20 +284,22 @@ pub struct Idle {
     pub halts: u64,
 }
 
-/// How the CPU has spent its time.
+/// How this CPU has spent its time.
 pub fn idle_time() -> Idle {
-    Idle { ticks: IDLE_TICKS.load(Ordering::Relaxed), halts: HALTS.load(Ordering::Relaxed) }
+    let state = STATE.get();
+    Idle { ticks: state.idle_ticks.load(Ordering::Relaxed), halts: state.halts.load(Ordering::Relaxed) }
 }
 
-/// A waker of the running task. It carries nothing but the task's number, so making, cloning and waking neither allocates
-/// nor locks.
+/// A waker of the running task. It carries nothing but the numbers of task and CPU, so making, cloning and waking neither
+/// allocates nor locks.
 pub fn waker() -> Waker {
     const TABLE: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &TABLE), wake, wake, |_| {});
     fn wake(task: *const ()) {
-        READY.fetch_or(1 << task.addr(), Ordering::AcqRel);
+        make_ready(task.addr() / MAX_TASKS, 1 << (task.addr() % MAX_TASKS));
     }
+    let number = percpu::slot() * MAX_TASKS + current();
     // SAFETY: the table's functions take the data for a number, as which it is made here.
-    unsafe { Waker::from_raw(RawWaker::new(core::ptr::without_provenance(current()), &TABLE)) }
+    unsafe { Waker::from_raw(RawWaker::new(core::ptr::without_provenance(number), &TABLE)) }
 }
 
 #[cfg(test)]

@@ -287,9 +287,9 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// From `conform` or `conform=PATTERN[,PATTERN...]`, and `without=PATTERN[,PATTERN...]`.
     const ALL: Self = Self { with: "*", without: "" };
 
+    /// From `conform` or `conform=PATTERN[,PATTERN...]`, and `without=PATTERN[,PATTERN...]`.
     pub fn from_cmdline(cmdline: Cmdline) -> Option<Self> {
         let all = cmdline.has("conform").then_some("*");
         let without = cmdline.value(checks::WITHOUT).unwrap_or("");
