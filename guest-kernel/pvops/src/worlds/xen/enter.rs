@@ -1,8 +1,22 @@
 //! From Xen's entry to what the kernel expects of boot code: the table of this world, the shared page, and all memory in
 //! the direct map.
 //!
-//! Xen maps the kernel, its own data and at least 512 KiB behind them, up to a multiple of 4 MiB; the tables of the direct
-//! map are built in frames behind that, through one scratch page.
+//! ```text
+//! address                         at Xen's entry                            after `enter`
+//! 0xffff_8000_0000_0000           Xen's: its table from machine frames to   the same
+//!                                 physical ones
+//! direct_map .. + memory          nothing                                   all frames; page tables read-only
+//! virtual_base .. end of image    the kernel                                the same; the shared page is Xen's frame
+//!   then Xen's data:              initrd, list of machine frames, start     the same, read-only where it is tables
+//!                                 info, page tables
+//!   then one page                 the stack that Xen gave us                nothing (it was the scratch page)
+//!   up to a multiple of 4 MiB,    mapped, free                              the same
+//!   at least 512 KiB
+//! physical, from there on         not mapped                                the pool: one bit for each frame that is a table,
+//!                                                                           then the direct map's tables, leaves first
+//! ```
+//!
+//! The tables of the direct map are built in frames that are not mapped yet, through the scratch page.
 
 use super::hypercall::{self, Refused, update_va_mapping};
 use super::memory::{self, Places};

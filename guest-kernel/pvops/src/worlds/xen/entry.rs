@@ -4,6 +4,14 @@
 //! that have one, RIP, CS, RFLAGS, RSP, SS. Without the first two it is what a CPU pushes, so the kernel's own handlers, as
 //! they stand in its IDT, take over from there. RFLAGS shows IF as the upcall mask was.
 //!
+//! **The flag that stands for IF** is a byte of the shared page, `evtchn_upcall_mask` of CPU 0 (`XEN_SHARED_INFO + 1`): 1 keeps
+//! events away. The byte before it, `evtchn_upcall_pending`, says that one is waiting. Xen reads the mask before it enters the
+//! kernel, and sets it when it does. So turning interrupts off is a store, and no hypercall. Turning them on is a store, too, but
+//! an event that came while the mask was set has not been delivered, and Xen will not look again by itself. Therefore
+//! everything that clears the mask looks at the pending byte *afterwards*, and has Xen deliver if it is set ([`deliver`]). In this
+//! order none is lost: an event before the look is seen by the look, one after the store by Xen. A return from an exception
+//! has the same problem; [`iret`] takes what is pending itself instead of returning first.
+//!
 //! Functions of hot sites change RAX and the flags only.
 
 use super::event;
