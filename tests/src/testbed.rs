@@ -37,12 +37,12 @@ impl Testbed {
     /// All of them, the preferred first.
     pub const ALL: [Self; 5] = [Self::Host, Self::Qemu, Self::QemuMicrovm, Self::HostInTcg, Self::XenPv];
 
-    /// The word on the command line.
+    /// Its name everywhere: on the command line, in the documentation, and as that of its profile.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Host => "host",
-            Self::Qemu => "qemu",
-            Self::QemuMicrovm => "qemu-microvm",
+            Self::Host => "host-kvm",
+            Self::Qemu => "qemu-tcg-q35",
+            Self::QemuMicrovm => "qemu-tcg-microvm",
             Self::HostInTcg => "host-kvm-in-tcg",
             Self::XenPv => "xen-pv",
         }
@@ -157,9 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_their_testbed() {
+    fn names_lead_back_to_their_testbed_and_are_those_of_profiles() {
         for testbed in Testbed::ALL {
             assert_eq!(Testbed::from_name(testbed.name()), Some(testbed));
+            let profile =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(testbed.name()).with_extension("toml");
+            assert!(profile.is_file(), "a machine has one name: there is no {}", profile.display());
         }
         assert_eq!(Testbed::from_name("bochs"), None);
     }

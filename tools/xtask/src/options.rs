@@ -110,7 +110,7 @@ pub(crate) struct RunOptions {
     /// Stay in the guest's shell instead of showing the tour
     #[arg(long)]
     pub(crate) shell: bool,
-    /// Where to boot: host, qemu, qemu-microvm, host-kvm-in-tcg or xen-pv [default: host where /dev/kvm works, else qemu]
+    /// Where to boot: host-kvm, qemu-tcg-q35, qemu-tcg-microvm, host-kvm-in-tcg or xen-pv [default: host-kvm where /dev/kvm works, else qemu-tcg-q35]
     #[arg(long, value_name = "TESTBED", value_parser = parse_testbed)]
     pub(crate) on: Option<Testbed>,
     /// Memory of the guest, with K, M or G
@@ -185,7 +185,7 @@ mod tests {
         for text in ["80", "0:80", "80:0", "70000:80", "a:b", "1:2:3"] {
             assert!(parse_publish(text).is_err(), "{text}");
         }
-        assert!(parse_testbed("vmware").unwrap_err().contains("qemu-microvm"));
+        assert!(parse_testbed("vmware").unwrap_err().contains("qemu-tcg-microvm"));
         assert!(parse_disk("/nonexistent").is_err() && parse_disk("/tmp").is_err());
         let file = tempfile::NamedTempFile::new().unwrap();
         let name = file.path().display().to_string();
