@@ -17,8 +17,8 @@ pub const PRIVILEGED_FOLDERS: [&str; 3] =
 /// The same as modules, for code without a line.
 pub const PRIVILEGED_MODULES: [&str; 3] = ["pvops::", "guest_kernel::boot::", "guest_kernel::trap::"];
 
-/// Hand-written code, which has no module: the PVH entry, the way into 64-bit mode, and the trap entries.
-pub const PRIVILEGED_STUBS: [&str; 3] = ["pvh_start", "long_mode", "trap_stubs"];
+/// Hand-written code, which has no module: the PVH entry, its look at the CPU, the way into 64-bit mode, and the trap entries.
+pub const PRIVILEGED_STUBS: [&str; 5] = ["pvh_start", "check_cpu", "pvh_checked", "long_mode", "trap_stubs"];
 
 /// Why an instruction must not stand where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
