@@ -27,6 +27,7 @@ fn table(value: &Value, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn the_table_has_a_line_per_number() {
