@@ -60,7 +60,8 @@ struct Run {
     /// Give the guest an entropy device
     #[arg(long)]
     rng: bool,
-    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
+    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, pause,
+    /// resume, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// Serial port: stdio, or file=PATH (output only). A file has at most 64M or what follows as ",size=SIZE"; of full ones

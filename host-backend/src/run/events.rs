@@ -6,7 +6,6 @@ use super::machine::Machine;
 use super::peer::Watch;
 use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
-use crate::devices::reset::ResetLine;
 use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
@@ -131,9 +130,9 @@ impl EventLoop {
         Ok(Self { manager, typed, control, asked, _raw: raw })
     }
 
-    /// Serves until the VM is asked to stop or `reset`.
-    pub(super) fn serve(&mut self, stop: &Stop, reset: &ResetLine) {
-        while !stop.requested() && !reset.is_pending() {
+    /// Serves as long as `goes_on` says so. What changes that wakes the main loop.
+    pub(super) fn serve(&mut self, goes_on: impl Fn() -> bool) {
+        while goes_on() {
             // It fails only when a signal interrupts it.
             let _ = self.manager.run();
         }
@@ -176,6 +175,8 @@ impl MutEventSubscriber for Ending {
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         if events.fd() != self.signals.0.as_raw_fd() {
+            // What it woke us up for is seen by its flag.
+            let _ = self.stop.event().read();
             return;
         }
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
