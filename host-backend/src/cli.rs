@@ -82,10 +82,10 @@ struct Run {
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
-    /// Inject a bug into the device models
+    /// Inject a bug into the machine
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
-    fault: Option<host_backend::virtio::bugs::Bug>,
+    fault: Option<host_backend::faulty::Bug>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
@@ -117,7 +117,7 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
             if let Some(bug) = run.fault {
-                host_backend::virtio::bugs::inject(bug);
+                host_backend::faulty::inject(bug);
             }
             Ok((*run).into())
         }

@@ -14,6 +14,8 @@ pub mod config;
 pub mod control;
 pub mod devices;
 pub mod event;
+#[cfg(any(test, feature = "test-faults"))]
+pub mod faulty;
 pub mod log;
 pub mod run;
 pub mod sample;

@@ -96,7 +96,7 @@ impl Machine {
         let mut devices = Vec::new();
         for (slot, (name, model)) in (0..).zip(models) {
             let transport = MmioTransport::named(&name, model, memory.clone(), line(board::VIRTIO_MMIO_GSI + slot)?);
-            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, transport.clone());
+            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, super::parts::slot(&transport));
             devices.push((name, transport));
         }
         let exits = Arc::new(Counters::default());

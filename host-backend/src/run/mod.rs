@@ -5,12 +5,12 @@
 //! the consoles' files.
 
 mod check;
-mod clock_bug;
 mod devices;
 mod ending;
 mod events;
 mod image;
 mod machine;
+mod parts;
 mod peer;
 mod platform;
 mod started;

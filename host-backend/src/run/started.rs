@@ -77,7 +77,7 @@ impl Started {
                 kvm::signal_on_write(vm, event.event(), notify, index)?;
             }
         }
-        super::clock_bug::start(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
+        super::parts::clock(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
         for (index, vcpu) in (0..).zip(std::mem::take(&mut self.platform.vcpus)) {
             let vcpu = vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?;
             self.vcpus.push(vcpu);

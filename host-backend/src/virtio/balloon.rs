@@ -4,7 +4,6 @@
 //! A page counts once, however often the guest names it: the host keeps its own map of what is in the balloon and
 //! believes nothing that the guest says about it. A deflated page needs nothing but to be touched again.
 
-use super::bugs::{Bug, is_injected};
 use super::queue::Chain;
 use super::{BATCH, ConfigSpace, Counters, Device, Fault, Io, Progress, read_config_bytes};
 use crate::event::event;
@@ -222,8 +221,7 @@ impl ConfigSpace for Shared {
         if offset == offset_of!(Config, actual)
             && let Ok(bytes) = data.try_into()
         {
-            let actual = u32::from_le_bytes(bytes).wrapping_add(is_injected(Bug::BalloonActualWrong).into());
-            self.actual.store(actual, Ordering::Relaxed);
+            self.actual.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
         }
     }
 }

@@ -9,7 +9,6 @@
 
 pub mod balloon;
 pub mod block;
-pub mod bugs;
 pub mod console;
 pub mod mmio;
 pub mod net;
@@ -54,6 +53,9 @@ pub trait Device: Send {
 
     /// Forgets everything that the driver did.
     fn reset(&mut self) {}
+
+    /// The driver has set up queue `index`, which is live from now on.
+    fn start_queue(&mut self, _index: usize, _queue: &mut VirtQueue) {}
 
     /// Forgets what it holds of queue `index`, which the driver has reset alone.
     fn reset_queue(&mut self, _index: usize) {}
