@@ -219,3 +219,30 @@ fn failure(index: u32, vcpu: &mut VcpuFd, what: String) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OnReset;
+    use crate::vmm::lifecycle::Event;
+
+    #[test]
+    fn reset_of_a_paused_vm_waits_until_it_is_resumed_and_its_end_does_not() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let reset = Arc::new(ResetLine::new(OnReset::Reboot, stop.clone()));
+        let gate = Arc::new(Gate::new(1));
+        let (ports, mmio, exits) = (Bus::default(), Bus::default(), Arc::default());
+        let shared = Shared { ports, mmio, exits, gate, stop, reset };
+        shared.gate.change(Event::Start).unwrap();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (true, false));
+        shared.gate.pause().unwrap();
+        shared.reset.pull();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (false, false));
+        shared.gate.change(Event::Resume).unwrap();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (false, true));
+        shared.reset.is_done();
+        shared.gate.pause().unwrap();
+        shared.stop.request(Outcome::Stopped);
+        assert!(!shared.goes_on());
+    }
+}
