@@ -283,6 +283,24 @@ impl MutEventSubscriber for TypedInput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// Also while nothing comes of it: the reset of a paused VM waits.
+    #[test]
+    fn main_loop_wakes_up_once_for_each_request() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let (no_signals, _open) = UnixStream::pair().unwrap();
+        let signals = Signals(File::from(OwnedFd::from(no_signals)));
+        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+        manager.add_subscriber(Box::new(Ending { signals, asked: Rc::default(), stop: stop.clone() }));
+        for _ in 0..2 {
+            stop.wake();
+            assert_eq!([0; 3].map(|timeout| manager.run_with_timeout(timeout).unwrap()), [1, 0, 0]);
+        }
+        stop.request(Outcome::Stopped);
+        assert_eq!([0; 2].map(|timeout| manager.run_with_timeout(timeout).unwrap()), [1, 0]);
+        assert!(stop.requested());
+    }
 
     #[test]
     fn signals_within_a_second_of_the_first_are_one_request() {
