@@ -60,7 +60,8 @@ struct Run {
     /// Give the guest an entropy device
     #[arg(long)]
     rng: bool,
-    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, stop
+    /// Listen on this Unix socket for JSON lines: status, stats, balloon, disk, link, console, pause,
+    /// resume, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// Serial port: stdio, or file=PATH (output only). A file has at most 64M or what follows as ",size=SIZE"; of full ones
@@ -81,10 +82,10 @@ struct Run {
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
-    /// Inject a bug into the device models
+    /// Inject a bug into the machine
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
-    fault: Option<host_backend::bugs::Bug>,
+    fault: Option<host_backend::faulty::Bug>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
@@ -116,7 +117,7 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
             if let Some(bug) = run.fault {
-                host_backend::bugs::inject(bug);
+                host_backend::faulty::inject(bug);
             }
             Ok((*run).into())
         }

@@ -10,8 +10,11 @@
 //! | `{"command":"link","state":"down"}` (or `"up"`) | nothing more; the network cable is pulled or plugged in, and the guest is told |
 //! | `{"command":"console"}` | `output`: what the virtio console has printed since it was last asked |
 //! | `{"command":"console","input":"text"}` | the same, and `taken`: how many bytes of the input were typed |
+//! | `{"command":"pause"}` | nothing more, once no vCPU runs the guest; an error if the VM is not running |
+//! | `{"command":"resume"}` | nothing more; an error if the VM is not paused |
 //! | `{"command":"stop"}` | nothing more, once the VM has ended and its disks are flushed; an error if a flush was lost |
 //!
+//! The `state` is `running`, `paused`, `stopping`, or `created` for the moment in which a guest's reset makes new vCPUs.
 //! Every answer has `"ok":true`, or `"ok":false` and `"error"` with one line of text. A page is 4096 bytes;
 //! `returned_pages` are in the balloon and were given back to the system; `guest` holds the guest's own statistics, in
 //! bytes. Asking for the balloon waits a little for the guest to give new ones. A disk that shrinks hides its end, and
@@ -54,6 +57,8 @@ pub const HELP: &str = r#"Control socket (--control): one JSON object per line i
   {"command":"link","state":"down"}             pull the network cable; "up" plugs it in
   {"command":"console"}                         "output": what --virtio-console control printed since last asked
   {"command":"console","input":"text"}          the same, and type; "taken" bytes of it were
+  {"command":"pause"}                           stop the guest; answered when no vCPU runs it any more. Devices go on
+  {"command":"resume"}                          let the guest go on
   {"command":"stop"}                            end the VM; answered when its disks are flushed, or not"#;
 /// Bytes of a request without the end of its line, at most.
 pub const LINE_MAX: usize = 4096;
@@ -77,6 +82,16 @@ pub trait Controlled {
     fn balloon(&self) -> Option<&BalloonHandle>;
     /// The console that is read and typed to here, if there is one.
     fn console(&self) -> Option<&ControlConsole>;
+    /// Pauses the guest; it runs no more when this returns.
+    ///
+    /// # Errors
+    /// One line that says why it still runs, or cannot.
+    fn pause(&self) -> Result<(), String>;
+    /// Lets a paused guest go on.
+    ///
+    /// # Errors
+    /// One line that says why nothing changed.
+    fn resume(&self) -> Result<(), String>;
     /// Changes the device of that name.
     ///
     /// # Errors
@@ -119,6 +134,8 @@ enum Request {
     Disk { disk: usize, bytes: u64 },
     Link { state: Cable },
     Console { input: Option<String> },
+    Pause {},
+    Resume {},
     Stop {},
 }
 
@@ -169,6 +186,8 @@ impl ControlServer {
             }
             Request::Link { state } => self.controlled.change("net", Change::Cable(state)).map(done),
             Request::Console { input } => self.console(input.as_deref()),
+            Request::Pause {} => self.controlled.pause().map(done),
+            Request::Resume {} => self.controlled.resume().map(done),
             Request::Stop {} => Ok(json!({})),
         }
     }

@@ -26,6 +26,12 @@ impl Controlled for Fake {
     fn console(&self) -> Option<&ControlConsole> {
         self.1.as_ref()
     }
+    fn pause(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn resume(&self) -> Result<(), String> {
+        Err("cannot resume".into())
+    }
     fn change(&self, device: &str, change: Change) -> Result<(), String> {
         Err(format!("{device}: {change:?}"))
     }
@@ -110,7 +116,7 @@ fn every_request_that_the_help_shows_is_understood() {
         assert!(parsed.is_ok(), "{request}: {:?}", parsed.err());
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 11);
 }
 
 #[test]
@@ -207,6 +213,14 @@ fn disks_and_the_cable_are_changed_by_their_devices() {
     let told = |answer: Value| answer["error"].as_str().unwrap().to_owned();
     assert_eq!(told(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
     assert_eq!(told(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
+}
+
+#[test]
+fn pause_and_resume_are_answered_by_what_is_controlled() {
+    let mut server = server(None);
+    assert_eq!(server.ask_once(r#"{"command":"pause"}"#), json!({"ok": true}));
+    assert_eq!(server.ask_once(r#"{"command":"resume"}"#), json!({"ok": false, "error": "cannot resume"}));
+    assert_eq!(server.ask_once(r#"{"command":"pause","now":true}"#)["ok"], false);
 }
 
 #[test]

@@ -10,11 +10,12 @@
 //! [`control`] describes the control socket.
 //!
 
-pub mod bugs;
 pub mod config;
 pub mod control;
 pub mod devices;
 pub mod event;
+#[cfg(any(test, feature = "test-faults"))]
+pub mod faulty;
 pub mod log;
 pub mod run;
 pub mod sample;

@@ -1,13 +1,14 @@
-//! Ending threads that may sit in a system call: a signal that does nothing but interrupt it.
+//! Interrupting threads that may sit in a system call, by a signal that does nothing else: to end or to pause them.
 
 use std::os::unix::thread::JoinHandleExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 fn interrupt_signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
 
-/// Makes the interrupting signal harmless for the process. Needed before [`has_ended`].
+/// Makes the interrupting signal harmless for the process. Needed before all others here.
 pub fn prepare() {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: the handler does nothing; without SA_RESTART the signal ends KVM_RUN and blocking writes.
@@ -30,6 +31,36 @@ pub fn interrupt(thread: &JoinHandle<()>) {
     if !thread.is_finished() {
         // SAFETY: the thread has not been joined, so its id is valid.
         unsafe { libc::pthread_kill(thread.as_pthread_t(), interrupt_signal()) };
+    }
+}
+
+/// Where a thread can be found by those who have no handle of it.
+#[derive(Debug, Default)]
+pub struct Seat(Mutex<Option<libc::pthread_t>>);
+
+impl Seat {
+    /// The calling thread sits here until it leaves, which it must do before it ends.
+    pub fn take(&self) {
+        // SAFETY: pthread_self takes no arguments.
+        *self.lock() = Some(unsafe { libc::pthread_self() });
+    }
+
+    /// Nobody sits here any more.
+    pub fn leave(&self) {
+        *self.lock() = None;
+    }
+
+    /// Interrupts the system call in which the thread may be, if there is one here. A signal that comes just before the
+    /// call is lost.
+    pub fn interrupt(&self) {
+        if let Some(thread) = *self.lock() {
+            // SAFETY: the thread cannot end before it has left its seat, and for that it needs the lock.
+            unsafe { libc::pthread_kill(thread, interrupt_signal()) };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<libc::pthread_t>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

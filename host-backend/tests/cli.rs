@@ -47,6 +47,17 @@ fn help_lists_the_exit_statuses_and_the_requests_of_the_control_socket() {
 }
 
 #[test]
+fn bugs_to_inject_are_in_no_program_but_the_one_made_for_that() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_ringside")).unwrap();
+    let contains = |words: &str| program.windows(words.len()).any(|part| part == words.as_bytes());
+    assert!(contains("host-backend"), "names are looked for in the right place");
+    // The name of a bug, and the module in symbols and in paths of the debug information.
+    for trace in ["flush-ignored", "6faulty", "src/faulty"] {
+        assert_eq!(contains(trace), cfg!(feature = "test-faults"), "{trace}");
+    }
+}
+
+#[test]
 fn no_kvm_is_told_with_its_own_status() {
     let (_place, mut command) = place();
     refused(command.args(["--kvm", "/nonexistent/kvm"]), NO_KVM, &["no KVM at /nonexistent/kvm", "does not exist"]);

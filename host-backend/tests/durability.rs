@@ -1,5 +1,5 @@
-//! Kills and signals at random points while a guest writes and flushes: whatever was flushed is on the disk, nothing is left
-//! behind, and the next start works.
+//! Kills and signals at random points while a guest writes and flushes, or is paused in that: whatever was flushed is on the
+//! disk, nothing is left behind, and the next start works.
 //!
 //! A few rounds by default; `RINGSIDE_LONG=1` (`cargo xtask test --long`) makes it 200 kills and 200 signals. A seed that
 //! failed is printed, and `RINGSIDE_SEED` repeats it.
@@ -37,6 +37,7 @@ struct Seen {
     flushed: u32,
     before_the_first: u32,
     sockets: u32,
+    paused: u32,
 }
 
 impl Files {
@@ -139,6 +140,9 @@ fn round(files: &Files, signal: libc::c_int, chance: &mut Chance) -> Seen {
     }
     std::thread::sleep(if client.is_some() { until / 2 } else { until });
     seen.sockets = files.control.exists().into();
+    if chance.below(3) == 0 {
+        seen.paused = pause(files).into();
+    }
     // SAFETY: the child has not been waited for, so the id is its.
     unsafe { libc::kill(id as libc::pid_t, signal) };
     let ended = child.wait();
@@ -155,6 +159,18 @@ fn round(files: &Files, signal: libc::c_int, chance: &mut Chance) -> Seen {
     seen.flushed = flushed;
     seen.before_the_first = (flushed == 0).into();
     seen
+}
+
+/// Pauses the VM if it has got so far, in whatever its disks are at.
+fn pause(files: &Files) -> bool {
+    let Ok(client) = UnixStream::connect(&files.control) else { return false };
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut client = BufReader::new(client);
+    client.get_mut().write_all(b"{\"command\":\"pause\"}\n").unwrap();
+    let mut answer = String::new();
+    client.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "{\"ok\":true}\n");
+    true
 }
 
 fn check_end(signal: libc::c_int, status: ExitStatus, stderr: &str) {
@@ -184,11 +200,12 @@ fn what_was_flushed_survives_kills_and_signals() {
             all.flushed += seen.flushed;
             all.before_the_first += seen.before_the_first;
             all.sockets += seen.sockets;
+            all.paused += seen.paused;
         }
         println!(
-            "signal {signal}: {rounds} rounds, {} of them before the first flush, {} with a control socket; {} numbers \
-             flushed, none is missing",
-            all.before_the_first, all.sockets, all.flushed
+            "signal {signal}: {rounds} rounds, {} of them before the first flush, {} with a control socket, {} paused; \
+             {} numbers flushed, none is missing",
+            all.before_the_first, all.sockets, all.paused, all.flushed
         );
         assert!(all.flushed > 0, "no round got as far as a flush");
     }

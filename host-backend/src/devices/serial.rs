@@ -6,7 +6,6 @@
 
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
-use crate::bugs::{Bug, is_injected};
 use crate::event::event;
 use std::convert::Infallible;
 use std::io;
@@ -16,8 +15,9 @@ use vm_superio::serial::{Serial, SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Offset of the modem control register, and its bit that connects the UART's output to its input.
-const MODEM_CONTROL: u64 = 4;
-const LOOPBACK: u8 = 1 << 4;
+pub const MODEM_CONTROL: u64 = 4;
+/// See [`MODEM_CONTROL`].
+pub const LOOPBACK: u8 = 1 << 4;
 
 /// The UART.
 pub struct SerialPort {
@@ -25,8 +25,6 @@ pub struct SerialPort {
     line: Arc<dyn InterruptLine>,
     output: Arc<Output>,
     events: Arc<InputEvents>,
-    /// For [`Bug::GatedLoopback`].
-    gated: Arc<AtomicBool>,
 }
 
 impl SerialPort {
@@ -36,16 +34,13 @@ impl SerialPort {
     /// When the system has no event file descriptor left.
     pub fn new(line: Arc<dyn InterruptLine>, output: Arc<Output>) -> io::Result<Self> {
         let events = Arc::new(InputEvents { starved: AtomicBool::new(false), room: event()? });
-        let gated = Arc::default();
-        let gate = Line { line: line.clone(), gated: Arc::clone(&gated) };
-        let uart = Serial::with_events(gate, events.clone(), Batch(Vec::new()));
-        Ok(Self { uart: Mutex::new(uart), line, output, events, gated })
+        let uart = Serial::with_events(Line(line.clone()), events.clone(), Batch(Vec::new()));
+        Ok(Self { uart: Mutex::new(uart), line, output, events })
     }
 
     /// Puts all registers back as they are at first.
     pub fn reset(&self) {
-        self.gated.store(false, Ordering::Relaxed);
-        let line = Line { line: self.line.clone(), gated: self.gated.clone() };
+        let line = Line(self.line.clone());
         *self.lock() = Serial::with_events(line, self.events.clone(), Batch(Vec::new()));
         self.events.in_buffer_empty();
     }
@@ -82,10 +77,6 @@ impl BusDevice for SerialPort {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let mut uart = self.lock();
-        if is_injected(Bug::GatedLoopback) {
-            let looped = uart.read(MODEM_CONTROL as u8) & LOOPBACK != 0;
-            self.gated.store(looped, Ordering::Relaxed);
-        }
         for byte in data {
             // Neither the batch nor the line can fail.
             let _ = uart.write(offset as u8, *byte);
@@ -102,18 +93,13 @@ impl BusDevice for SerialPort {
     }
 }
 
-struct Line {
-    line: Arc<dyn InterruptLine>,
-    gated: Arc<AtomicBool>,
-}
+struct Line(Arc<dyn InterruptLine>);
 
 impl vm_superio::Trigger for Line {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
-        if !self.gated.load(Ordering::Relaxed) {
-            self.line.raise();
-        }
+        self.0.raise();
         Ok(())
     }
 }
@@ -213,23 +199,6 @@ mod tests {
         assert_eq!(serial.input(b"k"), 1);
         serial.read(0, &mut data);
         assert_eq!(data, *b"k");
-    }
-
-    #[test]
-    fn a_gated_port_interrupts_only_outside_of_loopback() {
-        let _injected = crate::bugs::inject_here(Bug::GatedLoopback);
-        let (serial, edges, _file) = serial();
-        serial.write(1, &[1]);
-        serial.write(MODEM_CONTROL, &[LOOPBACK | 0xb]);
-        serial.write(0, b"t");
-        assert_eq!(edges.0.load(Ordering::Relaxed), 0);
-        let mut data = [0];
-        serial.read(0, &mut data);
-        assert_eq!(data, *b"t", "it loops back all the same");
-        serial.write(MODEM_CONTROL, &[0xb]);
-        serial.write(1, &[1]);
-        assert_eq!(serial.input(b"k"), 1);
-        assert_eq!(edges.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The devices that a [`Config`] asks for, and what is at their other ends. Everything is opened and checked here, and
 //! nothing is created.
 
-use super::{Error, open_output};
+use super::{Error, open_output, parts};
 use crate::config::{self, Config, Peer, Publish};
 use crate::control::ControlConsole;
 use crate::devices::InputSink;
@@ -37,7 +37,7 @@ pub(super) struct Models {
 
 impl Models {
     fn push(&mut self, name: impl Into<String>, device: impl Device + 'static) {
-        self.models.push((name.into(), Box::new(device)));
+        self.models.push((name.into(), parts::device(Box::new(device))));
     }
 }
 
@@ -54,8 +54,9 @@ pub(super) fn devices(
         let engine = RawFile::open(disk).map_err(|source| Error::Disk { path: disk.path.clone(), source })?;
         let name = disk.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let serial = disk.serial.as_deref().unwrap_or(&name);
-        models
-            .push(format!("block{index}"), Block::new(Box::new(engine), disk.access, serial).with_queues(disk.queues));
+        let build =
+            |engine| -> Box<dyn Device> { Box::new(Block::new(engine, disk.access, serial).with_queues(disk.queues)) };
+        models.models.push((format!("block{index}"), parts::disk(Box::new(engine), build)));
     }
     if let Some(net) = &config.net {
         let (link, watched) = link(&net.peer, &config.publish, &mut models.passt)?;

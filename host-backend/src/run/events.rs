@@ -6,7 +6,6 @@ use super::machine::Machine;
 use super::peer::Watch;
 use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
-use crate::devices::reset::ResetLine;
 use crate::say;
 use crate::stop::{Outcome, Stop};
 use crate::terminal::{self, RawMode};
@@ -131,9 +130,9 @@ impl EventLoop {
         Ok(Self { manager, typed, control, asked, _raw: raw })
     }
 
-    /// Serves until the VM is asked to stop or `reset`.
-    pub(super) fn serve(&mut self, stop: &Stop, reset: &ResetLine) {
-        while !stop.requested() && !reset.is_pending() {
+    /// Serves as long as `goes_on` says so. What changes that wakes the main loop.
+    pub(super) fn serve(&mut self, goes_on: impl Fn() -> bool) {
+        while goes_on() {
             // It fails only when a signal interrupts it.
             let _ = self.manager.run();
         }
@@ -176,6 +175,8 @@ impl MutEventSubscriber for Ending {
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         if events.fd() != self.signals.0.as_raw_fd() {
+            // What it woke us up for is seen by its flag.
+            let _ = self.stop.event().read();
             return;
         }
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
@@ -282,6 +283,24 @@ impl MutEventSubscriber for TypedInput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// Also while nothing comes of it: the reset of a paused VM waits.
+    #[test]
+    fn main_loop_wakes_up_once_for_each_request() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let (no_signals, _open) = UnixStream::pair().unwrap();
+        let signals = Signals(File::from(OwnedFd::from(no_signals)));
+        let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+        manager.add_subscriber(Box::new(Ending { signals, asked: Rc::default(), stop: stop.clone() }));
+        for _ in 0..2 {
+            stop.wake();
+            assert_eq!([0; 3].map(|timeout| manager.run_with_timeout(timeout).unwrap()), [1, 0, 0]);
+        }
+        stop.request(Outcome::Stopped);
+        assert_eq!([0; 2].map(|timeout| manager.run_with_timeout(timeout).unwrap()), [1, 0]);
+        assert!(stop.requested());
+    }
 
     #[test]
     fn signals_within_a_second_of_the_first_are_one_request() {

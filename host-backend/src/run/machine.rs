@@ -17,6 +17,8 @@ use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::passt::Prepared;
 use crate::vmm::exits::Counters;
+use crate::vmm::gate::Gate;
+use crate::vmm::lifecycle::{Event, Illegal, State};
 use crate::vmm::{kvm, memory, vcpu};
 use serde_json::{Map, Value, json};
 use shared_abi::board;
@@ -46,6 +48,8 @@ pub struct Machine {
     pub reboots: AtomicU32,
     /// Exits by cause.
     pub exits: Arc<Counters>,
+    /// The vCPUs' state.
+    pub gate: Arc<Gate>,
     /// When the program started.
     pub started: Instant,
     /// What it was built from.
@@ -81,10 +85,10 @@ impl Machine {
         let slots = models.len() as u32;
         let platform = Platform::new(kvm, memory.clone(), config.cpus, slots, entry)?;
         let line = |gsi| platform.lines.iter().find(|line| line.gsi() == gsi).cloned().ok_or(kvm::Error::NoLine(gsi));
-        let serial = SerialPort::new(line(board::COM1_GSI)?, output.clone()).map_err(Error::system("create COM1"))?;
-        let serial = Arc::new(serial);
+        let made = super::parts::serial(line(board::COM1_GSI)?, output.clone());
+        let (serial, serial_registers) = made.map_err(Error::system("create COM1"))?;
         let mut ports = Bus::default();
-        ports.insert(board::COM1_PORT.into(), 8, serial.clone());
+        ports.insert(board::COM1_PORT.into(), 8, serial_registers);
         ports.insert(board::EXIT_PORT.into(), 4, Arc::new(ExitPort::new(stop.clone())));
         ports.insert(board::RESET_CONTROL_PORT.into(), 1, Arc::new(ControlRegister::new(reset.clone())));
         ports.insert(board::KEYBOARD_PORT.into(), 1, Arc::new(KeyboardController(reset.clone())));
@@ -92,11 +96,12 @@ impl Machine {
         let mut devices = Vec::new();
         for (slot, (name, model)) in (0..).zip(models) {
             let transport = MmioTransport::named(&name, model, memory.clone(), line(board::VIRTIO_MMIO_GSI + slot)?);
-            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, transport.clone());
+            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, super::parts::slot(&transport));
             devices.push((name, transport));
         }
         let exits = Arc::new(Counters::default());
-        let shared = vcpu::Shared { ports, mmio, exits: exits.clone(), stop: stop.clone(), reset };
+        let gate = Arc::new(Gate::new(config.cpus));
+        let shared = vcpu::Shared { ports, mmio, exits: exits.clone(), gate: gate.clone(), stop: stop.clone(), reset };
         let input = match config.console {
             config::Console::Stdio => Some(serial.clone() as Arc<dyn InputSink>),
             config::Console::File(_) | config::Console::Control => console_input,
@@ -114,6 +119,7 @@ impl Machine {
             balloon,
             console,
             exits,
+            gate,
             started,
             reboots: AtomicU32::new(0),
             config: config.clone(),
@@ -135,7 +141,7 @@ impl Controlled for Machine {
             })
         };
         let mut status = json!({
-            "state": if self.stop.requested() { "stopping" } else { "running" },
+            "state": if self.stop.requested() { "stopping" } else { self.gate.state().name() },
             "cpus": self.config.cpus,
             "memory_mib": self.config.memory >> 20,
             "reboots": self.reboots.load(Ordering::Relaxed),
@@ -183,10 +189,30 @@ impl Controlled for Machine {
         self.console.as_ref()
     }
 
+    fn pause(&self) -> Result<(), String> {
+        self.must_not_end(Event::Pause)?;
+        self.gate.pause().map_err(|error| error.to_string())?;
+        // What a vCPU did on its way out may have been the guest's end.
+        self.must_not_end(Event::Pause)
+    }
+
+    fn resume(&self) -> Result<(), String> {
+        self.must_not_end(Event::Resume)?;
+        self.gate.change(Event::Resume).map(drop).map_err(|illegal| illegal.to_string())
+    }
+
     fn change(&self, device: &str, change: Change) -> Result<(), String> {
         let found = self.devices.iter().find(|(name, _)| name == device);
         let (_, transport) = found.ok_or_else(|| format!("the VM has no device {device}"))?;
         transport.change(change, CHANGE_PATIENCE)
+    }
+}
+
+impl Machine {
+    /// Refuses `event` as soon as the VM's end is requested; its vCPUs are stopped a little later.
+    fn must_not_end(&self, event: Event) -> Result<(), String> {
+        let illegal = Illegal { state: State::Stopped, event };
+        if self.stop.requested() { Err(illegal.to_string()) } else { Ok(()) }
     }
 }
 

@@ -5,12 +5,12 @@
 //! the consoles' files.
 
 mod check;
-mod clock_bug;
 mod devices;
 mod ending;
 mod events;
 mod image;
 mod machine;
+mod parts;
 mod peer;
 mod platform;
 mod started;
@@ -59,6 +59,8 @@ pub enum Error {
     Console { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Kvm(#[from] vmm::kvm::Error),
+    #[error("{0}")]
+    Lifecycle(#[from] vmm::lifecycle::Illegal),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -68,7 +70,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Kvm(error) if error.is_absence() => status::NO_KVM,
-            Self::Kvm(_) | Self::System { .. } => status::VM_FAILURE,
+            Self::Kvm(_) | Self::Lifecycle(_) | Self::System { .. } => status::VM_FAILURE,
             _ => status::BAD_INPUT,
         }
     }

@@ -10,6 +10,7 @@ use crate::say;
 use crate::stop::Outcome;
 use crate::virtio::net::passt::{self, Prepared};
 use crate::virtio::worker::{self, Worker};
+use crate::vmm::lifecycle::Event;
 use crate::vmm::vcpu::{self, Running};
 use crate::vmm::{kvm, memory};
 use shared_abi::virtio::mmio::Register;
@@ -68,6 +69,7 @@ impl Started {
     /// Starts the vCPUs of the platform's VM, with the devices' notifications.
     fn start_vcpus(&mut self) -> Result<(), Error> {
         let Some(vm) = self.platform.vm() else { return Ok(()) };
+        self.shared.gate.change(Event::Start)?;
         for (slot, (_, transport)) in (0..).zip(&self.machine.devices) {
             let notify = slot_address(slot) + Register::QueueNotify.offset();
             let events = transport.notifier().map_or(&[][..], |notifier| &notifier.queues);
@@ -75,7 +77,7 @@ impl Started {
                 kvm::signal_on_write(vm, event.event(), notify, index)?;
             }
         }
-        super::clock_bug::start(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
+        super::parts::clock(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
         for (index, vcpu) in (0..).zip(std::mem::take(&mut self.platform.vcpus)) {
             let vcpu = vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?;
             self.vcpus.push(vcpu);
@@ -87,7 +89,8 @@ impl Started {
     pub(super) fn serve(&mut self, events: &mut EventLoop) {
         let stop = self.machine.stop.clone();
         loop {
-            events.serve(&stop, &self.shared.reset);
+            let shared = self.shared.clone();
+            events.serve(|| !stop.requested() && !shared.is_to_be_reset());
             if stop.requested() {
                 return;
             }
@@ -100,6 +103,7 @@ impl Started {
     /// Puts everything back as it was at first, and starts.
     fn reboot(&mut self, events: &mut EventLoop) -> Result<(), String> {
         let stop = self.machine.stop.clone();
+        self.shared.gate.change(Event::Reset).map_err(|illegal| illegal.to_string())?;
         let mut tick = || {
             let patience = events.turn();
             if stop.requested() { Patience::Gone } else { patience }
@@ -124,8 +128,6 @@ impl Started {
         self.machine.serial.reset();
         self.platform.make(entry).map_err(text)?;
         self.machine.reboots.fetch_add(1, Ordering::Relaxed);
-        // Only what woke us up for the reset; a request to stop is seen by its flag.
-        let _ = stop.event().read();
         self.shared.reset.is_done();
         self.start_vcpus().map_err(text)
     }
@@ -173,6 +175,8 @@ impl Started {
 
     /// Tells all to stop before it waits for any.
     fn stop_threads(&self, tick: &mut dyn FnMut() -> Patience) {
+        // Wakes those that wait for the end of a pause. It is asked for once.
+        let _ = self.shared.gate.change(Event::Stop);
         self.workers.iter().for_each(Worker::leave);
         let mut waits = Waits::new();
         self.wait_for_vcpus(&mut waits);

@@ -6,7 +6,6 @@
 
 use super::queue::Chain;
 use super::{BATCH, ConfigSpace, Counters, Device, Fault, Io, Progress, read_config_bytes};
-use crate::bugs::{Bug, is_injected};
 use crate::event::event;
 use crate::vmm::GuestRam;
 use serde::Serialize;
@@ -222,8 +221,7 @@ impl ConfigSpace for Shared {
         if offset == offset_of!(Config, actual)
             && let Ok(bytes) = data.try_into()
         {
-            let actual = u32::from_le_bytes(bytes).wrapping_add(is_injected(Bug::BalloonActualWrong).into());
-            self.actual.store(actual, Ordering::Relaxed);
+            self.actual.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Device;
 use super::mmio::MmioTransport;
-use crate::devices::InterruptLine;
+use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, Register};
 use shared_abi::virtio::ring::{self, Descriptor, DescriptorFlags, UsedElement};
@@ -41,6 +41,8 @@ impl InterruptLine for Edges {
 pub(crate) struct Rig {
     pub(crate) memory: GuestRam,
     pub(crate) transport: Arc<MmioTransport>,
+    /// Where the driver finds the registers.
+    bus: Arc<dyn BusDevice>,
     pub(crate) edges: Arc<Edges>,
 }
 
@@ -53,7 +55,12 @@ impl Rig {
     pub(crate) fn with_memory(device: impl Device + 'static, memory: GuestRam) -> Self {
         let edges = Arc::new(Edges::default());
         let transport = MmioTransport::new(Box::new(device), memory.clone(), edges.clone());
-        Self { memory, transport, edges }
+        Self { memory, bus: transport.clone(), transport, edges }
+    }
+
+    /// A driver that finds something around the registers.
+    pub(crate) fn behind(self, wrap: impl FnOnce(Arc<MmioTransport>) -> Arc<dyn BusDevice>) -> Self {
+        Self { bus: wrap(self.transport.clone()), ..self }
     }
 
     /// A device whose driver has accepted all features but EVENT_IDX, and set up all queues.
@@ -74,16 +81,16 @@ impl Rig {
 
     pub(crate) fn read(&self, register: Register) -> u32 {
         let mut data = [0; 4];
-        self.transport.read(register.offset(), &mut data);
+        self.bus.read(register.offset(), &mut data);
         u32::from_le_bytes(data)
     }
 
     pub(crate) fn write(&self, register: Register, value: u32) {
-        self.transport.write(register.offset(), &value.to_le_bytes());
+        self.bus.write(register.offset(), &value.to_le_bytes());
     }
 
     pub(crate) fn config(&self, offset: u64, data: &mut [u8]) {
-        self.transport.read(CONFIG + offset, data);
+        self.bus.read(CONFIG + offset, data);
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -10,7 +10,6 @@ use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
-use crate::bugs::{self, Bug, is_injected};
 use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
@@ -114,7 +113,6 @@ impl MmioTransport {
             Register::Version => VERSION,
             Register::DeviceId => self.device_type.0,
             Register::VendorId => VENDOR,
-            Register::DeviceFeatures if bugs::is_too_early(registers.status) => 0,
             Register::DeviceFeatures => half(registers.offered, registers.device_features_sel),
             Register::QueueSizeMax if registers.selected().is_some() => SIZE_MAX.into(),
             Register::QueueReady => registers.queue_ready().into(),
@@ -180,13 +178,9 @@ impl MmioTransport {
         if registers.is_resetting() {
             return;
         }
-        if bugs::is_out_of_step(registers.status, value) {
-            return;
-        }
         // Bits are only ever added, and DEVICE_NEEDS_RESET is not the driver's to set.
         let mut new = Status::from_bits_truncate(value as u8) - registers.status - Status::DEVICE_NEEDS_RESET;
-        let acceptable = registers.features_are_acceptable() || is_injected(Bug::FeaturesOkAlways);
-        if new.contains(Status::FEATURES_OK) && !acceptable {
+        if new.contains(Status::FEATURES_OK) && !registers.features_are_acceptable() {
             new -= Status::FEATURES_OK;
         }
         let starts = new.contains(Status::DRIVER_OK);
@@ -194,9 +188,6 @@ impl MmioTransport {
             new -= Status::DRIVER_OK;
         }
         registers.status |= new;
-        if new.contains(Status::DRIVER_OK) && bugs::lacks_queues(self.device_type, &registers.ready()) {
-            registers.status |= Status::DEVICE_NEEDS_RESET;
-        }
         self.publish(&registers);
         if new.contains(Status::DRIVER_OK) {
             registers.activate();
@@ -238,9 +229,6 @@ impl MmioTransport {
         self.pause.attention.store(false, Ordering::Release);
         let mut registers = self.registers();
         if registers.apply(machinery) {
-            if is_injected(Bug::FaultOutlivesReset) && self.fault.get().is_some() {
-                registers.status = Status::DEVICE_NEEDS_RESET;
-            }
             self.publish(&registers);
             self.signal.acknowledge(u32::MAX);
         }
@@ -311,9 +299,6 @@ impl MmioTransport {
 
     /// The device cannot go on with what the guest gave it.
     fn needs_reset(&self, registers: &mut Registers, fault: &Fault) {
-        if is_injected(Bug::FaultEndsHost) {
-            std::process::abort();
-        }
         self.signal.counters.faults.add(1);
         self.fault.get_or_init(|| fault.to_string());
         registers.status |= Status::DEVICE_NEEDS_RESET;

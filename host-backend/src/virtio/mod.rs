@@ -54,6 +54,9 @@ pub trait Device: Send {
     /// Forgets everything that the driver did.
     fn reset(&mut self) {}
 
+    /// The driver has set up queue `index`, which is live from now on.
+    fn start_queue(&mut self, _index: usize, _queue: &mut VirtQueue) {}
+
     /// Forgets what it holds of queue `index`, which the driver has reset alone.
     fn reset_queue(&mut self, _index: usize) {}
 

@@ -3,13 +3,17 @@
 //! virtio-queue ends a malformed chain early and says nothing; here a chain is either whole, inside guest memory and in
 //! the right order, or it is a [`Fault`]. A chain is copied once, bounded by [`CHAIN_MAX`], and only the copy is used.
 
-use crate::bugs::{self, Bug, is_injected};
+mod chain;
+
 use crate::vmm::GuestRam;
+use chain::Buffer;
+pub use chain::Chain;
 use shared_abi::virtio::ring;
+use std::fmt::Debug;
 use std::sync::atomic::Ordering;
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::bitmap::BS;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 /// Entries of every queue, at most.
 pub const SIZE_MAX: u16 = 256;
@@ -67,14 +71,61 @@ pub struct Placement {
     pub device: u64,
 }
 
+/// The ring of a queue: that of virtio-queue, or a wrapper around another one.
+pub trait Ring: Debug + Send {
+    /// Where the ring is and how far it has come.
+    fn queue(&self) -> &Queue;
+
+    /// The same to be changed.
+    fn queue_mut(&mut self) -> &mut Queue;
+
+    /// Returns a chain to the driver.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    fn add_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault>;
+
+    /// Whether the driver wants an interrupt for what was returned since the last call.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault>;
+}
+
+impl Ring for Queue {
+    fn queue(&self) -> &Queue {
+        self
+    }
+
+    fn queue_mut(&mut self) -> &mut Queue {
+        self
+    }
+
+    fn add_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
+        Ok(QueueT::add_used(self, memory, head, written)?)
+    }
+
+    fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        if !self.needs_notification(memory)? {
+            return Ok(false);
+        }
+        if self.event_idx_enabled() {
+            return Ok(true);
+        }
+        // virtio-queue does not look at the driver's flag.
+        let flags = memory
+            .load::<u16>(GuestAddress(self.avail_ring()), Ordering::Acquire)
+            .map_err(|error| Fault::Ring(Error::GuestMemory(error)))?;
+        Ok(flags & ring::AVAIL_NO_INTERRUPT == 0)
+    }
+}
+
 /// A queue of a device.
 #[derive(Debug)]
 pub struct VirtQueue {
-    queue: Queue,
+    ring: Box<dyn Ring>,
     /// Chains returned since the driver was last considered for an interrupt.
     returned: u16,
-    /// What the injected bugs about interrupts remember.
-    lost: LostInterrupts,
 }
 
 impl Default for VirtQueue {
@@ -87,7 +138,7 @@ impl VirtQueue {
     /// A queue that the driver has not set up.
     pub fn new() -> Self {
         // SIZE_MAX is a power of two, the only thing that is checked.
-        Self { queue: Queue::new(SIZE_MAX).unwrap_or_default(), returned: 0, lost: LostInterrupts::default() }
+        Self { ring: Box::new(Queue::new(SIZE_MAX).unwrap_or_default()), returned: 0 }
     }
 
     /// Makes the queue live where the driver put it.
@@ -96,8 +147,9 @@ impl VirtQueue {
     /// [`Fault::Size`], [`Fault::Placement`]; the queue is then not ready.
     pub fn set_up(&mut self, memory: &GuestRam, place: Placement, event_idx: EventIdx) -> Result<(), Fault> {
         self.reset();
+        let queue = self.ring.queue_mut();
         let size = u16::try_from(place.size).map_err(|_| Fault::Size(place.size))?;
-        self.queue.try_set_size(size).map_err(|_| Fault::Size(place.size))?;
+        queue.try_set_size(size).map_err(|_| Fault::Size(place.size))?;
         let table = |address| GuestAddress(address);
         let parts = [
             ("descriptor table", place.descriptors, ring::descriptor_table_len(size)),
@@ -110,16 +162,20 @@ impl VirtQueue {
             }
         }
         let misplaced = |what, address| move |_| Fault::Placement(what, address);
-        self.queue
+        queue
             .try_set_desc_table_address(table(place.descriptors))
             .map_err(misplaced("descriptor table", place.descriptors))?;
-        self.queue
-            .try_set_avail_ring_address(table(place.driver))
-            .map_err(misplaced("available ring", place.driver))?;
-        self.queue.try_set_used_ring_address(table(place.device)).map_err(misplaced("used ring", place.device))?;
-        self.queue.set_event_idx(event_idx == EventIdx::Negotiated);
-        self.queue.set_ready(true);
+        queue.try_set_avail_ring_address(table(place.driver)).map_err(misplaced("available ring", place.driver))?;
+        queue.try_set_used_ring_address(table(place.device)).map_err(misplaced("used ring", place.device))?;
+        queue.set_event_idx(event_idx == EventIdx::Negotiated);
+        queue.set_ready(true);
         Ok(())
+    }
+
+    /// Puts a wrapper around the ring, until the queue is reset.
+    pub fn wrap_ring(&mut self, wrap: impl FnOnce(Box<dyn Ring>) -> Box<dyn Ring>) {
+        let ring = std::mem::replace(&mut self.ring, Box::new(Queue::default()));
+        self.ring = wrap(ring);
     }
 
     /// Takes the queue away from the driver.
@@ -129,12 +185,12 @@ impl VirtQueue {
 
     /// Whether the driver has set it up.
     pub fn ready(&self) -> bool {
-        self.queue.ready()
+        self.ring.queue().ready()
     }
 
     /// Entries.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.ring.queue().size()
     }
 
     /// Takes the next available chain.
@@ -142,8 +198,8 @@ impl VirtQueue {
     /// # Errors
     /// Any [`Fault`] of the ring or the chain.
     pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
-        let size = self.queue.size();
-        let Some(mut descriptors) = self.queue.iter(memory)?.next() else { return Ok(None) };
+        let size = self.ring.queue().size();
+        let Some(mut descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
         let head = descriptors.head_index();
         if head >= size {
             return Err(Fault::Head(head));
@@ -155,7 +211,7 @@ impl VirtQueue {
                 return Err(Fault::ChainTooLong(head));
             }
             let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
-            if !memory.check_range_for(buffer) {
+            if !buffer.lies_in(memory) {
                 return Err(Fault::OutsideMemory { head, address: buffer.address.0, len: buffer.len });
             }
             if descriptor.is_write_only() {
@@ -187,8 +243,8 @@ impl VirtQueue {
 
     /// Puts the last `count` chains popped back to where they were.
     pub fn undo_pop(&mut self, count: u16) {
-        let position = self.queue.next_avail().wrapping_sub(count);
-        self.queue.set_next_avail(position);
+        let position = self.ring.queue().next_avail().wrapping_sub(count);
+        self.ring.queue_mut().set_next_avail(position);
     }
 
     /// Returns a chain to the driver.
@@ -197,9 +253,7 @@ impl VirtQueue {
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         self.returned = self.returned.saturating_add(1);
-        let head = if is_injected(Bug::UsedIdWrong) { (head + 1) % self.queue.size() } else { head };
-        let written = if is_injected(Bug::UsedLengthTooLong) { written.wrapping_add(bugs::TOO_LONG) } else { written };
-        Ok(self.queue.add_used(memory, head, written)?)
+        self.ring.add_used(memory, head, written)
     }
 
     /// Asks the driver not to notify.
@@ -207,7 +261,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn disable_notification(&mut self, memory: &GuestRam) -> Result<(), Fault> {
-        Ok(self.queue.disable_notification(memory)?)
+        Ok(self.ring.queue_mut().disable_notification(memory)?)
     }
 
     /// Asks the driver to notify about the next chain; true if one came meanwhile.
@@ -215,7 +269,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn enable_notification(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        Ok(self.queue.enable_notification(memory)?)
+        Ok(self.ring.queue_mut().enable_notification(memory)?)
     }
 
     /// Chains returned since the last call of [`wants_interrupt`](Self::wants_interrupt).
@@ -231,43 +285,7 @@ impl VirtQueue {
         if std::mem::take(&mut self.returned) == 0 {
             return Ok(false);
         }
-        let wanted = self.is_wanted(memory)?;
-        let lost = self.lost.loses(wanted, self.queue.next_used(), self.queue.event_idx_enabled());
-        Ok(wanted && !lost)
-    }
-
-    /// Whether the driver asked for an interrupt.
-    fn is_wanted(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        if !self.queue.needs_notification(memory)? {
-            return Ok(false);
-        }
-        if self.queue.event_idx_enabled() {
-            return Ok(true);
-        }
-        // virtio-queue does not look at the driver's flag.
-        let flags = memory
-            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
-            .map_err(|error| Fault::Ring(Error::GuestMemory(error)))?;
-        Ok(flags & ring::AVAIL_NO_INTERRUPT == 0)
-    }
-}
-
-/// State of the injected bugs that lose interrupts.
-#[derive(Debug, Default)]
-struct LostInterrupts {
-    /// The driver did not want the interrupt before.
-    suppressed: bool,
-    /// The used index at the interrupt before.
-    used: u16,
-}
-
-impl LostInterrupts {
-    /// Whether an interrupt gets lost by a bug.
-    fn loses(&mut self, wanted: bool, used: u16, event_idx: bool) -> bool {
-        let suppressed = std::mem::replace(&mut self.suppressed, !wanted);
-        let wrapped = used < std::mem::replace(&mut self.used, used);
-        is_injected(Bug::InterruptLostWhenSuppressed) && suppressed
-            || is_injected(Bug::EventIndexAtWrap) && event_idx && wrapped
+        self.ring.wants_interrupt(memory)
     }
 }
 
@@ -278,109 +296,6 @@ pub enum EventIdx {
     Negotiated,
     /// No: flags say who wants to be told.
     Absent,
-}
-
-/// A buffer of a chain.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    address: GuestAddress,
-    len: u32,
-}
-
-trait CheckBuffer {
-    fn check_range_for(&self, buffer: Buffer) -> bool;
-}
-
-impl CheckBuffer for GuestRam {
-    fn check_range_for(&self, buffer: Buffer) -> bool {
-        // An empty buffer has an address too, and code that rounds it.
-        GuestMemory::check_range(self, buffer.address, buffer.len.max(1) as usize, Permissions::ReadWrite)
-    }
-}
-
-/// A descriptor chain, checked and copied.
-#[derive(Debug)]
-pub struct Chain {
-    head: u16,
-    readable: Vec<Buffer>,
-    writable: Vec<Buffer>,
-}
-
-impl Chain {
-    /// What to return it under.
-    pub fn head(&self) -> u16 {
-        self.head
-    }
-
-    /// Bytes that the device may read.
-    pub fn readable_len(&self) -> u64 {
-        len(&self.readable)
-    }
-
-    /// Bytes that the device may write.
-    pub fn writable_len(&self) -> u64 {
-        len(&self.writable)
-    }
-
-    /// The readable bytes `offset..offset + len`, as they lie in memory.
-    pub fn readable<'a>(&self, memory: &'a GuestRam, offset: u64, len: u64) -> Vec<Slice<'a>> {
-        slices(memory, &self.readable, offset, len)
-    }
-
-    /// The writable bytes `offset..offset + len`, as they lie in memory.
-    pub fn writable<'a>(&self, memory: &'a GuestRam, offset: u64, len: u64) -> Vec<Slice<'a>> {
-        slices(memory, &self.writable, offset, len)
-    }
-
-    /// Copies readable bytes from `offset` on and returns how many there were.
-    pub fn read(&self, memory: &GuestRam, offset: u64, data: &mut [u8]) -> usize {
-        let mut done = 0;
-        for slice in self.readable(memory, offset, data.len() as u64) {
-            done += slice.copy_to(&mut data[done..]);
-        }
-        done
-    }
-
-    /// Copies bytes to the writable part from `offset` on and returns how many there was room for.
-    pub fn write(&self, memory: &GuestRam, offset: u64, data: &[u8]) -> usize {
-        let mut done = 0;
-        for slice in self.writable(memory, offset, data.len() as u64) {
-            slice.copy_from(&data[done..]);
-            done += slice.len();
-        }
-        done
-    }
-
-    /// The ranges of guest memory that the device may write: address and length.
-    pub fn writable_ranges(&self) -> impl Iterator<Item = (GuestAddress, u32)> + '_ {
-        self.writable.iter().map(|buffer| (buffer.address, buffer.len))
-    }
-}
-
-fn len(buffers: &[Buffer]) -> u64 {
-    buffers.iter().map(|buffer| u64::from(buffer.len)).sum()
-}
-
-fn slices<'a>(memory: &'a GuestRam, buffers: &[Buffer], mut offset: u64, mut len: u64) -> Vec<Slice<'a>> {
-    let mut slices = Vec::with_capacity(buffers.len());
-    for buffer in buffers {
-        let buffer_len = u64::from(buffer.len);
-        if offset >= buffer_len {
-            offset -= buffer_len;
-            continue;
-        }
-        let here = (buffer_len - offset).min(len);
-        if here == 0 {
-            break;
-        }
-        // The chain was checked to lie in memory, and memory never shrinks.
-        if let Ok(slice) = memory.get_slice(GuestAddress(buffer.address.0 + offset), here as usize) {
-            slices.push(slice);
-        }
-        offset = 0;
-        len -= here;
-    }
-    slices
 }
 
 #[cfg(test)]

@@ -116,11 +116,6 @@ impl Registers {
         self.selected().is_some_and(|index| !matches!(self.queues[index], Queue::Off))
     }
 
-    /// Which queues are live.
-    pub(super) fn ready(&self) -> Vec<bool> {
-        self.queues.iter().map(|queue| !matches!(queue, Queue::Off)).collect()
-    }
-
     /// Whether the selected queue is being reset.
     pub(super) fn queue_resetting(&self) -> bool {
         self.selected().is_some_and(|index| matches!(self.queues[index], Queue::Stopping(By::Reset)))
@@ -204,6 +199,7 @@ impl Registers {
                 Queue::Starting(queue) => {
                     queues[index] = queue;
                     self.queues[index] = Queue::Live;
+                    device.start_queue(index, &mut queues[index]);
                 }
                 Queue::Stopping(by) => {
                     device.reset_queue(index);

@@ -1,14 +1,16 @@
 //! One vCPU: its state at PVH entry, and the loop that runs it on a thread of its own.
 //!
-//! The loop serves the exits that must be served before the guest's next instruction (port and register accesses) and
-//! leaves when somebody asked the VM to stop.
+//! The loop serves the exits that must be served before the guest's next instruction (port and register accesses), waits
+//! at the [`Gate`] while the VM is paused, and leaves when somebody asked the VM to stop.
 
 use super::exits::{Cause, Counters};
+use super::gate::{Entry, Gate, Pass};
 use super::kvm::Error;
+use super::lifecycle::State;
 use crate::devices::reset::ResetLine;
 use crate::devices::{Access, Bus};
 use crate::stop::{Outcome, Stop};
-use crate::threads;
+use crate::{say, threads};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use shared_abi::board::START_INFO_ADDR;
@@ -24,6 +26,8 @@ pub struct Shared {
     pub mmio: Bus,
     /// Exits by cause.
     pub exits: Arc<Counters>,
+    /// When to stay out of the guest.
+    pub gate: Arc<Gate>,
     /// When to leave the loop.
     pub stop: Arc<Stop>,
     /// When to leave it too.
@@ -33,6 +37,11 @@ pub struct Shared {
 impl Shared {
     fn goes_on(&self) -> bool {
         !self.stop.requested() && !self.reset.is_pending()
+    }
+
+    /// Whether the guest has reset its machine, and that is to be done now: not while the VM is paused.
+    pub fn is_to_be_reset(&self) -> bool {
+        self.reset.is_pending() && self.gate.state() != State::Paused
     }
 }
 
@@ -81,8 +90,15 @@ pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Ru
     threads::prepare();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch(&shared.stop);
+        let Some(pass) = shared.gate.admit(index) else { return };
         while shared.goes_on() {
-            run_once(index, &mut vcpu, &shared);
+            match pass.enter() {
+                Entry::Open => run_once(index, &mut vcpu, &shared, &pass),
+                Entry::Closed => {
+                    pass.wait(|| shared.goes_on());
+                    tell_of_pause(index, &vcpu);
+                }
+            }
         }
     })?;
     Ok(Running { thread })
@@ -106,8 +122,21 @@ impl Drop for PanicWatch<'_> {
     }
 }
 
-fn run_once(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
-    let cause = match vcpu.run() {
+/// Lets the guest see in its clock page that it was stopped, as QEMU does when it goes on, so that it does not take the
+/// pause for a hang of its own.
+fn tell_of_pause(index: u32, vcpu: &VcpuFd) {
+    match vcpu.kvmclock_ctrl() {
+        Ok(()) => {}
+        // The guest has set up no clock page.
+        Err(error) if error.errno() == libc::EINVAL => {}
+        Err(error) => say!("vcpu {index}: the guest was not told of its pause: KVM_KVMCLOCK_CTRL: {error}"),
+    }
+}
+
+fn run_once(index: u32, vcpu: &mut VcpuFd, shared: &Shared, pass: &Pass<'_>) {
+    let exit = vcpu.run();
+    pass.exit();
+    let cause = match exit {
         Ok(VcpuExit::IoOut(port, data)) => {
             served(shared.ports.write(port.into(), data), Cause::PortWrite, Cause::NoPort)
         }
@@ -189,4 +218,31 @@ fn failure(index: u32, vcpu: &mut VcpuFd, what: String) -> String {
         );
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OnReset;
+    use crate::vmm::lifecycle::Event;
+
+    #[test]
+    fn reset_of_a_paused_vm_waits_until_it_is_resumed_and_its_end_does_not() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let reset = Arc::new(ResetLine::new(OnReset::Reboot, stop.clone()));
+        let gate = Arc::new(Gate::new(1));
+        let (ports, mmio, exits) = (Bus::default(), Bus::default(), Arc::default());
+        let shared = Shared { ports, mmio, exits, gate, stop, reset };
+        shared.gate.change(Event::Start).unwrap();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (true, false));
+        shared.gate.pause().unwrap();
+        shared.reset.pull();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (false, false));
+        shared.gate.change(Event::Resume).unwrap();
+        assert_eq!((shared.goes_on(), shared.is_to_be_reset()), (false, true));
+        shared.reset.is_done();
+        shared.gate.pause().unwrap();
+        shared.stop.request(Outcome::Stopped);
+        assert!(!shared.goes_on());
+    }
 }

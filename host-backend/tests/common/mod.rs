@@ -6,6 +6,7 @@ pub(crate) mod pty;
 pub(crate) mod writer;
 
 use host_backend::sample::pvh_elf;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -64,6 +65,17 @@ impl Running {
     pub(crate) fn wait(mut self) -> Output {
         eventually("the end of ringside", || self.child().try_wait().unwrap().is_some());
         self.0.take().unwrap().wait_with_output().unwrap()
+    }
+
+    /// The same for a program that prints more than a pipe holds.
+    pub(crate) fn wait_reading(mut self) -> Output {
+        let mut stdout = self.child().stdout.take().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).map(|_| all).unwrap()
+        });
+        let output = self.wait();
+        Output { stdout: reader.join().unwrap(), ..output }
     }
 }
 

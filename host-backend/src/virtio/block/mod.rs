@@ -6,9 +6,8 @@
 pub mod engine;
 mod latch;
 
-use super::queue::{Chain, Slice};
+use super::queue::Chain;
 use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
-use crate::bugs::{Bug, is_injected};
 use crate::config::DiskAccess;
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
@@ -40,7 +39,6 @@ pub struct Block {
     shape: Arc<Shape>,
     durable: Arc<Latched>,
     cache: Cache,
-    unflushed: Unflushed,
 }
 
 /// What the configuration space says.
@@ -86,7 +84,7 @@ impl Block {
         id[..tail.len()].copy_from_slice(tail);
         let shape = Arc::new(Shape { len: AtomicU64::new(engine.len()), queues: 1 });
         let durable = Arc::new(Latched::new(engine.flusher()));
-        Self { engine, access, id, shape, durable, cache: Cache::WriteBack, unflushed: Unflushed::default() }
+        Self { engine, access, id, shape, durable, cache: Cache::WriteBack }
     }
 
     /// The same with several queues. One thread serves them all, in turn, so that a request that was answered on one is
@@ -111,9 +109,6 @@ impl Block {
             }
         };
         chain.write(memory, data_room, &[status.0]);
-        if status != RequestStatus::OK && is_injected(Bug::FailedReadCounted) {
-            return Ok(1);
-        }
         // The used length counts from the first writable byte (2.7.8.2), so that the status counts only where it follows
         // the data without a gap. A chain is shorter than 4 GiB.
         Ok(if written == data_room { room as u32 } else { written as u32 })
@@ -138,16 +133,11 @@ impl Block {
             RequestType::OUT => {
                 self.may_write()?;
                 let offset = self.range(header.sector, data_len)?;
-                if is_injected(Bug::FlushIgnored) {
-                    let noted = self.unflushed.note(self.engine.as_mut(), offset, data_len);
-                    noted.map_err(Refusal::storage("read", header.sector))?;
-                }
                 let done = self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset);
                 done.map_err(Refusal::storage("write", header.sector))?;
                 counters.bytes_from_guest.add(data_len);
                 self.write_through()?;
             }
-            RequestType::FLUSH if is_injected(Bug::FlushIgnored) => {}
             RequestType::FLUSH => self.durable.flush().map_err(Refusal::Flush)?,
             RequestType::GET_ID if data_room >= ID_LEN as u64 => {
                 chain.write(memory, 0, &self.id);
@@ -193,7 +183,6 @@ impl Block {
         for segment in segments.iter().filter(|segment| segment.num_sectors != 0) {
             let (offset, len) = (segment.sector * SECTOR, u64::from(segment.num_sectors) * SECTOR);
             let done = match segment.flags {
-                _ if !discard && is_injected(Bug::WriteZeroesIgnored) => Ok(()),
                 _ if discard => self.engine.discard(offset, len),
                 SEGMENT_UNMAP => self.engine.write_zeroes(offset, len, Space::MayFree),
                 _ => self.engine.write_zeroes(offset, len, Space::Keep),
@@ -221,27 +210,6 @@ impl Block {
 
     fn write_through(&mut self) -> Result<(), Refusal> {
         if self.cache == Cache::WriteThrough { self.durable.flush().map_err(Refusal::Flush) } else { Ok(()) }
-    }
-}
-
-/// What was where something was written since the last reset, with [`Bug::FlushIgnored`]: a cache that loses its content
-/// brings it back.
-#[derive(Default)]
-struct Unflushed(Vec<(u64, Vec<u8>)>);
-
-impl Unflushed {
-    fn note(&mut self, engine: &mut dyn Engine, offset: u64, len: u64) -> io::Result<()> {
-        let mut before = vec![0; len as usize];
-        engine.read_at(&[Slice::from(before.as_mut_slice())], offset)?;
-        self.0.push((offset, before));
-        Ok(())
-    }
-
-    fn lose(&mut self, engine: &mut dyn Engine) {
-        for (offset, mut before) in std::mem::take(&mut self.0).into_iter().rev() {
-            // A bug may fail.
-            let _ = engine.write_at(&[Slice::from(before.as_mut_slice())], offset);
-        }
     }
 }
 
@@ -319,7 +287,6 @@ impl Device for Block {
 
     fn reset(&mut self) {
         self.cache = Cache::WriteBack;
-        self.unflushed.lose(self.engine.as_mut());
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Disk;
 use crate::virtio::harness::{DATA, READ, Rig, WRITE};
+use crate::virtio::queue::Slice;
 use proptest::prelude::*;
 use shared_abi::virtio::mmio::{InterruptStatus, Register};
 use shared_abi::virtio::ring::DescriptorFlags;

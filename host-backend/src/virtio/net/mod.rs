@@ -12,7 +12,6 @@ pub mod tap;
 
 use super::queue::Chain;
 use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress};
-use crate::bugs::{Bug, is_injected};
 use crate::config::Mac;
 use crate::vmm::GuestRam;
 use control::Filter;
@@ -228,8 +227,7 @@ impl Net {
         }
         let packet = &mut self.incoming[..self.incoming_len];
         let count = offset_of!(Header, num_buffers);
-        let buffers = chains.len() as u16 + u16::from(is_injected(Bug::MergeableCountWrong));
-        packet[count..count + 2].copy_from_slice(&buffers.to_le_bytes());
+        packet[count..count + 2].copy_from_slice(&(chains.len() as u16).to_le_bytes());
         let mut rest = &*packet;
         for chain in &chains {
             let written = chain.write(io.memory, 0, rest);

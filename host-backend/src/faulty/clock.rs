@@ -1,7 +1,5 @@
-//! The one deliberate bug that is in no device model ([`Bug::ClockGoesBack`]): KVM's clock is set back while the guest runs.
-//! Called when the vCPUs start; without the bug it does nothing.
+//! KVM's clock with a bug ([`super::Bug::ClockGoesBack`]): it is set back while the guest runs.
 
-use crate::bugs::{Bug, is_injected};
 use crate::stop::Stop;
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VmFd;
@@ -14,11 +12,11 @@ const EVERY: Duration = Duration::from_millis(20);
 /// Less than passes in between, so that the guest's waits still end.
 const BACK: u64 = 2_000_000;
 
-/// Starts to set the clock back, if that is asked for.
-pub(super) fn start(vm: &Arc<VmFd>, stop: &Arc<Stop>) -> io::Result<()> {
-    if !is_injected(Bug::ClockGoesBack) {
-        return Ok(());
-    }
+/// Starts to set the clock back.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn start(vm: &Arc<VmFd>, stop: &Arc<Stop>) -> io::Result<()> {
     let (vm, stop) = (vm.clone(), stop.clone());
     let turn_back = move || {
         while !stop.requested() {
