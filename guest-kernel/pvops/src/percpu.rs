@@ -22,6 +22,7 @@ use crate::ops::cpu::{self, Segment};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use x86_64::VirtAddr;
 
 /// CPUs with a block.
 pub const CPUS: usize = 8;
@@ -95,7 +96,7 @@ pub(crate) fn enter(slot: usize, id: u32) {
         block
     };
     // SAFETY: the GS base is ours, as this module's documentation says.
-    unsafe { cpu::set_segment_base(Segment::KernelGs, block.addr() as u64) };
+    unsafe { cpu::set_segment_base(Segment::KernelGs, VirtAddr::from_ptr(block)) };
     ENTERED.store(true, Relaxed);
 }
 

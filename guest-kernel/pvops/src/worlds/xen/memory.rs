@@ -7,7 +7,7 @@
 use super::entry::preserving;
 use super::hypercall::{self, Refused};
 use super::shared_info;
-use crate::ops::mmu::{GLOBAL, NO_EXECUTE, PRESENT, UNCACHED, WRITE};
+use crate::ops::mmu;
 use crate::per_cpu;
 use crate::percpu::PerCpu;
 use core::cell::UnsafeCell;
@@ -16,10 +16,10 @@ use shared_abi::xen::{
     DOMID_SELF, Exchange, MACHINE_TO_PHYSICAL, MmuExtended, MmuUpdate, Reservation, hypercall as number, memory,
     mmuext, uvmf,
 };
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PageTableFlags;
 
 const PAGE_SIZE: usize = 4096;
-/// The frame number in an entry.
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// Entries of a batch.
 pub const BATCH: usize = 2048;
 /// In the list: no machine frame.
@@ -238,30 +238,39 @@ fn extended(commands: &[MmuExtended]) {
 /// Device registers have machine addresses already. A page table is never mapped writable. Global entries would stay
 /// visible in user mode.
 extern "sysv64" fn encode_entry(entry: u64) -> u64 {
-    if entry & PRESENT == 0 {
+    let (address, flags) = mmu::parts(entry);
+    if !flags.contains(PageTableFlags::PRESENT) {
         return entry;
     }
-    let entry = entry & !GLOBAL;
-    if entry & UNCACHED != 0 {
-        return entry;
+    let flags = flags - PageTableFlags::GLOBAL;
+    if flags.contains(PageTableFlags::NO_CACHE) {
+        return mmu::entry(address, flags);
     }
-    let pfn = (entry & FRAME) / PAGE_SIZE as u64;
+    let pfn = address.as_u64() / PAGE_SIZE as u64;
     // A frame that the domain has given away cannot be mapped.
     let Some(mfn) = machine_frame(pfn) else { return 0 };
-    let flags = entry & !FRAME & if is_table(pfn) { !WRITE } else { !0 };
-    (mfn * PAGE_SIZE as u64) | flags
+    let flags = if is_table(pfn) { flags - PageTableFlags::WRITABLE } else { flags };
+    mmu::entry(address_of(mfn), flags)
 }
 
 extern "sysv64" fn decode_entry(entry: u64) -> u64 {
-    if entry & PRESENT == 0 || entry & UNCACHED != 0 {
+    let (address, flags) = mmu::parts(entry);
+    if !flags.contains(PageTableFlags::PRESENT) || flags.contains(PageTableFlags::NO_CACHE) {
         return entry;
     }
-    (physical_frame((entry & FRAME) / PAGE_SIZE as u64) * PAGE_SIZE as u64) | entry & !FRAME
+    mmu::entry(address_of(physical_frame(address.as_u64() / PAGE_SIZE as u64)), flags)
 }
 
-fn map_direct(pfn: u64, flags: u64) {
+/// Address of a frame by its number.
+fn address_of(frame: u64) -> PhysAddr {
+    PhysAddr::new_truncate(frame * PAGE_SIZE as u64)
+}
+
+/// Maps a frame writable where it is mapped already; a page table is left read-only.
+fn map_direct(pfn: u64) {
     let address = DIRECT.load(Relaxed) + pfn as usize * PAGE_SIZE;
-    let entry = encode_entry((pfn * PAGE_SIZE as u64) | PRESENT | NO_EXECUTE | flags);
+    let flags = PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE | PageTableFlags::WRITABLE;
+    let entry = encode_entry(mmu::entry(address_of(pfn), flags));
     // SAFETY: the frame is mapped there already; only the rights change.
     unsafe { hypercall::update_va_mapping(address, entry, uvmf::INVLPG_LOCAL) }.unwrap_or_else(|refused| refused.end());
 }
@@ -272,13 +281,13 @@ pub(super) unsafe extern "sysv64" fn adopt_table(pfn: u64, _level: u32) {
         unmap(SECOND.0.load(Relaxed) + pfn as usize * PAGE_SIZE);
     }
     set_table(pfn, true);
-    map_direct(pfn, WRITE);
+    map_direct(pfn);
 }
 
 pub(super) unsafe extern "sysv64" fn release_table(pfn: u64, _level: u32) {
     flush();
     set_table(pfn, false);
-    map_direct(pfn, WRITE);
+    map_direct(pfn);
 }
 
 /// Xen's paravirtual guests have none.
@@ -349,7 +358,7 @@ fn exchange(pfn: u64, order: u32) -> Result<(), Refused> {
     for (index, &mfn) in given.iter().enumerate() {
         let frame = pfn + index as u64;
         set_machine_frame(frame, if complete { taken + index as u64 } else { mfn });
-        map_direct(frame, WRITE);
+        map_direct(frame);
     }
     result.map(drop)
 }

@@ -25,6 +25,7 @@ use crate::worlds::{native, pvclock};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypercall::Refused;
 use shared_abi::xen::{PlatformOp, SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
+use x86_64::structures::DescriptorTablePointer;
 
 /// The page that the domain shares with Xen. Xen's own frame is behind it from [`enter`] on.
 ///
@@ -129,7 +130,7 @@ const TEMPLATES: &[(Op, Template)] = {
 };
 
 /// Xen's flat segments are as good as ours.
-unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}
+unsafe extern "sysv64" fn keep_segments(_descriptor: *const DescriptorTablePointer) {}
 
 /// Xen has the task state segment; exceptions arrive on the stack in use.
 unsafe extern "sysv64" fn no_task_register(_selector: u16) {}

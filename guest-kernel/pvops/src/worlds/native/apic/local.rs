@@ -3,9 +3,11 @@
 //! The mode stays what the firmware left: a CPU whose id needs more than eight bits has no other, and where the way back
 //! is locked (`IA32_XAPIC_DISABLE_STATUS`) the attempt faults. All CPUs are brought to the mode of the first.
 
+use crate::ops::cpu::msr;
 use crate::worlds::native::{read_msr, write_msr};
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use x86_64::registers::model_specific::ApicBaseFlags;
 
 /// Offsets of registers in memory. As MSR, a register has number 0x800 plus a sixteenth of that.
 pub(crate) mod register {
@@ -23,12 +25,9 @@ pub(crate) mod register {
     pub(crate) const DIVIDE: usize = 0x3e0;
 }
 
-/// MSR of the register at offset 0.
-const X2_FIRST: u32 = 0x800;
-/// `IA32_APIC_BASE` and its bits: the local APIC is on, and in x2APIC mode.
-const APIC_BASE: u32 = 0x1b;
-const ENABLED: u64 = 1 << 11;
-const X2: u64 = 1 << 10;
+/// In `IA32_APIC_BASE`: the local APIC is on, and in x2APIC mode.
+const ENABLED: u64 = ApicBaseFlags::LAPIC_ENABLE.bits();
+const X2: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
 /// Interrupt command in memory: it is on its way. The MSR has no such bit.
 const PENDING: u32 = 1 << 12;
 /// Turns until a command counts as sent, whatever the register says.
@@ -52,14 +51,14 @@ pub fn is_x2apic() -> bool {
 /// version register of one that does not answer.
 pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
     // SAFETY: every CPU with a local APIC has the register.
-    let base = unsafe { read_msr(APIC_BASE) };
+    let base = unsafe { read_msr(msr::APIC_BASE) };
     if base & (X2 | ENABLED) == X2 | ENABLED {
         IS_X2.store(true, Relaxed);
         return Ok(());
     }
     if base & ENABLED == 0 {
         // SAFETY: as above; interrupts are off, and no mode was chosen yet.
-        unsafe { write_msr(APIC_BASE, base | ENABLED) };
+        unsafe { write_msr(msr::APIC_BASE, base | ENABLED) };
     }
     let memory = map();
     if memory == 0 {
@@ -82,9 +81,9 @@ pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
 pub unsafe fn switch_to_x2apic() {
     // SAFETY: every CPU with a local APIC has the register; from xAPIC mode the step is allowed.
     unsafe {
-        let base = read_msr(APIC_BASE) | ENABLED;
-        write_msr(APIC_BASE, base);
-        write_msr(APIC_BASE, base | X2);
+        let base = read_msr(msr::APIC_BASE) | ENABLED;
+        write_msr(msr::APIC_BASE, base);
+        write_msr(msr::APIC_BASE, base | X2);
     }
 }
 
@@ -94,15 +93,15 @@ pub(crate) fn enter_mode() {
     // SAFETY: as in `switch_to_x2apic`. The way from x2APIC to xAPIC leads through "off" (Intel SDM volume 3, "x2APIC State
     // Transitions"), the way there through "on".
     unsafe {
-        let base = read_msr(APIC_BASE);
+        let base = read_msr(msr::APIC_BASE);
         let rest = base & !(X2 | ENABLED);
         match (base & (X2 | ENABLED), wanted) {
             (now, wanted) if now == wanted => return,
-            (now, ENABLED) if now & X2 != 0 => write_msr(APIC_BASE, rest),
-            (0, _) if wanted & X2 != 0 => write_msr(APIC_BASE, rest | ENABLED),
+            (now, ENABLED) if now & X2 != 0 => write_msr(msr::APIC_BASE, rest),
+            (0, _) if wanted & X2 != 0 => write_msr(msr::APIC_BASE, rest | ENABLED),
             _ => {}
         }
-        write_msr(APIC_BASE, rest | wanted);
+        write_msr(msr::APIC_BASE, rest | wanted);
     }
 }
 
@@ -115,7 +114,7 @@ pub(crate) fn read_id() -> u32 {
 pub(crate) fn read(register: usize) -> u32 {
     if is_x2apic() {
         // SAFETY: the mode has these registers, and they are readable.
-        return unsafe { read_msr(msr(register)) } as u32;
+        return unsafe { read_msr(number(register)) } as u32;
     }
     // SAFETY: `take_over` mapped a register block of 4 KiB.
     unsafe { ((MEMORY.load(Relaxed) + register) as *const u32).read_volatile() }
@@ -124,14 +123,14 @@ pub(crate) fn read(register: usize) -> u32 {
 pub(crate) fn write(register: usize, value: u32) {
     if is_x2apic() {
         // SAFETY: the mode has these registers, and the callers write what they take.
-        return unsafe { write_msr(msr(register), value.into()) };
+        return unsafe { write_msr(number(register), value.into()) };
     }
     // SAFETY: as in `read`.
     unsafe { ((MEMORY.load(Relaxed) + register) as *mut u32).write_volatile(value) };
 }
 
-const fn msr(register: usize) -> u32 {
-    X2_FIRST + (register >> 4) as u32
+const fn number(register: usize) -> u32 {
+    msr::X2APIC_FIRST + (register >> 4) as u32
 }
 
 /// Ids that commands can name: in memory eight bits, the last value of which means all CPUs.
@@ -146,7 +145,7 @@ pub(crate) fn command(cpu: u32, command: u32) {
             // What this CPU stored before is to be seen by the one that is interrupted.
             crate::ops::cpu::fence_before_msr();
             // SAFETY: the mode has this register, of 64 bits.
-            return unsafe { write_msr(msr(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
+            return unsafe { write_msr(number(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
         }
         write(register::COMMAND_TARGET, cpu << 24);
         write(register::COMMAND, command);
@@ -179,6 +178,6 @@ pub(crate) unsafe extern "sysv64" fn end() {
         "ret",
         memory = sym MEMORY,
         end = const register::END,
-        msr = const msr(register::END),
+        msr = const number(register::END),
     )
 }

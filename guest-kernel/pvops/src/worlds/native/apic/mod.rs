@@ -4,6 +4,7 @@
 pub(crate) mod io;
 pub mod local;
 
+use crate::ops::cpu::msr;
 use crate::per_cpu;
 use crate::percpu::PerCpu;
 use crate::scale::Scale;
@@ -18,7 +19,6 @@ const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 /// LVT timer entry: the timer ends when the TSC reaches a value, not when a count reaches 0.
 const TSC_DEADLINE: u32 = 0b10 << 17;
-const MSR_TSC_DEADLINE: u32 = 0x6e0;
 const DIVIDE_BY_1: u32 = 0b1011;
 /// Interrupts by line or message name their CPU in eight bits, the last of which values means all CPUs.
 const REACHABLE_IDS: u32 = 0xff;
@@ -140,7 +140,7 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
         // SAFETY: ring 0. A deadline of 0 is none; one that has passed interrupts at once.
         let end = if deadline == u64::MAX { 0 } else { unsafe { _rdtsc() }.wrapping_add(wait()).max(1) };
         // SAFETY: CPUID offers the mode, so the register is there.
-        unsafe { crate::worlds::native::write_msr(MSR_TSC_DEADLINE, end) };
+        unsafe { crate::worlds::native::write_msr(msr::TSC_DEADLINE, end) };
     } else {
         let count = if deadline == u64::MAX { 0 } else { wait().clamp(1, u32::MAX.into()) as u32 };
         local::write(register::INITIAL_COUNT, count);
