@@ -9,10 +9,11 @@
 use super::event;
 use super::handlers::HANDLERS;
 use super::hypercall::{self, COUNTS, Refused};
-use super::shared_info;
+use super::vcpu_info;
 use crate::types::Flags;
 use core::arch::{global_asm, naked_asm};
 use shared_abi::xen::{CODE_SELECTOR, CallbackRegister, TrapInfo, callback, hypercall as number, sched};
+use volatile::map_field;
 use x86_64::registers::rflags::RFlags;
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, DescriptorFlags};
@@ -287,7 +288,8 @@ preserving! {
     fn end_slow() => event::end_in_service;
 }
 
+/// Xen writes the field before it enters the page fault's handler.
 pub(super) unsafe extern "sysv64" fn read_cr2() -> u64 {
-    // SAFETY: the shared page is mapped; Xen writes the field before it enters the page fault's handler.
-    unsafe { (&raw const (*shared_info()).vcpus[0].cr2).read_volatile() }
+    let info = vcpu_info();
+    map_field!(info.cr2).read()
 }

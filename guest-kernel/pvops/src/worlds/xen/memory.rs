@@ -11,11 +11,13 @@ use crate::ops::mmu;
 use crate::per_cpu;
 use crate::percpu::PerCpu;
 use core::cell::UnsafeCell;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use shared_abi::xen::{
     DOMID_SELF, Exchange, MACHINE_TO_PHYSICAL, MmuExtended, MmuUpdate, Reservation, hypercall as number, memory,
     mmuext, uvmf,
 };
+use volatile::VolatilePtr;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PageTableFlags;
 
@@ -72,14 +74,15 @@ pub(super) fn init(places: &Places) {
 }
 
 /// The list's place for a frame.
-fn place(pfn: u64) -> Option<*mut u64> {
-    (pfn < LIST_LEN.load(Relaxed)).then(|| (LIST.load(Relaxed) as *mut u64).wrapping_add(pfn as usize))
+fn place(pfn: u64) -> Option<VolatilePtr<'static, u64>> {
+    let list = NonNull::new(LIST.load(Relaxed) as *mut u64).filter(|_| pfn < LIST_LEN.load(Relaxed))?;
+    // SAFETY: inside the list, which is mapped and the domain's.
+    Some(unsafe { VolatilePtr::new(list.add(pfn as usize)) })
 }
 
 /// Machine frame of a physical one.
 pub fn machine_frame(pfn: u64) -> Option<u64> {
-    // SAFETY: inside the list, which is mapped.
-    Some(unsafe { place(pfn)?.read_volatile() }).filter(|&mfn| mfn != NO_FRAME)
+    Some(place(pfn)?.read()).filter(|&mfn| mfn != NO_FRAME)
 }
 
 /// Physical frame of a machine one, by Xen's table; only for frames of RAM.
@@ -109,8 +112,7 @@ fn shared_machine_frame() -> u64 {
 
 fn set_machine_frame(pfn: u64, mfn: u64) {
     if let Some(place) = place(pfn) {
-        // SAFETY: inside the list, which the domain owns.
-        unsafe { place.write_volatile(mfn) };
+        place.write(mfn);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::percpu::PerCpu;
 use crate::scale::Scale;
 use crate::types::{Chips, IO_APICS_MAX, MapRegisters, SPURIOUS_VECTOR, TIMER_VECTOR};
 use core::arch::x86_64::_rdtsc;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use io::Io;
 use local::register;
@@ -46,9 +47,9 @@ pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters, chips: *const Chip
     local::write(register::DIVIDE, DIVIDE_BY_1);
     local::write(register::TIMER, timer_entry());
     for (io, chip) in IO.iter().zip(chips.io) {
-        let base = map(chip.address, BLOCK);
-        if base != 0 {
-            io.take_over(base, chip.first_line);
+        if let Some(base) = NonNull::new(map(chip.address, BLOCK) as *mut io::Block) {
+            // SAFETY: just mapped, for good; per `event::start`'s contract nothing else uses the chip.
+            unsafe { io.take_over(base, chip.first_line) };
         }
     }
     0
