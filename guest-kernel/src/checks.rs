@@ -8,6 +8,7 @@ use alloc::string::String;
 use pvops::patch::{self, Summary};
 use pvops::{site, table::op};
 use shared_abi::report::{Kind, Outcome};
+use x86_64::structures::paging::PageTableFlags;
 
 /// A check says what it saw instead of what it expected.
 type Check = fn(&Summary) -> Result<(), String>;
@@ -116,7 +117,7 @@ fn irq_flag_follows(_: &Summary) -> Result<(), String> {
 }
 
 fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), String> {
-    use pvops::mmu::{NO_EXECUTE, WRITE};
+    const WRITABLE: PageTableFlags = PageTableFlags::WRITABLE;
     let ranges = [
         (image::text_start(), image::text_end()),
         (image::rodata_start(), image::rodata_end()),
@@ -126,7 +127,7 @@ fn nothing_is_writable_and_executable(_: &Summary) -> Result<(), String> {
         let physical = crate::mm::direct(image::physical(start));
         for address in (start..end).chain(physical..physical + (end - start)).step_by(4096) {
             let Some((_, flags)) = crate::mm::paging::lookup(address) else { continue };
-            if flags & WRITE != 0 && flags & NO_EXECUTE == 0 {
+            if flags & (WRITABLE | PageTableFlags::NO_EXECUTE) == WRITABLE {
                 return Err(format!("{address:#x} has {flags:#x}"));
             }
         }

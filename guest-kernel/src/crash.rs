@@ -6,6 +6,7 @@ use crate::platform::power::{self, Ending};
 use crate::symbols::Symbols;
 use crate::trap::TrapFrame;
 use spin::Once;
+use x86_64::structures::idt::{ExceptionVector, PageFaultErrorCode};
 
 static SYMBOLS: Once<Symbols> = Once::new();
 
@@ -19,44 +20,48 @@ pub fn set_symbols(symbols: Symbols) {
     SYMBOLS.call_once(|| symbols);
 }
 
-const NAMES: [&str; 22] = [
-    "divide error",
-    "debug",
-    "non-maskable interrupt",
-    "breakpoint",
-    "overflow",
-    "bound range exceeded",
-    "invalid opcode",
-    "device not available",
-    "double fault",
-    "coprocessor segment overrun",
-    "invalid TSS",
-    "segment not present",
-    "stack-segment fault",
-    "general protection fault",
-    "page fault",
-    "reserved",
-    "x87 floating-point error",
-    "alignment check",
-    "machine check",
-    "SIMD floating-point error",
-    "virtualization exception",
-    "control protection exception",
-];
-
-const PAGE_FAULT: u8 = 14;
+/// The name of an exception, as the Intel SDM has it.
+fn name(vector: u8) -> &'static str {
+    use ExceptionVector as Vector;
+    let Ok(vector) = Vector::try_from(vector) else { return "reserved" };
+    match vector {
+        Vector::Division => "divide error",
+        Vector::Debug => "debug",
+        Vector::NonMaskableInterrupt => "non-maskable interrupt",
+        Vector::Breakpoint => "breakpoint",
+        Vector::Overflow => "overflow",
+        Vector::BoundRange => "bound range exceeded",
+        Vector::InvalidOpcode => "invalid opcode",
+        Vector::DeviceNotAvailable => "device not available",
+        Vector::Double => "double fault",
+        Vector::InvalidTss => "invalid TSS",
+        Vector::SegmentNotPresent => "segment not present",
+        Vector::Stack => "stack-segment fault",
+        Vector::GeneralProtection => "general protection fault",
+        Vector::Page => "page fault",
+        Vector::X87FloatingPoint => "x87 floating-point error",
+        Vector::AlignmentCheck => "alignment check",
+        Vector::MachineCheck => "machine check",
+        Vector::SimdFloatingPoint => "SIMD floating-point error",
+        Vector::Virtualization => "virtualization exception",
+        Vector::ControlProtection => "control protection exception",
+        _ => "exception",
+    }
+}
 
 /// Reports an exception and ends the machine.
 pub fn exception(vector: u8, frame: &mut TrapFrame) {
-    let name = NAMES.get(usize::from(vector)).copied().unwrap_or("exception");
-    emergency(format_args!("\nexception {vector} ({name}), error code {:#x}\n", frame.error));
-    if vector == PAGE_FAULT {
-        let way = match frame.error & 0x12 {
-            0x10 => "execute",
-            0x02 => "write",
-            _ => "read",
+    emergency(format_args!("\nexception {vector} ({}), error code {:#x}\n", name(vector), frame.error));
+    if vector == ExceptionVector::Page as u8 {
+        let code = PageFaultErrorCode::from_bits_retain(frame.error);
+        let way = if code.contains(PageFaultErrorCode::INSTRUCTION_FETCH) {
+            "execute"
+        } else if code.contains(PageFaultErrorCode::CAUSED_BY_WRITE) {
+            "write"
+        } else {
+            "read"
         };
-        let why = if frame.error & 1 == 0 { "not mapped" } else { "not allowed" };
+        let why = if code.contains(PageFaultErrorCode::PROTECTION_VIOLATION) { "not allowed" } else { "not mapped" };
         emergency(format_args!("{way} of {:#018x}: {why}\n", pvops::cpu::read_cr2()));
     }
     let f = &*frame;

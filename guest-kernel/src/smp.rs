@@ -14,10 +14,10 @@ use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use pvops::cpu::Protections;
 use pvops::smp::{self, Start};
 use pvops::{irq, mmu, time};
 use spin::Once;
+use x86_64::registers::control::Cr4Flags;
 
 /// CPUs beside the first that are started at most.
 const OTHERS_MAX: usize = pvops::percpu::CPUS - 1;
@@ -111,19 +111,19 @@ pub fn offers_x2apic() -> bool {
 /// What was turned on or found on, for the boot log.
 pub struct Modes {
     /// In CR4.
-    pub protections: Protections,
+    pub protections: Cr4Flags,
 }
 
 impl fmt::Display for Modes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(Protections, &str); 5] = [
-            (Protections::SMEP, "SMEP"),
-            (Protections::SMAP, "SMAP"),
-            (Protections::UMIP, "UMIP"),
-            (Protections::MACHINE_CHECK, "machine checks"),
-            (Protections::PCID, "PCID"),
+        const NAMES: [(Cr4Flags, &str); 5] = [
+            (Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, "SMEP"),
+            (Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, "SMAP"),
+            (Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, "UMIP"),
+            (Cr4Flags::MACHINE_CHECK_EXCEPTION, "machine checks"),
+            (Cr4Flags::PCID, "PCID"),
         ];
-        let on = |(protection, _): &(Protections, _)| self.protections.contains(*protection);
+        let on = |(protection, _): &(Cr4Flags, _)| self.protections.contains(*protection);
         for (index, (_, name)) in NAMES.iter().filter(|name| on(name)).enumerate() {
             write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
         }
@@ -158,8 +158,7 @@ fn counted() -> u32 {
 
 fn start(id: u32, slot: usize) -> Result<&'static Cpu, String> {
     let Some(stack) = FRAMES.lock().allocate(STACK_ORDER) else { return Err("there is no memory for a stack".into()) };
-    // SAFETY: the tables of this CPU are loaded, and nobody changes them any more.
-    let tables = Box::leak(Box::new(unsafe { Tables::new() }));
+    let tables = Box::leak(Box::new(Tables::new()));
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
         id,
         slot,

@@ -10,11 +10,13 @@ use guest_kernel::console;
 use guest_kernel::mm::{dma::DMA, physical_of_direct};
 use guest_kernel::platform::power::{self, Ending};
 use guest_kernel::start::Machine;
-use pvops::mmu::{self, ACCESSED, NO_EXECUTE, PRESENT};
 use pvops::table::op;
-use pvops::{Op, cpu, irq, patch, site, smp, time};
+use pvops::{Op, cpu, irq, mmu, patch, site, smp, time};
 use shared_abi::bench::{OPS, PTE, UPDATES, WORD};
 use shared_abi::report::{Kind, Outcome};
+use x86_64::structures::paging::PageTableFlags;
+use x86_64::structures::paging::page_table::PageTableLevel;
+use x86_64::{PhysAddr, VirtAddr};
 
 /// Repetitions of which the median is taken, each of so many operations.
 const ROUNDS: usize = 21;
@@ -60,6 +62,8 @@ fn measured(mut what: impl FnMut()) -> Cost {
     Cost { hypercalls, ticks: ticks[ROUNDS / 2] }
 }
 
+const FLAGS: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED).union(PageTableFlags::NO_EXECUTE);
+
 /// A page table of the lowest level that nothing points to, and a page for its entries to map.
 struct Table {
     page: DmaBuffer,
@@ -72,7 +76,7 @@ impl Table {
         table.fill(0);
         let this = Self { page: DmaBuffer::allocate(&DMA, 4096)?, table };
         // SAFETY: the frame is ours and empty.
-        unsafe { mmu::adopt_table(this.frame(), 1) };
+        unsafe { mmu::adopt_table(this.frame(), PageTableLevel::One) };
         Some(this)
     }
 
@@ -80,10 +84,14 @@ impl Table {
         physical_of_direct(self.table.as_ptr().addr().get()) / 4096
     }
 
+    /// Address of the page.
+    fn physical(&self) -> PhysAddr {
+        PhysAddr::new(physical_of_direct(self.page.as_ptr().addr().get()))
+    }
+
     /// Writes all entries; `more` makes them differ from those before.
-    fn fill(&self, more: u64) {
-        let physical = physical_of_direct(self.page.as_ptr().addr().get());
-        let entry = mmu::encode(physical | PRESENT | ACCESSED | NO_EXECUTE | more);
+    fn fill(&self, more: PageTableFlags) {
+        let entry = mmu::encode(self.physical(), FLAGS | more);
         for index in 0..UPDATES as usize {
             // SAFETY: nothing points to the table.
             unsafe { mmu::set_pte(self.table.as_ptr().as_ptr().cast::<u64>().wrapping_add(index), entry) };
@@ -94,7 +102,7 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: no table points to it.
-        unsafe { mmu::release_table(self.frame(), 1) };
+        unsafe { mmu::release_table(self.frame(), PageTableLevel::One) };
     }
 }
 
@@ -103,10 +111,10 @@ fn pte() {
         log::error!("no memory for a page table");
         return;
     };
-    let single = measured(|| table.fill(0));
+    let single = measured(|| table.fill(PageTableFlags::empty()));
     let batch = measured(|| {
         let batch = mmu::batch();
-        table.fill(mmu::DIRTY);
+        table.fill(PageTableFlags::DIRTY);
         drop(batch);
     });
     for (name, cost) in [("single", single), ("batch", batch)] {
@@ -127,9 +135,10 @@ fn operations(only: &str) {
         log::error!("no memory for a page table");
         return;
     };
-    let entry = mmu::encode(PRESENT | ACCESSED | NO_EXECUTE | physical_of_direct(table.page.as_ptr().addr().get()));
+    let physical = table.physical();
+    let entry = mmu::encode(physical, FLAGS);
     let slot = table.table.as_ptr().as_ptr().cast::<u64>();
-    let address = table.page.as_ptr().addr().get();
+    let address = VirtAddr::from_ptr(table.page.as_ptr().as_ptr());
     let root = mmu::read_cr3();
     irq::disable();
     let flags = irq::save();
@@ -143,7 +152,7 @@ fn operations(only: &str) {
         (op::cpu::read_cr2, &mut || _ = cpu::read_cr2()),
         // SAFETY: nothing points to the table.
         (op::mmu::set_pte, &mut || unsafe { mmu::set_pte(slot, entry) }),
-        (op::mmu::encode, &mut || _ = mmu::encode(address as u64 & 0xfff_f000 | PRESENT)),
+        (op::mmu::encode, &mut || _ = mmu::encode(physical, PageTableFlags::PRESENT)),
         (op::mmu::decode, &mut || _ = mmu::decode(entry)),
         (op::mmu::read_cr3, &mut || _ = mmu::read_cr3()),
         // SAFETY: the table that is live.

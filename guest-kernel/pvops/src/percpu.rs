@@ -21,7 +21,11 @@
 use crate::ops::cpu::{self, Segment};
 use core::arch::naked_asm;
 use core::mem::offset_of;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use volatile::access::ReadOnly;
+use volatile::{VolatilePtr, map_field};
+use x86_64::VirtAddr;
 
 /// CPUs with a block.
 pub const CPUS: usize = 8;
@@ -95,7 +99,7 @@ pub(crate) fn enter(slot: usize, id: u32) {
         block
     };
     // SAFETY: the GS base is ours, as this module's documentation says.
-    unsafe { cpu::set_segment_base(Segment::KernelGs, block.addr() as u64) };
+    unsafe { cpu::set_segment_base(Segment::KernelGs, VirtAddr::from_ptr(block)) };
     ENTERED.store(true, Relaxed);
 }
 
@@ -128,15 +132,22 @@ pub fn slot() -> usize {
     slot
 }
 
-/// The first CPU's word.
-pub(crate) fn eoi_word() -> *const u32 {
-    (&raw const BLOCKS).cast::<Block>().cast()
+/// The first CPU's block. Its host and its interrupt handlers write it.
+fn first() -> VolatilePtr<'static, Block, ReadOnly> {
+    // SAFETY: a static, of which nobody makes references.
+    unsafe { VolatilePtr::new_read_only(NonNull::new_unchecked((&raw mut BLOCKS).cast::<Block>())) }
 }
 
-/// The first CPU's count.
+/// The first CPU's word.
+pub(crate) fn eoi_word() -> VolatilePtr<'static, u32, ReadOnly> {
+    let block = first();
+    map_field!(block.eoi)
+}
+
+/// The first CPU's count. Interrupt handlers of the same CPU write it with one instruction.
 pub(crate) fn ends_saved() -> u64 {
-    // SAFETY: interrupt handlers of the same CPU write it with one instruction, hence volatile.
-    unsafe { (&raw const (*(&raw const BLOCKS).cast::<Block>()).ends_saved).read_volatile() }
+    let block = first();
+    map_field!(block.ends_saved).read()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use crate::template::Template;
 use crate::types::{Chips, Flags, MapRegisters, Start};
 use core::mem::{offset_of, size_of};
+use x86_64::structures::DescriptorTablePointer;
 
 macro_rules! groups {
     ($($(#[$gdoc:meta])* $group:ident: $Group:ident {
@@ -64,23 +65,23 @@ groups! {
     /// Registers and descriptor tables of this CPU.
     cpu: CpuOps {
         /// CR0.
-        read_cr0: fn() -> usize;
+        read_cr0: fn() -> u64;
         /// CR0.
-        write_cr0: fn(value: usize);
+        write_cr0: fn(value: u64);
         /// CR2: the address of the last page fault.
-        read_cr2: fn() -> usize;
+        read_cr2: fn() -> u64;
         /// CR4.
-        read_cr4: fn() -> usize;
+        read_cr4: fn() -> u64;
         /// CR4.
-        write_cr4: fn(value: usize);
+        write_cr4: fn(value: u64);
         /// Reads a model-specific register.
         read_msr: fn(msr: u32) -> u64;
         /// Writes a model-specific register.
         write_msr: fn(msr: u32, value: u64);
-        /// Loads the GDT from a 10-byte pseudo-descriptor.
-        load_gdt: fn(descriptor: *const u8);
-        /// Loads the IDT from a 10-byte pseudo-descriptor.
-        load_idt: fn(descriptor: *const u8);
+        /// Loads the GDT.
+        load_gdt: fn(descriptor: *const DescriptorTablePointer);
+        /// Loads the IDT.
+        load_idt: fn(descriptor: *const DescriptorTablePointer);
         /// Loads the task register.
         load_tr: fn(selector: u16);
         /// Sets a segment base: 0 FS, 1 user GS, 2 kernel GS.

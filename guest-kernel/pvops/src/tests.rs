@@ -8,6 +8,7 @@ use crate::template::{Template, template};
 use crate::worlds::{kvm, native};
 use crate::{install, mmu};
 use core::arch::naked_asm;
+use x86_64::PhysAddr;
 
 macro_rules! answers {
     ($($name:ident: $value:literal;)*) => {
@@ -21,11 +22,11 @@ macro_rules! answers {
 }
 
 answers! {
-    answer_by_call: 41;
+    answer_by_call: 0x41000;
     answer_by_direct_call: 43;
 }
 
-template!(ANSWER_INLINE, "mov eax, 42");
+template!(ANSWER_INLINE, "mov eax, 0x42000");
 template!(TOO_LONG, "mov eax, 42", "mov eax, 42");
 template!(NOTHING,);
 
@@ -98,7 +99,7 @@ fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
     let world = world();
     // SAFETY: in this process no other test calls an operation.
     unsafe { install(&world) };
-    assert_eq!(mmu::read_cr3(), 41, "through the table");
+    assert_eq!(mmu::read_cr3(), PhysAddr::new(0x41000), "through the table");
 
     // SAFETY: as above.
     let summary = unsafe { apply_all(site::all(), &world, None) }.unwrap();
@@ -117,7 +118,7 @@ fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
     for kind in [Kind::Inline, Kind::Direct, Kind::Nop] {
         assert!(summary.count(Some(kind)) > 0, "no site became {}", kind.name());
     }
-    assert_eq!(mmu::read_cr3(), 42, "inline");
+    assert_eq!(mmu::read_cr3(), PhysAddr::new(0x42000), "inline");
     assert_eq!(crate::time::now(), 43, "by a direct call");
     drop(mmu::batch()); // a nop where the table has a trap
 
@@ -281,13 +282,22 @@ fn a_virtual_interrupt_is_not_shown_as_a_line() {
 
 #[test]
 fn protections_are_those_that_cpuid_offers() {
-    use crate::cpu::Protections;
-    let none = Protections::empty();
-    assert_eq!(Protections::from_cpuid(0, 0, 0, 0), none);
-    assert_eq!(Protections::from_cpuid(!0, !0, !0, !0), Protections::all());
-    assert_eq!(Protections::from_cpuid(0, 1 << 7, 1 << 7, 0), Protections::MACHINE_CHECK | Protections::SMEP);
-    assert_eq!(
-        Protections::from_cpuid(1 << 17, 0, 1 << 20, 1 << 2),
-        Protections::all() - Protections::MACHINE_CHECK - Protections::SMEP
-    );
+    use crate::cpu::{PROTECTIONS, protections_of};
+    use x86_64::registers::control::Cr4Flags;
+    let (machine_checks, smep) = (Cr4Flags::MACHINE_CHECK_EXCEPTION, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION);
+    assert_eq!(protections_of(0, 0, 0, 0), Cr4Flags::empty());
+    assert_eq!(protections_of(!0, !0, !0, !0), PROTECTIONS);
+    assert_eq!(protections_of(0, 1 << 7, 1 << 7, 0), machine_checks | smep);
+    assert_eq!(protections_of(1 << 17, 0, 1 << 20, 1 << 2), PROTECTIONS - machine_checks - smep);
+}
+
+#[test]
+fn an_entry_is_its_address_and_its_flags() {
+    use x86_64::structures::paging::PageTableFlags;
+    let flags = PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE;
+    assert_eq!(mmu::entry(PhysAddr::new(0x1234_5000), flags), 0x8000_0000_1234_5001);
+    for entry in [0, 0x8000_0000_1234_5001, u64::MAX] {
+        let (address, flags) = mmu::parts(entry);
+        assert_eq!(mmu::entry(address, flags), entry, "no bit is lost");
+    }
 }

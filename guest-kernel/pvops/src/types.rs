@@ -1,5 +1,7 @@
 //! Types that the table, its wrappers and the worlds share.
 
+use x86_64::PhysAddr;
+
 /// A mask or pending state of interrupts as `save` returns it; only meaningful to `restore`.
 pub type Flags = usize;
 
@@ -14,7 +16,7 @@ pub struct Start {
     /// Top of its stack, a multiple of 16.
     pub stack: usize,
     /// The top-level page table, as [`read_cr3`](crate::mmu::read_cr3) names it.
-    pub tables: u64,
+    pub tables: PhysAddr,
 }
 
 /// How a line signals.

@@ -20,21 +20,33 @@ mod unfit;
 mod xen;
 
 use crate::mm::DIRECT_MAP;
-use crate::trap::segments::{CODE_SELECTOR, DATA_SELECTOR};
+use crate::trap::segments::{BOOT_GDT_LIMIT, CODE_SELECTOR, DATA_SELECTOR};
 use core::arch::{global_asm, naked_asm};
+use pvops::cpu::msr;
 use pvops::detect::Surroundings;
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
 use shared_abi::pvh::{NOTE_PHYS32_ENTRY, START_MAGIC};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::model_specific::EferFlags;
+use x86_64::structures::paging::PageTableFlags;
 
 /// Bytes of the boot stack, which stays the kernel's stack.
 pub const STACK_SIZE: usize = 64 * 1024;
 
-/// Page-table entries for large pages: accessed and dirty are set so that the CPU need not write them.
-const READ_EXECUTE: u64 = 0x0e1;
-const READ_ONLY: u64 = 0x0e1 | 1 << 63;
-const READ_WRITE: u64 = 0x0e3 | 1 << 63;
-/// Entries that point to tables.
-const TABLE: u64 = 0x63;
+/// Flags of large pages: accessed and dirty are set so that the CPU need not write them.
+const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT
+    .union(PageTableFlags::ACCESSED)
+    .union(PageTableFlags::DIRTY)
+    .union(PageTableFlags::HUGE_PAGE);
+const READ_ONLY: PageTableFlags = READ_EXECUTE.union(PageTableFlags::NO_EXECUTE);
+const READ_WRITE: PageTableFlags = READ_ONLY.union(PageTableFlags::WRITABLE);
+/// Flags of entries that point to tables.
+const TABLE: PageTableFlags = READ_EXECUTE.union(PageTableFlags::WRITABLE).difference(PageTableFlags::HUGE_PAGE);
+
+/// What the way into 64-bit mode turns on.
+const CR4: Cr4Flags = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.union(Cr4Flags::PAGE_GLOBAL);
+const EFER: EferFlags = EferFlags::LONG_MODE_ENABLE.union(EferFlags::NO_EXECUTE_ENABLE);
+const CR0: Cr0Flags = Cr0Flags::PAGING.union(Cr0Flags::WRITE_PROTECT).union(Cr0Flags::PROTECTED_MODE_ENABLE);
 
 /// An aligned page.
 #[repr(C, align(4096))]
@@ -89,10 +101,10 @@ global_asm!(
     ".quad boot_pdpt_kernel - {base} + {table}",
     ".balign 4096",
     ".popsection",
-    rw = const READ_WRITE,
-    rx = const READ_EXECUTE,
-    ro = const READ_ONLY,
-    table = const TABLE,
+    rw = const READ_WRITE.bits(),
+    rx = const READ_EXECUTE.bits(),
+    ro = const READ_ONLY.bits(),
+    table = const TABLE.bits(),
     base = const KERNEL_VIRTUAL_BASE,
 );
 const _: () = assert!((DIRECT_MAP >> 39) & 511 == 273 && (KERNEL_VIRTUAL_BASE >> 39) & 511 == 511);
@@ -147,17 +159,17 @@ global_asm!(
     ".code32",
     ".globl long_mode",
     "long_mode:",
-    // CR4: PAE, PGE. EFER: LME, NXE. CR0: PG, WP, PE and what was there.
-    "mov eax, 0xa0",
+    // EFER and CR0 keep what was there.
+    "mov eax, {cr4}",
     "mov cr4, eax",
     "mov eax, offset boot_pml4 - {base}",
     "mov cr3, eax",
-    "mov ecx, 0xc0000080",
+    "mov ecx, {efer_number}",
     "rdmsr",
-    "or eax, 0x900",
+    "or eax, {efer}",
     "wrmsr",
     "mov eax, cr0",
-    "or eax, 0x80010001",
+    "or eax, {cr0}",
     "mov cr0, eax",
     "lgdt [boot_gdt_pointer - {base}]",
     ".byte 0xea",
@@ -178,11 +190,16 @@ global_asm!(
     "jmp rax",
     ".balign 8",
     "boot_gdt_pointer:",
-    ".short 39",
+    ".short {limit}",
     ".long BOOT_GDT - {base}",
     ".popsection",
-    code = const CODE_SELECTOR,
-    data = const DATA_SELECTOR,
+    cr4 = const CR4.bits(),
+    efer_number = const msr::EFER,
+    efer = const EFER.bits(),
+    cr0 = const CR0.bits(),
+    limit = const BOOT_GDT_LIMIT,
+    code = const CODE_SELECTOR.0,
+    data = const DATA_SELECTOR.0,
     base = const KERNEL_VIRTUAL_BASE,
 );
 

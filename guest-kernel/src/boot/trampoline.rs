@@ -9,6 +9,9 @@ use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use pvops::smp::Start;
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
+use x86_64::registers::control::Cr0Flags;
+use x86_64::structures::gdt::{DescriptorFlags, SegmentSelector};
+use x86_64::{PhysAddr, PrivilegeLevel};
 
 /// Bytes of the trampoline: a page, as the command tells its number.
 pub const SIZE: u64 = 4096;
@@ -16,7 +19,7 @@ pub const SIZE: u64 = 4096;
 const LOW_END: u64 = 0x9_f000;
 
 /// What the next CPU is to do.
-static mut NEXT: Start = Start { entry: nowhere, argument: 0, stack: 0, tables: 0 };
+static mut NEXT: Start = Start { entry: nowhere, argument: 0, stack: 0, tables: PhysAddr::zero() };
 
 extern "sysv64" fn nowhere(_: usize) -> ! {
     pvops::cpu::park()
@@ -25,6 +28,12 @@ extern "sysv64" fn nowhere(_: usize) -> ! {
 /// Places in the page: the table pointer, whose base is filled in where the code is copied to, and the table.
 const POINTER: usize = 8;
 const GDT: usize = 16;
+/// Selectors in that table, whose code segment is one of 32 bits.
+const CODE: SegmentSelector = SegmentSelector::new(1, PrivilegeLevel::Ring0);
+const DATA: SegmentSelector = SegmentSelector::new(2, PrivilegeLevel::Ring0);
+
+/// What CR0 says of the caches, which a CPU starts without.
+const NO_CACHES: Cr0Flags = Cr0Flags::CACHE_DISABLE.union(Cr0Flags::NOT_WRITE_THROUGH);
 
 #[cfg(target_os = "none")]
 global_asm!(
@@ -38,7 +47,7 @@ global_asm!(
     ".short 23",
     ".long 0",
     ".balign 8",
-    ".quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff",
+    ".quad 0, {code_segment}, {data_segment}",
     "2: cli",
     "cld",
     "mov ax, cs",
@@ -46,17 +55,22 @@ global_asm!(
     "lgdt [{pointer}]",
     // CR0: the caches on, protected mode.
     "mov eax, cr0",
-    "and eax, 0x9fffffff",
-    "or eax, 1",
+    "and eax, {caches}",
+    "or eax, {protected_mode}",
     "mov cr0, eax",
     ".byte 0x66, 0xea",
     ".long cpu_start - {base}",
-    ".short 8",
+    ".short {code}",
     ".globl cpu_trampoline_end",
     "cpu_trampoline_end:",
     ".code64",
     ".popsection",
     pointer = const POINTER,
+    code_segment = const DescriptorFlags::KERNEL_CODE32.bits(),
+    data_segment = const DescriptorFlags::KERNEL_DATA.bits(),
+    caches = const !NO_CACHES.bits() as u32,
+    protected_mode = const Cr0Flags::PROTECTED_MODE_ENABLE.bits(),
+    code = const CODE.0,
     base = const KERNEL_VIRTUAL_BASE,
 );
 
@@ -66,7 +80,7 @@ global_asm!(
     ".code32",
     ".globl cpu_start",
     "cpu_start:",
-    "mov eax, 16",
+    "mov eax, {data}",
     "mov ds, eax",
     "mov es, eax",
     "mov ss, eax",
@@ -74,6 +88,7 @@ global_asm!(
     "jmp long_mode",
     ".code64",
     ".popsection",
+    data = const DATA.0,
     base = const KERNEL_VIRTUAL_BASE,
     high = sym high_half,
 );

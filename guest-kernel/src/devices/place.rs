@@ -117,7 +117,7 @@ impl Places {
                 continue;
             }
             seen.push(slot.address);
-            let Some(window) = Window::map(slot.address, slot.size) else {
+            let Some(window) = Window::map_words(slot.address, slot.size) else {
                 log::warn!("virtio-mmio at {:#x}: no such range", slot.address);
                 continue;
             };

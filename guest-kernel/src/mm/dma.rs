@@ -6,6 +6,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use frontends::memory::{DmaPages, RawPages};
 use pvops::mmu;
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PageTableFlags;
 
 /// The allocator for all drivers.
 pub static DMA: Dma = Dma;
@@ -82,7 +84,7 @@ unsafe impl virtio_drivers::Hal for ReferenceHal {
             // Heap and frames.
             _ if address >= direct(0) && address < DEVICE_LIMIT => physical_of_direct(address),
             // The stack and statics.
-            Some((physical, _)) => physical,
+            Some((physical, _)) => physical.as_u64(),
             None => return 0,
         };
         device_address(physical, buffer.len()).expect("a buffer of a device is not contiguous for it")
@@ -94,7 +96,7 @@ unsafe impl virtio_drivers::Hal for ReferenceHal {
 /// The address that devices use for a buffer; `None` if its pages do not follow each other there.
 fn device_address(physical: u64, len: usize) -> Option<u64> {
     const PAGE: u64 = PAGE_SIZE as u64;
-    let machine = |page: u64| mmu::encode(page | mmu::PRESENT) & !(PAGE - 1);
+    let machine = |page: u64| mmu::encode(PhysAddr::new(page), PageTableFlags::PRESENT) & !(PAGE - 1);
     let (first, last) = (physical / PAGE * PAGE, (physical + (len as u64).max(1) - 1) / PAGE * PAGE);
     let follows = (first..=last).step_by(PAGE_SIZE).all(|page| machine(page) - machine(first) == page - first);
     follows.then_some(machine(first) + physical % PAGE)

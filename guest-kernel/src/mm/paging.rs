@@ -7,15 +7,17 @@
 use super::frames::FRAMES;
 use super::{PAGE_SIZE, Range, direct, image};
 use crate::sync::Lock;
-use pvops::mmu::{self, ACCESSED, DIRTY, GLOBAL, LARGE, NO_EXECUTE, PRESENT, UNCACHED, WRITE};
+use pvops::mmu;
+use x86_64::structures::paging::page_table::PageTableLevel::{self, Four, One, Two};
+use x86_64::structures::paging::{PageSize, PageTableFlags, Size2MiB};
+use x86_64::{PhysAddr, VirtAddr};
 
-const LARGE_PAGE: u64 = 2 << 20;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const LARGE_PAGE: u64 = Size2MiB::SIZE;
 /// Where device registers are mapped, one behind the other.
 const DEVICE_MAP: usize = 0xffff_c900_0000_0000;
 
 /// The kernel's address space.
-static SPACE: Lock<Space> = Lock::new(Space { root: 0, next_device: DEVICE_MAP, large_pages: false });
+static SPACE: Lock<Space> = Lock::new(Space { root: PhysAddr::zero(), next_device: DEVICE_MAP, large_pages: false });
 
 /// Access rights of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +33,25 @@ pub enum Access {
 }
 
 impl Access {
-    const fn flags(self) -> u64 {
-        let common = PRESENT | ACCESSED | GLOBAL;
+    const fn flags(self) -> PageTableFlags {
+        const CODE: PageTableFlags = TABLE.union(PageTableFlags::GLOBAL);
+        const CONSTANTS: PageTableFlags = CODE.union(PageTableFlags::NO_EXECUTE);
+        const DATA: PageTableFlags = CONSTANTS.union(PageTableFlags::WRITABLE).union(PageTableFlags::DIRTY);
         match self {
-            Self::ReadExecute => common,
-            Self::ReadOnly => common | NO_EXECUTE,
-            Self::ReadWrite => common | WRITE | DIRTY | NO_EXECUTE,
-            Self::Device => common | WRITE | DIRTY | NO_EXECUTE | UNCACHED,
+            Self::ReadExecute => CODE,
+            Self::ReadOnly => CONSTANTS,
+            Self::ReadWrite => DATA,
+            Self::Device => DATA.union(PageTableFlags::NO_CACHE),
         }
     }
 }
 
+/// Flags of an entry that points to a table, but for the right to write, which is about what lies below.
+const TABLE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED);
+
 struct Space {
-    /// Physical address of the top-level table.
-    root: u64,
+    /// The top-level table.
+    root: PhysAddr,
     next_device: usize,
     large_pages: bool,
 }
@@ -65,7 +72,7 @@ struct Mapping {
 pub unsafe fn init(ram: &[Range], stack_guard: usize) {
     let mut space = SPACE.lock();
     space.large_pages = mmu::has_large_pages();
-    space.root = new_table(4);
+    space.root = new_table(Four);
     let direct_map = ram.iter().map(|range| {
         let physical = range.start / PAGE_SIZE as u64 * PAGE_SIZE as u64;
         let len = range.end.next_multiple_of(PAGE_SIZE as u64) - physical;
@@ -115,7 +122,7 @@ pub fn protect_image() {
 pub unsafe fn reclaim_tables(range: Range) {
     for frame in range.start / PAGE_SIZE as u64..range.end / PAGE_SIZE as u64 {
         // SAFETY: per the contract; no live table points to them.
-        unsafe { mmu::release_table(frame, 1) };
+        unsafe { mmu::release_table(frame, One) };
     }
     // SAFETY: they are ordinary memory now, and mapped.
     unsafe { FRAMES.lock().add(range) };
@@ -125,7 +132,7 @@ pub unsafe fn reclaim_tables(range: Range) {
 pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     let start = physical / PAGE_SIZE as u64 * PAGE_SIZE as u64;
     let end = physical.checked_add(len)?.checked_next_multiple_of(PAGE_SIZE as u64)?;
-    if len == 0 || end & !ADDRESS != 0 {
+    if len == 0 || PhysAddr::try_new(end).is_err() {
         return None;
     }
     if cfg!(test) {
@@ -161,43 +168,45 @@ pub unsafe fn unmap_frames(frames: &[u64]) {
 pub unsafe fn map_frames(frames: &[u64]) {
     let flags = Access::ReadWrite.flags();
     // SAFETY: per the contract.
-    unsafe { set_frames(frames, |frame| mmu::encode((frame * PAGE_SIZE as u64) | flags)) };
+    unsafe { set_frames(frames, |frame| mmu::encode(PhysAddr::new(frame * PAGE_SIZE as u64), flags)) };
 }
 
 unsafe fn set_frames(frames: &[u64], entry: impl Fn(u64) -> u64) {
     let mut space = SPACE.lock();
     let _batch = mmu::batch();
     for &frame in frames {
-        let slot = space.slot(direct(frame * PAGE_SIZE as u64), 1);
+        let slot = space.slot(direct(frame * PAGE_SIZE as u64), One);
         // SAFETY: per the callers' contracts; the tables of the direct map are there.
         unsafe { mmu::set_pte(slot, entry(frame)) };
     }
 }
 
-/// Rights and physical address of a mapped address, as the tables have it; for checks and the shell.
-pub fn lookup(address: usize) -> Option<(u64, u64)> {
+/// Physical address and rights of a mapped address, as the tables have them; for checks and the shell.
+pub fn lookup(address: usize) -> Option<(PhysAddr, PageTableFlags)> {
     let space = SPACE.lock();
-    let mut table = space.root;
-    for level in (1..=4).rev() {
+    let (mut table, mut level) = (space.root, Four);
+    loop {
         let slot = entry_address(table, address, level);
         // SAFETY: the tables are ours and mapped.
-        let entry = mmu::decode(unsafe { slot.read_volatile() });
-        if entry & PRESENT == 0 {
+        let (physical, flags) = mmu::decode(unsafe { slot.read_volatile() });
+        if !flags.contains(PageTableFlags::PRESENT) {
             return None;
         }
-        if level == 1 || entry & LARGE != 0 {
-            let within = address as u64 & ((1 << (12 + 9 * (level - 1))) - 1);
-            return Some(((entry & ADDRESS) + within, entry & !ADDRESS));
-        }
-        table = entry & ADDRESS;
+        level = match level.next_lower_level() {
+            Some(lower) if !flags.contains(PageTableFlags::HUGE_PAGE) => lower,
+            _ => {
+                let within = address as u64 % level.entry_address_space_alignment();
+                return Some((physical + within, flags));
+            }
+        };
+        table = physical;
     }
-    None
 }
 
 impl Space {
     /// Cuts a mapping into large pages, where they fit and the image's rights need no small ones, and runs of small pages
     /// in one table.
-    fn pieces(&self, mapping: Mapping) -> impl Iterator<Item = (Mapping, u32)> + use<> {
+    fn pieces(&self, mapping: Mapping) -> impl Iterator<Item = (Mapping, PageTableLevel)> + use<> {
         let large_pages = self.large_pages;
         let mut done = 0;
         core::iter::from_fn(move || {
@@ -207,7 +216,7 @@ impl Space {
             let large = aligned && left >= LARGE_PAGE && !holds_image(physical);
             let len = left.min(LARGE_PAGE - address as u64 % LARGE_PAGE);
             done += len;
-            (len > 0).then_some((Mapping { address, physical, len, ..mapping }, if large { 2 } else { 1 }))
+            (len > 0).then_some((Mapping { address, physical, len, ..mapping }, if large { Two } else { One }))
         })
     }
 
@@ -225,35 +234,40 @@ impl Space {
         let _batch = mmu::batch();
         for (piece, level) in self.pieces(mapping) {
             let slot = self.slot(piece.address, level);
-            if level == 2 {
+            if level == Two {
                 // SAFETY: the tables are ours, and the caller wants this mapping.
-                unsafe { mmu::set_pte(slot, mmu::encode(piece.physical | flags | LARGE)) };
+                unsafe {
+                    mmu::set_pte(slot, mmu::encode(PhysAddr::new(piece.physical), flags | PageTableFlags::HUGE_PAGE))
+                };
                 continue;
             }
             for page in 0..piece.len / PAGE_SIZE as u64 {
-                let physical = piece.physical + page * PAGE_SIZE as u64;
+                let physical = PhysAddr::new(piece.physical + page * PAGE_SIZE as u64);
                 // SAFETY: as above; a piece does not leave its table.
-                unsafe { mmu::set_pte(slot.wrapping_add(page as usize), mmu::encode(physical | flags)) };
+                unsafe { mmu::set_pte(slot.wrapping_add(page as usize), mmu::encode(physical, flags)) };
             }
         }
     }
 
     /// The entry for an address at a level; makes the tables above it.
-    fn slot(&mut self, address: usize, level: u32) -> *mut u64 {
-        let mut table = self.root;
-        for upper in (level + 1..=4).rev() {
-            let slot = entry_address(table, address, upper);
+    fn slot(&mut self, address: usize, level: PageTableLevel) -> *mut u64 {
+        let (mut table, mut at) = (self.root, Four);
+        while at != level
+            && let Some(lower) = at.next_lower_level()
+        {
+            let slot = entry_address(table, address, at);
             // SAFETY: the tables are ours and mapped.
-            let entry = mmu::decode(unsafe { slot.read_volatile() });
-            table = if entry & PRESENT == 0 {
-                let new = new_table(upper - 1);
-                // SAFETY: the new table is empty, so nothing becomes reachable yet.
-                // A world may take WRITE from a mapping of a table; here it is about what lies below.
-                unsafe { mmu::set_pte(slot, mmu::encode(new | PRESENT | ACCESSED) | WRITE) };
-                new
+            let (physical, flags) = mmu::decode(unsafe { slot.read_volatile() });
+            table = if flags.contains(PageTableFlags::PRESENT) {
+                physical
             } else {
-                entry & ADDRESS
+                let new = new_table(lower);
+                // SAFETY: the new table is empty, so nothing becomes reachable yet.
+                // A world may take WRITABLE from a mapping of a table; here it is about what lies below.
+                unsafe { mmu::set_pte(slot, mmu::encode(new, TABLE) | PageTableFlags::WRITABLE.bits()) };
+                new
             };
+            at = lower;
         }
         entry_address(table, address, level)
     }
@@ -264,18 +278,18 @@ fn holds_image(physical: u64) -> bool {
     image::parts().iter().any(|&(start, end)| physical < end && start < physical + LARGE_PAGE)
 }
 
-fn entry_address(table: u64, address: usize, level: u32) -> *mut u64 {
-    let index = address >> (12 + 9 * (level - 1)) & 511;
-    (direct(table) as *mut u64).wrapping_add(index)
+fn entry_address(table: PhysAddr, address: usize, level: PageTableLevel) -> *mut u64 {
+    let index = VirtAddr::new_truncate(address as u64).page_table_index(level);
+    (direct(table.as_u64()) as *mut u64).wrapping_add(index.into())
 }
 
 /// A zeroed frame that is a page table.
-fn new_table(level: u32) -> u64 {
+fn new_table(level: PageTableLevel) -> PhysAddr {
     let frame = FRAMES.lock().allocate(0).expect("no frame for a page table");
-    let physical = frame * PAGE_SIZE as u64;
+    let physical = PhysAddr::new(frame * PAGE_SIZE as u64);
     // SAFETY: the frame is ours, mapped, and unused.
     unsafe {
-        core::ptr::write_bytes(direct(physical) as *mut u8, 0, PAGE_SIZE);
+        core::ptr::write_bytes(direct(physical.as_u64()) as *mut u8, 0, PAGE_SIZE);
         mmu::adopt_table(frame, level);
     }
     physical

@@ -1,7 +1,7 @@
 //! Virtio devices on PCI: configuration space, BARs, capabilities, MSI-X.
 //!
 //! The firmware has given the buses their numbers and the BARs their addresses. What a device says about itself is checked: a capability that points
-//! outside of its BAR is as if it were not there.
+//! outside of its BAR, or into the middle of a register, is as if it were not there.
 
 mod bars;
 pub mod config;
@@ -14,19 +14,30 @@ use alloc::format;
 use alloc::string::String;
 use config::Config;
 use frontends::transport::pci::{Vectors, Windows};
-use frontends::transport::{PciTransport, Registers, TransportError};
+use frontends::transport::{PciTransport, TransportError};
 use pci_types::capability::{MsixCapability, PciCapability, PciCapabilityAddress};
 use pci_types::{CommandRegister, ConfigRegionAccess, EndpointHeader, PciAddress, PciHeader};
 use pvops::event::MessageEntry;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::pci::{MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID, cfg_type};
+use volatile::VolatileFieldAccess;
+use zerocopy::FromBytes;
 
 /// More capabilities than fit into a configuration space: the list has a loop.
 const CAPABILITIES_MAX: usize = 48;
 /// Entries of the MSI-X table that [`Function::map`] sets up.
 pub const VECTORS: Vectors = Vectors { config: 0, first_queue: 1, queues: 1 };
-/// Bytes of an MSI-X table entry.
-const MSIX_ENTRY: u64 = 16;
+
+/// An entry of an MSI-X table (PCI Local Bus Specification 3.0, section 6.8.2).
+#[derive(Clone, Copy, FromBytes, VolatileFieldAccess)]
+#[repr(C)]
+struct MsixEntry {
+    address_low: u32,
+    address_high: u32,
+    data: u32,
+    /// Bit 0: masked.
+    control: u32,
+}
 
 /// Writes the message control word of a capability, the upper half of its first 32 bits, as 16 bits: a hypervisor that
 /// watches it (Xen does) looks at accesses of that size only.
@@ -152,14 +163,15 @@ impl Function {
                 // The first of each kind that can be used is the one to use (section 4.1.4).
                 PciCapability::Vendor(at) => {
                     let found = self.structure(at);
-                    let place = match found.kind {
-                        cfg_type::COMMON => &mut common,
-                        cfg_type::NOTIFY => &mut notify,
-                        cfg_type::ISR => &mut isr,
-                        cfg_type::DEVICE => &mut device,
+                    // Section 4.1.4: what multiple each structure begins at.
+                    let (place, multiple) = match found.kind {
+                        cfg_type::COMMON => (&mut common, 4),
+                        cfg_type::NOTIFY => (&mut notify, 2),
+                        cfg_type::ISR => (&mut isr, 1),
+                        cfg_type::DEVICE => (&mut device, 4),
                         _ => continue,
                     };
-                    if place.is_none() {
+                    if place.is_none() && found.offset.is_multiple_of(multiple) {
                         *place = window(found.bar, found.offset, found.len).map(|window| (window, found.multiplier));
                     }
                 }
@@ -213,7 +225,8 @@ impl Function {
         if u64::from(msix.table_size()) < ENTRIES {
             return Interrupts::none();
         }
-        let Some(table) = window(msix.table_bar(), msix.table_offset().into(), ENTRIES * MSIX_ENTRY) else {
+        let Some(table) = window(msix.table_bar(), msix.table_offset().into(), ENTRIES * size_of::<MsixEntry>() as u64)
+        else {
             return Interrupts::none();
         };
         let function = u16::from(self.address.bus()) << 8
@@ -229,11 +242,11 @@ impl Function {
         };
         for (entry, message) in [config.1, queue.1].into_iter().enumerate() {
             let Some(message) = message else { continue };
-            let at = entry * MSIX_ENTRY as usize;
-            table.write32(at, message.address as u32);
-            table.write32(at + 4, (message.address >> 32) as u32);
-            table.write32(at + 8, message.data);
-            table.write32(at + 12, 0);
+            let entry = table.at::<MsixEntry>(entry * size_of::<MsixEntry>());
+            entry.address_low().write(message.address as u32);
+            entry.address_high().write((message.address >> 32) as u32);
+            entry.data().write(message.data);
+            entry.control().write(0);
         }
         msix.set_function_mask(false, ControlWord(self.config));
         msix.set_enabled(true, ControlWord(self.config));

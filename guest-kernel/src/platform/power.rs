@@ -4,10 +4,12 @@
 //! What there is is looked up at boot. The end itself may come from a panic, with any lock held: it takes none, allocates
 //! nothing, and maps nothing.
 
+use super::registers::Window;
 use super::{acpi, aml};
 use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use frontends::transport::Registers;
 use pvops::port;
 use shared_abi::board::{EXIT_OK, EXIT_PANIC, EXIT_PORT};
 use spin::Once;
@@ -36,8 +38,7 @@ struct Write {
 #[derive(Clone, Copy, Debug)]
 enum Register {
     Port(u16),
-    /// Mapped.
-    Memory(usize),
+    Memory(Window),
 }
 
 static SWITCHES: Once<Switches> = Once::new();
@@ -130,7 +131,7 @@ impl Write {
         let register = match register.address_space {
             _ if register.address == 0 => return None,
             AddressSpace::SystemIo => Register::Port(u16::try_from(register.address).ok()?),
-            AddressSpace::SystemMemory => Register::Memory(crate::mm::paging::map_device(register.address, 1)?),
+            AddressSpace::SystemMemory => Register::Memory(Window::map(register.address, 1)?),
             _ => return None,
         };
         Some(Self { register, value })
@@ -141,8 +142,7 @@ impl Write {
         match self.register {
             // SAFETY: the register ends the machine.
             Register::Port(port) => unsafe { port::write_u8(port, self.value) },
-            // SAFETY: as above, and it is mapped.
-            Register::Memory(address) => unsafe { (address as *mut u8).write_volatile(self.value) },
+            Register::Memory(window) => window.write8(0, self.value),
         }
         give_a_moment();
     }

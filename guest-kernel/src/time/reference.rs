@@ -4,8 +4,11 @@
 use super::calibrate::Reference;
 use crate::platform::acpi::{self, PmTimer};
 use crate::platform::registers::Window;
-use frontends::transport::Registers;
 use pvops::port;
+use shared_abi::assert_layout;
+use volatile::access::ReadOnly;
+use volatile::{VolatileFieldAccess, VolatilePtr};
+use zerocopy::FromBytes;
 
 /// Frequency of ACPI's timer.
 const PM_HZ: u64 = 3_579_545;
@@ -70,7 +73,7 @@ impl Reference for Found {
 
     fn read(&mut self) -> u64 {
         match self {
-            Self::Hpet(hpet) => hpet.registers.read32(Hpet::COUNTER).into(),
+            Self::Hpet(hpet) => hpet.block().counter().read().into(),
             // SAFETY: the FADT names the port, and reading has no effect.
             Self::Pm(timer) => (unsafe { port::read_u32(timer.port) } & timer.mask).into(),
             // It counts down.
@@ -79,6 +82,22 @@ impl Reference for Found {
         }
     }
 }
+
+/// The registers of the HPET as words, up to the lower half of the main counter.
+#[derive(Clone, Copy, FromBytes, VolatileFieldAccess)]
+#[repr(C)]
+struct HpetBlock {
+    #[access(ReadOnly)]
+    capabilities: u32,
+    /// Femtoseconds of a tick.
+    #[access(ReadOnly)]
+    period: u32,
+    reserved0: [u32; 2],
+    configuration: u32,
+    reserved1: [u32; 55],
+    counter: u32,
+}
+assert_layout!(HpetBlock, size 0xf4, period at 4, configuration at 0x10, counter at 0xf0);
 
 /// The HPET's main counter, of which the lower half is enough.
 #[derive(Debug)]
@@ -89,22 +108,24 @@ pub(super) struct Hpet {
 
 impl Hpet {
     const BLOCK: u64 = 1024;
-    /// Femtoseconds of a tick; 100 ns at most.
-    const PERIOD: usize = 4;
+    /// 100 ns.
     const PERIOD_MAX: u32 = 100_000_000;
-    const CONFIGURATION: usize = 0x10;
     const ENABLE: u32 = 1;
-    const COUNTER: usize = 0xf0;
 
     fn find() -> Option<Self> {
         const FEMTOSECONDS: u64 = 1_000_000_000_000_000;
-        let registers = Window::map(acpi::hpet()?, Self::BLOCK)?;
-        let period = registers.read32(Self::PERIOD);
+        let mut hpet = Self { registers: Window::map_words(acpi::hpet()?, Self::BLOCK)?, hz: 0 };
+        let period = hpet.block().period().read();
         if period == 0 || period > Self::PERIOD_MAX {
             return None;
         }
-        registers.write32(Self::CONFIGURATION, registers.read32(Self::CONFIGURATION) | Self::ENABLE);
-        Some(Self { registers, hz: FEMTOSECONDS / u64::from(period) })
+        hpet.block().configuration().update(|configuration| configuration | Self::ENABLE);
+        hpet.hz = FEMTOSECONDS / u64::from(period);
+        Some(hpet)
+    }
+
+    fn block(&self) -> VolatilePtr<'static, HpetBlock> {
+        self.registers.at(0)
     }
 }
 

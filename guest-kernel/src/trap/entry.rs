@@ -11,6 +11,9 @@
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
+use x86_64::VirtAddr;
+use x86_64::registers::rflags::RFlags;
+use x86_64::structures::idt::ExceptionVector;
 
 /// The registers of the interrupted code.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +39,7 @@ pub struct TrapFrame {
     pub error: u64,
     pub rip: u64,
     pub cs: u64,
-    pub rflags: u64,
+    pub rflags: RFlags,
     pub rsp: u64,
     pub ss: u64,
 }
@@ -44,6 +47,18 @@ const _: () = assert!(offset_of!(TrapFrame, vector) == 0x78 && offset_of!(TrapFr
 
 /// Distance between two stubs.
 const STUB_SIZE: usize = 16;
+
+/// Exceptions for which the CPU pushes an error code, as bits.
+const WITH_ERROR_CODE: u32 = 1 << ExceptionVector::Double as u8
+    | 1 << ExceptionVector::InvalidTss as u8
+    | 1 << ExceptionVector::SegmentNotPresent as u8
+    | 1 << ExceptionVector::Stack as u8
+    | 1 << ExceptionVector::GeneralProtection as u8
+    | 1 << ExceptionVector::Page as u8
+    | 1 << ExceptionVector::AlignmentCheck as u8
+    | 1 << ExceptionVector::ControlProtection as u8
+    | 1 << ExceptionVector::VmmCommunication as u8
+    | 1 << ExceptionVector::Security as u8;
 
 global_asm!(
     ".pushsection .text.entry, \"ax\"",
@@ -53,8 +68,7 @@ global_asm!(
     ".set vector, 0",
     ".rept 256",
     ".balign {size}",
-    // Exceptions for which the CPU pushes an error code.
-    ".if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)",
+    ".if vector >= 32 || !(({with_error_code} >> (vector & 31)) & 1)",
     "push 0",
     ".endif",
     "push vector",
@@ -64,15 +78,16 @@ global_asm!(
     ".popsection",
     size = const STUB_SIZE,
     common = sym common,
+    with_error_code = const WITH_ERROR_CODE,
 );
 
 /// Address of a vector's stub.
-pub(super) fn stub(vector: usize) -> usize {
+pub(super) fn stub(vector: u8) -> VirtAddr {
     unsafe extern "C" {
         #[link_name = "trap_stubs"]
         static STUBS: u8;
     }
-    (&raw const STUBS).addr() + vector * STUB_SIZE
+    VirtAddr::from_ptr((&raw const STUBS).wrapping_add(usize::from(vector) * STUB_SIZE))
 }
 
 /// Saves all registers, calls `dispatch` with the frame, restores them. The frame has 22 words, so RSP is 16-byte

@@ -3,13 +3,12 @@
 use super::TrapFrame;
 use crate::sync::Lock;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use x86_64::structures::idt::ExceptionVector;
 
 /// The instruction that may fault, and where to go on then.
 static EXPECTED_AT: AtomicUsize = AtomicUsize::new(0);
 static RESUME_AT: AtomicUsize = AtomicUsize::new(0);
 static FAULTED: AtomicUsize = AtomicUsize::new(0);
-
-const PAGE_FAULT: u8 = 14;
 
 /// The frame of the exception that was expected.
 static CAUGHT: Lock<Option<TrapFrame>> = Lock::new(None);
@@ -21,8 +20,8 @@ pub(super) fn fault(vector: u8, frame: &mut TrapFrame) -> bool {
     }
     EXPECTED_AT.store(0, SeqCst);
     *CAUGHT.lock() = Some(*frame);
-    if vector == PAGE_FAULT {
-        FAULTED.store(pvops::cpu::read_cr2(), SeqCst);
+    if vector == ExceptionVector::Page as u8 {
+        FAULTED.store(pvops::cpu::read_cr2().as_u64() as usize, SeqCst);
     }
     frame.rip = RESUME_AT.load(SeqCst) as u64;
     true

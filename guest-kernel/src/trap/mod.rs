@@ -10,53 +10,28 @@ pub mod segments;
 pub use entry::TrapFrame;
 pub use interrupts::{Interrupts, Taken};
 
-use core::mem::size_of;
-use pvops::cpu::TablePointer;
-use segments::{BOOT_GDT, CODE_SELECTOR, TSS_SELECTOR};
+use pvops::cpu;
+use segments::Gdt;
 use spin::Once;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, SegmentSelector};
+use x86_64::structures::idt::{Entry, ExceptionVector, HandlerFunc, InterruptDescriptorTable};
+use x86_64::structures::tss::TaskStateSegment;
+use x86_64::{PrivilegeLevel, VirtAddr};
 
 /// Bytes of the stack for faults that may come from a broken stack.
 const FAULT_STACK_SIZE: usize = 16 * 1024;
-/// Vectors that use it (IST 1): NMI, double fault, machine check.
-const ON_FAULT_STACK: [usize; 3] = [2, 8, 18];
+/// Its place in the interrupt stack table.
+const FAULT_STACK_INDEX: u16 = 0;
+/// Exceptions that use it.
+const ON_FAULT_STACK: [u8; 3] =
+    [ExceptionVector::NonMaskableInterrupt as u8, ExceptionVector::Double as u8, ExceptionVector::MachineCheck as u8];
 
-/// A 64-bit gate descriptor (Intel SDM volume 3, "64-Bit Mode IDT").
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Gate {
-    low: u64,
-    high: u64,
-}
-
-/// A 64-bit task state segment (Intel SDM volume 3, "Task Management in 64-bit Mode").
-#[repr(C, packed(4))]
-struct Tss {
-    reserved: u32,
-    stacks: [u64; 3],
-    reserved1: u64,
-    interrupt_stacks: [u64; 7],
-    reserved2: [u32; 2],
-    reserved3: u16,
-    io_map: u16,
-}
-
-impl Tss {
-    const EMPTY: Self = Self {
-        reserved: 0,
-        stacks: [0; 3],
-        reserved1: 0,
-        interrupt_stacks: [0; 7],
-        reserved2: [0; 2],
-        reserved3: 0,
-        io_map: size_of::<Self>() as u16,
-    };
-}
-
-type Gdt = [u64; 5];
 type FaultStack = [u128; FAULT_STACK_SIZE / 16];
 
-static mut IDT: [Gate; 256] = [Gate { low: 0, high: 0 }; 256];
-static mut TSS: Tss = Tss::EMPTY;
+static mut IDT: InterruptDescriptorTable = InterruptDescriptorTable::new();
+static mut GDT: Gdt = segments::flat();
+static mut TSS: TaskStateSegment = TaskStateSegment::new();
 static mut FAULT_STACK: FaultStack = [0; FAULT_STACK_SIZE / 16];
 
 /// Serves an exception that nobody expects.
@@ -67,40 +42,39 @@ static ON_EXCEPTION: Once<OnException> = Once::new();
 /// Loads the IDT and the task register: from now on an exception is `on_exception`'s.
 pub fn init(on_exception: OnException) {
     ON_EXCEPTION.call_once(|| on_exception);
-    let idt = &raw mut IDT;
-    for vector in 0..256 {
-        let handler = entry::stub(vector) as u64;
-        let ist = u64::from(ON_FAULT_STACK.contains(&vector));
-        // Present, DPL 0, interrupt gate.
-        let low =
-            handler & 0xffff | u64::from(CODE_SELECTOR) << 16 | ist << 32 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
-        // SAFETY: boot CPU, interrupts off, the table is not loaded yet.
-        unsafe { (*idt)[vector] = Gate { low, high: handler >> 32 } };
+    // By pointer and not by field: the fields are typed for handlers of the ABI `x86-interrupt`, which stable Rust lacks, and
+    // those of reserved vectors are private. Our stubs are alike for all vectors, and so are the entries in memory.
+    let entries = (&raw mut IDT).cast::<Entry<HandlerFunc>>();
+    for vector in 0..=u8::MAX {
+        // SAFETY: boot CPU, interrupts off, the table is not loaded yet and has 256 entries. The stub is that of the vector;
+        // the exceptions on the fault stack end the machine.
+        unsafe {
+            let options = (*entries.add(vector.into())).set_handler_addr(entry::stub(vector));
+            if ON_FAULT_STACK.contains(&vector) {
+                options.set_stack_index(FAULT_STACK_INDEX);
+            }
+        }
     }
-    // SAFETY: as above; all tables are static. The boot code loaded the GDT by its physical address, which the final tables
+    // SAFETY: as above; all tables are static. The boot code loaded its GDT by the physical address, which the final tables
     // do not map.
-    unsafe { load(&raw mut BOOT_GDT, &raw mut TSS, &raw const FAULT_STACK) };
+    unsafe { load(&raw mut GDT, &raw mut TSS, &raw const FAULT_STACK) };
 }
+const _: () = assert!(size_of::<InterruptDescriptorTable>() == 256 * size_of::<Entry<HandlerFunc>>());
 
 /// The tables of a CPU other than the first.
 pub struct Tables {
     gdt: Gdt,
-    tss: Tss,
+    tss: TaskStateSegment,
     fault_stack: FaultStack,
 }
 
 impl Tables {
     /// Not loaded yet.
-    ///
-    /// # Safety
-    /// Made behind [`init`], which nobody may run at the same time.
-    pub unsafe fn new() -> Self {
-        // SAFETY: written only by `init`.
-        let gdt = unsafe { (&raw const BOOT_GDT).read() };
-        Self { gdt, tss: Tss::EMPTY, fault_stack: [0; FAULT_STACK_SIZE / 16] }
+    pub(crate) fn new() -> Self {
+        Self { gdt: segments::flat(), tss: TaskStateSegment::new(), fault_stack: [0; FAULT_STACK_SIZE / 16] }
     }
 
-    /// Loads them on this CPU, and the IDT that all CPUs share.
+    /// Loads them on this CPU, and the IDT that all CPUs share; behind [`init`].
     pub fn load(&'static mut self) {
         // SAFETY: they live for ever and are this CPU's alone.
         unsafe { load(&raw mut self.gdt, &raw mut self.tss, &raw const self.fault_stack) };
@@ -108,20 +82,19 @@ impl Tables {
 }
 
 /// # Safety
-/// The tables live for ever and are this CPU's own.
-unsafe fn load(gdt: *mut Gdt, tss: *mut Tss, fault_stack: *const FaultStack) {
+/// The tables live for ever, are this CPU's own, and were not loaded before.
+unsafe fn load(gdt: *mut Gdt, tss: *mut TaskStateSegment, fault_stack: *const FaultStack) {
+    let top = VirtAddr::from_ptr(fault_stack.wrapping_add(1));
     // SAFETY: per the contract.
     unsafe {
-        (*tss).interrupt_stacks[0] = fault_stack.addr() as u64 + FAULT_STACK_SIZE as u64;
-        let (base, limit) = (tss.addr() as u64, size_of::<Tss>() as u64 - 1);
-        // Present, available 64-bit TSS.
-        (*gdt)[usize::from(TSS_SELECTOR) / 8] =
-            limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-        (*gdt)[usize::from(TSS_SELECTOR) / 8 + 1] = base >> 32;
-        pvops::cpu::load_gdt(&TablePointer { limit: size_of::<Gdt>() as u16 - 1, base: gdt.addr() as u64 });
-        pvops::cpu::load_tr(TSS_SELECTOR);
-        let idt = (&raw const IDT).addr() as u64;
-        pvops::cpu::load_idt(&TablePointer { limit: size_of::<[Gate; 256]>() as u16 - 1, base: idt });
+        (*tss).interrupt_stack_table[usize::from(FAULT_STACK_INDEX)] = top;
+        let gdt = &mut *gdt;
+        let task = gdt.append(Descriptor::tss_segment_unchecked(tss));
+        let base = VirtAddr::from_ptr(gdt.entries().as_ptr());
+        cpu::load_gdt(&DescriptorTablePointer { limit: gdt.limit(), base });
+        cpu::load_tr(task);
+        let limit = size_of::<InterruptDescriptorTable>() as u16 - 1;
+        cpu::load_idt(&DescriptorTablePointer { limit, base: VirtAddr::from_ptr(&raw const IDT) });
     }
 }
 
@@ -144,8 +117,7 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
 
 /// An interrupt between `sti` and `hlt` must not be followed by the `hlt`.
 fn go_on_behind_halt(frame: &mut TrapFrame) {
-    const RING: u64 = 3;
-    if frame.cs & RING == 0
+    if SegmentSelector(frame.cs as u16).rpl() == PrivilegeLevel::Ring0
         // SAFETY: ring 0 is where `halt` is `sti; hlt`, and all that runs there is the kernel.
         && let Some(rip) = unsafe { pvops::irq::behind_unprotected_halt(frame.rip as usize) }
     {

@@ -1,13 +1,20 @@
 //! What the kernel checks of itself: the checks that the tour makes too, and what each operation of the table does.
 
 use super::{Lab, Row, Verdict, equal, fail, holds, skip};
+use bitflags::Flags;
 use frontends::memory::DmaBuffer;
 use guest_kernel::checks;
 use guest_kernel::mm::{dma::DMA, paging};
 use guest_kernel::trap::irq;
-use pvops::cpu::{self, Segment};
+use pvops::cpu::{self, Segment, msr};
 use pvops::detect::World;
 use pvops::{mmu, smp, time};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::model_specific::EferFlags;
+use x86_64::registers::rflags::RFlags;
+use x86_64::structures::paging::PageTableFlags;
+use x86_64::structures::paging::page_table::PageTableLevel;
+use x86_64::{PhysAddr, VirtAddr};
 
 pub const PVOPS: &[Row] = &[
     ("pvops/no-indirect-site-is-left", own),
@@ -18,9 +25,9 @@ pub const PVOPS: &[Row] = &[
     ("pvops/irq-disable-holds-interrupts", irq_disable_holds_interrupts),
     ("pvops/irq-enable-lets-interrupts-in", irq_enable_lets_interrupts_in),
     ("pvops/irq-halt-wakes-up", irq_halt_wakes_up),
-    ("pvops/cr0-says-protected-and-paging", |_| has_bits("CR0", cpu::read_cr0() as u64, 1 | 1 << 16 | 1 << 31)),
+    ("pvops/cr0-says-protected-and-paging", |_| has_bits("CR0", cpu::read_cr0(), PROTECTED_AND_PAGING)),
     ("pvops/cr0-write-reads-back", cr0_write_reads_back),
-    ("pvops/cr4-says-pae", |_| has_bits("CR4", cpu::read_cr4() as u64, 1 << 5)),
+    ("pvops/cr4-says-pae", |_| has_bits("CR4", cpu::read_cr4(), Cr4Flags::PHYSICAL_ADDRESS_EXTENSION)),
     ("pvops/cr4-write-reads-back", cr4_write_reads_back),
     ("pvops/cr2-tells-the-fault", cr2_tells_the_fault),
     ("pvops/efer-says-long-mode", efer_says_long_mode),
@@ -46,10 +53,9 @@ pub const MM: &[Row] = &[
 
 pub const TIME: &[Row] = &[("time/never-goes-back", own)];
 
-const INTERRUPT_FLAG: usize = 1 << 9;
-const EFER: u32 = 0xc000_0080;
-const FS_BASE: u32 = 0xc000_0100;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
+const INTERRUPT_FLAG: usize = RFlags::INTERRUPT_FLAG.bits() as usize;
+const PROTECTED_AND_PAGING: Cr0Flags =
+    Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::WRITE_PROTECT).union(Cr0Flags::PAGING);
 
 /// A check that `checks.rs` has under the same name.
 fn own(lab: &Lab) -> Verdict {
@@ -59,8 +65,9 @@ fn own(lab: &Lab) -> Verdict {
     }
 }
 
-fn has_bits(what: &str, value: u64, bits: u64) -> Verdict {
-    holds(value & bits == bits, what, format_args!("{bits:#x} set"), format_args!("{value:#x}"))
+fn has_bits<F: Flags<Bits = u64>>(what: &str, value: F, flags: F) -> Verdict {
+    let (bits, value_bits) = (flags.bits(), value.bits());
+    holds(value.contains(flags), what, format_args!("{bits:#x} set"), format_args!("{value_bits:#x}"))
 }
 
 /// Turns interrupts on again, as checks are started with them on.
@@ -132,19 +139,18 @@ fn irq_halt_wakes_up(_: &Lab) -> Verdict {
 }
 
 fn cr0_write_reads_back(_: &Lab) -> Verdict {
-    const TASK_SWITCHED: usize = 1 << 3;
     let before = cpu::read_cr0();
     // SAFETY: TS only makes floating-point instructions fault, and the kernel has none.
-    unsafe { cpu::write_cr0(before ^ TASK_SWITCHED) };
+    unsafe { cpu::write_cr0(before ^ Cr0Flags::TASK_SWITCHED) };
     let saw = cpu::read_cr0();
     // SAFETY: the value from before.
     unsafe { cpu::write_cr0(before) };
-    equal("CR0", before ^ TASK_SWITCHED, saw)
+    equal("CR0", before ^ Cr0Flags::TASK_SWITCHED, saw)
 }
 
 fn cr4_write_reads_back(_: &Lab) -> Verdict {
     // One that every CPU has and every world lets the kernel change.
-    const DEBUGGING_EXTENSIONS: usize = 1 << 3;
+    const DEBUGGING_EXTENSIONS: Cr4Flags = Cr4Flags::DEBUGGING_EXTENSIONS;
     let before = cpu::read_cr4();
     // SAFETY: DE only decides what debug registers mean that nobody uses.
     unsafe { cpu::write_cr4(before ^ DEBUGGING_EXTENSIONS) };
@@ -162,60 +168,62 @@ fn cr2_tells_the_fault(_: &Lab) -> Verdict {
         "a fault that CR2 names",
         "none",
     )?;
-    equal("CR2", table, cpu::read_cr2())
+    equal("CR2", VirtAddr::new(table as u64), cpu::read_cr2())
 }
 
 fn efer_says_long_mode(_: &Lab) -> Verdict {
     // SAFETY: every 64-bit CPU has EFER.
-    let efer = unsafe { cpu::read_msr(EFER) };
-    has_bits("EFER", efer, 1 << 8 | 1 << 10 | 1 << 11)
+    let efer = EferFlags::from_bits_retain(unsafe { cpu::read_msr(msr::EFER) });
+    let wanted = EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE;
+    has_bits("EFER", efer, wanted)
 }
 
 fn msr_write_reads_back(_: &Lab) -> Verdict {
     // SAFETY: every 64-bit CPU has KERNEL_GS_BASE; only swapgs uses it, which this kernel does not have.
     let (before, saw) = unsafe {
-        let before = cpu::read_msr(KERNEL_GS_BASE);
-        cpu::write_msr(KERNEL_GS_BASE, 0x1234_5678_9000);
-        let saw = cpu::read_msr(KERNEL_GS_BASE);
-        cpu::write_msr(KERNEL_GS_BASE, before);
+        let before = cpu::read_msr(msr::KERNEL_GS_BASE);
+        cpu::write_msr(msr::KERNEL_GS_BASE, 0x1234_5678_9000);
+        let saw = cpu::read_msr(msr::KERNEL_GS_BASE);
+        cpu::write_msr(msr::KERNEL_GS_BASE, before);
         (before, saw)
     };
     equal("KERNEL_GS_BASE", 0x1234_5678_9000, saw)?;
     // SAFETY: as above.
-    equal("KERNEL_GS_BASE put back", before, unsafe { cpu::read_msr(KERNEL_GS_BASE) })
+    equal("KERNEL_GS_BASE put back", before, unsafe { cpu::read_msr(msr::KERNEL_GS_BASE) })
 }
 
 fn segment_bases_reach_their_msrs(_: &Lab) -> Verdict {
     // SAFETY: every 64-bit CPU has FS_BASE; this kernel uses no FS.
     let saw = unsafe {
-        let before = cpu::read_msr(FS_BASE);
-        cpu::set_segment_base(Segment::Fs, 0x7654_3210_0000);
-        let saw = cpu::read_msr(FS_BASE);
-        cpu::set_segment_base(Segment::Fs, before);
+        let before = cpu::read_msr(msr::FS_BASE);
+        cpu::set_segment_base(Segment::Fs, VirtAddr::new(0x7654_3210_0000));
+        let saw = cpu::read_msr(msr::FS_BASE);
+        cpu::set_segment_base(Segment::Fs, VirtAddr::new(before));
         saw
     };
     equal("FS_BASE", 0x7654_3210_0000, saw)
 }
 
 fn cr3_names_the_live_table(_: &Lab) -> Verdict {
-    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    let here = (&raw const INTERRUPT_FLAG_COPY).addr();
-    let mut table = mmu::read_cr3() & ADDRESS;
-    let mut shift = 39;
+    let here = VirtAddr::from_ptr(&raw const INTERRUPT_FLAG_COPY);
+    let (mut table, mut level) = (mmu::read_cr3(), PageTableLevel::Four);
     let walked = loop {
-        let index = here >> shift & 0x1ff;
-        let entry = (guest_kernel::mm::direct(table) + 8 * index) as *const u64;
+        let index = usize::from(here.page_table_index(level));
+        let entry = (guest_kernel::mm::direct(table.as_u64()) + 8 * index) as *const u64;
         // SAFETY: page tables are RAM, which the direct map has; nobody writes them now.
-        let entry = mmu::decode(unsafe { entry.read_volatile() });
-        holds(entry & mmu::PRESENT != 0, "entry on the way to a constant", "present", format_args!("{entry:#x}"))?;
-        if shift == 12 || entry & mmu::LARGE != 0 {
-            let inside = (1u64 << shift) - 1;
-            break entry & ADDRESS & !inside | here as u64 & inside;
+        let (physical, flags) = mmu::decode(unsafe { entry.read_volatile() });
+        let present = flags.contains(PageTableFlags::PRESENT);
+        holds(present, "entry on the way to a constant", "present", format_args!("{flags:#x}"))?;
+        match level.next_lower_level() {
+            Some(lower) if !flags.contains(PageTableFlags::HUGE_PAGE) => (table, level) = (physical, lower),
+            _ => {
+                let page = level.entry_address_space_alignment();
+                break physical.align_down(page) + here.as_u64() % page;
+            }
         }
-        table = entry & ADDRESS;
-        shift -= 9;
     };
-    equal("physical address of a constant", paging::lookup(here).map(|(physical, _)| physical), Some(walked))
+    let found = paging::lookup(here.as_u64() as usize).map(|(physical, _)| physical);
+    equal("physical address of a constant", found, Some(walked))
 }
 
 /// Something of the image with an address.
@@ -244,7 +252,7 @@ fn cr3_write_keeps_the_world(_: &Lab) -> Verdict {
 
 fn flushes_change_nothing(_: &Lab) -> Verdict {
     let page = page()?;
-    mmu::flush_one(page.as_ptr().addr().get());
+    mmu::flush_one(VirtAddr::from_ptr(page.as_ptr().as_ptr()));
     unchanged(&page)?;
     mmu::flush_all();
     unchanged(&page)
@@ -253,15 +261,16 @@ fn flushes_change_nothing(_: &Lab) -> Verdict {
 fn set_pte_writes_the_entry(_: &Lab) -> Verdict {
     let page = page()?;
     let entries = page.as_ptr().as_ptr().cast::<u64>();
-    let wanted = |n: u64| n << 12 | mmu::PRESENT | mmu::NO_EXECUTE;
+    let wanted = |n: u64| (PhysAddr::new(n << 12), PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE);
+    let encoded = |n: u64| mmu::encode(wanted(n).0, wanted(n).1);
     // SAFETY: the frame is this check's own and no table is made of it.
-    unsafe { mmu::set_pte(entries, mmu::encode(wanted(1))) };
+    unsafe { mmu::set_pte(entries, encoded(1)) };
     // SAFETY: inside of the page.
     equal("entry 0", wanted(1), mmu::decode(unsafe { entries.read_volatile() }))?;
     let batch = mmu::batch();
     for n in 1..10 {
         // SAFETY: as above.
-        unsafe { mmu::set_pte(entries.add(n), mmu::encode(wanted(n as u64 + 1))) };
+        unsafe { mmu::set_pte(entries.add(n), encoded(n as u64 + 1)) };
     }
     drop(batch);
     for n in 1..10 {
@@ -273,10 +282,16 @@ fn set_pte_writes_the_entry(_: &Lab) -> Verdict {
 }
 
 fn encode_and_decode_are_inverse(_: &Lab) -> Verdict {
+    const PRESENT: PageTableFlags = PageTableFlags::PRESENT;
+    let more = [
+        PageTableFlags::empty(),
+        PageTableFlags::WRITABLE,
+        PageTableFlags::NO_EXECUTE | PageTableFlags::USER_ACCESSIBLE,
+    ];
     for frame in [1u64, 0x100, 0x1234] {
-        for flags in [mmu::PRESENT, mmu::PRESENT | mmu::WRITE, mmu::PRESENT | mmu::NO_EXECUTE | mmu::USER] {
-            let entry = frame << 12 | flags;
-            equal("decode(encode(entry))", entry, mmu::decode(mmu::encode(entry)))?;
+        for flags in more.map(|more| PRESENT | more) {
+            let address = PhysAddr::new(frame << 12);
+            equal("decode(encode(entry))", (address, flags), mmu::decode(mmu::encode(address, flags)))?;
         }
     }
     Ok(())

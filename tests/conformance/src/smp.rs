@@ -7,8 +7,9 @@ use guest_kernel::boot::Page;
 use guest_kernel::smp::{self as cpus, Cpu, Job};
 use guest_kernel::task::Event;
 use guest_kernel::trap::irq;
+use pvops::cpu::{self, msr::KERNEL_GS_BASE};
 use pvops::worlds::pvclock;
-use pvops::{cpu, smp, time};
+use pvops::{smp, time};
 use shared_abi::kvm::{CLOCK_TSC_STABLE, CPUID_SIGNATURE, ClockPage, Features, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
 use spin::Once;
 
@@ -25,7 +26,6 @@ pub const ROWS: &[Row] = &[
     ("smp/kvm-clocks-of-both-cpus-agree", kvm_clocks_of_both_cpus_agree),
 ];
 
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const PATIENCE: u64 = 1_000_000_000;
 /// A job ends after so long, whatever the first CPU does.
 const JOB_MAX: u64 = 15_000_000_000;

@@ -1,98 +1,112 @@
 //! Registers and descriptor tables of this CPU.
 
 use crate::site::calling;
+use x86_64::VirtAddr;
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::SegmentSelector;
 
-/// Reads CR0.
-pub fn read_cr0() -> usize {
-    let value;
+/// Reads CR0, bits without a name included.
+pub fn read_cr0() -> Cr0Flags {
+    let value: u64;
     // SAFETY: reading has no effect.
     unsafe { calling!(cpu.read_cr0 => value) };
-    value
+    Cr0Flags::from_bits_retain(value)
 }
 
 /// Writes CR0.
 ///
 /// # Safety
 /// The kernel can go on under the new value.
-pub unsafe fn write_cr0(value: usize) {
+pub unsafe fn write_cr0(value: Cr0Flags) {
     // SAFETY: per the contract.
-    unsafe { calling!(cpu.write_cr0, "rdi" = value) };
+    unsafe { calling!(cpu.write_cr0, "rdi" = value.bits()) };
 }
 
 /// The address of the last page fault.
-pub fn read_cr2() -> usize {
+pub fn read_cr2() -> VirtAddr {
     let value;
     // SAFETY: reading has no effect.
     unsafe { calling!(cpu.read_cr2 => value) };
-    value
+    // The CPU raises page faults for canonical addresses only.
+    VirtAddr::new_truncate(value)
 }
 
-/// Reads CR4.
-pub fn read_cr4() -> usize {
-    let value;
+/// Reads CR4, bits without a name included.
+pub fn read_cr4() -> Cr4Flags {
+    let value: u64;
     // SAFETY: reading has no effect.
     unsafe { calling!(cpu.read_cr4 => value) };
-    value
+    Cr4Flags::from_bits_retain(value)
 }
 
 /// Writes CR4.
 ///
 /// # Safety
 /// The kernel can go on under the new value.
-pub unsafe fn write_cr4(value: usize) {
+pub unsafe fn write_cr4(value: Cr4Flags) {
     // SAFETY: per the contract.
-    unsafe { calling!(cpu.write_cr4, "rdi" = value) };
+    unsafe { calling!(cpu.write_cr4, "rdi" = value.bits()) };
 }
 
-bitflags::bitflags! {
-    /// Protections in CR4 that the kernel turns on where they are offered (Intel SDM volume 3, "Control Registers").
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Protections: u64 {
-        /// Machine checks raise an exception instead of shutting the CPU down.
-        const MACHINE_CHECK = 1 << 6;
-        /// User mode cannot read where descriptor tables are (UMIP).
-        const UMIP = 1 << 11;
-        /// TLB entries carry the address space they belong to (PCID).
-        const PCID = 1 << 17;
-        /// The kernel cannot execute user pages (SMEP).
-        const SMEP = 1 << 20;
-        /// The kernel cannot touch user pages by mistake (SMAP).
-        const SMAP = 1 << 21;
-    }
+/// Bits of CR4 that the kernel turns on where CPUID offers them (Intel SDM volume 3, "Control Registers"): machine checks
+/// raise an exception instead of shutting the CPU down; user mode cannot read where descriptor tables are (UMIP); TLB
+/// entries carry the address space they belong to (PCID); the kernel can neither execute user pages (SMEP) nor touch them
+/// by mistake (SMAP).
+pub const PROTECTIONS: Cr4Flags = Cr4Flags::MACHINE_CHECK_EXCEPTION
+    .union(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION)
+    .union(Cr4Flags::PCID)
+    .union(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION)
+    .union(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
+
+/// Which of [`PROTECTIONS`] CPUID offers (leaves 1 and 7).
+pub fn offered_protections() -> Cr4Flags {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    let features = __cpuid(1);
+    let extended = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
+    let (ebx7, ecx7) = extended.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
+    protections_of(features.ecx, features.edx, ebx7, ecx7)
 }
 
-impl Protections {
-    /// What CPUID offers (leaves 1 and 7).
-    pub fn offered() -> Self {
-        use core::arch::x86_64::{__cpuid, __cpuid_count};
-        let features = __cpuid(1);
-        let extended = if __cpuid(0).eax >= 7 { Some(__cpuid_count(7, 0)) } else { None };
-        let (ebx7, ecx7) = extended.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
-        Self::from_cpuid(features.ecx, features.edx, ebx7, ecx7)
-    }
-
-    /// From ECX and EDX of leaf 1, and EBX and ECX of leaf 7.
-    pub(crate) fn from_cpuid(ecx1: u32, edx1: u32, ebx7: u32, ecx7: u32) -> Self {
-        [
-            (edx1 >> 7, Self::MACHINE_CHECK),
-            (ecx7 >> 2, Self::UMIP),
-            (ecx1 >> 17, Self::PCID),
-            (ebx7 >> 7, Self::SMEP),
-            (ebx7 >> 20, Self::SMAP),
-        ]
-        .into_iter()
-        .filter(|(offered, _)| offered & 1 != 0)
-        .map(|(_, protection)| protection)
-        .collect()
-    }
+/// From ECX and EDX of leaf 1, and EBX and ECX of leaf 7.
+pub(crate) fn protections_of(ecx1: u32, edx1: u32, ebx7: u32, ecx7: u32) -> Cr4Flags {
+    [
+        (edx1 >> 7, Cr4Flags::MACHINE_CHECK_EXCEPTION),
+        (ecx7 >> 2, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
+        (ecx1 >> 17, Cr4Flags::PCID),
+        (ebx7 >> 7, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+        (ebx7 >> 20, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
+    ]
+    .into_iter()
+    .filter(|(offered, _)| offered & 1 != 0)
+    .map(|(_, protection)| protection)
+    .collect()
 }
 
-/// Turns on, on this CPU, what it offers of [`Protections`] and its world leaves to the kernel; returns what is on.
-pub fn protect() -> Protections {
+/// Turns on, on this CPU, what it offers of [`PROTECTIONS`] and its world leaves to the kernel; returns what is on.
+pub fn protect() -> Cr4Flags {
     let value: u64;
     // SAFETY: the kernel does nothing that these forbid.
     unsafe { calling!(cpu.protect => value) };
-    Protections::from_bits_truncate(value)
+    Cr4Flags::from_bits_truncate(value)
+}
+
+/// Numbers of model-specific registers. `x86_64` knows them too, but gives a number only to its own instructions.
+pub mod msr {
+    /// `IA32_APIC_BASE`: [`ApicBaseFlags`](x86_64::registers::model_specific::ApicBaseFlags), and where the registers are.
+    pub const APIC_BASE: u32 = 0x1b;
+    /// `IA32_TSC_DEADLINE`.
+    pub const TSC_DEADLINE: u32 = 0x6e0;
+    /// The local APIC's register at offset 0 in x2APIC mode.
+    pub const X2APIC_FIRST: u32 = 0x800;
+    /// `IA32_EFER`: [`EferFlags`](x86_64::registers::model_specific::EferFlags).
+    pub const EFER: u32 = 0xc000_0080;
+    /// Base of FS.
+    pub const FS_BASE: u32 = 0xc000_0100;
+    /// Base of GS.
+    pub const GS_BASE: u32 = 0xc000_0101;
+    /// The base of GS that `swapgs` brings.
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 }
 
 /// Reads a model-specific register.
@@ -115,21 +129,11 @@ pub unsafe fn write_msr(msr: u32, value: u64) {
     unsafe { calling!(cpu.write_msr, "edi" = msr, "rsi" = value) };
 }
 
-/// The operand of `lgdt` and `lidt`.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, packed)]
-pub struct TablePointer {
-    /// Bytes of the table, minus one.
-    pub limit: u16,
-    /// Address of the table.
-    pub base: u64,
-}
-
 /// Loads the GDT.
 ///
 /// # Safety
 /// The table lives as long as it is loaded and has the segments in use at their places.
-pub unsafe fn load_gdt(pointer: &TablePointer) {
+pub unsafe fn load_gdt(pointer: &DescriptorTablePointer) {
     // SAFETY: per the contract.
     unsafe { calling!(cpu.load_gdt, "rdi" = &raw const *pointer) };
 }
@@ -138,7 +142,7 @@ pub unsafe fn load_gdt(pointer: &TablePointer) {
 ///
 /// # Safety
 /// The table lives as long as it is loaded, and its handlers work.
-pub unsafe fn load_idt(pointer: &TablePointer) {
+pub unsafe fn load_idt(pointer: &DescriptorTablePointer) {
     // SAFETY: per the contract.
     unsafe { calling!(cpu.load_idt, "rdi" = &raw const *pointer) };
 }
@@ -147,9 +151,9 @@ pub unsafe fn load_idt(pointer: &TablePointer) {
 ///
 /// # Safety
 /// The selector is that of an available TSS.
-pub unsafe fn load_tr(selector: u16) {
+pub unsafe fn load_tr(selector: SegmentSelector) {
     // SAFETY: per the contract.
-    unsafe { calling!(cpu.load_tr, "edi" = u32::from(selector)) };
+    unsafe { calling!(cpu.load_tr, "edi" = u32::from(selector.0)) };
 }
 
 /// A segment register with a base.
@@ -168,9 +172,9 @@ pub enum Segment {
 ///
 /// # Safety
 /// Nothing relies on the old base.
-pub unsafe fn set_segment_base(segment: Segment, base: u64) {
+pub unsafe fn set_segment_base(segment: Segment, base: VirtAddr) {
     // SAFETY: per the contract.
-    unsafe { calling!(cpu.set_segment_base, "edi" = segment as u32, "rsi" = base) };
+    unsafe { calling!(cpu.set_segment_base, "edi" = segment as u32, "rsi" = base.as_u64()) };
 }
 
 /// Returns to what the exception frame on the stack says. For the end of entry code: jump here.
@@ -200,7 +204,7 @@ pub(crate) fn fence_before_msr() {
 
 /// Ends the machine by a fault that cannot be delivered: what reset is where nothing else is known.
 pub fn triple_fault() -> ! {
-    let none = TablePointer { limit: 0, base: 0 };
+    let none = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
     // SAFETY: the machine ends here, so nothing relies on the IDT any more.
     unsafe {
         load_idt(&none);

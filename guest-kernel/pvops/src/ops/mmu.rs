@@ -3,25 +3,22 @@
 //! everywhere.
 
 use crate::site::{calling, hot};
+use x86_64::structures::paging::page_table::PageTableLevel;
+use x86_64::structures::paging::{PageSize, PageTableFlags, Size4KiB};
+use x86_64::{PhysAddr, VirtAddr};
 
-/// Present.
-pub const PRESENT: u64 = 1;
-/// Writable.
-pub const WRITE: u64 = 1 << 1;
-/// Reachable from user mode.
-pub const USER: u64 = 1 << 2;
-/// Not cached.
-pub const UNCACHED: u64 = 1 << 4;
-/// Accessed.
-pub const ACCESSED: u64 = 1 << 5;
-/// Dirty.
-pub const DIRTY: u64 = 1 << 6;
-/// A large page (levels 2 and 3).
-pub const LARGE: u64 = 1 << 7;
-/// Survives a cr3 write.
-pub const GLOBAL: u64 = 1 << 8;
-/// Never executed.
-pub const NO_EXECUTE: u64 = 1 << 63;
+/// An entry from its parts, of which the address is a frame's.
+#[inline(always)]
+pub(crate) fn entry(address: PhysAddr, flags: PageTableFlags) -> u64 {
+    address.as_u64() | flags.bits()
+}
+
+/// The inverse of [`entry`].
+#[inline(always)]
+pub(crate) fn parts(entry: u64) -> (PhysAddr, PageTableFlags) {
+    let address = PhysAddr::new_truncate(entry).align_down(Size4KiB::SIZE);
+    (address, PageTableFlags::from_bits_retain(entry & !address.as_u64()))
+}
 
 /// Writes one entry. Inside a batch it may be written as late as [`Batch`]'s end.
 ///
@@ -55,11 +52,12 @@ impl Drop for Batch {
 
 /// The live top-level table.
 #[inline(always)]
-pub fn read_cr3() -> u64 {
+pub fn read_cr3() -> PhysAddr {
     let value;
     // SAFETY: reading has no effect.
     unsafe { hot!(mmu.read_cr3 => value) };
-    value
+    // The other bits are how the table itself is cached.
+    parts(value).0
 }
 
 /// Makes a top-level table live.
@@ -67,9 +65,9 @@ pub fn read_cr3() -> u64 {
 /// # Safety
 /// The table maps all that the kernel uses from now on.
 #[inline(always)]
-pub unsafe fn write_cr3(address: u64) {
+pub unsafe fn write_cr3(address: PhysAddr) {
     // SAFETY: per the contract.
-    unsafe { hot!(mmu.write_cr3, "rdi" = address) };
+    unsafe { hot!(mmu.write_cr3, "rdi" = address.as_u64()) };
 }
 
 /// Flushes the whole TLB.
@@ -81,46 +79,46 @@ pub fn flush_all() {
 
 /// Flushes one page.
 #[inline(always)]
-pub fn flush_one(address: usize) {
+pub fn flush_one(address: VirtAddr) {
     // SAFETY: a flush has no effect on memory.
-    unsafe { hot!(mmu.flush_one, "rdi" = address) };
+    unsafe { hot!(mmu.flush_one, "rdi" = address.as_u64()) };
 }
 
-/// Turns an entry with a guest physical address and flags into one that [`set_pte`] takes. A world may take [`WRITE`] from
-/// a mapping of a page table.
+/// An entry that [`set_pte`] takes, from a guest physical address, a multiple of 4 KiB, and flags. A world may take
+/// `WRITABLE` from a mapping of a page table.
 #[inline(always)]
-pub fn encode(entry: u64) -> u64 {
+pub fn encode(address: PhysAddr, flags: PageTableFlags) -> u64 {
     let value;
     // SAFETY: a computation.
-    unsafe { hot!(mmu.encode, "rdi" = entry => value) };
+    unsafe { hot!(mmu.encode, "rdi" = entry(address, flags) => value) };
     value
 }
 
 /// The inverse of [`encode`], for an entry as read from a table.
 #[inline(always)]
-pub fn decode(entry: u64) -> u64 {
+pub fn decode(entry: u64) -> (PhysAddr, PageTableFlags) {
     let value;
     // SAFETY: a computation.
     unsafe { hot!(mmu.decode, "rdi" = entry => value) };
-    value
+    parts(value)
 }
 
 /// Makes a zeroed frame a page table of a level.
 ///
 /// # Safety
 /// Nothing else uses the frame; from now on only [`set_pte`] writes it.
-pub unsafe fn adopt_table(pfn: u64, level: u32) {
+pub unsafe fn adopt_table(pfn: u64, level: PageTableLevel) {
     // SAFETY: per the contract.
-    unsafe { calling!(mmu.adopt_table, "rdi" = pfn, "esi" = level) };
+    unsafe { calling!(mmu.adopt_table, "rdi" = pfn, "esi" = level as u32) };
 }
 
 /// Makes a page table an ordinary frame again.
 ///
 /// # Safety
 /// No table points to it.
-pub unsafe fn release_table(pfn: u64, level: u32) {
+pub unsafe fn release_table(pfn: u64, level: PageTableLevel) {
     // SAFETY: per the contract.
-    unsafe { calling!(mmu.release_table, "rdi" = pfn, "esi" = level) };
+    unsafe { calling!(mmu.release_table, "rdi" = pfn, "esi" = level as u32) };
 }
 
 /// Whether entries of level 2 may map large pages.

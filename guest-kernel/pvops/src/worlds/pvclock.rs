@@ -8,10 +8,12 @@
 use crate::per_cpu;
 use crate::percpu::{self, CPUS, PerCpu};
 use crate::scale::Scale;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use shared_abi::kvm::{
     CLOCK_GUEST_STOPPED, CLOCK_TSC_STABLE, ClockPage, Features, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE,
 };
+use volatile::{VolatilePtr, map_field};
 
 /// A page of its own cache line.
 #[repr(C, align(64))]
@@ -62,8 +64,8 @@ pub(crate) fn use_clock(page: *const ClockPage) {
 }
 
 /// The page that this CPU reads; `None` before there is one.
-fn clock() -> Option<*mut ClockPage> {
-    let page = |slot| Some(CLOCKS.of(slot)?.load(Ordering::Acquire)).filter(|page| !page.is_null());
+fn clock() -> Option<NonNull<ClockPage>> {
+    let page = |slot| NonNull::new(CLOCKS.of(slot)?.load(Ordering::Acquire));
     page(percpu::slot()).or_else(|| page(0))
 }
 
@@ -84,7 +86,7 @@ pub fn guest_stops() -> u64 {
 /// The page is mapped, and its host writes it for this CPU.
 pub unsafe fn time_of(page: *const ClockPage) -> u64 {
     // SAFETY: per the contract.
-    unsafe { read(page, ordered_tsc) }.time
+    unsafe { read(NonNull::new_unchecked(page.cast_mut()), ordered_tsc) }.time
 }
 
 pub(crate) unsafe extern "sysv64" fn now() -> u64 {
@@ -93,7 +95,8 @@ pub(crate) unsafe extern "sysv64" fn now() -> u64 {
     let reading = unsafe { read(page, ordered_tsc) };
     if reading.flags & CLOCK_GUEST_STOPPED != 0 {
         // SAFETY: as above. The guest takes the flag back; the host sets it while this CPU does not run.
-        unsafe { (&raw mut (*page).flags).write_volatile(reading.flags & !CLOCK_GUEST_STOPPED) };
+        let page = unsafe { VolatilePtr::new(page) };
+        map_field!(page.flags).write(reading.flags & !CLOCK_GUEST_STOPPED);
         STOPS.fetch_add(1, Ordering::Relaxed);
     }
     let promised = reading.flags & CLOCK_TSC_STABLE != 0 && PROMISES.load(Ordering::Relaxed);
@@ -116,17 +119,17 @@ struct Reading {
 
 /// # Safety
 /// The page is mapped. Its host may change it at any time.
-unsafe fn read(page: *const ClockPage, tsc: impl Fn() -> u64) -> Reading {
-    // SAFETY: per the contract; volatile, and checked by the version.
-    let version = || unsafe { (&raw const (*page).version).read_volatile() };
+unsafe fn read(page: NonNull<ClockPage>, tsc: impl Fn() -> u64) -> Reading {
+    // SAFETY: per the contract; checked by the version.
+    let page = unsafe { VolatilePtr::new_read_only(page) };
+    let version = map_field!(page.version);
     loop {
-        let before = version();
+        let before = version.read();
         fence(Ordering::Acquire);
-        // SAFETY: as above.
-        let clock = unsafe { page.read_volatile() };
+        let clock = page.read();
         let tsc = tsc();
         fence(Ordering::Acquire);
-        if before & 1 == 0 && version() == before {
+        if before & 1 == 0 && version.read() == before {
             let scale = Scale { mul: clock.tsc_to_system_mul, shift: clock.tsc_shift };
             let time = clock.system_time.wrapping_add(scale.apply(tsc.saturating_sub(clock.tsc_timestamp)));
             return Reading { time, flags: clock.flags, scale };
@@ -205,7 +208,7 @@ mod tests {
 
         fn read(&self, tsc: impl Fn() -> u64) -> u64 {
             // SAFETY: the page lives.
-            unsafe { read(self.page.get(), tsc) }.time
+            unsafe { read(NonNull::new(self.page.get()).unwrap(), tsc) }.time
         }
     }
 

@@ -6,11 +6,11 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use guest_kernel::trap::expected::{caught_fault, expect_fault, write_faults};
 use guest_kernel::trap::{TrapFrame, irq};
+use x86_64::VirtAddr;
+use x86_64::registers::rflags::RFlags;
+use x86_64::structures::idt::{ExceptionVector, PageFaultErrorCode};
 
-const INTERRUPT_FLAG: u64 = 1 << 9;
-const INVALID_OPCODE: u64 = 6;
-const GENERAL_PROTECTION: u64 = 13;
-const PAGE_FAULT: u64 = 14;
+const INTERRUPT_FLAG: RFlags = RFlags::INTERRUPT_FLAG;
 
 /// What an instruction that faults on purpose leaves: the frame, and its address and stack pointer.
 struct Caught {
@@ -49,8 +49,8 @@ extern "sysv64" fn expect_here(at: usize, resume: usize) {
 }
 
 /// Vector, error code, instruction and stack of a frame are as they must be.
-fn as_expected(caught: &Caught, vector: u64, code: u64) -> Verdict {
-    equal("vector", vector, caught.frame.vector)?;
+fn as_expected(caught: &Caught, vector: ExceptionVector, code: u64) -> Verdict {
+    equal("vector", vector as u64, caught.frame.vector)?;
     equal("error code", code, caught.frame.error)?;
     equal("RIP", caught.at, caught.frame.rip)?;
     equal("RSP", caught.stack, caught.frame.rsp)
@@ -58,25 +58,27 @@ fn as_expected(caught: &Caught, vector: u64, code: u64) -> Verdict {
 
 pub fn without_error_code(lab: &Lab) -> Verdict {
     here(lab)?;
-    as_expected(&fault!("ud2")?, INVALID_OPCODE, 0)
+    as_expected(&fault!("ud2")?, ExceptionVector::InvalidOpcode, 0)
 }
 
 pub fn with_error_code(lab: &Lab) -> Verdict {
     here(lab)?;
     // No descriptor is so far behind the start of the table.
-    as_expected(&fault!("mov fs, r14w", in("r14") 0xfff0_u64)?, GENERAL_PROTECTION, 0xfff0)
+    as_expected(&fault!("mov fs, r14w", in("r14") 0xfff0_u64)?, ExceptionVector::GeneralProtection, 0xfff0)
 }
 
 pub fn page_fault(lab: &Lab) -> Verdict {
     here(lab)?;
     const NOWHERE: usize = 0xffff_ca00_0000_1234;
-    // The error code's bits: 0 the page is there, 1 a write, 2 from user mode.
-    as_expected(&fault!("mov al, byte ptr [r14]", in("r14") NOWHERE)?, PAGE_FAULT, 0)?;
-    equal("CR2", NOWHERE, pvops::cpu::read_cr2())?;
-    as_expected(&fault!("mov byte ptr [r14], 0", in("r14") NOWHERE + 1)?, PAGE_FAULT, 2)?;
-    equal("CR2", NOWHERE + 1, pvops::cpu::read_cr2())?;
+    const WRITE: PageFaultErrorCode = PageFaultErrorCode::CAUSED_BY_WRITE;
+    let address = |offset: usize| VirtAddr::new((NOWHERE + offset) as u64);
+    let fault = |caught: &Caught, code: PageFaultErrorCode| as_expected(caught, ExceptionVector::Page, code.bits());
+    fault(&fault!("mov al, byte ptr [r14]", in("r14") NOWHERE)?, PageFaultErrorCode::empty())?;
+    equal("CR2", address(0), pvops::cpu::read_cr2())?;
+    fault(&fault!("mov byte ptr [r14], 0", in("r14") NOWHERE + 1)?, WRITE)?;
+    equal("CR2", address(1), pvops::cpu::read_cr2())?;
     let table = pvops::live_table();
-    as_expected(&fault!("mov byte ptr [r14], 0", in("r14") table)?, PAGE_FAULT, 3)
+    fault(&fault!("mov byte ptr [r14], 0", in("r14") table)?, WRITE | PageFaultErrorCode::PROTECTION_VIOLATION)
 }
 
 pub fn shows_the_mask(lab: &Lab) -> Verdict {
@@ -88,7 +90,7 @@ pub fn shows_the_mask(lab: &Lab) -> Verdict {
     interrupts_on();
     let off = off?;
     equal("IF with events on", INTERRUPT_FLAG, on.frame.rflags & INTERRUPT_FLAG)?;
-    equal("IF with events off", 0, off.frame.rflags & INTERRUPT_FLAG)?;
+    equal("IF with events off", RFlags::empty(), off.frame.rflags & INTERRUPT_FLAG)?;
     holds(still_off != 0, "mask behind an exception with events off", 1, 0)?;
     let now_on = pvops::irq::save();
     interrupts_on();

@@ -6,13 +6,18 @@ use balloon::{Hypervisor, Pfn};
 use guest_kernel::mm::frames::FRAMES;
 use guest_kernel::mm::{PAGE_SIZE, direct, paging, reserve::Reserve};
 use guest_kernel::trap::expected::write_faults;
-use pvops::mmu::{self, ACCESSED, NO_EXECUTE, PRESENT, WRITE};
+use pvops::mmu;
 use pvops::worlds::xen::hypercall::{self, Refused};
 use pvops::worlds::xen::memory::{machine_address, machine_frame, physical_frame, shared_page};
 use shared_abi::xen::{MmuExtended, MmuUpdate, mmuext};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PageTableFlags;
+use x86_64::structures::paging::page_table::PageTableLevel;
 
 const ENTRIES: usize = 512;
-const READ_ONLY: u64 = PRESENT | ACCESSED | NO_EXECUTE;
+const READ_ONLY: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::ACCESSED).union(PageTableFlags::NO_EXECUTE);
+const WRITABLE: PageTableFlags = READ_ONLY.union(PageTableFlags::WRITABLE);
 
 /// A frame of a check's own, zeroed.
 struct Frame(u64);
@@ -35,10 +40,16 @@ impl Frame {
 
     /// An entry, read through the direct map, without the bits that Xen sets for a kernel that runs in ring 3.
     fn entry(&self, index: usize) -> u64 {
-        const GUEST_KERNEL: u64 = 1 << 52;
+        const XENS: PageTableFlags = GUEST_KERNEL.union(PageTableFlags::USER_ACCESSIBLE);
+        const GUEST_KERNEL: PageTableFlags = PageTableFlags::BIT_52;
         // SAFETY: the frame is ours, and mapped.
         let entry = unsafe { (self.address() as *const u64).add(index).read_volatile() };
-        entry & !(GUEST_KERNEL | mmu::USER)
+        entry & !XENS.bits()
+    }
+
+    /// An entry that maps it.
+    fn mapped(&self, flags: PageTableFlags) -> u64 {
+        (self.machine() * PAGE_SIZE as u64) | flags.bits()
     }
 
     /// The first word of an ordinary page.
@@ -66,7 +77,7 @@ impl Table {
     fn new() -> Result<Self, End> {
         let frame = Frame::new()?;
         // SAFETY: the frame is ours and empty.
-        unsafe { mmu::adopt_table(frame.0, 1) };
+        unsafe { mmu::adopt_table(frame.0, PageTableLevel::One) };
         let table = Self(frame);
         settled(pin(&table.0, mmuext::PIN_L1_TABLE))?;
         Ok(table)
@@ -77,7 +88,7 @@ impl Drop for Table {
     fn drop(&mut self) {
         let _ = pin(&self.0, mmuext::UNPIN_TABLE);
         // SAFETY: no table points to it.
-        unsafe { mmu::release_table(self.0.0, 1) };
+        unsafe { mmu::release_table(self.0.0, PageTableLevel::One) };
     }
 }
 
@@ -93,8 +104,7 @@ fn update(updates: &[MmuUpdate]) -> Result<(), Refused> {
 
 /// An entry that maps a frame, differently for each index.
 fn mapping(frame: &Frame, index: usize) -> u64 {
-    let more = if index.is_multiple_of(3) { mmu::DIRTY } else { 0 };
-    (frame.machine() * PAGE_SIZE as u64) | READ_ONLY | more
+    frame.mapped(if index.is_multiple_of(3) { READ_ONLY | PageTableFlags::DIRTY } else { READ_ONLY })
 }
 
 fn fill_one_by_one(table: &Table, page: &Frame) {
@@ -141,7 +151,7 @@ pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
     let (page, table) = (Frame::new()?, Table::new()?);
     let good = mapping(&page, 1);
     // The table itself, writable.
-    let bad = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
+    let bad = table.0.mapped(WRITABLE);
     let list = [table.0.update(0, good), table.0.update(1, bad), table.0.update(2, good)];
     let result = update(&list);
     holds(result.is_err(), "a list with a bad update", "an error", "none")?;
@@ -152,31 +162,31 @@ pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
 pub fn writable_mapping_of_a_table_refused(lab: &Lab) -> Verdict {
     here(lab)?;
     let table = Table::new()?;
-    let frame = table.0.machine() * PAGE_SIZE as u64;
-    holds(update(&[table.0.update(0, frame | READ_ONLY | WRITE)]).is_err(), "a writable mapping", "refused", "made")?;
-    settled(update(&[table.0.update(0, frame | READ_ONLY)]))?;
-    equal("the read-only mapping of the same frame", frame | READ_ONLY, table.0.entry(0))
+    let read_only = table.0.mapped(READ_ONLY);
+    holds(update(&[table.0.update(0, table.0.mapped(WRITABLE))]).is_err(), "a writable mapping", "refused", "made")?;
+    settled(update(&[table.0.update(0, read_only)]))?;
+    equal("the read-only mapping of the same frame", read_only, table.0.entry(0))
 }
 
 pub fn frame_of_another_refused(lab: &Lab) -> Verdict {
     here(lab)?;
     let table = Table::new()?;
     // Frames that no domain of this machine has: far behind its memory.
-    let result = update(&[table.0.update(0, 0xf_ffff_0000_0000 | READ_ONLY | WRITE)]);
+    let result = update(&[table.0.update(0, 0xf_ffff_0000_0000 | WRITABLE.bits())]);
     holds(result.is_err(), "a mapping of a frame that is not the domain's", "refused", "made")?;
     equal("the entry", 0, table.0.entry(0))
 }
 
 pub fn table_refuses_writes(lab: &Lab) -> Verdict {
     here(lab)?;
-    let root = direct(mmu::read_cr3());
+    let root = direct(mmu::read_cr3().as_u64());
     holds(write_faults(root), "a write to the live top-level table", "a fault", "none")
 }
 
 pub fn pinned_frame_stays_a_table(lab: &Lab) -> Verdict {
     here(lab)?;
     let table = Table::new()?;
-    let entry = (table.0.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE;
+    let entry = table.0.mapped(WRITABLE);
     // SAFETY: a page of the check's own.
     let result = unsafe { hypercall::update_va_mapping(table.0.address(), entry, 0) };
     holds(result.is_err(), "a writable mapping of a pinned table", "refused", "made")
@@ -196,12 +206,12 @@ pub fn bad_table_is_not_pinned(lab: &Lab) -> Verdict {
     let frame = Frame::new()?;
     // It maps itself writable.
     // SAFETY: the frame is the check's own.
-    unsafe { (frame.address() as *mut u64).write_volatile((frame.machine() * PAGE_SIZE as u64) | READ_ONLY | WRITE) };
+    unsafe { (frame.address() as *mut u64).write_volatile(frame.mapped(WRITABLE)) };
     // SAFETY: as above.
-    unsafe { mmu::adopt_table(frame.0, 1) };
+    unsafe { mmu::adopt_table(frame.0, PageTableLevel::One) };
     let result = pin(&frame, mmuext::PIN_L1_TABLE);
     // SAFETY: no table points to it.
-    unsafe { mmu::release_table(frame.0, 1) };
+    unsafe { mmu::release_table(frame.0, PageTableLevel::One) };
     holds(result.is_err(), "pinning a table that maps itself writable", "refused", "done")
 }
 
@@ -216,8 +226,9 @@ pub fn base_pointer_must_be_a_table(lab: &Lab) -> Verdict {
 pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
     here(lab)?;
     let (first, second) = (Frame::new()?, Frame::new()?);
-    let own = mmu::encode((first.0 * PAGE_SIZE as u64) | READ_ONLY | WRITE | mmu::DIRTY);
-    let other = mmu::encode((second.0 * PAGE_SIZE as u64) | READ_ONLY);
+    let address = |frame: &Frame| PhysAddr::new(frame.0 * PAGE_SIZE as u64);
+    let own = mmu::encode(address(&first), WRITABLE | PageTableFlags::DIRTY);
+    let other = mmu::encode(address(&second), READ_ONLY);
     // SAFETY: both frames are the check's own, and both are mapped as before when it ends.
     let saw = unsafe {
         (first.address() as *mut u64).write_volatile(1);
@@ -234,7 +245,7 @@ pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
 
 pub fn frame_lists_agree(lab: &Lab) -> Verdict {
     here(lab)?;
-    let shared = paging::lookup(shared_page()).map(|(physical, _)| physical / PAGE_SIZE as u64);
+    let shared = paging::lookup(shared_page()).map(|(physical, _)| physical.as_u64() / PAGE_SIZE as u64);
     let mut compared = 0;
     for frame in 0.. {
         let Some(machine) = machine_frame(frame) else {

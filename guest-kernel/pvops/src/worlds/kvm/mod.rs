@@ -92,7 +92,7 @@ unsafe extern "sysv64" fn enter_cpu(slot: u64) {
 /// # Safety
 /// `physical` translates the address of a static of this crate to a guest physical one; the feature PV_EOI is there.
 pub unsafe fn start_eoi(physical: impl FnOnce(usize) -> u64) {
-    let address = physical(crate::percpu::eoi_word().addr());
+    let address = physical(crate::percpu::eoi_word().as_raw_ptr().addr().get());
     // SAFETY: the MSR exists with the feature; the word is this CPU's and lives for ever.
     unsafe { crate::ops::cpu::write_msr(MSR_PV_EOI, address | PV_EOI_ENABLE) };
 }
@@ -104,8 +104,7 @@ pub fn ends_saved() -> u64 {
 
 /// The word of the first CPU as it is now.
 pub fn eoi_word() -> u32 {
-    // SAFETY: a static; the host may change it, hence volatile.
-    unsafe { crate::percpu::eoi_word().read_volatile() }
+    crate::percpu::eoi_word().read()
 }
 
 /// The target of a hot site: changes the flags and RAX only. Without a lock: KVM writes the word only while this CPU is not

@@ -6,11 +6,14 @@ pub mod apic;
 pub mod startup;
 pub mod tsc;
 
+use crate::ops::cpu::msr;
 use crate::percpu;
 use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
 use crate::template::{Template, template};
 use crate::types::Flags;
 use core::arch::{asm, naked_asm};
+use x86_64::registers::control::Cr4Flags;
+use x86_64::structures::DescriptorTablePointer;
 
 /// The backend of this world.
 pub static BACKEND: Backend = Backend { name: "native", ops: OPS, templates: TEMPLATES };
@@ -133,19 +136,19 @@ instructions! {
     /// `sti` keeps interrupts off for one more instruction, so none slips in before `hlt`.
     irq_halt(), HALT: "sti", "hlt";
     /// CR0.
-    read_cr0() -> usize, READ_CR0: "mov rax, cr0";
+    read_cr0() -> u64, READ_CR0: "mov rax, cr0";
     /// CR0.
-    write_cr0(_value: usize), WRITE_CR0: "mov cr0, rdi";
+    write_cr0(_value: u64), WRITE_CR0: "mov cr0, rdi";
     /// CR2.
-    read_cr2() -> usize, READ_CR2: "mov rax, cr2";
+    read_cr2() -> u64, READ_CR2: "mov rax, cr2";
     /// CR4.
-    read_cr4() -> usize, READ_CR4: "mov rax, cr4";
+    read_cr4() -> u64, READ_CR4: "mov rax, cr4";
     /// CR4.
-    write_cr4(_value: usize), WRITE_CR4: "mov cr4, rdi";
+    write_cr4(_value: u64), WRITE_CR4: "mov cr4, rdi";
     /// GDTR.
-    load_gdt(_descriptor: *const u8), LOAD_GDT: "lgdt [rdi]";
+    load_gdt(_descriptor: *const DescriptorTablePointer), LOAD_GDT: "lgdt [rdi]";
     /// IDTR.
-    load_idt(_descriptor: *const u8), LOAD_IDT: "lidt [rdi]";
+    load_idt(_descriptor: *const DescriptorTablePointer), LOAD_IDT: "lidt [rdi]";
     /// TR.
     load_tr(_selector: u16), LOAD_TR: "ltr di";
     /// A store: the walker sees it at the next TLB miss.
@@ -220,7 +223,10 @@ pub(crate) unsafe extern "sysv64" fn no_read(_bytes: *mut u8, _len: usize) -> us
 /// Turning CR4.PGE off and on flushes global entries too; a write of CR3 would not.
 #[unsafe(naked)]
 pub(crate) unsafe extern "sysv64" fn flush_all() {
-    naked_asm!("mov rax, cr4", "push rax", "xor al, 0x80", "mov cr4, rax", "pop rax", "mov cr4, rax", "ret")
+    naked_asm!(
+        "mov rax, cr4", "push rax", "xor al, {pge}", "mov cr4, rax", "pop rax", "mov cr4, rax", "ret",
+        pge = const Cr4Flags::PAGE_GLOBAL.bits(),
+    )
 }
 
 #[unsafe(naked)]
@@ -233,25 +239,24 @@ pub(crate) unsafe extern "sysv64" fn write_msr(_msr: u32, _value: u64) {
     naked_asm!("mov ecx, edi", "mov eax, esi", "mov rdx, rsi", "shr rdx, 32", "wrmsr", "ret")
 }
 
-/// Turns on what this CPU offers of [`Protections`](crate::cpu::Protections) (Intel SDM volume 3, "Control Registers").
+/// Turns on what this CPU offers of [`PROTECTIONS`](crate::cpu::PROTECTIONS) (Intel SDM volume 3, "Control Registers").
 pub(crate) unsafe extern "sysv64" fn protect() -> u64 {
-    let offered = crate::cpu::Protections::offered();
+    let offered = crate::cpu::offered_protections().bits();
     // SAFETY: reserved bits of CR4 fault, but CPUID offers these. The kernel neither runs nor touches user pages, CR3 names
     // process-context 0, and machine checks have a handler.
     unsafe {
-        let cr4 = read_cr4() as u64;
-        write_cr4((cr4 | offered.bits()) as usize);
+        write_cr4(read_cr4() | offered);
         // Some software CPUs ignore bits that they do not implement.
-        read_cr4() as u64 & offered.bits()
+        read_cr4() & offered
     }
 }
 
 pub(crate) unsafe extern "sysv64" fn set_segment_base(which: u32, base: u64) {
-    // FS base, GS base (the active one is the kernel's), and the one that swapgs brings.
     let msr = match which {
-        0 => 0xc000_0100,
-        1 => 0xc000_0102,
-        _ => 0xc000_0101_u32,
+        0 => msr::FS_BASE,
+        // User mode's, which is the inactive one here.
+        1 => msr::KERNEL_GS_BASE,
+        _ => msr::GS_BASE,
     };
     // SAFETY: the three MSRs exist on every 64-bit CPU.
     unsafe {

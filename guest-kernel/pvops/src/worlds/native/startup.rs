@@ -3,7 +3,9 @@
 
 use super::apic::local;
 use crate::types::Start;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use volatile::VolatilePtr;
 
 /// Commands: delivery mode and level.
 const INIT: u32 = 0b101 << 8 | ASSERT;
@@ -40,8 +42,9 @@ pub(crate) unsafe extern "sysv64" fn start_cpu(cpu: u32, start: *const Start) ->
     if !local::can_reach(cpu) {
         return NO_SUCH_CPU;
     }
+    let Some(mailbox) = NonNull::new(MAILBOX.load(Ordering::Relaxed)) else { return NO_TRAMPOLINE };
     // SAFETY: `set_trampoline`'s contract for the mailbox, that of `smp::start_cpu` for the rest: no CPU reads it now.
-    unsafe { MAILBOX.load(Ordering::Relaxed).write_volatile(*start) };
+    unsafe { VolatilePtr::new(mailbox).write(*start) };
     local::command(cpu, INIT);
     wait(AFTER_INIT);
     local::command(cpu, STARTUP | page);

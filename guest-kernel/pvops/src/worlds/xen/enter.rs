@@ -21,9 +21,14 @@
 use super::hypercall::{self, Refused, update_va_mapping};
 use super::memory::{self, Places};
 use super::{event, shared_info};
-use crate::ops::mmu::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, WRITE};
 use core::fmt;
 use shared_abi::xen::{MmuUpdate, OLDEST_VERSION, SharedInfo, StartInfo, hypercall as number, physdev, uvmf};
+use x86_64::structures::paging::PageTableFlags;
+
+/// Flags of what maps memory.
+const DATA: PageTableFlags = ABOVE.union(PageTableFlags::DIRTY).union(PageTableFlags::NO_EXECUTE);
+/// Flags of what points to tables.
+const ABOVE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::ACCESSED);
 
 const PAGE: u64 = 4096;
 const ENTRIES: u64 = 512;
@@ -141,26 +146,25 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
     let build = Build { scratch, list: info.mfn_list as *const u64 };
     let first_table = pool + bitmap;
     let read_only = |pfn: u64| (first_table..pool_end).contains(&pfn) || (pfn_of(info.pt_base)..xen_end).contains(&pfn);
-    let data = PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
+    const READ_ONLY: PageTableFlags = DATA.difference(PageTableFlags::WRITABLE.union(PageTableFlags::DIRTY));
     for table in 0..leaf_tables {
         build.table(first_table + table, |index| {
             let pfn = table * ENTRIES + index;
-            let flags = if read_only(pfn) { data & !(WRITE | DIRTY) } else { data };
-            if pfn < frames { (build.machine(pfn) * PAGE) | flags } else { 0 }
+            let flags = if read_only(pfn) { READ_ONLY } else { DATA };
+            if pfn < frames { build.entry(pfn, flags) } else { 0 }
         })?;
     }
-    let above = PRESENT | WRITE | ACCESSED;
     let first_directory = first_table + leaf_tables;
     for directory in 0..directories {
         build.table(first_directory + directory, |index| {
             let table = directory * ENTRIES + index;
-            if table < leaf_tables { (build.machine(first_table + table) * PAGE) | above } else { 0 }
+            if table < leaf_tables { build.entry(first_table + table, ABOVE) } else { 0 }
         })?;
     }
     let top = first_directory + directories;
     let first = direct_map as u64 >> 30 & (ENTRIES - 1);
     build.table(top, |index| match index.checked_sub(first) {
-        Some(directory) if directory < directories => (build.machine(first_directory + directory) * PAGE) | above,
+        Some(directory) if directory < directories => build.entry(first_directory + directory, ABOVE),
         _ => 0,
     })?;
     // SAFETY: the page is the scratch page no more; nothing else is there.
@@ -168,9 +172,7 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
     let root = build.machine(pfn_of(info.pt_base)) * PAGE;
     let slot = (direct_map as u64 >> 39 & (ENTRIES - 1)) * 8;
     // SAFETY: nothing is mapped there yet.
-    unsafe {
-        hypercall::mmu_update(&[MmuUpdate { address: root + slot, value: (build.machine(top) * PAGE) | above }])?
-    };
+    unsafe { hypercall::mmu_update(&[MmuUpdate { address: root + slot, value: build.entry(top, ABOVE) }])? };
 
     let direct = |pfn: u64| direct_map + (pfn * PAGE) as usize;
     // SAFETY: the frames are free, and mapped now.
@@ -203,11 +205,7 @@ fn share_page(info: &StartInfo, virtual_base: usize) -> Result<(), EnterError> {
     let pfn = (page - virtual_base) as u64 / PAGE;
     // SAFETY: the kernel keeps the page for this.
     unsafe {
-        update_va_mapping(
-            page,
-            info.shared_info | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE,
-            uvmf::INVLPG_LOCAL,
-        )?;
+        update_va_mapping(page, info.shared_info | DATA.bits(), uvmf::INVLPG_LOCAL)?;
         // From now on the list says so, too: tables that are built later map Xen's frame.
         (info.mfn_list as *mut u64).add(pfn as usize).write_volatile(info.shared_info / PAGE);
     }
@@ -236,9 +234,13 @@ impl Build {
         unsafe { self.list.add(pfn as usize).read_volatile() }
     }
 
+    fn entry(&self, pfn: u64, flags: PageTableFlags) -> u64 {
+        (self.machine(pfn) * PAGE) | flags.bits()
+    }
+
     /// Fills a frame with entries.
     fn table(&self, pfn: u64, entry: impl Fn(u64) -> u64) -> Result<(), Refused> {
-        let mapping = (self.machine(pfn) * PAGE) | PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
+        let mapping = self.entry(pfn, DATA);
         // SAFETY: the scratch page is nobody else's, and the frame is free.
         unsafe {
             update_va_mapping(self.scratch, mapping, uvmf::INVLPG_LOCAL)?;

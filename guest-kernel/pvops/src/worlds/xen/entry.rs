@@ -17,10 +17,18 @@
 use super::event;
 use super::handlers::HANDLERS;
 use super::hypercall::{self, COUNTS, Refused};
-use super::shared_info;
+use super::vcpu_info;
 use crate::types::Flags;
 use core::arch::{global_asm, naked_asm};
 use shared_abi::xen::{CODE_SELECTOR, CallbackRegister, TrapInfo, callback, hypercall as number, sched};
+use volatile::map_field;
+use x86_64::registers::rflags::RFlags;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, DescriptorFlags};
+use x86_64::structures::idt::{Entry, ExceptionVector, HandlerFunc};
+
+/// A gate of the kernel's IDT.
+type Gate = Entry<HandlerFunc>;
 
 /// Defines targets of hot sites that call a function and keep all registers but RAX.
 macro_rules! preserving {
@@ -71,38 +79,30 @@ global_asm!(
     handlers = sym HANDLERS,
 );
 
-/// A gate of the kernel's IDT (Intel SDM volume 3, "64-Bit Mode IDT").
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Gate {
-    low: u64,
-    high: u64,
-}
-
 /// Takes the IDT as the kernel built it: exceptions go to Xen's trap table, the rest is for events.
-pub(super) unsafe extern "sysv64" fn load_idt(descriptor: *const u8) {
+pub(super) unsafe extern "sysv64" fn load_idt(descriptor: *const DescriptorTablePointer) {
     unsafe extern "C" {
         #[link_name = "xen_exception_stubs"]
         static STUBS: u8;
     }
-    // SAFETY: a pseudo-descriptor has a limit and a base, and names a table, per the operation's contract.
+    // SAFETY: it names a table, per the operation's contract.
     let gates = unsafe {
-        let limit = descriptor.cast::<u16>().read_unaligned();
-        let base = descriptor.add(2).cast::<u64>().read_unaligned();
-        core::slice::from_raw_parts(base as *const Gate, (usize::from(limit) + 1) / size_of::<Gate>())
+        let DescriptorTablePointer { limit, base } = descriptor.read();
+        core::slice::from_raw_parts(base.as_ptr::<Gate>(), (usize::from(limit) + 1) / size_of::<Gate>())
     };
     let mut traps = [TrapInfo::END; EXCEPTIONS + 1];
     let mut used = 0;
     for (vector, gate) in gates.iter().enumerate().take(256) {
-        if gate.low >> 47 & 1 == 0 {
+        let attributes = attributes(gate);
+        if !attributes.contains(DescriptorFlags::PRESENT) {
             continue;
         }
-        let address = gate.low & 0xffff | gate.low >> 32 & 0xffff_0000 | gate.high << 32;
-        HANDLERS.set(vector, address as usize);
+        HANDLERS.set(vector, gate.handler_addr().as_u64() as usize);
         if vector < EXCEPTIONS {
+            let privilege = Descriptor::UserSegment(attributes.bits()).dpl();
             traps[used] = TrapInfo {
                 vector: vector as u8,
-                flags: TrapInfo::MASK_EVENTS | (gate.low >> 45 & 3) as u8,
+                flags: TrapInfo::MASK_EVENTS | privilege as u8,
                 cs: CODE_SELECTOR,
                 pad: 0,
                 address: ((&raw const STUBS).addr() + vector * STUB_SIZE) as u64,
@@ -121,6 +121,13 @@ pub(super) unsafe extern "sysv64" fn load_idt(descriptor: *const u8) {
         unsafe { hypercall::command(number::CALLBACK_OP, callback::REGISTER, "callback_op", &mut register) }
             .unwrap_or_else(|refused| refused.end());
     }
+}
+
+/// Whether a gate is present, and for which privilege level: `Entry` does not tell. The bits are where segment descriptors
+/// have them.
+fn attributes(gate: &Gate) -> DescriptorFlags {
+    // SAFETY: a gate is 16 bytes, of which these are the first 8.
+    DescriptorFlags::from_bits_retain(unsafe { (&raw const *gate).cast::<u64>().read_unaligned() })
 }
 
 /// Xen enters here with events pending and masks them. The handler of one is entered as if a CPU had interrupted; those
@@ -165,8 +172,9 @@ unsafe extern "C" fn failsafe() {
         "add rsp, 32",
         // As the general protection fault that it is.
         "push 0",
-        "jmp qword ptr [rip + {handlers} + 8 * 13]",
+        "jmp qword ptr [rip + {handlers} + 8 * {vector}]",
         handlers = sym HANDLERS,
+        vector = const ExceptionVector::GeneralProtection as u8,
     )
 }
 
@@ -181,7 +189,7 @@ pub(super) unsafe extern "sysv64" fn iret() {
         "jnz 3f",
         // Xen shows the kernel's privilege level as 0; the CPU knows it as 3.
         "or byte ptr [rsp + 8], 3",
-        "test byte ptr [rsp + 17], 2",
+        "test dword ptr [rsp + 16], {interrupt_flag}",
         "jz 2f",
         "mov byte ptr [rip + XEN_SHARED_INFO + 1], 0",
         "cmp byte ptr [rip + XEN_SHARED_INFO], 0",
@@ -199,6 +207,7 @@ pub(super) unsafe extern "sysv64" fn iret() {
         "4: mov byte ptr [rip + XEN_SHARED_INFO + 1], 1",
         "and byte ptr [rsp + 8], 0xfc",
         "jmp {next}",
+        interrupt_flag = const RFlags::INTERRUPT_FLAG.bits(),
         counts = sym COUNTS,
         count_of_iret = const COUNT_OF_IRET,
         number = const number::IRET,
@@ -287,7 +296,8 @@ preserving! {
     fn end_slow() => event::end_in_service;
 }
 
-pub(super) unsafe extern "sysv64" fn read_cr2() -> usize {
-    // SAFETY: the shared page is mapped; Xen writes the field before it enters the page fault's handler.
-    unsafe { (&raw const (*shared_info()).vcpus[0].cr2).read_volatile() as usize }
+/// Xen writes the field before it enters the page fault's handler.
+pub(super) unsafe extern "sysv64" fn read_cr2() -> u64 {
+    let info = vcpu_info();
+    map_field!(info.cr2).read()
 }

@@ -7,19 +7,21 @@
 use super::entry::preserving;
 use super::hypercall::{self, Refused};
 use super::shared_info;
-use crate::ops::mmu::{GLOBAL, NO_EXECUTE, PRESENT, UNCACHED, WRITE};
+use crate::ops::mmu;
 use crate::per_cpu;
 use crate::percpu::PerCpu;
 use core::cell::UnsafeCell;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use shared_abi::xen::{
     DOMID_SELF, Exchange, MACHINE_TO_PHYSICAL, MmuExtended, MmuUpdate, Reservation, hypercall as number, memory,
     mmuext, uvmf,
 };
+use volatile::VolatilePtr;
+use x86_64::PhysAddr;
+use x86_64::structures::paging::PageTableFlags;
 
 const PAGE_SIZE: usize = 4096;
-/// The frame number in an entry.
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// Entries of a batch.
 pub const BATCH: usize = 2048;
 /// In the list: no machine frame.
@@ -72,14 +74,15 @@ pub(super) fn init(places: &Places) {
 }
 
 /// The list's place for a frame.
-fn place(pfn: u64) -> Option<*mut u64> {
-    (pfn < LIST_LEN.load(Relaxed)).then(|| (LIST.load(Relaxed) as *mut u64).wrapping_add(pfn as usize))
+fn place(pfn: u64) -> Option<VolatilePtr<'static, u64>> {
+    let list = NonNull::new(LIST.load(Relaxed) as *mut u64).filter(|_| pfn < LIST_LEN.load(Relaxed))?;
+    // SAFETY: inside the list, which is mapped and the domain's.
+    Some(unsafe { VolatilePtr::new(list.add(pfn as usize)) })
 }
 
 /// Machine frame of a physical one.
 pub fn machine_frame(pfn: u64) -> Option<u64> {
-    // SAFETY: inside the list, which is mapped.
-    Some(unsafe { place(pfn)?.read_volatile() }).filter(|&mfn| mfn != NO_FRAME)
+    Some(place(pfn)?.read()).filter(|&mfn| mfn != NO_FRAME)
 }
 
 /// Physical frame of a machine one, by Xen's table; only for frames of RAM.
@@ -109,8 +112,7 @@ fn shared_machine_frame() -> u64 {
 
 fn set_machine_frame(pfn: u64, mfn: u64) {
     if let Some(place) = place(pfn) {
-        // SAFETY: inside the list, which the domain owns.
-        unsafe { place.write_volatile(mfn) };
+        place.write(mfn);
     }
 }
 
@@ -238,30 +240,39 @@ fn extended(commands: &[MmuExtended]) {
 /// Device registers have machine addresses already. A page table is never mapped writable. Global entries would stay
 /// visible in user mode.
 extern "sysv64" fn encode_entry(entry: u64) -> u64 {
-    if entry & PRESENT == 0 {
+    let (address, flags) = mmu::parts(entry);
+    if !flags.contains(PageTableFlags::PRESENT) {
         return entry;
     }
-    let entry = entry & !GLOBAL;
-    if entry & UNCACHED != 0 {
-        return entry;
+    let flags = flags - PageTableFlags::GLOBAL;
+    if flags.contains(PageTableFlags::NO_CACHE) {
+        return mmu::entry(address, flags);
     }
-    let pfn = (entry & FRAME) / PAGE_SIZE as u64;
+    let pfn = address.as_u64() / PAGE_SIZE as u64;
     // A frame that the domain has given away cannot be mapped.
     let Some(mfn) = machine_frame(pfn) else { return 0 };
-    let flags = entry & !FRAME & if is_table(pfn) { !WRITE } else { !0 };
-    (mfn * PAGE_SIZE as u64) | flags
+    let flags = if is_table(pfn) { flags - PageTableFlags::WRITABLE } else { flags };
+    mmu::entry(address_of(mfn), flags)
 }
 
 extern "sysv64" fn decode_entry(entry: u64) -> u64 {
-    if entry & PRESENT == 0 || entry & UNCACHED != 0 {
+    let (address, flags) = mmu::parts(entry);
+    if !flags.contains(PageTableFlags::PRESENT) || flags.contains(PageTableFlags::NO_CACHE) {
         return entry;
     }
-    (physical_frame((entry & FRAME) / PAGE_SIZE as u64) * PAGE_SIZE as u64) | entry & !FRAME
+    mmu::entry(address_of(physical_frame(address.as_u64() / PAGE_SIZE as u64)), flags)
 }
 
-fn map_direct(pfn: u64, flags: u64) {
+/// Address of a frame by its number.
+fn address_of(frame: u64) -> PhysAddr {
+    PhysAddr::new_truncate(frame * PAGE_SIZE as u64)
+}
+
+/// Maps a frame writable where it is mapped already; a page table is left read-only.
+fn map_direct(pfn: u64) {
     let address = DIRECT.load(Relaxed) + pfn as usize * PAGE_SIZE;
-    let entry = encode_entry((pfn * PAGE_SIZE as u64) | PRESENT | NO_EXECUTE | flags);
+    let flags = PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE | PageTableFlags::WRITABLE;
+    let entry = encode_entry(mmu::entry(address_of(pfn), flags));
     // SAFETY: the frame is mapped there already; only the rights change.
     unsafe { hypercall::update_va_mapping(address, entry, uvmf::INVLPG_LOCAL) }.unwrap_or_else(|refused| refused.end());
 }
@@ -272,13 +283,13 @@ pub(super) unsafe extern "sysv64" fn adopt_table(pfn: u64, _level: u32) {
         unmap(SECOND.0.load(Relaxed) + pfn as usize * PAGE_SIZE);
     }
     set_table(pfn, true);
-    map_direct(pfn, WRITE);
+    map_direct(pfn);
 }
 
 pub(super) unsafe extern "sysv64" fn release_table(pfn: u64, _level: u32) {
     flush();
     set_table(pfn, false);
-    map_direct(pfn, WRITE);
+    map_direct(pfn);
 }
 
 /// Xen's paravirtual guests have none.
@@ -349,7 +360,7 @@ fn exchange(pfn: u64, order: u32) -> Result<(), Refused> {
     for (index, &mfn) in given.iter().enumerate() {
         let frame = pfn + index as u64;
         set_machine_frame(frame, if complete { taken + index as u64 } else { mfn });
-        map_direct(frame, WRITE);
+        map_direct(frame);
     }
     result.map(drop)
 }

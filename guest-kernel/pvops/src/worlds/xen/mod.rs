@@ -22,9 +22,13 @@ use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops
 use crate::template::Template;
 use crate::types::Start;
 use crate::worlds::{native, pvclock};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypercall::Refused;
-use shared_abi::xen::{PlatformOp, SharedInfo, SingleShot, console, hypercall as number, sched, vcpu};
+use shared_abi::xen::{PlatformOp, SharedInfo, SingleShot, VcpuInfo, console, hypercall as number, sched, vcpu};
+use volatile::VolatilePtr;
+use volatile::access::ReadOnly;
+use x86_64::structures::DescriptorTablePointer;
 
 /// The page that the domain shares with Xen. Xen's own frame is behind it from [`enter`] on.
 ///
@@ -43,6 +47,12 @@ union SharedPage {
 /// Where the shared page is. Xen changes it at any time: volatile or atomic accesses only.
 pub fn shared_info() -> *mut SharedInfo {
     (&raw mut XEN_SHARED_INFO).cast()
+}
+
+/// What the page has of CPU 0, for plain reads. Words that both sides change are atomics of [`event`].
+pub fn vcpu_info() -> VolatilePtr<'static, VcpuInfo, ReadOnly> {
+    // SAFETY: a part of a static, of which nobody makes references.
+    unsafe { VolatilePtr::new_read_only(NonNull::new_unchecked(&raw mut (*shared_info()).vcpus[0])) }
 }
 
 /// The backend of this world.
@@ -129,7 +139,7 @@ const TEMPLATES: &[(Op, Template)] = {
 };
 
 /// Xen's flat segments are as good as ours.
-unsafe extern "sysv64" fn keep_segments(_descriptor: *const u8) {}
+unsafe extern "sysv64" fn keep_segments(_descriptor: *const DescriptorTablePointer) {}
 
 /// Xen has the task state segment; exceptions arrive on the stack in use.
 unsafe extern "sysv64" fn no_task_register(_selector: u16) {}

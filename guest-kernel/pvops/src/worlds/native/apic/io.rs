@@ -2,8 +2,12 @@
 //! they are made under a lock.
 
 use crate::types::Trigger;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use shared_abi::assert_layout;
 use spin::mutex::SpinMutex;
+use volatile::access::WriteOnly;
+use volatile::{VolatileFieldAccess, VolatilePtr, VolatileRef};
 
 const VERSION: u32 = 1;
 const REDIRECTION: u32 = 0x10;
@@ -20,23 +24,41 @@ pub(crate) trait Access {
     fn write(&mut self, value: u32);
 }
 
-/// The registers in memory; 0 before they are mapped.
-pub(crate) struct Memory(usize);
+/// The registers in memory.
+#[derive(VolatileFieldAccess)]
+#[repr(C)]
+pub(crate) struct Block {
+    #[access(WriteOnly)]
+    index: u32,
+    reserved: [u32; 3],
+    window: u32,
+}
+assert_layout!(Block, size 0x14, index at 0, window at 0x10);
+
+/// The same where they are mapped; before that, what reads where nobody is.
+pub(crate) struct Memory(Option<VolatileRef<'static, Block>>);
+
+impl Memory {
+    fn block(&mut self) -> Option<VolatilePtr<'_, Block>> {
+        self.0.as_mut().map(VolatileRef::as_mut_ptr)
+    }
+}
 
 impl Access for Memory {
     fn select(&mut self, index: u32) {
-        // SAFETY: `take_over` was given a mapped register block.
-        unsafe { (self.0 as *mut u32).write_volatile(index) };
+        if let Some(block) = self.block() {
+            block.index().write(index);
+        }
     }
 
     fn read(&mut self) -> u32 {
-        // SAFETY: as in `select`.
-        unsafe { ((self.0 + 0x10) as *const u32).read_volatile() }
+        self.block().map_or(u32::MAX, |block| block.window().read())
     }
 
     fn write(&mut self, value: u32) {
-        // SAFETY: as in `select`.
-        unsafe { ((self.0 + 0x10) as *mut u32).write_volatile(value) };
+        if let Some(block) = self.block() {
+            block.window().write(value);
+        }
     }
 }
 
@@ -50,12 +72,16 @@ pub(crate) struct Io<A = Memory> {
 
 impl Io {
     pub(crate) const fn none() -> Self {
-        Self { registers: SpinMutex::new(Memory(0)), first_line: AtomicU32::new(0), pins: AtomicU32::new(0) }
+        Self { registers: SpinMutex::new(Memory(None)), first_line: AtomicU32::new(0), pins: AtomicU32::new(0) }
     }
 
     /// Masks all pins of the one whose registers are mapped at `base`.
-    pub(crate) fn take_over(&self, base: usize, first_line: u32) {
-        self.registers.lock().0 = base;
+    ///
+    /// # Safety
+    /// The registers stay mapped, and nobody else uses them.
+    pub(crate) unsafe fn take_over(&self, base: NonNull<Block>, first_line: u32) {
+        // SAFETY: per the contract.
+        self.registers.lock().0 = Some(unsafe { VolatileRef::new(base) });
         self.discover(first_line);
     }
 }

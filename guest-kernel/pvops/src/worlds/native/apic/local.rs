@@ -3,32 +3,96 @@
 //! The mode stays what the firmware left: a CPU whose id needs more than eight bits has no other, and where the way back
 //! is locked (`IA32_XAPIC_DISABLE_STATUS`) the attempt faults. All CPUs are brought to the mode of the first.
 
+use crate::ops::cpu::msr;
 use crate::worlds::native::{read_msr, write_msr};
 use core::arch::naked_asm;
+use core::mem::offset_of;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use shared_abi::assert_layout;
+use volatile::access::{ReadOnly, ReadWrite, Readable, Writable, WriteOnly};
+use volatile::{VolatileFieldAccess, VolatilePtr};
+use x86_64::registers::model_specific::ApicBaseFlags;
 
-/// Offsets of registers in memory. As MSR, a register has number 0x800 plus a sixteenth of that.
-pub(crate) mod register {
-    pub(crate) const ID: usize = 0x20;
-    pub(crate) const VERSION: usize = 0x30;
-    pub(crate) const TASK_PRIORITY: usize = 0x80;
-    pub(crate) const END: usize = 0xb0;
-    pub(crate) const SPURIOUS: usize = 0xf0;
-    pub(crate) const COMMAND: usize = 0x300;
-    pub(crate) const COMMAND_TARGET: usize = 0x310;
-    pub(crate) const TIMER: usize = 0x320;
-    pub(crate) const LINT0: usize = 0x350;
-    pub(crate) const INITIAL_COUNT: usize = 0x380;
-    pub(crate) const CURRENT_COUNT: usize = 0x390;
-    pub(crate) const DIVIDE: usize = 0x3e0;
+/// A register in memory: 32 bits, at the start of 16 bytes.
+#[derive(Clone, Copy, VolatileFieldAccess)]
+#[repr(C, align(16))]
+pub(crate) struct Word {
+    value: u32,
 }
 
-/// MSR of the register at offset 0.
-const X2_FIRST: u32 = 0x800;
-/// `IA32_APIC_BASE` and its bits: the local APIC is on, and in x2APIC mode.
-const APIC_BASE: u32 = 0x1b;
-const ENABLED: u64 = 1 << 11;
-const X2: u64 = 1 << 10;
+/// The registers in memory. As MSR, a register has number 0x800 plus its place here.
+#[derive(VolatileFieldAccess)]
+#[repr(C)]
+pub(crate) struct Block {
+    reserved0: [Word; 2],
+    #[access(ReadOnly)]
+    id: Word,
+    #[access(ReadOnly)]
+    version: Word,
+    reserved1: [Word; 4],
+    task_priority: Word,
+    reserved2: [Word; 2],
+    #[access(WriteOnly)]
+    end: Word,
+    reserved3: [Word; 3],
+    spurious: Word,
+    reserved4: [Word; 32],
+    command: Word,
+    command_target: Word,
+    timer: Word,
+    reserved5: [Word; 2],
+    lint0: Word,
+    reserved6: [Word; 2],
+    initial_count: Word,
+    #[access(ReadOnly)]
+    current_count: Word,
+    reserved7: [Word; 4],
+    divide: Word,
+}
+assert_layout!(Block, size 0x3f0, id at 0x20, version at 0x30, task_priority at 0x80, end at 0xb0, spurious at 0xf0,
+    command at 0x300, command_target at 0x310, timer at 0x320, lint0 at 0x350, initial_count at 0x380,
+    current_count at 0x390, divide at 0x3e0);
+
+/// A register in both modes: the number of its MSR, and its field in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Register<A> {
+    msr: u32,
+    field: fn(VolatilePtr<'static, Block>) -> VolatilePtr<'static, u32, A>,
+}
+
+macro_rules! registers {
+    ($($name:ident: $access:ident = $field:ident;)*) => {
+        /// The registers in use.
+        pub(crate) mod register {
+            use super::*;
+            $(pub(crate) const $name: Register<$access> =
+                Register { msr: number(offset_of!(Block, $field)), field: |block| block.$field().value() };)*
+        }
+    };
+}
+
+registers! {
+    ID: ReadOnly = id;
+    VERSION: ReadOnly = version;
+    TASK_PRIORITY: ReadWrite = task_priority;
+    SPURIOUS: ReadWrite = spurious;
+    COMMAND: ReadWrite = command;
+    COMMAND_TARGET: ReadWrite = command_target;
+    TIMER: ReadWrite = timer;
+    LINT0: ReadWrite = lint0;
+    INITIAL_COUNT: ReadWrite = initial_count;
+    CURRENT_COUNT: ReadOnly = current_count;
+    DIVIDE: ReadWrite = divide;
+}
+
+const fn number(offset: usize) -> u32 {
+    msr::X2APIC_FIRST + (offset / size_of::<Word>()) as u32
+}
+
+/// In `IA32_APIC_BASE`: the local APIC is on, and in x2APIC mode.
+const ENABLED: u64 = ApicBaseFlags::LAPIC_ENABLE.bits();
+const X2: u64 = ApicBaseFlags::X2APIC_ENABLE.bits();
 /// Interrupt command in memory: it is on its way. The MSR has no such bit.
 const PENDING: u32 = 1 << 12;
 /// Turns until a command counts as sent, whatever the register says.
@@ -52,14 +116,14 @@ pub fn is_x2apic() -> bool {
 /// version register of one that does not answer.
 pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
     // SAFETY: every CPU with a local APIC has the register.
-    let base = unsafe { read_msr(APIC_BASE) };
+    let base = unsafe { read_msr(msr::APIC_BASE) };
     if base & (X2 | ENABLED) == X2 | ENABLED {
         IS_X2.store(true, Relaxed);
         return Ok(());
     }
     if base & ENABLED == 0 {
         // SAFETY: as above; interrupts are off, and no mode was chosen yet.
-        unsafe { write_msr(APIC_BASE, base | ENABLED) };
+        unsafe { write_msr(msr::APIC_BASE, base | ENABLED) };
     }
     let memory = map();
     if memory == 0 {
@@ -82,9 +146,9 @@ pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
 pub unsafe fn switch_to_x2apic() {
     // SAFETY: every CPU with a local APIC has the register; from xAPIC mode the step is allowed.
     unsafe {
-        let base = read_msr(APIC_BASE) | ENABLED;
-        write_msr(APIC_BASE, base);
-        write_msr(APIC_BASE, base | X2);
+        let base = read_msr(msr::APIC_BASE) | ENABLED;
+        write_msr(msr::APIC_BASE, base);
+        write_msr(msr::APIC_BASE, base | X2);
     }
 }
 
@@ -94,15 +158,15 @@ pub(crate) fn enter_mode() {
     // SAFETY: as in `switch_to_x2apic`. The way from x2APIC to xAPIC leads through "off" (Intel SDM volume 3, "x2APIC State
     // Transitions"), the way there through "on".
     unsafe {
-        let base = read_msr(APIC_BASE);
+        let base = read_msr(msr::APIC_BASE);
         let rest = base & !(X2 | ENABLED);
         match (base & (X2 | ENABLED), wanted) {
             (now, wanted) if now == wanted => return,
-            (now, ENABLED) if now & X2 != 0 => write_msr(APIC_BASE, rest),
-            (0, _) if wanted & X2 != 0 => write_msr(APIC_BASE, rest | ENABLED),
+            (now, ENABLED) if now & X2 != 0 => write_msr(msr::APIC_BASE, rest),
+            (0, _) if wanted & X2 != 0 => write_msr(msr::APIC_BASE, rest | ENABLED),
             _ => {}
         }
-        write_msr(APIC_BASE, rest | wanted);
+        write_msr(msr::APIC_BASE, rest | wanted);
     }
 }
 
@@ -112,26 +176,30 @@ pub(crate) fn read_id() -> u32 {
     if is_x2apic() { id } else { id >> 24 }
 }
 
-pub(crate) fn read(register: usize) -> u32 {
+#[inline]
+pub(crate) fn read<A: Readable>(register: Register<A>) -> u32 {
     if is_x2apic() {
         // SAFETY: the mode has these registers, and they are readable.
-        return unsafe { read_msr(msr(register)) } as u32;
+        return unsafe { read_msr(register.msr) } as u32;
     }
-    // SAFETY: `take_over` mapped a register block of 4 KiB.
-    unsafe { ((MEMORY.load(Relaxed) + register) as *const u32).read_volatile() }
+    (register.field)(block()).read()
 }
 
-pub(crate) fn write(register: usize, value: u32) {
+#[inline]
+pub(crate) fn write<A: Writable>(register: Register<A>, value: u32) {
     if is_x2apic() {
         // SAFETY: the mode has these registers, and the callers write what they take.
-        return unsafe { write_msr(msr(register), value.into()) };
+        return unsafe { write_msr(register.msr, value.into()) };
     }
-    // SAFETY: as in `read`.
-    unsafe { ((MEMORY.load(Relaxed) + register) as *mut u32).write_volatile(value) };
+    (register.field)(block()).write(value);
 }
 
-const fn msr(register: usize) -> u32 {
-    X2_FIRST + (register >> 4) as u32
+/// The registers in memory, where this is their mode.
+#[inline]
+fn block() -> VolatilePtr<'static, Block> {
+    let block = NonNull::new(MEMORY.load(Relaxed) as *mut Block).expect("the local APIC was taken over");
+    // SAFETY: `take_over` mapped a register block of 4 KiB, which stays.
+    unsafe { VolatilePtr::new(block) }
 }
 
 /// Ids that commands can name: in memory eight bits, the last value of which means all CPUs.
@@ -146,7 +214,7 @@ pub(crate) fn command(cpu: u32, command: u32) {
             // What this CPU stored before is to be seen by the one that is interrupted.
             crate::ops::cpu::fence_before_msr();
             // SAFETY: the mode has this register, of 64 bits.
-            return unsafe { write_msr(msr(register::COMMAND), u64::from(cpu) << 32 | u64::from(command)) };
+            return unsafe { write_msr(register::COMMAND.msr, u64::from(cpu) << 32 | u64::from(command)) };
         }
         write(register::COMMAND_TARGET, cpu << 24);
         write(register::COMMAND, command);
@@ -178,7 +246,31 @@ pub(crate) unsafe extern "sysv64" fn end() {
         "pop rcx",
         "ret",
         memory = sym MEMORY,
-        end = const register::END,
-        msr = const msr(register::END),
+        end = const offset_of!(Block, end),
+        msr = const number(offset_of!(Block, end)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_is_at_its_offset_and_its_msr_a_sixteenth_of_that_behind_the_first() {
+        const WORDS: usize = size_of::<Block>() / 4;
+        #[repr(align(16))]
+        struct Memory([u32; WORDS]);
+        let mut memory = Memory(core::array::from_fn(|word| word as u32 * 4));
+        // SAFETY: the memory lives longer than the pointer is used, and has the block's size and alignment.
+        let block = unsafe { VolatilePtr::new(NonNull::from(&mut memory).cast::<Block>()) };
+        let found = [
+            (register::ID.msr, (register::ID.field)(block).read()),
+            (register::CURRENT_COUNT.msr, (register::CURRENT_COUNT.field)(block).read()),
+            (register::TIMER.msr, (register::TIMER.field)(block).read()),
+        ];
+        // Intel SDM volume 3, "Local APIC Register Address Map" and "MSR Access in x2APIC Mode".
+        assert_eq!(found, [(0x802, 0x20), (0x839, 0x390), (0x832, 0x320)]);
+        (register::SPURIOUS.field)(block).write(7);
+        assert_eq!(memory.0[0xf0 / 4], 7);
+    }
 }

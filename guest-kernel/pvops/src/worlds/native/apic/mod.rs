@@ -4,11 +4,13 @@
 pub(crate) mod io;
 pub mod local;
 
+use crate::ops::cpu::msr;
 use crate::per_cpu;
 use crate::percpu::PerCpu;
 use crate::scale::Scale;
 use crate::types::{Chips, IO_APICS_MAX, MapRegisters, SPURIOUS_VECTOR, TIMER_VECTOR};
 use core::arch::x86_64::_rdtsc;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use io::Io;
 use local::register;
@@ -18,7 +20,6 @@ const SOFTWARE_ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 /// LVT timer entry: the timer ends when the TSC reaches a value, not when a count reaches 0.
 const TSC_DEADLINE: u32 = 0b10 << 17;
-const MSR_TSC_DEADLINE: u32 = 0x6e0;
 const DIVIDE_BY_1: u32 = 0b1011;
 /// Interrupts by line or message name their CPU in eight bits, the last of which values means all CPUs.
 const REACHABLE_IDS: u32 = 0xff;
@@ -46,9 +47,9 @@ pub(crate) unsafe extern "sysv64" fn start(map: MapRegisters, chips: *const Chip
     local::write(register::DIVIDE, DIVIDE_BY_1);
     local::write(register::TIMER, timer_entry());
     for (io, chip) in IO.iter().zip(chips.io) {
-        let base = map(chip.address, BLOCK);
-        if base != 0 {
-            io.take_over(base, chip.first_line);
+        if let Some(base) = NonNull::new(map(chip.address, BLOCK) as *mut io::Block) {
+            // SAFETY: just mapped, for good; per `event::start`'s contract nothing else uses the chip.
+            unsafe { io.take_over(base, chip.first_line) };
         }
     }
     0
@@ -140,7 +141,7 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
         // SAFETY: ring 0. A deadline of 0 is none; one that has passed interrupts at once.
         let end = if deadline == u64::MAX { 0 } else { unsafe { _rdtsc() }.wrapping_add(wait()).max(1) };
         // SAFETY: CPUID offers the mode, so the register is there.
-        unsafe { crate::worlds::native::write_msr(MSR_TSC_DEADLINE, end) };
+        unsafe { crate::worlds::native::write_msr(msr::TSC_DEADLINE, end) };
     } else {
         let count = if deadline == u64::MAX { 0 } else { wait().clamp(1, u32::MAX.into()) as u32 };
         local::write(register::INITIAL_COUNT, count);
