@@ -8,7 +8,7 @@ use crate::fs::initrd::{self, Archive};
 use crate::mm::Range;
 use crate::patching::{enter_world, patch_kernel, patches};
 use crate::platform::interrupts::Routing;
-use crate::platform::pci::config::Ways;
+use crate::platform::pci::config::AccessMechanism;
 use crate::system::System;
 use crate::task::Executor;
 use crate::{boot, console, crash, mm, net, platform, println, shell, smp, status, task, time, trap};
@@ -174,15 +174,16 @@ fn init_interrupts(found: &Surroundings, cmdline: Cmdline) {
     }
 }
 
-/// The ways to PCI's configuration space. Our board has none. Xen keeps its first domain from writing to the memory that it
-/// is, so there it is ports.
+/// Access to PCI configuration space. Our board has none. Xen does not let its first domain write to the memory window, so
+/// ports are used there.
 fn init_pci(found: &Surroundings, cmdline: Cmdline, ram: &[Range]) {
     if found.board_slots.is_some() {
         return;
     }
-    let ways = if found.world == World::Xen { Ways::Ports } else { Ways::from_cmdline(cmdline) };
-    let entries = if ways == Ways::Ports { Vec::new() } else { platform::acpi::ecam() };
-    platform::pci::config::init(ways, &entries, ram);
+    let allowed =
+        if found.world == World::Xen { AccessMechanism::Ports } else { AccessMechanism::from_cmdline(cmdline) };
+    let entries = if allowed == AccessMechanism::Ports { Vec::new() } else { platform::acpi::ecam() };
+    platform::pci::config::init(allowed, &entries, ram);
 }
 
 /// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.

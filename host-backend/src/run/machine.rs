@@ -60,7 +60,7 @@ pub struct Machine {
 }
 
 /// A machine that is built but does not run yet.
-pub struct Ready {
+pub struct BuiltMachine {
     pub(super) machine: Arc<Machine>,
     pub(super) platform: Platform,
     pub(super) shared: Arc<vcpu::Shared>,
@@ -73,7 +73,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Error`]: nothing is left behind.
-    pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<Ready, Error> {
+    pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<BuiltMachine, Error> {
         let memory = memory::map(config.memory)?;
         let entry = super::image::load(&memory, config)?;
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
@@ -126,7 +126,7 @@ impl Machine {
             stop: stop.clone(),
             peer,
         };
-        Ok(Ready { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
+        Ok(BuiltMachine { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
     }
 }
 

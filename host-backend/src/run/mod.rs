@@ -13,7 +13,7 @@ mod machine;
 mod parts;
 mod peer;
 mod platform;
-mod started;
+mod running;
 mod stats;
 
 pub use machine::Machine;

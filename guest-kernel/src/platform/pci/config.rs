@@ -30,39 +30,39 @@ static BY_PORTS: AtomicU64 = AtomicU64::new(0);
 /// Where each bus is mapped; 0 before its first access.
 static MAPPED: [AtomicUsize; BUSES] = [const { AtomicUsize::new(0) }; BUSES];
 
-/// The ways that the machine has.
+/// The access mechanisms that the machine has.
 struct Space {
     windows: Vec<Window>,
     ports: bool,
 }
 
-/// Which ways may be taken.
+/// Which access mechanisms may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ways {
-    /// Memory where the firmware tells of it, else ports.
-    All,
+pub enum AccessMechanism {
+    /// Memory where the firmware describes it, else ports.
+    Any,
     /// Ports alone.
     Ports,
     /// Memory alone.
     Memory,
 }
 
-impl Ways {
+impl AccessMechanism {
     /// From `ringside.pci=`.
     pub fn from_cmdline(cmdline: Cmdline) -> Self {
         match cmdline.own_value("pci") {
             Some("ports") => Self::Ports,
             Some("memory") => Self::Memory,
-            None => Self::All,
+            None => Self::Any,
             Some(other) => {
-                log::warn!("ringside.pci={other}: not memory or ports; taking what there is");
-                Self::All
+                log::warn!("ringside.pci={other}: not memory or ports; using what there is");
+                Self::Any
             }
         }
     }
 }
 
-/// Configuration space, by whatever way there is to each bus. Only [`get`] gives one.
+/// Configuration space, by the access mechanism of each bus. Only [`get`] returns one.
 #[derive(Clone, Copy, Debug)]
 pub struct Config(());
 
@@ -72,14 +72,14 @@ pub struct ConfigPorts(());
 
 const PAGE: u64 = crate::mm::PAGE_SIZE as u64;
 
-/// Looks which of the ways there are that may be taken. Called once.
+/// Finds out which of the allowed access mechanisms work. Called once.
 ///
-/// `entries` are the firmware's, `ram` is the memory map's.
-/// A window is confirmed by the ports where there are any: both must see the same first device of its first bus. Nobody
-/// needs a table of the firmware's to notice that the window was never opened.
-pub fn init(ways: Ways, entries: &[Entry], ram: &[Range]) {
-    let ports = if ways == Ways::Memory { None } else { ConfigPorts::probe() };
-    let entries = if ways == Ways::Ports { &[] } else { entries };
+/// `entries` come from the firmware, `ram` from the memory map.
+/// A window is checked against the ports where there are any: both must show the same first device on its first bus. This
+/// catches a window that the firmware describes and never opened.
+pub fn init(allowed: AccessMechanism, entries: &[Entry], ram: &[Range]) {
+    let ports = if allowed == AccessMechanism::Memory { None } else { ConfigPorts::probe() };
+    let entries = if allowed == AccessMechanism::Ports { &[] } else { entries };
     let (windows, refused) = ecam::windows(entries, ram, end_of_memory(), |window| {
         ports.is_none_or(|ports| {
             let first = PciAddress::new(0, window.first, 0, 0);

@@ -3,7 +3,7 @@
 use super::Error;
 use super::ending::{Patience, Waits, flush_all};
 use super::events::EventLoop;
-use super::machine::{Machine, Ready, slot_address};
+use super::machine::{BuiltMachine, Machine, slot_address};
 use super::platform::Platform;
 use crate::control::{ControlSocket, Controlled};
 use crate::say;
@@ -26,7 +26,7 @@ const REQUEST_GRACE: Duration = Duration::from_secs(10);
 const FLUSH_GRACE: Duration = Duration::from_secs(60);
 
 /// A machine that runs.
-pub struct Started {
+pub struct RunningMachine {
     machine: Arc<Machine>,
     platform: Platform,
     shared: Arc<vcpu::Shared>,
@@ -35,19 +35,20 @@ pub struct Started {
     control: Option<ControlSocket>,
 }
 
-impl Ready {
+impl BuiltMachine {
     /// Starts the devices' and the vCPUs' threads.
     ///
     /// # Errors
     /// When the system gives no threads or KVM no notifications.
-    pub fn start(self) -> Result<Started, Error> {
+    pub fn start(self) -> Result<RunningMachine, Error> {
         let mut workers = Vec::new();
         for (_, transport) in &self.machine.devices {
             let stop = self.machine.stop.clone();
             workers.push(worker::start(transport.clone(), stop).map_err(Error::system("start a device"))?);
         }
         let (machine, platform, shared) = (self.machine, self.platform, self.shared);
-        let mut started = Started { machine, platform, shared, vcpus: Vec::new(), workers, control: self.control };
+        let mut started =
+            RunningMachine { machine, platform, shared, vcpus: Vec::new(), workers, control: self.control };
         let peer = started.machine.peer.clone();
         let result = started.start_vcpus().and_then(|()| {
             let Some(passt) = self.passt.map(Prepared::start).transpose()? else { return Ok(()) };
@@ -65,7 +66,7 @@ impl Ready {
     }
 }
 
-impl Started {
+impl RunningMachine {
     /// Starts the vCPUs of the platform's VM, with the devices' notifications.
     fn start_vcpus(&mut self) -> Result<(), Error> {
         let Some(vm) = self.platform.vm() else { return Ok(()) };
