@@ -449,3 +449,8 @@ impl<T: Transport> Drop for Balloon<T> {
         self.stop(Violation::ShutDown);
     }
 }
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -35,3 +35,8 @@ pub use error::{InitError, Violation};
 pub use memory::{DmaBuffer, DmaPages};
 pub use net::Net;
 pub use transport::Transport;
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -42,3 +42,8 @@ pub fn live_table() -> usize {
 
 #[cfg(test)]
 mod tests;
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
