@@ -188,6 +188,9 @@ global_asm!(
     "movabs rax, {base}",
     "add rax, rdi",
     "jmp rax",
+    ".popsection",
+    // Not among the code: whoever disassembles that would take it for instructions.
+    ".pushsection .rodata.boot_gdt, \"a\"",
     ".balign 8",
     "boot_gdt_pointer:",
     ".short {limit}",

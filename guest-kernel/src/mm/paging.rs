@@ -59,10 +59,16 @@ struct Space {
 /// Whole pages, where they are mapped, and how.
 #[derive(Clone, Copy)]
 struct Mapping {
-    address: usize,
-    physical: u64,
+    address: VirtAddr,
+    physical: PhysAddr,
     len: u64,
     access: Access,
+}
+
+impl Mapping {
+    fn new(address: usize, physical: u64, len: u64, access: Access) -> Self {
+        Self { address: VirtAddr::new(address as u64), physical: PhysAddr::new(physical), len, access }
+    }
 }
 
 /// Builds the final tables and makes them live; the page at `stack_guard` is left out. The text is still writable through the direct map: the patcher needs it.
@@ -76,7 +82,7 @@ pub unsafe fn init(ram: &[Range], stack_guard: usize) {
     let direct_map = ram.iter().map(|range| {
         let physical = range.start / PAGE_SIZE as u64 * PAGE_SIZE as u64;
         let len = range.end.next_multiple_of(PAGE_SIZE as u64) - physical;
-        Mapping { address: direct(physical), physical, len, access: Access::ReadWrite }
+        Mapping::new(direct(physical), physical, len, Access::ReadWrite)
     });
     let image = [
         (image::text_start(), image::text_end(), Access::ReadExecute),
@@ -84,12 +90,7 @@ pub unsafe fn init(ram: &[Range], stack_guard: usize) {
         (image::data_start(), stack_guard, Access::ReadWrite),
         (stack_guard + PAGE_SIZE, image::data_end(), Access::ReadWrite),
     ]
-    .map(|(start, end, access)| Mapping {
-        address: start,
-        physical: image::physical(start),
-        len: (end - start) as u64,
-        access,
-    });
+    .map(|(start, end, access)| Mapping::new(start, image::physical(start), (end - start) as u64, access));
     let all = direct_map.chain(image);
     all.clone().for_each(|mapping| space.make_tables(mapping));
     all.for_each(|mapping| space.map(mapping));
@@ -102,7 +103,7 @@ pub fn protect_image() {
     let mut space = SPACE.lock();
     let mut protect = |address: usize, start: usize, end: usize| {
         let (physical, len) = (image::physical(start), (end - start) as u64);
-        space.map(Mapping { address, physical, len, access: Access::ReadOnly });
+        space.map(Mapping::new(address, physical, len, Access::ReadOnly));
     };
     for (start, end) in [
         (image::text_start(), image::text_end()),
@@ -141,7 +142,7 @@ pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     let mut space = SPACE.lock();
     let address = space.next_device;
     space.next_device += (end - start) as usize;
-    space.map(Mapping { address, physical: start, len: end - start, access: Access::Device });
+    space.map(Mapping::new(address, start, end - start, Access::Device));
     Some(address + (physical - start) as usize)
 }
 
@@ -175,7 +176,7 @@ unsafe fn set_frames(frames: &[u64], entry: impl Fn(u64) -> u64) {
     let mut space = SPACE.lock();
     let _batch = mmu::batch();
     for &frame in frames {
-        let slot = space.slot(direct(frame * PAGE_SIZE as u64), One);
+        let slot = space.slot(VirtAddr::new(direct(frame * PAGE_SIZE as u64) as u64), One);
         // SAFETY: per the callers' contracts; the tables of the direct map are there.
         unsafe { mmu::set_pte(slot, entry(frame)) };
     }
@@ -183,6 +184,7 @@ unsafe fn set_frames(frames: &[u64], entry: impl Fn(u64) -> u64) {
 
 /// Physical address and rights of a mapped address, as the tables have them; for checks and the shell.
 pub fn lookup(address: usize) -> Option<(PhysAddr, PageTableFlags)> {
+    let address = VirtAddr::try_new(address as u64).ok()?;
     let space = SPACE.lock();
     let (mut table, mut level) = (space.root, Four);
     loop {
@@ -195,7 +197,7 @@ pub fn lookup(address: usize) -> Option<(PhysAddr, PageTableFlags)> {
         level = match level.next_lower_level() {
             Some(lower) if !flags.contains(PageTableFlags::HUGE_PAGE) => lower,
             _ => {
-                let within = address as u64 % level.entry_address_space_alignment();
+                let within = address.as_u64() % level.entry_address_space_alignment();
                 return Some((physical + within, flags));
             }
         };
@@ -210,11 +212,13 @@ impl Space {
         let large_pages = self.large_pages;
         let mut done = 0;
         core::iter::from_fn(move || {
-            let (address, physical) = (mapping.address + done as usize, mapping.physical + done);
+            // Inside of what was checked when the mapping was made.
+            let address = VirtAddr::new_truncate(mapping.address.as_u64() + done);
+            let physical = PhysAddr::new_truncate(mapping.physical.as_u64() + done);
             let left = mapping.len - done;
-            let aligned = large_pages && (address as u64 | physical).is_multiple_of(LARGE_PAGE);
+            let aligned = large_pages && address.is_aligned(LARGE_PAGE) && physical.is_aligned(LARGE_PAGE);
             let large = aligned && left >= LARGE_PAGE && !holds_image(physical);
-            let len = left.min(LARGE_PAGE - address as u64 % LARGE_PAGE);
+            let len = left.min(LARGE_PAGE - address.as_u64() % LARGE_PAGE);
             done += len;
             (len > 0).then_some((Mapping { address, physical, len, ..mapping }, if large { Two } else { One }))
         })
@@ -236,13 +240,11 @@ impl Space {
             let slot = self.slot(piece.address, level);
             if level == Two {
                 // SAFETY: the tables are ours, and the caller wants this mapping.
-                unsafe {
-                    mmu::set_pte(slot, mmu::encode(PhysAddr::new(piece.physical), flags | PageTableFlags::HUGE_PAGE))
-                };
+                unsafe { mmu::set_pte(slot, mmu::encode(piece.physical, flags | PageTableFlags::HUGE_PAGE)) };
                 continue;
             }
             for page in 0..piece.len / PAGE_SIZE as u64 {
-                let physical = PhysAddr::new(piece.physical + page * PAGE_SIZE as u64);
+                let physical = PhysAddr::new_truncate(piece.physical.as_u64() + page * PAGE_SIZE as u64);
                 // SAFETY: as above; a piece does not leave its table.
                 unsafe { mmu::set_pte(slot.wrapping_add(page as usize), mmu::encode(physical, flags)) };
             }
@@ -250,7 +252,7 @@ impl Space {
     }
 
     /// The entry for an address at a level; makes the tables above it.
-    fn slot(&mut self, address: usize, level: PageTableLevel) -> *mut u64 {
+    fn slot(&mut self, address: VirtAddr, level: PageTableLevel) -> *mut u64 {
         let (mut table, mut at) = (self.root, Four);
         while at != level
             && let Some(lower) = at.next_lower_level()
@@ -274,13 +276,13 @@ impl Space {
 }
 
 /// Whether a large page at a physical address would cover part of the image.
-fn holds_image(physical: u64) -> bool {
+fn holds_image(physical: PhysAddr) -> bool {
+    let physical = physical.as_u64();
     image::parts().iter().any(|&(start, end)| physical < end && start < physical + LARGE_PAGE)
 }
 
-fn entry_address(table: PhysAddr, address: usize, level: PageTableLevel) -> *mut u64 {
-    let index = VirtAddr::new_truncate(address as u64).page_table_index(level);
-    (direct(table.as_u64()) as *mut u64).wrapping_add(index.into())
+fn entry_address(table: PhysAddr, address: VirtAddr, level: PageTableLevel) -> *mut u64 {
+    (direct(table.as_u64()) as *mut u64).wrapping_add(address.page_table_index(level).into())
 }
 
 /// A zeroed frame that is a page table.

@@ -12,10 +12,11 @@ use guest_kernel::trap::irq;
 use pvops::detect::World;
 use pvops::worlds::xen::event::{self, bind_ipi, close, is_pending, send, upcall_pending};
 use pvops::worlds::xen::hypercall::{self, Refused};
-use pvops::worlds::xen::shared_info;
+use pvops::worlds::xen::{shared_info, vcpu_info};
 use pvops::{smp, time};
 use shared_abi::xen::{BindVirq, Call, OLDEST_VERSION, event as command, hypercall as number};
 use spin::Once;
+use volatile::map_field;
 
 pub const ROWS: &[Row] = &[
     ("xen/version-is-not-too-old", |lab| {
@@ -192,14 +193,14 @@ pub const ROWS: &[Row] = &[
     }),
     ("xen/time-page-version-is-even", |lab| {
         here(lab)?;
-        // SAFETY: the shared page is mapped; Xen writes it.
-        let page = || unsafe { (&raw const (*shared_info()).vcpus[0].time).read_volatile() };
-        (0..2000).try_for_each(|_| equal("lowest bit of the version", 0, page().version & 1))?;
-        holds(page().tsc_to_system_mul != 0, "multiplier", "not 0", 0)
+        let info = vcpu_info();
+        let page = map_field!(info.time);
+        (0..2000).try_for_each(|_| equal("lowest bit of the version", 0, page.read().version & 1))?;
+        holds(page.read().tsc_to_system_mul != 0, "multiplier", "not 0", 0)
     }),
     ("xen/wall-clock-is-set", |lab| {
         here(lab)?;
-        // SAFETY: as above.
+        // SAFETY: the shared page is mapped; Xen writes it.
         let [version, seconds, nanoseconds, _] = unsafe { (&raw const (*shared_info()).wall_clock).read_volatile() };
         equal("lowest bit of the version", 0, version & 1)?;
         holds(seconds > 1_577_836_800, "seconds since 1970", "behind 2020", seconds)?;
