@@ -162,7 +162,7 @@ groups! {
         enter: fn(slot: u64);
         /// Tells the CPU that this is a spin loop.
         relax: fn();
-        /// Starts another CPU at a [`Start`]; returns 0 when that was asked for, whatever comes of it.
+        /// Starts another CPU at a `Start`; returns 0 when that was asked for, whatever comes of it.
         start_cpu: fn(cpu: u32, start: *const Start) -> u64;
         /// Raises a vector on another CPU.
         send_ipi: fn(cpu: u32, vector: u32);

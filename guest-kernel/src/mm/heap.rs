@@ -1,4 +1,4 @@
-//! The heap: an [`Arena`] that grows by blocks of frames, and gives them back when it has more than it needs.
+//! The heap: an arena that grows by blocks of frames, and gives them back when it has more than it needs.
 
 use super::arena::{Arena, Surplus};
 use super::frames::{FRAMES, MAX_ORDER};

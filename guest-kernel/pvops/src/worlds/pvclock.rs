@@ -3,7 +3,7 @@
 //!
 //! The page and the TSC are read between two looks at the page's version: a TSC value from after a change would be scaled by
 //! the parameters from before it. Where the page promises that readings are monotonic across CPUs (`TSC_STABLE`), that is
-//! all. Elsewhere each CPU reads a page of its own, and [`Steady`] keeps readings in order.
+//! all. Elsewhere each CPU reads a page of its own, and `Steady` keeps readings in order.
 
 use crate::per_cpu;
 use crate::percpu::{self, CPUS, PerCpu};

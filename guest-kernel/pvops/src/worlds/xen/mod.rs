@@ -2,7 +2,7 @@
 //! domain shares with Xen.
 //!
 //! [`enter`] prepares everything that the kernel expects of boot code; from then on the table works. [`hypercall`] has the
-//! calls and their counts, [`entry`] what Xen enters and returns through, [`memory`] page tables and frames, [`event`]
+//! calls and their counts, `entry` what Xen enters and returns through, [`memory`] page tables and frames, [`event`]
 //! channels. Numbers and layouts are in `shared_abi::xen`.
 
 mod enter;
