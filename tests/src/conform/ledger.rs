@@ -94,6 +94,19 @@ fn normative(section: &str) -> Option<(&'static str, Side)> {
     CHAPTERS.iter().find(inside).map(|chapter| (*chapter, side))
 }
 
+/// The group whose checks look at a chapter's transport. Rows that both transports have cite the sections of both.
+fn transport(chapter: &str) -> Option<&'static str> {
+    match chapter {
+        "4.1" => Some("pci"),
+        "4.2" => Some("mmio"),
+        _ => None,
+    }
+}
+
+fn is_transport(check: &str) -> bool {
+    matches!(catalogue::group(check), "pci" | "mmio")
+}
+
 fn build(sections: &str, clauses: &str, checks: &[(String, String)]) -> Result<Vec<Clause>, LedgerError> {
     let mut entries: BTreeMap<String, Entry> =
         toml::from_str(clauses).map_err(|error| LedgerError::Syntax(error.to_string().trim_end().into()))?;
@@ -101,7 +114,10 @@ fn build(sections: &str, clauses: &str, checks: &[(String, String)]) -> Result<V
     for section in sections.lines() {
         let Some((chapter, side)) = normative(section) else { continue };
         let Entry { tests, reason, untested } = entries.remove(section).unwrap_or_default();
-        let cites = |(_, clause): &&(String, String)| clause.split("; ").any(|cited| cited == section);
+        let cites = |(name, clause): &&(String, String)| {
+            transport(chapter).is_none_or(|group| !is_transport(name) || catalogue::group(name) == group)
+                && clause.split("; ").any(|cited| cited == section)
+        };
         let checks: Vec<String> = checks.iter().filter(cites).map(|(name, _)| name.clone()).collect();
         let section = section.to_owned();
         match (checks.iter().chain(&tests).next(), &reason) {
@@ -155,12 +171,14 @@ impl Coverage {
     }
 }
 
-/// The device sections of a chapter, or of all, whose checks really ran: at least one of them is among `ran`.
+/// The device sections of a chapter, or of all, whose checks really ran: at least one of them is among `ran`. Checks that
+/// take any transport count for one where checks of that transport ran too.
 pub fn tried<'a>(ledger: &'a [Clause], chapter: Option<&str>, ran: &BTreeSet<String>) -> Vec<&'a Clause> {
     let of = |clause: &&Clause| {
         clause.side == Side::Device
             && chapter.is_none_or(|chapter| clause.chapter == chapter)
             && clause.checks.iter().any(|check| ran.contains(check))
+            && transport(clause.chapter).is_none_or(|group| ran.iter().any(|check| catalogue::group(check) == group))
     };
     ledger.iter().filter(of).collect()
 }
@@ -230,6 +248,27 @@ mod tests {
         assert_eq!(Coverage::of(&ledger, Some("3")), Coverage::default());
         assert_eq!(tried(&ledger, None, &["a/b".to_owned()].into()).len(), 1);
         assert_eq!(tried(&ledger, None, &["a/c".to_owned()].into()).len(), 0);
+    }
+
+    #[test]
+    fn a_transport_is_covered_by_its_own_checks_where_it_is_there() {
+        const PCI: &str = "4.1.5.3.1 Device Requirements: Used Buffer Notifications";
+        const MMIO: &str = "4.2.2.1 Device Requirements: MMIO Device Register Layout";
+        let sections = format!("{PCI}\n{MMIO}\n");
+        let both = format!("{PCI}; {MMIO}");
+        let checks = ["mmio/a", "pci/a", "queue/a"].map(|name| (name.to_owned(), both.clone()));
+        let ledger = build(&sections, "", &checks).unwrap();
+        assert_eq!(
+            (&ledger[0].checks, &ledger[1].checks),
+            (&vec!["pci/a".to_owned(), "queue/a".into()], &vec!["mmio/a".to_owned(), "queue/a".into()],)
+        );
+        let of = |ran: &[&str]| {
+            let ran = ran.iter().map(|name| (*name).to_owned()).collect();
+            tried(&ledger, None, &ran).into_iter().map(|clause| clause.chapter).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["queue/a"]), [""; 0], "nobody knows over which transport");
+        assert_eq!(of(&["queue/a", "mmio/b"]), ["4.2"]);
+        assert_eq!(of(&["pci/a", "mmio/a"]), ["4.1", "4.2"]);
     }
 
     /// The names of functions that are tests, in all sources below a folder.
