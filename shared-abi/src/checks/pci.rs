@@ -19,6 +19,8 @@ pub const CHECKS: &[Check] = transport_rows!("pci";
         "Read both from configuration space", "0x1af4, and 0x1041 to 0x107f"),
     row("pci/revision-is-at-least-1", "A non-transitional device has revision 1 or higher", DISCOVERY,
         "Read the revision id", "1 or more").should(),
+    row("pci/subsystem-device-id-is-at-least-0x40", "A non-transitional device has Subsystem Device ID 0x40 or higher", DISCOVERY,
+        "Read the Subsystem Device ID", "0x40 or more").should(),
     row("pci/capability-list-ends", "Capabilities form a list", "PCI Local Bus 3.0, 6.7 Capabilities List; 4.1.1 Device Requirements: Virtio Over PCI Bus",
         "Follow it for at most 48 steps", "It ends"),
     row("pci/structures-lie-in-bars-0-to-5", "A structure that a driver uses lies in a memory BAR that is there", CAPABILITIES,

@@ -25,6 +25,10 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
         let revision = read(function, 8) & 0xff;
         holds(revision >= 1, "revision id", "1 or more", revision)
     }),
+    "subsystem-device-id-is-at-least-0x40" => |lab| on(lab, |function, _| {
+        let id = read(function, 0x2c) >> 16;
+        holds(id >= 0x40, "Subsystem Device ID", "0x40 or more", format!("{id:#x}"))
+    }),
     "capability-list-ends" => |lab| on(lab, |function, _| {
         holds(capabilities(function).len() < STEPS, "capabilities", "a list that ends", "one that does not")
     }),
