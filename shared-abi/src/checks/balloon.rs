@@ -94,4 +94,11 @@ pub const CHECKS: &[Check] = &[
         "Report, then write and read",
         "As written",
     ),
+    row(
+        "balloon/reported-page-holds-the-poison",
+        "With PAGE_POISON a reported page changes to nothing but poison_val",
+        "5.5.6.7.2 Device Requirements: Free Page Reporting",
+        "Where offered: write poison_val 0, then 0xa5a5a5a5, fill four pages with it, report them, read behind the acknowledgement",
+        "poison_val in each word",
+    ),
 ];

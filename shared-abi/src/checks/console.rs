@@ -6,6 +6,7 @@ const OPERATION: &str = "5.3.6 Device Operation";
 const LAYOUT: &str = "5.3.4 Device configuration layout";
 const INITIALIZATION: &str = "5.3.5.1 Device Requirements: Device Initialization";
 const MULTIPORT: &str = "5.3.6.2 Multiport Device Operation";
+const PORTS: &str = "5.3.6.2.1 Device Requirements: Multiport Device Operation";
 const FRAMING: &str = "2.7.4.1 Device Requirements: Message Framing";
 
 /// The checks of this group.
@@ -100,7 +101,7 @@ pub const CHECKS: &[Check] = &[
     row(
         "console/ports-are-announced",
         "Active ports are announced with PORT_ADD once the driver is ready",
-        MULTIPORT,
+        PORTS,
         "Where MULTIPORT is offered, send DEVICE_READY",
         "PORT_ADD with ids below max_nr_ports, each once",
     ),

@@ -48,6 +48,13 @@ pub const CHECKS: &[Check] = &[
         "Interrupt status 0",
     ),
     row(
+        "outside/change-without-a-vector-stays-quiet",
+        "A change of the configuration does not interrupt while config_msix_vector is NO_VECTOR",
+        "4.1.5.4.1 Device Requirements: Notification of Device Configuration Changes",
+        "Have the balloon's target changed with NO_VECTOR, or the link where the balloon has no MSI-X, wait 20 ms; then with a vector",
+        "No interrupt; then one",
+    ),
+    row(
         "outside/disk-shrinks",
         "capacity is the disk's size, also when that changes",
         CAPACITY,
@@ -102,5 +109,12 @@ pub const CHECKS: &[Check] = &[
         STATISTICS,
         "Give statistics, have them asked for, twice",
         "The buffer is used, with length 0",
+    ),
+    row(
+        "outside/statistics-unknown-and-unordered-are-taken",
+        "The device ignores tags that it does not know, and takes those that it does in any order",
+        "5.5.6.3.2 Device Requirements: Memory Statistics",
+        "Give statistics with the tag 0x7a7a first and the others in descending order, have them asked for, twice",
+        "The buffer is used, with length 0; no DEVICE_NEEDS_RESET",
     ),
 ];

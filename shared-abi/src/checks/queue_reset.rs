@@ -3,7 +3,7 @@
 use super::{Check, row};
 
 const RESET: &str = "2.6.1.1.1 Device Requirements: Virtqueue Reset";
-const ENABLE: &str = "2.6.1.2 Virtqueue Re-enable";
+const ENABLE: &str = "2.6.1.2.1 Device Requirements: Virtqueue Re-enable";
 const REGISTERS: &str = "4.1.4.3.1 Device Requirements: Common configuration structure layout; 4.2.2.1 Device Requirements: MMIO Device Register Layout";
 
 /// The checks of this group, each on every device that offers the feature.

@@ -3,8 +3,10 @@
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link};
 use super::{End, Lab, Row, Verdict, equal, holds, skip};
+use alloc::format;
+use core::mem::offset_of;
 use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::balloon::{Features, PAGE_SIZE, queues};
+use shared_abi::virtio::balloon::{Config, Features, PAGE_SIZE, queues};
 
 pub const ROWS: &[Row] = &[
     ("balloon/target-is-readable", |lab| {
@@ -29,6 +31,7 @@ pub const ROWS: &[Row] = &[
     ("balloon/reporting-is-answered", |lab| reported(lab, |_| Ok(()))),
     ("balloon/reported-page-is-zero-or-old", |lab| reported(lab, zero_or_old)),
     ("balloon/reported-page-is-usable", |lab| reported(lab, usable)),
+    ("balloon/reported-page-holds-the-poison", reported_page_holds_the_poison),
 ];
 
 const SEED: u8 = 0x3c;
@@ -42,8 +45,14 @@ struct Balloon<'a> {
 
 impl<'a> Balloon<'a> {
     fn start(lab: &'a Lab) -> Result<Self, End> {
-        let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING;
+        Self::start_with(lab, Features::empty(), |_| Ok(()))
+    }
+
+    /// The same with more features, and something to do before DRIVER_OK.
+    fn start_with(lab: &'a Lab, more: Features, set_up: impl FnOnce(&Dev<'_>) -> Verdict) -> Result<Self, End> {
+        let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING | more;
         let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, wanted.bits())?;
+        set_up(&dev)?;
         let numbers = queues(Features::from_bits_truncate(dev.features));
         let (inflate, deflate) = (dev.queue(numbers.inflate, 16)?, dev.queue(numbers.deflate, 16)?);
         let reporting = numbers.reporting.map(|number| dev.queue(number, 16)).transpose()?;
@@ -139,6 +148,27 @@ fn reported(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
     queue.wait()?;
     balloon.dev.healthy()?;
     check(&page)
+}
+
+fn reported_page_holds_the_poison(lab: &Lab) -> Verdict {
+    for poison in [0, 0xa5] {
+        let mut balloon = Balloon::start_with(lab, Features::PAGE_POISON, |dev| {
+            dev.needs(Features::PAGE_POISON | Features::REPORTING)?;
+            dev.regs().config_write(offset_of!(Config, poison_val), 4, u32::from_le_bytes([poison; 4]));
+            Ok(())
+        })?;
+        let Some(queue) = &mut balloon.reporting else {
+            return Err(skip("the balloon does not offer reporting"));
+        };
+        let pages = balloon.dev.buffer(4 * PAGE_SIZE)?;
+        pages.fill(poison);
+        let head = queue.chain(0, &[link(&pages, Dir::In)]);
+        queue.send(&balloon.dev, head);
+        queue.wait()?;
+        balloon.dev.healthy()?;
+        equal(&format!("first byte that is not {poison:#x}"), None, pages.first_not(poison))?;
+    }
+    Ok(())
 }
 
 fn zero_or_old(page: &Buf) -> Verdict {

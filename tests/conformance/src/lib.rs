@@ -43,6 +43,7 @@ mod smp;
 mod steal;
 mod suppress;
 mod transport;
+mod vectors;
 mod xen;
 
 use alloc::format;

@@ -5,7 +5,7 @@ use super::device::{Dev, Target};
 use super::disk::{Answer, Disk};
 use super::raw::{Dir, Queue, link, wait_until};
 use super::registers::Regs;
-use super::{End, Lab, Row, Verdict, advice, equal, fail, holds, skip, worst};
+use super::{End, Lab, Row, Verdict, advice, equal, fail, holds, skip, vectors, worst};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
@@ -13,6 +13,7 @@ use balloon::{Balloon, Settings, State};
 use core::cell::Cell;
 use core::fmt::Display;
 use frontends::Driver;
+use frontends::transport::pci::Vectors;
 use frontends::transport::{MmioTransport, PciTransport};
 use guest_kernel::devices::balloon::Source;
 use guest_kernel::devices::place::AnyTransport;
@@ -21,6 +22,7 @@ use shared_abi::outside::{Wish, field};
 use shared_abi::virtio::balloon::{Features, queues, stat_tag};
 use shared_abi::virtio::blk::{self, RequestStatus, RequestType};
 use shared_abi::virtio::mmio::InterruptStatus;
+use shared_abi::virtio::pci::NO_VECTOR;
 use shared_abi::virtio::{DeviceType, net};
 
 pub const ROWS: &[Row] = &[
@@ -45,6 +47,7 @@ pub const ROWS: &[Row] = &[
             equal("interrupt status", 0, dev.take_interrupt())
         })
     }),
+    ("outside/change-without-a-vector-stays-quiet", change_without_a_vector_stays_quiet),
     ("outside/disk-shrinks", |lab| {
         with_smaller_disk(lab, |disk, first| {
             let sector = disk.sectors(1)?;
@@ -60,8 +63,11 @@ pub const ROWS: &[Row] = &[
         [3, 700, 0].into_iter().try_for_each(|pages| set_target(lab, dev.target, pages))
     }),
     ("outside/balloon-target-moves-while-busy", target_moves),
-    ("outside/statistics-wait-for-a-request", |lab| with_statistics(lab, Asking::Never)),
-    ("outside/statistics-buffer-comes-back", |lab| with_statistics(lab, Asking::Twice)),
+    ("outside/statistics-wait-for-a-request", |lab| with_statistics(lab, &KNOWN, Asking::Never)),
+    ("outside/statistics-buffer-comes-back", |lab| with_statistics(lab, &KNOWN, Asking::Twice)),
+    ("outside/statistics-unknown-and-unordered-are-taken", |lab| {
+        with_statistics(lab, &[UNKNOWN, stat_tag::TOTAL_MEMORY, stat_tag::FREE_MEMORY], Asking::Twice)
+    }),
 ];
 
 /// How long a wish may take to come true.
@@ -114,12 +120,45 @@ fn both(check: Verdict, restored: Verdict) -> Verdict {
 /// A live balloon device without a driver behind it, target 0.
 fn balloon(lab: &Lab) -> Result<Dev<'_>, End> {
     lab.may_wish(Wish::Balloon)?;
-    let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, 0)?;
+    started_balloon(lab.device(DeviceType::BALLOON)?)
+}
+
+fn started_balloon(target: &Target) -> Result<Dev<'_>, End> {
+    let dev = Dev::with_features(target, 0)?;
     for queue in 0..2 {
         dev.queue(queue, 16)?;
     }
     dev.start()?;
     Ok(dev)
+}
+
+/// On the balloon, or on the card where the balloon has no MSI-X.
+fn change_without_a_vector_stays_quiet(lab: &Lab) -> Verdict {
+    let quiet = |device_type| {
+        let target = lab.device(device_type)?;
+        Ok((target, vectors::with(target, |vectors| Vectors { config: NO_VECTOR, ..vectors })?))
+    };
+    let of_the_balloon = lab.may_wish(Wish::Balloon).and_then(|()| quiet(DeviceType::BALLOON));
+    match of_the_balloon {
+        Ok((target, quiet)) => {
+            let dev = started_balloon(&quiet)?;
+            let checked = vectors::stays_quiet(target, || set_target(lab, target, 16));
+            drop(dev);
+            // The same with a vector: else the silence says nothing.
+            let _dev = started_balloon(target)?;
+            both(checked, vectors::interrupts(target, || set_target(lab, target, 0)))
+        }
+        Err(End::Skip(_)) => {
+            lab.may_wish(Wish::Link)?;
+            let (target, quiet) = quiet(DeviceType::NET)?;
+            let started = started_card(&quiet)?;
+            let checked = vectors::stays_quiet(target, || set_link(lab, target, field::DOWN));
+            drop(started);
+            let _started = started_card(target)?;
+            both(checked, vectors::interrupts(target, || set_link(lab, target, field::UP)))
+        }
+        Err(other) => Err(other),
+    }
 }
 
 fn generation_changes(lab: &Lab) -> Verdict {
@@ -224,7 +263,11 @@ fn disk_grows(lab: &Lab) -> Verdict {
 /// A live network card that tells its link.
 fn card(lab: &Lab) -> Result<(Dev<'_>, Queue), End> {
     lab.may_wish(Wish::Link)?;
-    let dev = Dev::with_features(lab.device(DeviceType::NET)?, net::Features::STATUS.bits())?;
+    started_card(lab.device(DeviceType::NET)?)
+}
+
+fn started_card(target: &Target) -> Result<(Dev<'_>, Queue), End> {
+    let dev = Dev::with_features(target, net::Features::STATUS.bits())?;
     if !dev.has(net::Features::STATUS.bits()) {
         return Err(skip("the card does not offer STATUS"));
     }
@@ -321,8 +364,14 @@ enum Asking {
     Twice,
 }
 
-fn with_statistics(lab: &Lab, asking: Asking) -> Verdict {
+/// What is given: as many as make the buffer a multiple of 6 bytes, which 5.5.6.3.1 asks for.
+const KNOWN: [u16; 3] = [stat_tag::FREE_MEMORY, stat_tag::TOTAL_MEMORY, stat_tag::AVAILABLE_MEMORY];
+/// A tag that nobody has defined.
+const UNKNOWN: u16 = 0x7a7a;
+
+fn with_statistics(lab: &Lab, tags: &[u16], asking: Asking) -> Verdict {
     const STAT: usize = 10;
+    const VALUE: u64 = 64 << 20;
     let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING;
     let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, wanted.bits())?;
     let Some(number) = queues(Features::from_bits_truncate(dev.features)).stats else {
@@ -333,12 +382,10 @@ fn with_statistics(lab: &Lab, asking: Asking) -> Verdict {
     }
     let mut queue = dev.queue(number, 16)?;
     dev.start()?;
-    let buf = dev.buffer(2 * STAT)?;
-    for (at, (tag, value)) in
-        [(stat_tag::TOTAL_MEMORY, 128u64 << 20), (stat_tag::FREE_MEMORY, 64 << 20)].into_iter().enumerate()
-    {
+    let buf = dev.buffer(tags.len() * STAT)?;
+    for (at, tag) in tags.iter().enumerate() {
         buf.part(at * STAT, 2).put(&tag.to_le_bytes());
-        buf.part(at * STAT + 2, 8).put(&value.to_le_bytes());
+        buf.part(at * STAT + 2, 8).put(&VALUE.to_le_bytes());
     }
     let mut give = |asked: bool| {
         let head = queue.chain(0, &[link(&buf, Dir::Out)]);

@@ -3,9 +3,10 @@
 use super::device::{Dev, Target};
 use super::registers::Regs;
 use super::transport::{Bus, each};
-use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use super::{End, Lab, Row, Verdict, equal, error, fail, holds, skip, vectors};
 use alloc::format;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::mem::offset_of;
 use frontends::transport::Registers;
 use frontends::transport::pci::Windows;
@@ -13,7 +14,10 @@ use guest_kernel::devices::place::Place;
 use guest_kernel::platform::pci::Function;
 use guest_kernel::platform::registers::Window;
 use pci_types::ConfigRegionAccess;
-use shared_abi::virtio::pci::{CAPABILITY_VENDOR, CommonConfig, MODERN_DEVICE_ID, NO_VECTOR, VENDOR_ID, cfg_type};
+use shared_abi::virtio::pci::{
+    CAPABILITY_MSIX, CAPABILITY_VENDOR, CommonConfig, MODERN_DEVICE_ID, VENDOR_ID, cfg_type,
+};
+use shared_abi::virtio::{CommonFeatures, DeviceType, blk};
 
 pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "vendor-and-device-id-fit" => |lab| on(lab, vendor_and_device_id_fit),
@@ -21,10 +25,17 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
         let revision = read(function, 8) & 0xff;
         holds(revision >= 1, "revision id", "1 or more", revision)
     }),
+    "subsystem-device-id-is-at-least-0x40" => |lab| on(lab, |function, _| {
+        let id = read(function, 0x2c) >> 16;
+        holds(id >= 0x40, "Subsystem Device ID", "0x40 or more", format!("{id:#x}"))
+    }),
     "capability-list-ends" => |lab| on(lab, |function, _| {
         holds(capabilities(function).len() < STEPS, "capabilities", "a list that ends", "one that does not")
     }),
     "structures-lie-in-bars-0-to-5" => |lab| on(lab, structures_lie_in_bars),
+    "structures-are-aligned" => |lab| driven(lab, structures_are_aligned),
+    "capabilities-include-their-extra-data" => |lab| on(lab, capabilities_include_their_extra_data),
+    "halves-of-a-wide-field-are-read-alone" => halves_of_a_wide_field_are_read_alone,
     "common-structure-is-long-enough" => |lab| on(lab, |_, windows| {
         let len = windows.common.len();
         holds(len >= 56, "length of the common configuration", "56 or more", len)
@@ -46,16 +57,25 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "queue-size-reads-back" => queue_size_reads_back,
     "reset-restores-queue-size" => reset_restores_queue_size,
     "queue-addresses-read-back" => queue_addresses_read_back,
-    "vectors-are-none-at-first" => vectors_are_none_at_first,
-    "vectors-read-back" => vectors_read_back,
-    "vector-beyond-the-table-is-refused" => vector_beyond_the_table_is_refused,
+    "vectors-are-none-at-first" => vectors::are_none_at_first,
+    "vectors-read-back" => vectors::read_back,
+    "vector-beyond-the-table-is-refused" => vectors::beyond_the_table_is_refused,
+    "every-vector-can-be-mapped" => vectors::every_one_can_be_mapped,
+    "vectors-can-be-unmapped" => vectors::can_be_unmapped,
+    "vector-table-has-2-to-2048-entries" => vectors::table_has_2_to_2048,
+    "queue-without-a-vector-stays-quiet" => vectors::queue_without_one_stays_quiet,
     "window-of-configuration-space-agrees" => |lab| driven(lab, window_of_configuration_space_agrees),
+    "window-of-configuration-space-writes" => |lab| driven(lab, window_of_configuration_space_writes),
     "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
 );
 
 /// More capabilities than fit into a configuration space.
 const STEPS: usize = 48;
 
+/// The function and the windows of a virtio device on PCI.
+///
+/// # Errors
+/// An error when it is somewhere else.
 fn parts(target: &Target) -> Result<(&Function, &Windows<Window>), End> {
     match (&target.place, &target.regs) {
         (Place::Pci(function), Regs::Pci(windows, _)) => Ok((function, windows)),
@@ -111,6 +131,17 @@ fn structures(function: &Function, kind: u8) -> impl Iterator<Item = u16> {
     })
 }
 
+/// Entries of a device's MSI-X table.
+///
+/// # Errors
+/// Not applicable where it has none.
+pub fn table_size(target: &Target) -> Result<u16, End> {
+    let (function, _) = parts(target)?;
+    let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == CAPABILITY_MSIX);
+    let control = msix.map(|at| (read(function, at) >> 16) as u16).ok_or_else(|| skip("the device has no MSI-X"))?;
+    Ok((control & 0x7ff) + 1)
+}
+
 /// The interrupt pin of a device that has MSI-X.
 pub struct Pin {
     function: Function,
@@ -127,13 +158,12 @@ impl Pin {
     /// Not applicable where it has none, or nobody wrote down where it arrives.
     pub fn of(target: &Target) -> Result<Self, End> {
         const INTERRUPT: u16 = 0x3c;
-        const MSIX: u8 = 0x11;
         let (function, windows) = parts(target).map_err(|_| skip("the entropy device is not on PCI"))?;
         let (irq, pin) = (read(function, INTERRUPT) as u8, (read(function, INTERRUPT) >> 8) as u8);
         if pin == 0 || !(1..16).contains(&irq) {
             return Err(skip("nobody wrote down where the device's interrupt pin arrives"));
         }
-        let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == MSIX);
+        let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == CAPABILITY_MSIX);
         let msix = msix.ok_or_else(|| skip("the entropy device has no MSI-X"))?;
         Ok(Self { function: *function, isr: windows.isr, irq, msix })
     }
@@ -179,6 +209,69 @@ fn structures_lie_in_bars(function: &Function, _: &Windows<Window>) -> Verdict {
     Ok(())
 }
 
+fn structures_are_aligned(function: &Function, windows: &Windows<Window>) -> Verdict {
+    windows.common.write32(offset_of!(CommonConfig, device_feature_select), 1);
+    let word = u64::from(windows.common.read32(offset_of!(CommonConfig, device_feature))) << 32;
+    let data = word & CommonFeatures::NOTIFICATION_DATA.bits() != 0;
+    for (kind, name, align) in [
+        (cfg_type::COMMON, "common configuration", 4),
+        (cfg_type::NOTIFY, "notification structure", if data { 4 } else { 2 }),
+        (cfg_type::DEVICE, "device-specific configuration", 4),
+    ] {
+        for at in structures(function, kind).filter(|&at| read(function, at + 4) & 0xff <= 5) {
+            let offset = read(function, at + 8);
+            let expected = format!("a multiple of {align}");
+            holds(offset.is_multiple_of(align), &format!("offset of the {name}"), expected, format!("{offset:#x}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn capabilities_include_their_extra_data(function: &Function, _: &Windows<Window>) -> Verdict {
+    /// VIRTIO_PCI_CAP_SHARED_MEMORY_CFG.
+    const SHARED_MEMORY: u8 = 8;
+    let all = capabilities(function);
+    for (kind, least) in [
+        (cfg_type::COMMON, 16),
+        (cfg_type::NOTIFY, 20),
+        (cfg_type::ISR, 16),
+        (cfg_type::DEVICE, 16),
+        (cfg_type::PCI, 20),
+        (SHARED_MEMORY, 24),
+    ] {
+        for at in structures(function, kind) {
+            let len = (read(function, at) >> 16) as u16 & 0xff;
+            let what = format!("cap_len of the capability of type {kind} at {at:#x}");
+            holds(len >= least, &what, format!("{least} or more"), len)?;
+            let inside = all.iter().find(|&&other| (at + 1..at + len).contains(&other));
+            equal(&format!("{what}: a capability before its end"), None, inside)?;
+        }
+    }
+    Ok(())
+}
+
+/// The capacity of a disk is the one field of 64 bits that a device of ours has.
+fn halves_of_a_wide_field_are_read_alone(lab: &Lab) -> Verdict {
+    const LOW: usize = offset_of!(blk::Config, capacity);
+    const HIGH: usize = LOW + 4;
+    let any = Cell::new(false);
+    each(lab, Bus::Pci, |target| {
+        if target.device_type != DeviceType::BLOCK {
+            return Ok(());
+        }
+        any.set(true);
+        let fresh = |halves: &[usize]| -> Result<Vec<u32>, End> {
+            let _dev = Dev::with_features(target, 0)?;
+            Ok(halves.iter().map(|&at| target.regs.config_read(at, 4)).collect())
+        };
+        let both = fresh(&[LOW, HIGH])?;
+        equal("capacity, high half first", both.iter().rev().copied().collect(), fresh(&[HIGH, LOW])?)?;
+        equal("high half of capacity, read alone", both[1], fresh(&[HIGH])?[0])?;
+        equal("low half of capacity, read alone", both[0], fresh(&[LOW])?[0])
+    })?;
+    if any.get() { Ok(()) } else { Err(skip("there is no disk")) }
+}
+
 fn notify_places_lie_inside(lab: &Lab) -> Verdict {
     each(lab, Bus::Pci, |target| {
         let dev = Dev::with_features(target, 0)?;
@@ -203,7 +296,7 @@ fn num_queues_agrees_with_sizes(windows: &Windows<Window>) -> Verdict {
 }
 
 /// The registers of queue 0 of a device with features negotiated.
-fn with_queue_0(target: &Target, check: impl FnOnce(&Window) -> Verdict) -> Verdict {
+pub fn with_queue_0(target: &Target, check: impl FnOnce(&Window) -> Verdict) -> Verdict {
     let dev = Dev::with_features(target, 0)?;
     dev.regs().select_queue(0);
     check(&parts(target)?.1.common)
@@ -243,57 +336,43 @@ fn queue_addresses_read_back(lab: &Lab) -> Verdict {
     })
 }
 
-/// Applies a check to the devices that have MSI-X.
-fn with_vectors(lab: &Lab, check: fn(&Window) -> Verdict) -> Verdict {
-    let mut any = false;
-    each(lab, Bus::Pci, |_| Ok(()))?;
-    for target in &lab.targets {
-        if matches!(target.regs, Regs::Pci(_, Some(_))) {
-            any = true;
-            with_queue_0(target, check)?;
-        }
-    }
-    if any { Ok(()) } else { Err(skip("no device has MSI-X")) }
-}
-
-fn vectors_are_none_at_first(lab: &Lab) -> Verdict {
-    with_vectors(lab, |common| {
-        equal("config_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
-        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
-    })
-}
-
-fn vectors_read_back(lab: &Lab) -> Verdict {
-    with_vectors(lab, |common| {
-        common.write16(offset_of!(CommonConfig, config_msix_vector), 0);
-        common.write16(offset_of!(CommonConfig, queue_msix_vector), 1);
-        equal("config_msix_vector", 0, common.read16(offset_of!(CommonConfig, config_msix_vector)))?;
-        equal("queue_msix_vector", 1, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
-    })
-}
-
-fn vector_beyond_the_table_is_refused(lab: &Lab) -> Verdict {
-    with_vectors(lab, |common| {
-        common.write16(offset_of!(CommonConfig, queue_msix_vector), 0x7fe);
-        equal("queue_msix_vector", NO_VECTOR, common.read16(offset_of!(CommonConfig, queue_msix_vector)))
-    })
-}
-
-/// `virtio_pci_cfg_cap`: a capability whose bar, offset and length the driver writes; data follows.
-fn window_of_configuration_space_agrees(function: &Function, windows: &Windows<Window>) -> Verdict {
-    const WIDTH: u32 = 2;
+/// `virtio_pci_cfg_cap`: a capability whose bar, offset and length the driver writes; data follows. Shows a field of the
+/// common configuration there, and returns where its data is.
+fn show(function: &Function, field: usize, width: u32) -> Result<u16, End> {
     let access = structures(function, cfg_type::PCI).next();
-    let Some(at) = access else {
-        return holds(false, "capabilities", "one of type VIRTIO_PCI_CAP_PCI_CFG", "none");
-    };
+    let at = access.ok_or_else(|| fail("capabilities", "one of type VIRTIO_PCI_CAP_PCI_CFG", "none"))?;
     let usable = structures(function, cfg_type::COMMON).find(|&at| read(function, at + 4) & 0xff <= 5);
     let common = usable.ok_or_else(|| error("no common configuration"))?;
     let (bar, offset) = (read(function, common + 4) & 0xff, read(function, common + 8));
     write(function, at + 4, read(function, at + 4) & !0xff | bar);
-    write(function, at + 8, offset + offset_of!(CommonConfig, num_queues) as u32);
-    write(function, at + 12, WIDTH);
-    let through = read(function, at + 16) as u16;
+    write(function, at + 8, offset + field as u32);
+    write(function, at + 12, width);
+    Ok(at + 16)
+}
+
+fn window_of_configuration_space_agrees(function: &Function, windows: &Windows<Window>) -> Verdict {
+    let data = show(function, offset_of!(CommonConfig, num_queues), 2)?;
+    let through = read(function, data) as u16;
     equal("num_queues", windows.common.read16(offset_of!(CommonConfig, num_queues)), through)
+}
+
+fn window_of_configuration_space_writes(function: &Function, windows: &Windows<Window>) -> Verdict {
+    let at = offset_of!(CommonConfig, device_feature_select);
+    for value in [1, 0] {
+        windows.common.write32(at, value ^ 1);
+        let data = show(function, at, 4)?;
+        write(function, data, value);
+        equal("device_feature_select", value, windows.common.read32(at))?;
+    }
+    let at = offset_of!(CommonConfig, queue_select);
+    let last = windows.common.read16(offset_of!(CommonConfig, num_queues)).saturating_sub(1);
+    for value in [last, 0] {
+        windows.common.write16(at, last - value);
+        let data = show(function, at, 2)?;
+        write(function, data, value.into());
+        equal("queue_select", value, windows.common.read16(at))?;
+    }
+    Ok(())
 }
 
 fn memory_and_ports_agree(function: &Function, _: &Windows<Window>) -> Verdict {

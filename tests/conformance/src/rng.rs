@@ -1,6 +1,6 @@
 //! The entropy device.
 
-use super::device::Dev;
+use super::device::{Dev, Target};
 use super::raw::{Buf, Dir, Queue, link};
 use super::{End, Lab, Row, Verdict, equal, fail, holds};
 use alloc::vec::Vec;
@@ -29,7 +29,15 @@ impl<'a> Rng<'a> {
     /// # Errors
     /// Not applicable without one.
     pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::RNG)?, features)?;
+        Self::on(lab.device(DeviceType::RNG)?, features, size)
+    }
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// A failure when it does not come up.
+    pub fn on(target: &'a Target, features: u64, size: u16) -> Result<Self, End> {
+        let dev = Dev::with_features(target, features)?;
         let queue = dev.queue(0, size)?;
         dev.start()?;
         Ok(Self { dev, queue })

@@ -6,7 +6,7 @@ use super::registers::Regs;
 use super::{End, Lab, Verdict, equal, holds, skip};
 use alloc::format;
 use alloc::vec::Vec;
-use shared_abi::virtio::{CommonFeatures, Status, blk, net};
+use shared_abi::virtio::{CommonFeatures, DeviceType, Status, blk, net};
 
 /// A transport.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,7 @@ macro_rules! transport_code {
             version_1_is_offered "version-1-is-offered",
             features_are_stable "features-are-stable",
             feature_words_beyond_are_zero "feature-words-beyond-are-zero",
+            features_come_with_what_they_require "features-come-with-what-they-require",
             features_ok_stays_for_all_offered "features-ok-stays-for-all-offered",
             features_ok_stays_for_the_least "features-ok-stays-for-the-least",
             features_ok_falls_for_a_bit_not_offered "features-ok-falls-for-a-bit-not-offered",
@@ -162,6 +163,58 @@ pub fn features_ok_stays_for_all_offered(target: &Target) -> Verdict {
 
 pub fn features_ok_stays_for_the_least(target: &Target) -> Verdict {
     Dev::with_exactly(target, 0).map(drop)
+}
+
+/// What features of a card require: one of the bits of each set (5.1.3.1), as far as they have 64 bits.
+const CARD_REQUIRES: &[(u32, &[u64])] = &[
+    (7, &[GUEST_CSUM]),
+    (8, &[GUEST_CSUM]),
+    (9, &[GUEST_TSO]),
+    (10, &[GUEST_CSUM]),
+    (11, &[CSUM]),
+    (12, &[CSUM]),
+    (13, &[HOST_TSO]),
+    (14, &[CSUM]),
+    (18, &[CTRL_VQ]),
+    (19, &[CTRL_VQ]),
+    (21, &[CTRL_VQ]),
+    (22, &[CTRL_VQ]),
+    (23, &[CTRL_VQ]),
+    (51, &[CTRL_VQ, RSS_OR_HASH_REPORT]),
+    (52, &[CTRL_VQ]),
+    (53, &[CTRL_VQ]),
+    (54, &[GUEST_CSUM]),
+    (55, &[GUEST_CSUM]),
+    (56, &[CSUM]),
+    (60, &[CTRL_VQ]),
+    (61, &[HOST_TSO]),
+];
+const CSUM: u64 = net::Features::CSUM.bits();
+const GUEST_CSUM: u64 = net::Features::GUEST_CSUM.bits();
+const GUEST_TSO: u64 = net::Features::GUEST_TSO4.union(net::Features::GUEST_TSO6).bits();
+const HOST_TSO: u64 = net::Features::HOST_TSO4.union(net::Features::HOST_TSO6).bits();
+const CTRL_VQ: u64 = net::Features::CTRL_VQ.bits();
+const RSS_OR_HASH_REPORT: u64 = 1 << 60 | 1 << 57;
+/// The same of a disk: CONFIG_WCE comes with FLUSH (5.2.5.2).
+const DISK_REQUIRES: &[(u32, &[u64])] = &[(11, &[blk::Features::FLUSH.bits()])];
+
+pub fn features_come_with_what_they_require(target: &Target) -> Verdict {
+    const SR_IOV: u64 = 1 << 37;
+    let rules = match target.device_type {
+        DeviceType::NET => CARD_REQUIRES,
+        DeviceType::BLOCK => DISK_REQUIRES,
+        _ => &[],
+    };
+    let offered = Dev::new(target)?.offered;
+    if bus_of(target) == Bus::Mmio {
+        equal("SR_IOV of a device that is not on PCI", 0, offered & SR_IOV)?;
+    }
+    for &(bit, sets) in rules.iter().filter(|(bit, _)| offered & 1 << bit != 0) {
+        let missing = sets.iter().find(|&&set| offered & set == 0);
+        let expected = format!("one of {:#x} beside bit {bit}", missing.copied().unwrap_or_default());
+        holds(missing.is_none(), "offered features", expected, format!("{offered:#x}"))?;
+    }
+    Ok(())
 }
 
 pub fn features_ok_falls_for_a_bit_not_offered(target: &Target) -> Verdict {
@@ -303,7 +356,6 @@ pub fn still_live(dev: &Dev<'_>) -> Verdict {
 
 /// Bytes of the configuration that a type of device has for certain.
 fn config_len(target: &Target) -> usize {
-    use shared_abi::virtio::DeviceType;
     let known = match target.device_type {
         DeviceType::BLOCK => core::mem::offset_of!(blk::Config, num_queues),
         DeviceType::NET => core::mem::offset_of!(net::Config, status),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -14,6 +14,8 @@ type Outcomes = BTreeMap<String, BTreeMap<String, String>>;
 pub struct Results {
     catalogue: String,
     outcomes: Outcomes,
+    /// By testbed, the checks that were made to their end: neither skipped nor impossible nor never reached.
+    ran: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A check whose outcome is another.
@@ -50,13 +52,16 @@ impl Results {
         Self::parse(&text).with_context(|| format!("{} is no result of --json", path.display()))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text)?;
         ensure!(value["format"] == 1, "its format is {}, not 1", value["format"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let mut outcomes = Outcomes::new();
+        let (mut outcomes, mut ran) = (Outcomes::new(), BTreeMap::new());
         for testbed in value["testbeds"].as_array().context("it has no testbeds")? {
             let checks = testbed["checks"].as_array().into_iter().flatten();
+            let made = |check: &&Value| matches!(check["outcome"].as_str(), Some("pass" | "advice" | "fail"));
+            let names = checks.clone().filter(made).map(|check| text(&check["name"])).collect();
+            ran.insert(text(&testbed["name"]), names);
             let outcome = |check: &Value| match text(&check["outcome"]) {
                 outcome if is_bad(&outcome) && !check["known"].is_null() => "known".into(),
                 outcome => outcome,
@@ -64,7 +69,23 @@ impl Results {
             let checks = checks.map(|check| (text(&check["name"]), outcome(check))).collect();
             outcomes.insert(text(&testbed["name"]), checks);
         }
-        Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes })
+        Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes, ran })
+    }
+
+    /// The version of the catalogue that the run had.
+    pub fn catalogue(&self) -> &str {
+        &self.catalogue
+    }
+
+    /// The testbeds that ran, by name.
+    pub fn testbeds(&self) -> impl Iterator<Item = &str> {
+        let ran = |testbed: &&String| self.outcomes.get(*testbed).is_some_and(|checks| !checks.is_empty());
+        self.outcomes.keys().filter(ran).map(String::as_str)
+    }
+
+    /// The checks that were made to their end on a testbed: neither skipped, nor impossible, nor never reached.
+    pub fn ran(&self, testbed: &str) -> BTreeSet<String> {
+        self.ran.get(testbed).cloned().unwrap_or_default()
     }
 
     /// Whether both runs had the same checks to choose from.

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mkimage::bootable::{self, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
+use ringside_conform::clauses::{self, ClausesOptions};
 use ringside_conform::command::{self, Chosen, Outputs};
 use ringside_conform::compare::{Change, Results};
 use ringside_conform::options::SuiteOptions;
@@ -70,6 +71,11 @@ enum Command {
         #[command(flatten)]
         parts: Parts,
     },
+    /// Show how much of Virtio 1.4 the checks are about: its normative sections by chapter, with checks, tests or a reason
+    Clauses {
+        #[command(flatten)]
+        options: ClausesOptions,
+    },
     /// Compare the results of two runs (--json): which outcomes are others; status 1 if one is worse
     Compare {
         /// The results before
@@ -128,6 +134,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::ExportImage { output, format, cmdline, force, parts } => {
             export(&output, format, &cmdline, force, &parts)?;
         }
+        Command::Clauses { options } => clauses::show(&options)?,
         Command::Compare { before, after } => return compare(&before, &after),
     }
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,7 @@ pub mod hostile;
 pub mod html;
 pub mod http;
 pub mod junit;
+pub mod ledger;
 pub mod logs;
 pub mod media;
 pub mod outcome;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::fake::{DeviceQueue, FakeTransport, Memory};
-use crate::transport::Transport;
+use crate::transport::{QueueLayout, Transport};
 use proptest::prelude::*;
-use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::{DeviceType, ring};
 
 const EVENT_IDX: u64 = CommonFeatures::EVENT_IDX.bits();
 const INDIRECT: u64 = CommonFeatures::INDIRECT_DESC.bits();
@@ -127,6 +127,42 @@ fn a_device_that_polls_is_not_notified() {
     ring.push(&segments(1)).unwrap();
     assert!(ring.publish());
     assert!(!ring.publish());
+}
+
+#[test]
+fn each_part_of_a_ring_is_aligned_and_apart() {
+    for exponent in 0..=10 {
+        let memory = Memory::leaked(16);
+        let QueueLayout { size, descriptors, available, used } =
+            Ring::new(0, 1 << exponent, 1, 0, memory).unwrap().layout();
+        let parts = [
+            (descriptors, ring::descriptor_table_len(size), 16),
+            (available, ring::available_len(size), 2),
+            (used, ring::used_len(size), 4),
+        ];
+        for (address, _, align) in parts {
+            assert!(address.is_multiple_of(align), "{size} entries: {address:#x} is no multiple of {align}");
+        }
+        for pair in parts.windows(2) {
+            assert!(pair[0].0 + pair[0].1 as u64 <= pair[1].0, "{size} entries: {pair:x?} overlap");
+        }
+    }
+}
+
+#[test]
+fn with_event_idx_flags_stay_0_and_those_of_the_device_are_ignored() {
+    let (memory, mut ring, mut device) = pair(8, 1, EVENT_IDX);
+    let flags = |part: u64| memory.read16(part + ring::FLAGS_OFFSET as u64);
+    let QueueLayout { available, used, .. } = ring.layout();
+    assert_eq!((flags(available), flags(used)), (0, 0), "a new ring");
+    device.set_no_notify(USED_NO_NOTIFY);
+    device.ask_for_notification();
+    ring.disable_interrupts();
+    assert_eq!(flags(available), 0);
+    ring.push(&segments(1)).unwrap();
+    assert!(ring.publish(), "the event was passed, whatever the flag says");
+    ring.enable_interrupts();
+    assert_eq!(flags(available), 0);
 }
 
 #[test]
