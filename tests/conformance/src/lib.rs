@@ -32,6 +32,7 @@ mod offload;
 mod outside;
 mod packet;
 mod pci;
+mod pci_space;
 mod queue;
 mod queue_reset;
 mod queues;

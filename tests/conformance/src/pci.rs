@@ -1,7 +1,7 @@
 //! Virtio over PCI: configuration space, capabilities, the common configuration, MSI-X vectors.
 
 use super::device::{Dev, Target};
-use super::registers::Regs;
+use super::pci_space::{STEPS, capabilities, parts, read, structures, with_queue_0, write};
 use super::transport::{Bus, each};
 use super::{End, Lab, Row, Verdict, equal, error, fail, holds, skip, vectors};
 use alloc::format;
@@ -10,13 +10,10 @@ use core::cell::Cell;
 use core::mem::offset_of;
 use frontends::transport::Registers;
 use frontends::transport::pci::Windows;
-use guest_kernel::devices::place::Place;
 use guest_kernel::platform::pci::Function;
 use guest_kernel::platform::registers::Window;
 use pci_types::ConfigRegionAccess;
-use shared_abi::virtio::pci::{
-    CAPABILITY_MSIX, CAPABILITY_VENDOR, CommonConfig, MODERN_DEVICE_ID, VENDOR_ID, cfg_type,
-};
+use shared_abi::virtio::pci::{CAPABILITY_MSIX, CommonConfig, MODERN_DEVICE_ID, VENDOR_ID, cfg_type};
 use shared_abi::virtio::{CommonFeatures, DeviceType, blk};
 
 pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
@@ -69,20 +66,6 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
 );
 
-/// More capabilities than fit into a configuration space.
-const STEPS: usize = 48;
-
-/// The function and the windows of a virtio device on PCI.
-///
-/// # Errors
-/// An error when it is somewhere else.
-fn parts(target: &Target) -> Result<(&Function, &Windows<Window>), End> {
-    match (&target.place, &target.regs) {
-        (Place::Pci(function), Regs::Pci(windows, _)) => Ok((function, windows)),
-        _ => Err(error("not a virtio-pci device")),
-    }
-}
-
 /// Applies a check to all PCI devices.
 fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
     each(lab, Bus::Pci, |_| Ok(()))?;
@@ -99,47 +82,6 @@ fn driven(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdi
         let (function, windows) = parts(target)?;
         check(function, windows)
     })
-}
-
-fn read(function: &Function, offset: u16) -> u32 {
-    // SAFETY: reading configuration space has no effect but that of the access window, which only this group uses.
-    unsafe { function.config().read(function.address, offset & !3) }
-}
-
-fn write(function: &Function, offset: u16, value: u32) {
-    // SAFETY: only written to the access window, by which a device reads its own registers, to the interrupt line's number,
-    // which it does not look at, and to what chooses between its pin and its messages. The status's bits are written as 0.
-    unsafe { function.config().write(function.address, offset & !3, value) };
-}
-
-/// Offsets of the capabilities.
-fn capabilities(function: &Function) -> Vec<u16> {
-    let mut found = Vec::new();
-    let mut at = read(function, 0x34) as u16 & 0xfc;
-    while at != 0 && found.len() < STEPS {
-        found.push(at);
-        at = (read(function, at) >> 8) as u16 & 0xfc;
-    }
-    found
-}
-
-/// Offsets of virtio's capabilities of a kind.
-fn structures(function: &Function, kind: u8) -> impl Iterator<Item = u16> {
-    capabilities(function).into_iter().filter(move |&at| {
-        let word = read(function, at);
-        word as u8 == CAPABILITY_VENDOR && (word >> 24) as u8 == kind
-    })
-}
-
-/// Entries of a device's MSI-X table.
-///
-/// # Errors
-/// Not applicable where it has none.
-pub fn table_size(target: &Target) -> Result<u16, End> {
-    let (function, _) = parts(target)?;
-    let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == CAPABILITY_MSIX);
-    let control = msix.map(|at| (read(function, at) >> 16) as u16).ok_or_else(|| skip("the device has no MSI-X"))?;
-    Ok((control & 0x7ff) + 1)
 }
 
 /// The interrupt pin of a device that has MSI-X.
@@ -293,13 +235,6 @@ fn num_queues_agrees_with_sizes(windows: &Windows<Window>) -> Verdict {
     holds(first > 0, "size of queue 0", "1 or more", first)?;
     windows.common.write16(offset_of!(CommonConfig, queue_select), count);
     equal(&format!("size of queue {count}"), 0, windows.common.read16(offset_of!(CommonConfig, queue_size)))
-}
-
-/// The registers of queue 0 of a device with features negotiated.
-pub fn with_queue_0(target: &Target, check: impl FnOnce(&Window) -> Verdict) -> Verdict {
-    let dev = Dev::with_features(target, 0)?;
-    dev.regs().select_queue(0);
-    check(&parts(target)?.1.common)
 }
 
 fn queue_size_reads_back(lab: &Lab) -> Verdict {

@@ -1,7 +1,7 @@
 //! MSI-X vectors of virtio devices: which events are mapped to them, and what comes by them.
 
 use super::device::Target;
-use super::pci::{table_size, with_queue_0};
+use super::pci_space::{table_size, with_queue_0};
 use super::raw::wait_until;
 use super::registers::Regs;
 use super::rng::Rng;
