@@ -146,7 +146,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
     let mut slow = server.connect();
     let mut asked = 0;
-    // Answers of 64 KiB until the socket is full, and as many requests again that nobody may execute.
+    // Answers of 64 KiB until the socket is full, and as many requests again that must not be executed.
     for _ in 0..40 {
         output.write(&[b'x'; 60 << 10]);
         slow.get_mut().write_all(b"{\"command\":\"console\"}\n").unwrap();
@@ -210,9 +210,9 @@ fn the_balloon_is_set_and_read() {
 #[test]
 fn disks_and_the_cable_are_changed_by_their_devices() {
     let mut server = server(None);
-    let told = |answer: Value| answer["error"].as_str().unwrap().to_owned();
-    assert_eq!(told(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
-    assert_eq!(told(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
+    let error = |answer: Value| answer["error"].as_str().unwrap().to_owned();
+    assert_eq!(error(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
+    assert_eq!(error(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
 }
 
 #[test]

@@ -435,7 +435,7 @@ fn the_end_of_a_network_peer_is_told_when_it_happens() {
     let (peer, _) = listener.accept().unwrap();
     assert_eq!(status_of(&path)["network"], serde_json::json!({"peer": "stream", "state": "up"}));
     drop(peer);
-    // The guest of this test has no driver, so that nobody but the host can notice.
+    // The guest of this test has no driver, so that only the host can notice.
     let mut line = String::new();
     BufReader::new(child.child().stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("peer (stream) is gone"), "{line}");

@@ -68,7 +68,7 @@ fn a_kvm_without_permission_is_told() {
     let (place, mut command) = place();
     let device = place.file("kvm", b"");
     std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
-    // Root opens it anyway, and finds no KVM behind it.
+    // Root opens it anyway, and finds that it is not KVM.
     let root = std::fs::File::open(&device).is_ok();
     let words = if root { "not a KVM device" } else { "permission denied" };
     refused(command.arg("--kvm").arg(&device), NO_KVM, &[words]);

@@ -203,7 +203,7 @@ impl Control {
         self.reader.get_mut().write_all(line.as_bytes()).context("cannot write to the control socket")?;
         loop {
             let mut answer = self.read()?;
-            // QMP tells events in between.
+            // QMP sends events in between.
             if answer.get("event").is_some() {
                 continue;
             }

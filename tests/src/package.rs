@@ -33,7 +33,7 @@ pub(crate) struct Package {
 
 impl Wanted {
     /// The folder with the files of a package, out of `cache` or fetched into it; of the newest one there where the package
-    /// lists say nothing now. `progress` hears what takes a while.
+    /// lists say nothing now. `progress` is called with what takes a while.
     pub(crate) fn fetch(
         &self,
         package: Result<Package>,

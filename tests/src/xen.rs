@@ -22,7 +22,7 @@ pub struct Xen {
 }
 
 impl Xen {
-    /// The newest one of the system's sources, out of `cache` or fetched into it; `progress` hears what takes a while.
+    /// The newest one of the system's sources, out of `cache` or fetched into it; `progress` is called with what takes a while.
     ///
     /// # Errors
     /// When the package cannot be fetched, or lacks something.

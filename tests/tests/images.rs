@@ -27,7 +27,7 @@ struct Made {
     path: PathBuf,
 }
 
-/// A disk with one program in its initrd, and what the tour reads beside the kernel; `None`, said, where there is nothing to
+/// A disk with one program in its initrd, and what the tour reads besides the kernel; `None`, reported, where there is nothing to
 /// make it of.
 fn made(test: &str, format: Format, cmdline: &str) -> Option<Made> {
     made_with(test, format, cmdline, |_| {})

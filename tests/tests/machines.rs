@@ -1,4 +1,4 @@
-//! Machines that are put together otherwise than the testbeds': devices behind bridges, registers and memory above 4 GiB,
+//! Machines unlike the testbeds': devices below bridges, registers and memory above 4 GiB,
 //! little memory, an initrd, legacy devices, ways to configuration space. On QEMU with a software CPU.
 
 use cpio::newc;
@@ -47,9 +47,9 @@ fn take_tour(ready: &Ready, first: &[&str], options: &[(&str, &str)]) {
 #[test]
 fn the_tour_succeeds_with_every_device_behind_a_bridge() {
     for cmdline in ["tour", "tour drivers=reference"] {
-        let Some(ready) = ready("devices behind bridges", cmdline, 128) else { return };
+        let Some(ready) = ready("devices below bridges", cmdline, 128) else { return };
         let bridges = [
-            // A root port; a switch with a port; conventional PCI behind a bridge behind a bridge.
+            // A root port; a switch with a port; conventional PCI below a bridge below a bridge.
             ["-device", "pcie-root-port,id=root,chassis=1"],
             ["-device", "pcie-root-port,id=uplink,chassis=2"],
             ["-device", "x3130-upstream,id=switch,bus=uplink"],
@@ -137,7 +137,7 @@ fn a_damaged_initrd_is_told_in_one_line_and_the_kernel_goes_on() {
     let whole = initrd(&[("a", b"hello"), ("b", &[7; 5000])]);
     fs::write(&path, &whole[..4000]).unwrap();
     let mut running = start(&ready, &["-initrd", path.to_str().unwrap()], &[]);
-    expect(&mut running, "error: initrd: truncated: the file at byte 120 reaches behind the end");
+    expect(&mut running, "error: initrd: truncated: the file at byte 120 extends past the end");
     expect(&mut running, "type help for the commands");
     running.type_line("ls").unwrap();
     expect(&mut running, "error: initrd: truncated");

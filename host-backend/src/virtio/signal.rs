@@ -1,5 +1,5 @@
 //! What a device says to the outside: its interrupt with the status register, its configuration's generation, its counters,
-//! and the problems that the host's user should hear of.
+//! and the problems to report to the user of the host.
 
 use crate::devices::InterruptLine;
 use crate::say;

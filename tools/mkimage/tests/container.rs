@@ -81,7 +81,7 @@ fn a_container_holds_the_disk_that_went_in_and_inspect_tells_both() {
         assert_eq!(container.sha256, digest, "{name}");
         assert!(text.contains(&digest) && text.contains(&raw.sha256), "{text}");
     }
-    // VMware's other form: a text, and the content beside it. A colon in a path is no protocol.
+    // VMware's other form: a text, and the content next to it. A colon in a path is no protocol.
     let other = folder.path().join("a:b");
     fs::create_dir(&other).unwrap();
     qemu_img(folder.path(), "convert -f raw -O vmdk -o subformat=monolithicFlat disk flat.vmdk");

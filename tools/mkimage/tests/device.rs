@@ -210,7 +210,7 @@ fn a_write_that_fails_halfway_is_said_and_leaves_nothing_that_boots() {
         return skipped(test, "mount makes no small tmpfs").unwrap_or_default();
     }
     let _mount = Mount(small.clone());
-    // The device is larger than the file system below it: what is written far behind has no place.
+    // The device is larger than the file system below it: a write far past its end fails.
     let Some(device) = Loop::over(test, 70 * MIB, small.join("backing"), tempfile::tempdir().unwrap(), &[]) else {
         return;
     };

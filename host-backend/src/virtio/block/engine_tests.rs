@@ -95,6 +95,9 @@ fn a_block_device_that_somebody_holds_is_refused() {
     assert!(RawFile::open(&disk(path, DiskAccess::ReadOnly)).is_ok());
     drop(held);
     let ours = RawFile::open(&disk(path, DiskAccess::ReadWrite)).unwrap();
-    assert!(OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_err(), "nobody else can hold it");
+    assert!(
+        OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_err(),
+        "no other process can claim it"
+    );
     drop(ours);
 }

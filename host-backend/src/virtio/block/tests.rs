@@ -275,7 +275,7 @@ fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     assert_eq!(rig.read(Register::ConfigGeneration), generation);
 }
 
-/// A disk of zeroes whose operations fail as told.
+/// A disk of zeroes whose operations fail on request.
 #[derive(Clone, Default)]
 struct Faulty(Arc<std::sync::Mutex<[bool; 3]>>);
 

@@ -16,7 +16,7 @@ pub struct TapLink {
 }
 
 impl TapLink {
-    /// Attaches to the interface of that name. It is never made: an interface that nobody has set up leads nowhere.
+    /// Attaches to the interface of that name. It is never created: an interface without a configuration leads nowhere.
     ///
     /// # Errors
     /// When it is not there, not ours, or in use.
@@ -170,7 +170,7 @@ mod tests {
         assert!(arrives(&frame, |buffer| tap.receive(buffer).unwrap()));
     }
 
-    /// An interface that somebody has set up.
+    /// An interface that exists already.
     struct Made(String);
 
     impl Made {
