@@ -4,6 +4,7 @@
 
 mod documents;
 mod ping;
+mod session;
 mod xen;
 
 use ringside_tests::machine::Machine;
