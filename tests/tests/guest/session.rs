@@ -3,13 +3,13 @@
 use super::{Guest, PATIENCE, PROMPT, started};
 use anstyle_svg::Term;
 use ringside_tests::console::Event;
+use ringside_tests::generated;
 use ringside_tests::machine::Machine;
 use ringside_tests::ready::Ready;
 use ringside_tests::testbed::Testbed;
 use std::fmt::Write;
-use std::path::Path;
+use std::fs;
 use std::time::Instant;
-use std::{env, fs};
 
 const PICTURE: &str = "docs/session.svg";
 /// What the shell prints before a command.
@@ -37,8 +37,8 @@ fn the_picture_of_a_session_shows_what_the_guest_prints() {
         screen += &record(started(ready, Machine::start), commands);
     }
     let picture = Term::new().render_svg(&screen);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PICTURE);
-    if env::var_os("RINGSIDE_WRITE_DOCS").is_some() {
+    let path = generated::path(PICTURE);
+    if generated::is_written() {
         fs::write(&path, picture).unwrap();
     } else {
         let committed = fs::read_to_string(&path).unwrap();
