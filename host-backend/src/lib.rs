@@ -27,3 +27,4 @@ pub mod threads;
 pub mod unix_socket;
 pub mod virtio;
 pub mod vmm;
+pub mod wrap;
