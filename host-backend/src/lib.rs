@@ -16,6 +16,7 @@ pub mod devices;
 pub mod event;
 #[cfg(any(test, feature = "test-faults"))]
 pub mod faulty;
+pub mod hostile;
 pub mod log;
 pub mod run;
 pub mod sample;
