@@ -64,6 +64,15 @@ impl Held {
     }
 }
 
+/// What was returned since the driver was last considered for an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Returned {
+    Nothing,
+    Honestly,
+    /// virtio-queue has not seen it all, so that it cannot tell whether the driver wants an interrupt.
+    Forged,
+}
+
 /// A ring with lies.
 pub(super) struct LyingRing {
     liar: Arc<Liar>,
@@ -73,8 +82,7 @@ pub(super) struct LyingRing {
     taken: BTreeMap<u16, Chain>,
     held: Arc<Held>,
     held_before: u64,
-    /// virtio-queue has not seen all that was returned: it cannot tell whether the driver wants an interrupt.
-    is_forged: bool,
+    returned: Returned,
 }
 
 impl std::fmt::Debug for LyingRing {
@@ -89,7 +97,7 @@ fn failed(error: vm_memory::GuestMemoryError) -> Fault {
 
 impl LyingRing {
     pub(super) fn new(liar: Arc<Liar>, inner: Box<dyn Ring>, index: usize, held: Arc<Held>) -> Self {
-        Self { liar, inner, index, taken: BTreeMap::new(), held, held_before: 0, is_forged: false }
+        Self { liar, inner, index, taken: BTreeMap::new(), held, held_before: 0, returned: Returned::Nothing }
     }
 
     fn tell(&self, lie: Lie, what: std::fmt::Arguments<'_>) {
@@ -151,7 +159,7 @@ impl LyingRing {
         let next = (u32::from(head) + 1) % size;
         let id = draw.pick([u32::from(head), next, size, size + 7, 0x1_0000 + u32::from(head), u32::MAX]);
         if id == u32::from(head) {
-            self.inner.add_used(memory, head, written)?;
+            self.give(memory, head, written)?;
             self.tell(Lie::UsedId, format_args!("chain {head} is returned twice"));
         } else {
             self.tell(Lie::UsedId, format_args!("chain {head} is returned as {id}"));
@@ -166,8 +174,15 @@ impl LyingRing {
         let slot = ring + ENTRIES_OFFSET as u64 + u64::from(at % size) * size_of::<UsedElement>() as u64;
         memory.write_slice(element.as_bytes(), GuestAddress(slot)).map_err(failed)?;
         queue.set_next_used(at.wrapping_add(1));
-        self.is_forged = true;
+        self.returned = Returned::Forged;
         self.show_index(memory, at.wrapping_add(1))
+    }
+
+    fn give(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
+        if self.returned == Returned::Nothing {
+            self.returned = Returned::Honestly;
+        }
+        self.inner.add_used(memory, head, written)
     }
 
     fn show_index(&self, memory: &GuestRam, index: u16) -> Result<(), Fault> {
@@ -199,10 +214,10 @@ impl Ring for LyingRing {
 
     fn add_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         if self.held.releasing.load(Ordering::Relaxed) {
-            return self.inner.add_used(memory, head, written);
+            return self.give(memory, head, written);
         }
         let is_frame = self.liar.device_type() == DeviceType::NET && self.index == usize::from(RECEIVE_QUEUE);
-        let Some(chain) = self.taken.remove(&head) else { return self.inner.add_used(memory, head, written) };
+        let Some(chain) = self.taken.remove(&head) else { return self.give(memory, head, written) };
         if is_frame {
             self.spoil(memory, &chain, Lie::Header);
         }
@@ -225,17 +240,21 @@ impl Ring for LyingRing {
         } else {
             match id {
                 Some(draw) => self.forge_id(memory, head, written, draw)?,
-                None => self.inner.add_used(memory, head, written)?,
+                None => self.give(memory, head, written)?,
             }
             let next: Vec<_> = self.held.lock().extract_if(.., |chain| chain.until == Until::TheNext).collect();
             for chain in next {
-                self.inner.add_used(memory, chain.head, chain.written)?;
+                self.give(memory, chain.head, chain.written)?;
             }
         }
         index.map_or(Ok(()), |draw| self.move_index(memory, draw))
     }
 
     fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        Ok(self.inner.wants_interrupt(memory)? | std::mem::take(&mut self.is_forged))
+        Ok(match std::mem::replace(&mut self.returned, Returned::Nothing) {
+            Returned::Nothing => false,
+            Returned::Honestly => self.inner.wants_interrupt(memory)?,
+            Returned::Forged => true,
+        })
     }
 }
