@@ -1,4 +1,4 @@
-//! The other CPUs: found, started when somebody first asks, and parked. There is no scheduler: a CPU halts until it is
+//! The other CPUs: found, started on first use, and parked. There is no scheduler: a CPU halts until it is
 //! given a function, runs it, and halts again. Everything else in the kernel belongs to the first CPU.
 
 use crate::boot::trampoline;
@@ -19,7 +19,7 @@ use pvops::{irq, mmu, time};
 use spin::Once;
 use x86_64::registers::control::Cr4Flags;
 
-/// CPUs beside the first that are started at most.
+/// Most CPUs that are started in addition to the first.
 const OTHERS_MAX: usize = pvops::percpu::CPUS - 1;
 /// Frames of a CPU's stack: 2^3, 32 KiB.
 const STACK_ORDER: usize = 3;
@@ -28,17 +28,17 @@ const PATIENCE: u64 = 2_000_000_000;
 
 static OTHERS: Once<Others> = Once::new();
 
-/// The CPUs beside the first that have started, and why there are not more.
+/// The additional CPUs that have started, and why there are not more.
 pub struct Others {
     /// They halt, waiting for work.
     pub started: Vec<&'static Cpu>,
-    /// Why there is none, or not all of them.
+    /// Why none or not all of them started.
     pub missing: Option<String>,
     /// The vector that ends a CPU's wait; none without CPUs.
     wake: Option<u8>,
 }
 
-/// A CPU beside the first.
+/// An additional CPU.
 pub struct Cpu {
     /// Its number: the local APIC id.
     pub id: u32,
@@ -65,8 +65,8 @@ pub fn others() -> &'static Others {
     OTHERS.call_once(|| {
         let others = start_all();
         match &others.missing {
-            None => println!("cpus: {} started beside this one", others.started.len()),
-            Some(why) => println!("cpus: {} started beside this one; {why}", others.started.len()),
+            None => println!("cpus: {} started next to this one", others.started.len()),
+            Some(why) => println!("cpus: {} started next to this one; {why}", others.started.len()),
         }
         others
     })
@@ -81,7 +81,7 @@ fn start_all() -> Others {
     let mut others = Others { started: Vec::new(), missing: None, wake: None };
     let ids = ids();
     if ids.is_empty() {
-        others.missing = Some("the machine tells of no other".into());
+        others.missing = Some("the machine has no other".into());
         return others;
     }
     let Ok((_, wake)) = trap::irq::bind_vector("cpus") else {
@@ -134,7 +134,7 @@ impl fmt::Display for Modes {
     }
 }
 
-/// Local APIC ids of the CPUs beside this one: those that ACPI lists, else as many as CPUID counts, numbered from 0.
+/// Local APIC ids of the other CPUs: those that ACPI lists, else as many as CPUID counts, numbered from 0.
 fn ids() -> Vec<u32> {
     let here = smp::cpu();
     let listed = acpi::cpus().unwrap_or_else(|| (0..counted()).collect());
@@ -169,7 +169,7 @@ fn start(id: u32, slot: usize) -> Result<&'static Cpu, String> {
     }));
     let stack = direct(stack * PAGE_SIZE as u64) + (PAGE_SIZE << STACK_ORDER);
     let start = Start { entry: enter, argument: (&raw const *cpu).addr(), stack, tables: mmu::read_cr3() };
-    // SAFETY: nobody has started it; stack and tables are mapped for ever; `start_all` goes on only when it has begun.
+    // SAFETY: it has not been started; stack and tables are never unmapped; `start_all` goes on only when it has begun.
     if let Err(refused) = unsafe { smp::start_cpu(id, &start) } {
         return Err(format!("the world refuses to start cpu {id} (code {})", refused.code));
     }
@@ -185,7 +185,7 @@ fn start(id: u32, slot: usize) -> Result<&'static Cpu, String> {
 
 /// Another CPU's first Rust, and its last: it never returns.
 extern "sysv64" fn enter(cpu: usize) -> ! {
-    // SAFETY: `start` passes the address of a `Cpu` that lives for ever.
+    // SAFETY: `start` passes the address of a `Cpu` that is never freed.
     let cpu = unsafe { &*(cpu as *const Cpu) };
     // SAFETY: taken once, by the CPU that they are for; from `Box::leak`.
     unsafe { (*cpu.tables.swap(core::ptr::null_mut(), Ordering::AcqRel)).load() };

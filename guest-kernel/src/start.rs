@@ -22,7 +22,7 @@ use shared_abi::report::{Kind, Outcome};
 
 /// A machine whose CPU, memory, interrupts and time are set up. No device is driven yet, and interrupts are off.
 pub struct Machine {
-    /// What CPUID told.
+    /// What CPUID reports.
     pub found: Surroundings,
     /// The command line.
     pub cmdline: Cmdline,
@@ -109,7 +109,7 @@ impl Kernel {
         self.executor.spawn(task);
     }
 
-    /// Reports that the kernel is ready, and runs the tasks for ever.
+    /// Reports that the kernel is ready, and runs the tasks; never returns.
     pub fn run(self) -> ! {
         report_ready();
         run(self.executor)
@@ -186,7 +186,7 @@ fn init_pci(found: &Surroundings, cmdline: Cmdline, ram: &[Range]) {
     platform::pci::config::init(allowed, &entries, ram);
 }
 
-/// The initrd. Nothing at boot needs it, so one that cannot be read is told and not more.
+/// The initrd. Nothing at boot needs it, so one that cannot be read is only reported.
 fn open_initrd(bytes: &'static [u8]) -> Result<Archive<'static>, initrd::Error> {
     let opened = Archive::open(bytes);
     match &opened {

@@ -11,7 +11,7 @@ use pvops::detect::Surroundings;
 
 /// What tasks know about the machine.
 pub struct System {
-    /// What CPUID told.
+    /// What CPUID reports.
     pub found: Surroundings,
     /// Memory as the loader described it.
     pub ram: Vec<Range>,

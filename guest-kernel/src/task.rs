@@ -126,7 +126,7 @@ fn current() -> usize {
     STATE.get().current.get()
 }
 
-/// Takes a piece of the running task's budget. False if there is none: then the future is to return pending, and is polled
+/// Takes a piece of the running task's budget. False if it is used up: then the future is to return pending, and is polled
 /// again in the task's next turn. For futures that may be ready at once.
 pub fn spend() -> bool {
     let state = STATE.get();

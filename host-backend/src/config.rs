@@ -113,7 +113,7 @@ pub struct Disk {
 /// What a guest may do to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskAccess {
-    /// Read and write; nobody else may have the image.
+    /// Read and write; no other process may have the image.
     ReadWrite,
     /// Read; others may read too.
     ReadOnly,

@@ -6,8 +6,8 @@
 //! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
-//! | `{"command":"disk","disk":N,"bytes":N}` | nothing more; disk N (the first is 0) has that size now, and the guest is told |
-//! | `{"command":"link","state":"down"}` (or `"up"`) | nothing more; the network cable is pulled or plugged in, and the guest is told |
+//! | `{"command":"disk","disk":N,"bytes":N}` | nothing more; disk N (the first is 0) has that size now, and the guest is notified |
+//! | `{"command":"link","state":"down"}` (or `"up"`) | nothing more; the network cable is pulled or plugged in, and the guest is notified |
 //! | `{"command":"console"}` | `output`: what the virtio console has printed since it was last asked |
 //! | `{"command":"console","input":"text"}` | the same, and `taken`: how many bytes of the input were typed |
 //! | `{"command":"pause"}` | nothing more, once no vCPU runs the guest; an error if the VM is not running |
@@ -196,7 +196,7 @@ impl ControlServer {
         let balloon = self.controlled.balloon().ok_or("the VM has no balloon; start it with --balloon")?;
         let (asked, unit, pages_each) = match (mib, pages) {
             (None, None) => {
-                // The end of the VM waits for nobody.
+                // The end of the VM waits for no client.
                 let patience = if self.stop.requested() { Duration::ZERO } else { STATS_PATIENCE };
                 return Ok(json!(balloon.fresh_numbers(patience)));
             }
@@ -316,7 +316,7 @@ impl MutEventSubscriber for ControlServer {
             waiting.into_iter().for_each(|fd| self.serve(fd, ops));
         } else {
             self.serve(events.fd(), ops);
-            // A hang-up is told again and again; there is nobody to wait for any more.
+            // A hang-up is reported on every poll; the client is gone.
             let hung_up = events.event_set().intersects(EventSet::HANG_UP | EventSet::ERROR);
             if hung_up && self.clients.get(&events.fd()).is_some_and(|client| client.interest() != EventSet::IN) {
                 self.dismiss(events.fd(), ops);

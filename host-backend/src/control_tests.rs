@@ -140,13 +140,13 @@ fn stop_ends_the_vm_and_is_answered_when_that_is_done() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_nobody() {
+fn a_client_that_does_not_read_holds_up_no_other() {
     let output = Arc::new(Output::kept());
     let device = crate::virtio::console::Console::new(output.clone()).unwrap();
     let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
     let mut slow = server.connect();
     let mut asked = 0;
-    // Answers of 64 KiB until the socket is full, and as many requests again that nobody may execute.
+    // Answers of 64 KiB until the socket is full, and as many requests again that must not be executed.
     for _ in 0..40 {
         output.write(&[b'x'; 60 << 10]);
         slow.get_mut().write_all(b"{\"command\":\"console\"}\n").unwrap();
@@ -210,9 +210,9 @@ fn the_balloon_is_set_and_read() {
 #[test]
 fn disks_and_the_cable_are_changed_by_their_devices() {
     let mut server = server(None);
-    let told = |answer: Value| answer["error"].as_str().unwrap().to_owned();
-    assert_eq!(told(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
-    assert_eq!(told(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
+    let error = |answer: Value| answer["error"].as_str().unwrap().to_owned();
+    assert_eq!(error(server.ask_once(r#"{"command":"disk","disk":1,"bytes":4096}"#)), "block1: Size(4096)");
+    assert_eq!(error(server.ask_once(r#"{"command":"link","state":"down"}"#)), "net: Cable(Down)");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_character_that_is_printed_in_two_parts_stays_whole() {
 }
 
 #[test]
-fn a_balloon_target_that_is_too_large_is_told_in_its_own_unit() {
+fn a_balloon_target_that_is_too_large_is_refused_in_its_own_unit() {
     let mut server = server(Some(balloon()));
     for (request, words) in [
         (r#""target_mib":5"#, ["5 MiB", "at most 4 MiB"]),

@@ -81,13 +81,13 @@ pub fn store32(address: u32, value: u32) -> Vec<u8> {
     bytes
 }
 
-/// Code that stops for ever.
+/// Code that halts forever.
 pub fn halt() -> Vec<u8> {
     // cli; hlt; jmp back to the hlt
     vec![0xfa, 0xf4, 0xeb, 0xfd]
 }
 
-/// Code that runs for ever.
+/// Code that loops forever.
 pub fn spin() -> Vec<u8> {
     vec![0xeb, 0xfe]
 }

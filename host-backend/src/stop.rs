@@ -1,4 +1,4 @@
-//! The one way in which a VM ends: whoever has a reason (the guest, a signal, the control socket, a failure) requests
+//! The one way in which a VM ends: each cause (the guest, a signal, the control socket, a failure) requests
 //! it here, the first reason wins, and [`crate::run`] waits for it.
 
 use crate::event::event;
@@ -53,7 +53,7 @@ impl Stop {
         let _ = self.event.write(1);
     }
 
-    /// Whether somebody asked.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }

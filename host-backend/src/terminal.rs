@@ -72,7 +72,7 @@ pub fn restore() {
     if ACTIVE.swap(false, Ordering::SeqCst)
         && let Some(modes) = MODES.get()
     {
-        // There is nobody to tell.
+        // There is no place for a report.
         let _ = modes.give_back(libc::STDIN_FILENO);
     }
 }

@@ -19,7 +19,7 @@ pub fn prepare() {
     }
 }
 
-/// Whether a thread that was told to end has done so. Interrupts the system call in which it may be: a signal that comes
+/// Whether a thread that was asked to end has done so. Interrupts the system call in which it may be: a signal that comes
 /// just before the call is lost, so ask again, but not so often that the thread does nothing else.
 pub fn has_ended(thread: &JoinHandle<()>) -> bool {
     interrupt(thread);
@@ -45,7 +45,7 @@ impl Seat {
         *self.lock() = Some(unsafe { libc::pthread_self() });
     }
 
-    /// Nobody sits here any more.
+    /// Not in use any more.
     pub fn leave(&self) {
         *self.lock() = None;
     }

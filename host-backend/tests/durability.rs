@@ -1,5 +1,5 @@
 //! Kills and signals at random points while a guest writes and flushes, or is paused in that: whatever was flushed is on the
-//! disk, nothing is left behind, and the next start works.
+//! disk, no file or process remains, and the next start works.
 //!
 //! A few rounds by default; `RINGSIDE_LONG=1` (`cargo xtask test --long`) makes it 200 kills and 200 signals. A seed that
 //! failed is printed, and `RINGSIDE_SEED` repeats it.
@@ -73,7 +73,7 @@ impl Files {
                 assert!(words.iter().all(|word| *word == found), "disk {disk}, sector {sector} is torn: {words:x?}");
                 let place = (sector as u32) << 1 | disk as u32;
                 let latest = (0..=flushed).rev().find(|number| number % (2 * SECTORS) == place).unwrap_or(0);
-                // The one after the last that was told may be there.
+                // The one after the last that was reported may be there.
                 assert!(
                     found >= latest && found <= flushed + 1,
                     "disk {disk}, sector {sector}: {latest} of {flushed} was flushed, {found} is there"

@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Place, Running, eventually, kvm_works, ringside, text};
+use common::{Place, Running, eventually, kvm_works, ringside, started, text};
 use host_backend::sample::{exit, halt, print, spin};
 use serde_json::{Value, json};
 use shared_abi::board;
 use shared_abi::kvm::{CLOCK_GUEST_STOPPED, ClockPage, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// A port of no device.
 const NO_PORT: u16 = 0x80;
@@ -76,8 +76,7 @@ impl Vm {
     }
 
     fn signal(&mut self, signal: libc::c_int) {
-        // SAFETY: the child has not been waited for, so the id is its.
-        unsafe { libc::kill(self.child.child().id() as libc::pid_t, signal) };
+        common::signal(&mut self.child, signal);
     }
 
     /// Ends with this status, and says nothing.
@@ -88,14 +87,7 @@ impl Vm {
     }
 }
 
-fn started(command: &mut Command) -> Running {
-    let mut child = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let mut byte = [0];
-    child.child().stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
-    child
-}
-
-/// Code that exits from the guest for ever: mov dx, PORT; out dx, al; jmp back to the out
+/// Code that keeps exiting from the guest: mov dx, PORT; out dx, al; jmp back to the out
 fn exit_on_and_on() -> Vec<u8> {
     [&[0x66, 0xba][..], &NO_PORT.to_le_bytes(), &[0xee, 0xeb, 0xfd]].concat()
 }
@@ -195,7 +187,7 @@ fn guest_that_waits_for_the_reader_of_its_console_is_paused() {
     if !kvm_works("guest_that_waits_for_the_reader_of_its_console_is_paused") {
         return;
     }
-    // More than fits into the pipe, which nobody reads.
+    // More than fits into the pipe, which has no reader.
     const LEN: usize = 1 << 15;
     const ROOM: u64 = 1 << 12;
     // The guest waits for a byte of input before it prints: mov dx, LSR; in al, dx; test al, 1; jz back
@@ -222,7 +214,7 @@ fn pause_that_races_with_resets_is_always_answered() {
     }
     // mov al, 6; mov dx, PORT; out dx, al
     let reset = [&[0xb0, 6, 0x66, 0xba][..], &board::RESET_CONTROL_PORT.to_le_bytes(), &[0xee], &halt()].concat();
-    // The console's first byte of each start goes to a pipe that is read by nobody, and it has room enough.
+    // The console's first byte of each start goes to a pipe without a reader that has room enough.
     let mut vm = Vm::start(&reset, &["--on-reset", "reboot", "--cpus", "2"]);
     let (mut paused, mut asked) = (0, 0);
     while paused < 20 {
@@ -260,7 +252,7 @@ fn pause_that_races_with_the_end_is_answered_or_the_socket_is_closed() {
         // mov ecx, TURNS; loop to itself
         let code = [&[0xb9][..], &turns.to_le_bytes(), &[0xe2, 0xfe], &exit(7)].concat();
         let mut vm = Vm::start(&code, &["--cpus", "2"]);
-        // Not for ever: a guest that is paused all the time comes to no end.
+        // Bounded: a guest that is paused all the time never ends.
         for _ in 0..30 {
             let Some(answer) = vm.try_ask("pause") else { break };
             if answer["ok"] == true {

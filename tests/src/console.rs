@@ -61,7 +61,7 @@ impl Console {
     }
 }
 
-/// Takes Xen's lines out of the lines that they tore: what came before goes with what comes behind. It does no harm where
+/// Takes Xen's lines out of the lines that they tore: what came before is joined with what comes after. It does no harm where
 /// there is no Xen.
 #[derive(Default)]
 struct Mended {
@@ -115,7 +115,7 @@ fn pump(mut source: impl Read, lines: &SyncSender<String>) {
     }
     let last = if line.is_empty() { [None, None] } else { mended.take(printable(&line)) };
     for line in last.into_iter().flatten().chain(mended.rest()) {
-        // Nobody may want it any more.
+        // The receiver may be gone.
         let _ = lines.send(line);
     }
 }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_console_is_told_from_a_quiet_one() {
+    fn a_closed_console_is_distinguished_from_a_quiet_one() {
         let (reader, writer) = io::pipe().unwrap();
         let mut console = Console::new(reader);
         assert_eq!(console.next(Duration::from_millis(1)), Event::Quiet);

@@ -44,7 +44,7 @@ impl Firmware {
         Ok(())
     }
 
-    /// QEMU's arguments for it, behind [`prepare`](Self::prepare).
+    /// QEMU's arguments for it, after [`prepare`](Self::prepare).
     pub fn arguments(self, folder: &Path) -> Vec<String> {
         if self == Self::SeaBios {
             return Vec::new();
@@ -78,7 +78,7 @@ pub enum Medium {
     Cd,
 }
 
-/// The command that boots a medium with nothing beside it but a serial line, and does not write to it; `folder` takes
+/// The command that boots a medium with nothing else but a serial line, and does not write to it; `folder` takes
 /// firmware's variables.
 ///
 /// # Errors

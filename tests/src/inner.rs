@@ -45,7 +45,7 @@ pub struct Inner {
 }
 
 impl Linux {
-    /// The kernel of the newest package, out of `cache` or fetched into it; `progress` hears what takes a while.
+    /// The kernel of the newest package, out of `cache` or fetched into it; `progress` is called with what takes a while.
     ///
     /// # Errors
     /// When the package cannot be fetched, or lacks something.
@@ -162,7 +162,7 @@ mod tests {
         fs::remove_file(to.join(MODULES).join("kvm.ko")).unwrap();
         assert_eq!(wanted().newest_in(scratch.path()), None, "half a kernel is none");
         fs::remove_file(to.join("SHA256SUMS")).unwrap();
-        assert_eq!(wanted().newest_in(scratch.path()), None, "nor is one of which nobody knows what it was");
+        assert_eq!(wanted().newest_in(scratch.path()), None, "nor is one of unknown origin");
     }
 
     #[test]

@@ -24,7 +24,7 @@ const SOCKET_FOLDER_MAX: usize = 80;
 const INNER_CPUS: u32 = 1;
 /// What the inner Linux takes for itself.
 const INNER_MEMORY: u64 = 384 << 20;
-/// What Xen takes for itself and has to give to nobody.
+/// Memory that Xen keeps for itself.
 const XEN_MEMORY: u64 = 512 << 20;
 
 /// Whether the guest may write to a disk.

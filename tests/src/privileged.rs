@@ -2,7 +2,7 @@
 //! `pvops` and the entry stubs, and anywhere those that the strictest KVM cannot execute at CPL 0.
 //!
 //! Code is decoded from each symbol to the next, so that data between functions cannot shift what follows it. An
-//! instruction belongs to the file that it was written in: where its function was inlined, the line tables tell it.
+//! instruction belongs to the file that it was written in: where its function was inlined, the line tables show it.
 
 use addr2line::gimli::{self, EndianSlice, LittleEndian};
 use anyhow::{Context, Result, bail};

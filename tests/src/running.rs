@@ -107,7 +107,7 @@ impl Running {
             let mut text = Vec::new();
             let mut stderr = stderr;
             let _ = Read::by_ref(&mut stderr).take(STDERR_MAX).read_to_end(&mut text);
-            // Nobody may want it any more.
+            // The receiver may be gone.
             let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
             // The process must not wait for us to read on.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
@@ -135,7 +135,7 @@ impl Running {
     /// The next line of its console that has a text; what comes before is passed over.
     ///
     /// # Errors
-    /// When there is none in time: with what it said instead.
+    /// When none comes in time: with what was printed instead.
     pub fn expect(&mut self, text: &str, patience: Duration) -> Result<String> {
         const TICK: Duration = Duration::from_millis(100);
         let deadline = Instant::now() + patience;
@@ -197,7 +197,7 @@ impl Running {
         self.stderr.take().and_then(|text| text.recv_timeout(PATIENCE).ok()).unwrap_or_default()
     }
 
-    /// Asks it to end, and then makes it, and with it what it has started and left behind.
+    /// Asks it to end, and then makes it, including the processes that it has started.
     pub fn stop(&mut self) {
         if self.stopped {
             return;

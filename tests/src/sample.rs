@@ -58,7 +58,7 @@ fn readme() -> String {
     let mut text = String::from(
         "This is the sample disk of Ringside.\n\n\
          A guest reads this file through its own block driver, over a ring that it shares with the host, from a FAT\n\
-         file system, and tells its length and CRC-32. The command that made the disk knows both.\n\n",
+         file system, and prints its length and CRC-32. The command that made the disk knows both.\n\n",
     );
     for line in 1..=100 {
         text.push_str(&format!("line {line}: so that the file takes more than one sector, cluster and request\n"));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_beside_each_other_make_it_and_each_finds_it_whole() {
+    fn parallel_runs_make_it_and_each_finds_it_whole() {
         let place = tempfile::tempdir().unwrap();
         let disk = place.path().join("sample.img");
         let whole = {

@@ -91,7 +91,7 @@ impl Display for Testbed {
     }
 }
 
-/// The program behind the QEMU testbeds.
+/// The program of the QEMU testbeds.
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Looks for a program where a shell would, and where Debian puts what only root is thought to need.

@@ -72,7 +72,7 @@ pub enum DiskKnowledge {
     Users,
 }
 
-/// Whoever shows the tour.
+/// Receives the steps of the tour, to show them.
 pub trait Watcher {
     /// A console line that is no step of the tour.
     fn line(&mut self, line: &str);
@@ -302,7 +302,7 @@ impl<'a> Guide<'a> {
                 });
                 self.balloon = Some((target, reached));
             }
-            _ => self.problems.push(format!("step {name} waits for nobody")),
+            _ => self.problems.push(format!("step {name} was not expected")),
         }
     }
 

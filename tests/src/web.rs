@@ -16,7 +16,7 @@ const PAGE_MAX: u64 = 1 << 20;
 pub struct Page {
     /// The status code.
     pub status: u16,
-    /// What is behind the header.
+    /// The body.
     pub body: Vec<u8>,
     /// Bytes of the whole answer, header and body.
     pub bytes: u64,
@@ -70,7 +70,7 @@ fn parse(answer: &[u8]) -> Result<Page> {
     Ok(Page { status, body, bytes: answer.len() as u64 })
 }
 
-/// A port of the loopback that nobody listens on right now.
+/// A port of the loopback without a listener right now.
 ///
 /// # Errors
 /// When the system has none.

@@ -22,7 +22,7 @@ pub struct Xen {
 }
 
 impl Xen {
-    /// The newest one of the system's sources, out of `cache` or fetched into it; `progress` hears what takes a while.
+    /// The newest one of the system's sources, out of `cache` or fetched into it; `progress` is called with what takes a while.
     ///
     /// # Errors
     /// When the package cannot be fetched, or lacks something.
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_is_told_by_its_numbers() {
+    fn the_newest_version_is_the_one_with_the_highest_numbers() {
         let found = "xen-hypervisor-4.9-amd64 - Xen\nxen-hypervisor-4.17-amd64 - Xen\nxen-hypervisor-common - no\n";
         assert_eq!(newest(found).as_deref(), Some("xen-hypervisor-4.17-amd64"));
         assert_eq!(newest("xen-hypervisor-amd64 - none\n"), None);

@@ -56,7 +56,7 @@ fn boot(profile: &Profile, folder: &Path, image: &Path, medium: [&str; 2]) -> (S
     let ended = Running::spawn(command).unwrap().wait(PATIENCE);
     let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let (serial, log) = (read(&serial), read(&log));
-    // Its status is 1, as for a panic: the log tells them apart.
+    // Its status is 1, as for a panic: the log distinguishes them.
     assert!(ended.is_ok(), "{ended:?}\n{serial}\n{log}");
     (serial, log)
 }

@@ -1,4 +1,4 @@
-//! Hostile guests on our host, in real virtual machines: every named check while another machine runs beside them and must
+//! Hostile guests on our host, in real virtual machines: every named check while another machine runs next to them and must
 //! notice nothing, and scripts. `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`, and in `RINGSIDE_WITH_BUGS` a host
 //! program, which is given bugs only to prove that they are found. The device models alone meet ten thousand scripts in
 //! `host-backend/hostile`.
@@ -84,7 +84,7 @@ fn wait_for(running: &mut Running, text: &str) {
 }
 
 #[test]
-fn a_neighbour_keeps_answering_while_every_hostile_check_runs_beside_it() {
+fn a_neighbour_keeps_answering_while_every_hostile_check_runs_next_to_it() {
     let Some(bench) = bench("a neighbour of hostile guests") else { return };
     let mut neighbour = bench.neighbour();
     let crc32 = format!("{:08x}", bench.crc32);
@@ -124,8 +124,8 @@ fn a_host_that_does_not_survive_hostile_guests_is_found_out() {
         let mut profile = bench.profile.clone();
         profile.args.extend(["--fault".into(), bug.into()]);
         let results = hostile::run_all(&profile, &bench.setting, &bench.program, &entries, &AtomicBool::new(false));
-        let told: Vec<_> = results.iter().map(|result| (result.outcome, result.field(Handling::FIELD))).collect();
-        assert_eq!(told, [(Outcome::Fail, Some(verdict.word()))], "{bug}: {results:?}");
+        let judged: Vec<_> = results.iter().map(|result| (result.outcome, result.field(Handling::FIELD))).collect();
+        assert_eq!(judged, [(Outcome::Fail, Some(verdict.word()))], "{bug}: {results:?}");
     }
 }
 

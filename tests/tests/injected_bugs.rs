@@ -49,7 +49,7 @@ fn outcome(result: &TestbedResult, check: &str) -> Option<Outcome> {
     result.check(check).filter(|check| check.reported).map(|check| check.outcome)
 }
 
-/// The host with bugs on the first testbed that is here; `None`, said, where there is none.
+/// The host with bugs on the first available testbed; `None`, reported, if there is none.
 fn bench(test: &str) -> Option<(Profile, Setting, tempfile::TempDir)> {
     let (ringside, kernel) = ready::named(ready::WITH_BUGS, test).zip(ready::named(ready::KERNEL, test))?;
     let path = |name: &str| env::var_os(name).map(PathBuf::from);

@@ -1,5 +1,5 @@
 //! Devices that answer late or never, on QEMU: a request is held in its block layer for as long as the test likes, and an
-//! entropy source is one that nobody feeds.
+//! entropy source is one without input.
 
 use ringside_tests::control::Control;
 use ringside_tests::machine::SerialLine;
@@ -100,7 +100,7 @@ fn disk_that_takes_too_long_is_restarted_and_the_read_done_again() {
 #[test]
 fn silent_entropy_source_delays_the_boot_and_no_more() {
     let Some(ready) = Ready::new("a silent entropy source", Testbed::Qemu, 64, "").unwrap() else { return };
-    let source = ["-chardev", "null,id=nobody", "-object", "rng-egd,id=silent,chardev=nobody"];
+    let source = ["-chardev", "null,id=nothing", "-object", "rng-egd,id=silent,chardev=nothing"];
     let with_source = "virtio-rng-pci,rng=silent,";
     let mut running = start(&ready, &source, "virtio-rng-pci,", with_source);
     running.expect("error: rng: stopped: no answer to a request within 100 ms", PATIENCE).unwrap();

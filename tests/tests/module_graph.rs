@@ -9,8 +9,9 @@ use syn::visit::Visit;
 use syn::{Item, ItemMod, UseTree};
 
 /// The crates, by the file that each begins with.
-const CRATES: [&str; 18] = [
+const CRATES: [&str; 19] = [
     "shared-abi/src/lib.rs",
+    "shared-abi/virtio/src/lib.rs",
     "guest-kernel/src/lib.rs",
     "guest-kernel/image/src/main.rs",
     "guest-kernel/pvops/src/lib.rs",
@@ -97,8 +98,8 @@ impl Graph {
                 self.items(items, &folder_of, &inside);
             }
             None => {
-                let beside = folder.join(format!("{name}.rs"));
-                let path = if beside.exists() { beside } else { folder_of.join("mod.rs") };
+                let sibling = folder.join(format!("{name}.rs"));
+                let path = if sibling.exists() { sibling } else { folder_of.join("mod.rs") };
                 self.file(&path, folder_of, inside);
             }
         }
@@ -144,7 +145,7 @@ impl Graph {
 
     /// Circles, each as the modules on it, with the place where each step of it stands.
     fn circles(&self) -> Vec<String> {
-        // From one module to another beside it, and who names whom.
+        // From one module to a sibling, and the path that names it.
         let mut edges: BTreeMap<Place, BTreeMap<Place, String>> = BTreeMap::new();
         for (from, path) in &self.named {
             let to = self.module_of(path);

@@ -1,4 +1,4 @@
-//! The tour on a machine that nobody leads through it: no disk, no card, and a balloon whose target stays where it is.
+//! The tour on a machine whose host takes no part in it: no disk, no card, and a balloon whose target never changes.
 //! `cargo xtask test` names the kernel in `RINGSIDE_KERNEL`.
 
 use ringside_tests::console::Event;
@@ -14,8 +14,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_balloon_target_that_nobody_sets_is_skipped_and_the_tour_goes_on_to_power_off() {
-    let test = "a_balloon_target_that_nobody_sets_is_skipped_and_the_tour_goes_on_to_power_off";
+fn a_balloon_target_that_is_never_set_is_skipped_and_the_tour_goes_on_to_power_off() {
+    let test = "a_balloon_target_that_is_never_set_is_skipped_and_the_tour_goes_on_to_power_off";
     let Some(kernel) = ready::named(ready::KERNEL, test) else { return };
     if find_program(QEMU).is_none() {
         eprintln!("SKIPPED {test}: {QEMU} is not installed");
@@ -54,7 +54,7 @@ fn a_balloon_target_that_nobody_sets_is_skipped_and_the_tour_goes_on_to_power_of
         (SECTORS, Outcome::Skip, "there is no disk"),
         (WEB, Outcome::Skip, "there is no network card"),
         (INFLATE, Outcome::Waiting, ""),
-        (INFLATE, Outcome::Skip, "nobody sets the balloon's target"),
+        (INFLATE, Outcome::Skip, "the host sets no balloon target"),
         // An empty balloon is what this step asks for.
         (DEFLATE, Outcome::Waiting, ""),
         (DEFLATE, Outcome::Success, ""),

@@ -21,7 +21,7 @@ const SECTOR_COUNT: u64 = 16;
 const SECTOR_BYTES: usize = SECTOR_COUNT as usize * 512;
 /// How often a step that waits looks again.
 const LOOK_AGAIN: u64 = 20_000_000;
-/// From the wish for a balloon target until it is clear that nobody sets one.
+/// From the request for a balloon target until it is clear that the host sets none.
 const NOBODY: u64 = 10_000_000_000;
 
 /// How long a balloon stays as it is for the other side to look at.
@@ -164,7 +164,7 @@ async fn web(system: &System) -> Result<(), Ended> {
     let before = system.net.served.get();
     console::report(Kind::Tour, WEB, Outcome::Waiting, |line| line.field("port", WEB_PORT)?.field("address", address));
     if patiently(|| (system.net.served.get() > before).then_some(())).await.is_none() {
-        return Err(Ended::Failure("nobody fetched the page".to_string()));
+        return Err(Ended::Failure("the page was not fetched".to_string()));
     }
     console::report(Kind::Tour, WEB, Outcome::Success, |line| {
         line.field("port", WEB_PORT)?.field("bytes", system.net.last_page.get())
@@ -174,12 +174,12 @@ async fn web(system: &System) -> Result<(), Ended> {
 
 async fn balloon(system: &System, name: &str, pages: u32) -> Result<(), Ended> {
     let balloon = system.devices.balloon.as_ref().ok_or_else(|| Ended::Skip("there is no balloon".to_string()))?;
-    // Where the host has the target, somebody has to set it.
+    // The host sets the target, not the guest.
     if !balloon.set_target(pages) {
         console::report(Kind::Tour, name, Outcome::Waiting, |line| line.field("pages", pages));
-        // A VMM that nobody has told of the tour never sets one.
+        // A VMM that does not know of the tour never sets one.
         if within(NOBODY, || (balloon.target() == pages).then_some(())).await.is_none() {
-            return Err(Ended::Skip("nobody sets the balloon's target".to_string()));
+            return Err(Ended::Skip("the host sets no balloon target".to_string()));
         }
     }
     let before = pvops::memory::reservation();

@@ -25,7 +25,7 @@ const DATA: usize = 0xa000;
 const MODULES: usize = DATA + size_of::<StartInfo>();
 const MEMORY_MAP: usize = MODULES + size_of::<ModlistEntry>();
 const CMDLINE: usize = MEMORY_MAP + ENTRIES_MAX * size_of::<MemmapEntry>();
-/// The kernel reads this much behind the start of a command line.
+/// The kernel reads this much from the start of a command line.
 const CMDLINE_SLACK: usize = shared_abi::disk::CMDLINE_MAX;
 
 /// Bytes of the block for a command line of so many bytes: below 4 GiB, page aligned, not in the kernel's place.
@@ -146,7 +146,7 @@ global_asm!(
     count = const offset_of!(Control, count),
     entry = const offset_of!(Control, entry),
     start_info = const offset_of!(Control, start_info),
-    // The pointer for lgdt is the last limit and the base right behind.
+    // The pointer for lgdt is the last limit, immediately followed by the base.
     gdt_limit = const offset_of!(Control, gdt_limit) + 6,
     from = const offset_of!(Move, from),
     to = const offset_of!(Move, to),
@@ -178,7 +178,7 @@ impl Handover {
     /// [`Error::NotInRam`].
     ///
     /// # Safety
-    /// `block` has [`block_size`] bytes that nobody else uses, mapped where they are, writable and executable, below
+    /// `block` has [`block_size`] bytes that nothing else uses, mapped where they are, writable and executable, below
     /// 4 GiB, and neither they nor the kernel's file nor the initrd lie in the kernel's [`span`](Kernel::span).
     pub unsafe fn prepare(block: *mut u8, boot: &Boot<'_>) -> Result<Self, Error> {
         let base = block.addr() as u64;
@@ -230,7 +230,7 @@ impl Handover {
     }
 }
 
-/// Large pages for the first 4 GiB below a table of each level; the mode that we are in tells how many count.
+/// Large pages for the first 4 GiB below a table of each level; how many levels count depends on the mode that we are in.
 ///
 /// # Safety
 /// There is room for seven tables.

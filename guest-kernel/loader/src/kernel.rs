@@ -19,7 +19,7 @@ pub struct Segment<'data> {
     pub bytes: &'data [u8],
     /// Its physical address.
     pub paddr: u64,
-    /// Bytes in memory; those behind the file's are zero.
+    /// Bytes in memory; those after the file's are zero.
     pub memory: u64,
 }
 
@@ -71,7 +71,7 @@ impl<'data> Kernel<'data> {
         Ok(Self { segments, entry })
     }
 
-    /// From the first to behind the last physical address.
+    /// From the first physical address to the end, exclusive.
     pub fn span(&self) -> Range<u64> {
         let start = self.segments.iter().map(|segment| segment.paddr).min().unwrap_or(0);
         let end = self.segments.iter().map(|segment| segment.paddr + segment.memory).max().unwrap_or(0);

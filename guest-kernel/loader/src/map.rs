@@ -19,20 +19,20 @@ impl MemoryMap {
         Self { entries: heapless::Vec::new() }
     }
 
-    /// Adds a range as firmware tells of it, in any order. Where two overlap, what is not RAM wins.
+    /// Adds a range that firmware reports, in any order. Where two overlap, what is not RAM wins.
     pub fn add(&mut self, addr: u64, size: u64, kind: MemmapKind) {
         let mut start = addr;
         let end = addr.saturating_add(size);
         if kind != MemmapKind::RAM {
             self.cut_ram(start..end);
         }
-        // Only the pieces beside what is there already.
+        // Only the pieces that are not there yet.
         let mut index = 0;
         while start < end {
             let next = self.entries.get(index).map(|entry| (entry.addr, entry.addr + entry.size));
             match next {
-                Some((_, behind)) if behind <= start => index += 1,
-                Some((first, behind)) if first <= start => start = behind,
+                Some((_, taken)) if taken <= start => index += 1,
+                Some((first, taken)) if first <= start => start = taken,
                 other => {
                     let stop = other.map_or(end, |(first, _)| first.min(end));
                     if self.insert(index, start..stop, kind).is_none() {
@@ -129,7 +129,7 @@ mod tests {
         map
     }
 
-    fn told(map: &MemoryMap) -> Vec<(u64, u64, u32)> {
+    fn ranges(map: &MemoryMap) -> Vec<(u64, u64, u32)> {
         map.entries().iter().map(|entry| (entry.addr, entry.addr + entry.size, entry.kind.0)).collect()
     }
 
@@ -140,20 +140,20 @@ mod tests {
     #[test]
     fn ranges_in_any_order_come_out_sorted_and_neighbours_merged() {
         let map = map(&[(0x5000, 0x9000, RAM), (0, 0x2000, RAM), (0x2000, 0x5000, RAM), (0x9000, 0xa000, ACPI)]);
-        assert_eq!(told(&map), [(0, 0x9000, 1), (0x9000, 0xa000, 3)]);
+        assert_eq!(ranges(&map), [(0, 0x9000, 1), (0x9000, 0xa000, 3)]);
     }
 
     #[test]
-    fn what_is_reserved_wins_over_ram_whichever_is_told_first() {
+    fn reserved_ranges_win_over_ram_in_either_order() {
         let expected = [(0, 0x2000, 1), (0x2000, 0x3000, 2), (0x3000, 0x9000, 1)];
-        assert_eq!(told(&map(&[(0, 0x9000, RAM), (0x2000, 0x3000, RESERVED)])), expected);
-        assert_eq!(told(&map(&[(0x2000, 0x3000, RESERVED), (0, 0x9000, RAM)])), expected);
+        assert_eq!(ranges(&map(&[(0, 0x9000, RAM), (0x2000, 0x3000, RESERVED)])), expected);
+        assert_eq!(ranges(&map(&[(0x2000, 0x3000, RESERVED), (0, 0x9000, RAM)])), expected);
     }
 
     #[test]
     fn ranges_that_wrap_or_are_empty_do_no_harm() {
         let map = map(&[(0, 0, RAM), (0x1000, 0x2000, RAM)]);
-        assert_eq!(told(&map), [(0x1000, 0x2000, 1)]);
+        assert_eq!(ranges(&map), [(0x1000, 0x2000, 1)]);
         let mut map = map;
         map.add(u64::MAX - 10, 100, RAM);
         assert!(!map.is_ram(&(0..1)));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_as_high_as_possible_below_4_gib_and_beside_what_is_taken() {
+    fn places_are_as_high_as_possible_below_4_gib_and_free() {
         let map = map(&[(0x1000, 0x9_f000, RAM), (0x10_0000, 0x400_0000, RAM), (1 << 32, 8 << 32, RAM)]);
         assert_eq!(map.place(0x1800, &[]), Some(0x3ff_e000));
         assert_eq!(map.place(0x1000, &[0..0, 0x200_0000..0x400_0000]), Some(0x1ff_f000));

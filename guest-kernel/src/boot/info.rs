@@ -1,4 +1,4 @@
-//! What the loader left for us: memory map, command line, initrd, bundle. Copied or checked once; nothing behind trusts
+//! What the loader left for us: memory map, command line, initrd, bundle. Copied or checked once; later code never trusts
 //! the loader's memory again.
 
 use super::memory::{Map, PIECES_MAX};
@@ -186,7 +186,7 @@ unsafe fn initrd(info: &mut BootInfo, modlist: u64) {
 /// # Safety
 /// As [`read`].
 unsafe fn bundle(info: &mut BootInfo) {
-    // SAFETY: mkimage may have changed the slot behind the compiler's back.
+    // SAFETY: mkimage may have changed the slot after the compiler has seen it.
     let slot = unsafe { (&raw const SLOT).read_volatile() };
     // SAFETY: per the contract; the range is reserved below and so stays as it is.
     let Some(bytes) = (unsafe { physical(slot.paddr, slot.len) }) else { return };

@@ -46,9 +46,9 @@ impl Map {
         while let Some(piece) = self.pieces.get_mut(index).filter(|piece| piece.start < end && start < end) {
             match (piece.start < start, end < piece.end) {
                 (true, true) => {
-                    let behind = Range { start: end, end: piece.end };
+                    let rest = Range { start: end, end: piece.end };
                     piece.end = start;
-                    return self.insert(index + 1, behind);
+                    return self.insert(index + 1, rest);
                 }
                 (true, false) => {
                     piece.end = start;

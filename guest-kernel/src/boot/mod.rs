@@ -189,7 +189,7 @@ global_asm!(
     "add rax, rdi",
     "jmp rax",
     ".popsection",
-    // Not among the code: whoever disassembles that would take it for instructions.
+    // Outside of the text: a disassembler would take it for instructions.
     ".pushsection .rodata.boot_gdt, \"a\"",
     ".balign 8",
     "boot_gdt_pointer:",

@@ -13,7 +13,7 @@ use x86_64::registers::control::Cr0Flags;
 use x86_64::structures::gdt::{DescriptorFlags, SegmentSelector};
 use x86_64::{PhysAddr, PrivilegeLevel};
 
-/// Bytes of the trampoline: a page, as the command tells its number.
+/// Bytes of the trampoline: a page, because the startup command carries a page number.
 pub const SIZE: u64 = 4096;
 /// The BIOS's data and the first PCs' video memory start here: RAM below it is RAM.
 const LOW_END: u64 = 0x9_f000;
@@ -114,7 +114,7 @@ unsafe extern "sysv64" fn high_half() {
     )
 }
 
-/// The highest page of low RAM that nobody has.
+/// The highest unused page of low RAM.
 pub fn place(ram: &[Range], reserved: &[Range]) -> Option<u64> {
     let page = |range: &Range| {
         let start = (range.end.min(LOW_END) / SIZE * SIZE).checked_sub(SIZE)?;
@@ -124,7 +124,7 @@ pub fn place(ram: &[Range], reserved: &[Range]) -> Option<u64> {
     ram.iter().filter_map(page).filter(free).max()
 }
 
-/// Puts the code into its page and tells pvops.
+/// Copies the code into its page and passes the address to pvops.
 ///
 /// # Safety
 /// `page` comes from [`place`], was kept from the frame allocator, and is mapped by the direct map.
@@ -136,7 +136,7 @@ pub unsafe fn install(page: u64) {
     let code = &raw const cpu_trampoline;
     let len = (&raw const cpu_trampoline_end).addr() - code.addr();
     let there = crate::mm::direct(page) as *mut u8;
-    // SAFETY: the page is ours per the contract, and the code is shorter; the base is unaligned behind its limit.
+    // SAFETY: the page is ours per the contract, and the code is shorter; the base follows its limit unaligned.
     unsafe {
         there.copy_from_nonoverlapping(code, len);
         there.add(POINTER + 2).cast::<u32>().write_unaligned(page as u32 + GDT as u32);

@@ -1,10 +1,10 @@
-//! A CPU that cannot run this kernel is told on the serial port. Without this it would reset without a word.
+//! Reports on the serial port that the CPU cannot run this kernel. Without this it would reset without a message.
 
 use core::arch::global_asm;
 use shared_abi::board::COM1_PORT;
 use shared_abi::bundle::KERNEL_VIRTUAL_BASE;
 
-/// Features of an extended CPU that the boot page tables take for granted: 64-bit mode and no-execute pages (Intel SDM
+/// Features of an extended CPU that the boot page tables need: 64-bit mode and no-execute pages (Intel SDM
 /// volume 2, CPUID, leaf 0x80000001, EDX).
 const NEEDED: u32 = 1 << 29 | 1 << 20;
 /// "Transmitter holding register empty" of the line status register (16550D data sheet, section 8.4).
@@ -12,7 +12,7 @@ const LSR_THR_EMPTY: u8 = 1 << 5;
 /// Reads of the line status register that a byte waits for: without a UART all of them read ones.
 const LSR_POLLS: u32 = 1 << 16;
 
-// In protected mode, without paging and without a stack: EDI comes back as it was, ESI and EBP do, EAX to EDX do not.
+// In protected mode, without paging and without a stack: EDI, ESI and EBP are preserved, EAX to EDX are not.
 #[cfg(target_os = "none")]
 global_asm!(
     ".pushsection .rodata.unfit, \"a\"",
@@ -40,10 +40,11 @@ global_asm!(
     "test al, {empty}",
     "loopz 4b",
     "lodsb",
+    "test al, al",
+    "jz 5f",
     "mov dx, {port}",
     "out dx, al",
-    "test al, al",
-    "jnz 3b",
+    "jmp 3b",
     "5: hlt",
     "jmp 5b",
     ".code64",

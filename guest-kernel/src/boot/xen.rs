@@ -74,12 +74,12 @@ extern "sysv64" fn enter_kernel(start: *const StartInfo) -> ! {
         Ok(boot) => boot,
         Err(error) => {
             pvops::worlds::xen::log(format_args!("ringside: cannot run on this Xen: {error}\n"));
-            // Without the board's tables nobody knows how to switch it off, and Xen would only halt: so it ends by a reset.
+            // Without the board's tables Xen does not know how to switch it off and would only halt: so it ends by a reset.
             pvops::vmm::crash();
             pvops::cpu::park()
         }
     };
-    // SAFETY: the start info is mapped and nobody writes it.
+    // SAFETY: the start info is mapped and nothing writes it.
     let info = unsafe { info::from_xen(&boot, &(*start).cmd_line) };
     // SAFETY: as in the parent module.
     unsafe { kernel_main(info, pvops::detect::on_xen()) }

@@ -1,4 +1,4 @@
-//! The network card, as smoltcp sees it: one of two drivers behind its `Device` trait.
+//! The network card, as smoltcp sees it: one of two drivers that implement its `Device` trait.
 
 use super::reference::{self, ReferenceTransport};
 use crate::devices::place::{AnyTransport, Place};

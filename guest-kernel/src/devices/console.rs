@@ -1,4 +1,4 @@
-//! The virtio console: a second place for the shell, beside the serial port.
+//! The virtio console: a second place for the shell, next to the serial port.
 
 use crate::devices::place::AnyTransport;
 use crate::trap::Interrupts;

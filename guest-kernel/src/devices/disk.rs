@@ -1,4 +1,4 @@
-//! A disk: one of two drivers behind the same requests, waited for by tasks or, for libraries, on the spot.
+//! A disk: one of two drivers with the same requests. Tasks await them; libraries wait synchronously.
 
 use crate::cmdline::Cmdline;
 use crate::devices::place::{AnyTransport, Place};
@@ -20,7 +20,7 @@ use shared_abi::virtio::blk::{Config, Features};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::Transport as _;
 
-/// How long a request may take that everything else stands still for.
+/// How long a synchronous request may take: no other task runs meanwhile.
 const PATIENCE: u64 = 10_000_000_000;
 /// How long any request may take, in seconds, before the disk is restarted: as long as Linux waits for one.
 const TIMEOUT: u64 = 30;
@@ -93,7 +93,7 @@ impl Disk {
     /// What the driver says.
     pub fn reference(place: &Place) -> Result<Self, String> {
         let mut transport = reference::transport(place)?;
-        // The crate does not tell.
+        // The crate does not report it.
         let offered = Features::from_bits_truncate(transport.read_device_features());
         let size: Option<u32> = offered
             .contains(Features::BLK_SIZE)
@@ -135,7 +135,7 @@ impl Disk {
         }
     }
 
-    /// Which requests there are beside reading and writing.
+    /// Which requests there are besides reading and writing.
     pub fn abilities(&self) -> String {
         match &self.driver {
             DiskDriver::Own(own) => {
@@ -272,7 +272,7 @@ impl Disk {
         Ok(String::from_utf8_lossy(&id[..end]).into_owned())
     }
 
-    /// Reads whole sectors while everything else stands still.
+    /// Reads whole sectors synchronously; no other task runs meanwhile.
     ///
     /// # Errors
     /// [`DiskError`].

@@ -75,7 +75,7 @@ pub fn transport(place: &Place) -> Result<ReferenceTransport, String> {
     match place {
         Place::Mmio(slot, window) => {
             let header = NonNull::new(window.address() as *mut _).ok_or("not mapped")?;
-            // SAFETY: the window is mapped for ever, with that size, and nothing else drives the device.
+            // SAFETY: the window is never unmapped, has that size, and nothing else drives the device.
             let transport = unsafe { MmioTransport::new(header, slot.size as usize) };
             Ok(ReferenceTransport::Mmio(transport.map_err(|error| error.to_string())?))
         }

@@ -1,4 +1,4 @@
-//! The entropy device, asked at boot, where nothing else runs: our driver, or the reference driver, which waits for ever.
+//! The entropy device, read at boot, when nothing else runs: our driver, or the reference driver, which waits without a limit.
 
 use crate::devices::place::{AnyTransport, Place};
 use crate::devices::reference;

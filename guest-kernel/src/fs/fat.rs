@@ -68,7 +68,7 @@ pub(super) fn rescale(boot: &mut [u8; SECTOR]) -> Option<()> {
     }
     scale32(boot, FAT_SIZE_32)?;
     for at in [INFO, BACKUP] {
-        // All ones: there is none.
+        // All ones: absent.
         if get16(boot, at) != 0xffff {
             scale16(boot, at)?;
         }

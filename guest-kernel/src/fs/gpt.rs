@@ -62,7 +62,7 @@ pub struct Layout {
     pub table_first: u64,
     /// Bytes of it.
     pub table_bytes: usize,
-    /// Behind the last sector that a partition may have.
+    /// One past the last sector that a partition may have.
     pub end: u64,
     /// Sectors of a block.
     block: u64,
@@ -75,7 +75,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// Reads the header, at the start of the disk's second block, which has so many sectors; the table counts in blocks. `None`
-/// if there is none or it is damaged.
+/// if it is absent or damaged.
 pub fn layout(sector: &[u8], block: u64) -> Option<Layout> {
     let (header, _) = Header::read_from_prefix(sector).ok()?;
     let size = header.header_size as usize;

@@ -1,6 +1,6 @@
 //! The initrd: a newc cpio archive (`cpio(5)`, Linux `Documentation/driver-api/early-userspace/buffer-format.rst`), read
-//! where it lies. Whoever packed it is not trusted: it is walked once when it is opened, and what is damaged is an error
-//! that tells the place.
+//! where it lies. Its content is not trusted: it is walked once when it is opened, and damage is an error
+//! that names the place.
 //!
 //! Published readers stop without a word at a damaged header, or read through a stream and copy; so this one is ours.
 
@@ -44,7 +44,7 @@ pub enum Error {
     NoHeader(usize),
     /// A header has something else than hexadecimal digits.
     BadNumber(usize),
-    /// An entry reaches behind the archive's end.
+    /// An entry extends past the archive's end.
     Truncated(usize),
     /// A name is not UTF-8, not terminated, or leads out of the archive.
     BadName(usize),
@@ -59,7 +59,7 @@ impl fmt::Display for Error {
             Self::Compressed => f.write_str("compressed; pack it as a plain newc cpio archive"),
             Self::NoHeader(at) => write!(f, "no header of a file at byte {at}"),
             Self::BadNumber(at) => write!(f, "a header's number at byte {at} is not hexadecimal"),
-            Self::Truncated(at) => write!(f, "truncated: the file at byte {at} reaches behind the end"),
+            Self::Truncated(at) => write!(f, "truncated: the file at byte {at} extends past the end"),
             Self::BadName(at) => write!(f, "the file at byte {at} has a bad name"),
             Self::NoTrailer => f.write_str("truncated: its last entry is missing"),
         }
@@ -292,11 +292,11 @@ impl<'a> Walk<'a> {
             let end = from.checked_add(len).filter(|&end| end <= self.bytes.len()).ok_or(Error::Truncated(start))?;
             Ok((&self.bytes[from..end], end.next_multiple_of(4)))
         };
-        let (name, behind_name) = take(start + HEADER, name_size)?;
+        let (name, after_name) = take(start + HEADER, name_size)?;
         let name = name.strip_suffix(&[0]).and_then(|name| str::from_utf8(name).ok());
         let name = name.filter(|name| !name.contains('\0') && !name.split('/').any(|part| part == ".."));
         let name = name.ok_or(Error::BadName(start))?;
-        let (content, behind) = take(behind_name, size)?;
+        let (content, next) = take(after_name, size)?;
         let entry = Entry {
             name,
             inode: number(field::INODE)?,
@@ -304,7 +304,7 @@ impl<'a> Walk<'a> {
             mode: number(field::MODE)?,
             content,
         };
-        self.at = behind;
+        self.at = next;
         Ok(entry)
     }
 }

@@ -1,6 +1,6 @@
 //! The read-only FAT file system of a disk, by `embedded-sdmmc`.
 //!
-//! The crate reads synchronously, block by block: everything else stands still meanwhile, and a small read-ahead keeps the
+//! The crate reads synchronously, block by block: no other task runs meanwhile, and a small read-ahead keeps the
 //! number of requests down. It insists on an old partition table: a disk that is one large file system gets one made up, one
 //! sector long, in front of it; for a disk with a GUID partition table, or with blocks larger than a sector, the made-up one
 //! names the first partition with such a file system and is seen in place of the disk's. The crate knows sectors of 512
@@ -75,7 +75,7 @@ fn guid_table(disk: &Disk, first: &[u8]) -> Result<Option<gpt::Layout>, DiskErro
     Err(DiskError("the disk's partition table is damaged".to_string()))
 }
 
-/// Behind the last sector that does not belong to a partition table.
+/// One past the last sector that does not belong to a partition table.
 pub fn end_of_data(disk: &Disk) -> Result<u64, DiskError> {
     let table = guid_table(disk, &disk.read_now(0, SECTOR_SIZE)?)?;
     Ok(table.map_or(disk.capacity(), |table| table.end.min(disk.capacity())))

@@ -23,12 +23,12 @@ pub struct Counts {
     pub total: u64,
     /// Frames that are free.
     pub free: u64,
-    /// Frames that are free, too, but lent to the host, which hears that they are: they come back soon.
+    /// Free frames that are being reported to the host; they come back soon.
     pub lent: u64,
 }
 
 impl Counts {
-    /// Frames that nobody uses.
+    /// Frames not in use.
     pub fn unused(&self) -> u64 {
         self.free + self.lent
     }
@@ -71,7 +71,7 @@ impl Frames {
     /// [`add`](Self::add) once it is mapped.
     ///
     /// # Safety
-    /// The ranges are RAM and mapped by the direct map up to `mapped_end`; nobody uses them apart from `reserved`.
+    /// The ranges are RAM and mapped by the direct map up to `mapped_end`; nothing uses them apart from `reserved`.
     pub unsafe fn init(&mut self, ram: &[Range], reserved: &[Range], mapped_end: u64) {
         self.limit = ram.iter().map(|range| range.end / PAGE_SIZE as u64).max().unwrap_or(0);
         let mut bits = 0;
@@ -107,7 +107,7 @@ impl Frames {
     /// Adds a range of whole frames.
     ///
     /// # Safety
-    /// It is RAM that nobody uses, below the end of what [`init`](Self::init) was told of, and mapped.
+    /// It is unused RAM, mapped, and below the end of what [`init`](Self::init) was given.
     pub unsafe fn add(&mut self, range: Range) {
         let (mut frame, end) = (range.start / PAGE_SIZE as u64, range.end / PAGE_SIZE as u64);
         self.counts.total += end.saturating_sub(frame);
@@ -250,7 +250,7 @@ impl Frames {
 fn usable<'a>(ram: &'a [Range], reserved: &'a [Range], limit: u64) -> impl Iterator<Item = Range> + use<'a> {
     const PAGE: u64 = PAGE_SIZE as u64;
     ram.iter().flat_map(move |range| {
-        // The first page stays free: address 0 is nobody's.
+        // The first page is never handed out: address 0 stays invalid.
         let mut at = range.start.next_multiple_of(PAGE).max(PAGE);
         let end = range.end.min(limit) / PAGE * PAGE;
         core::iter::from_fn(move || {

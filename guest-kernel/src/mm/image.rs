@@ -29,17 +29,17 @@ macro_rules! linker_symbols {
 linker_symbols! {
     /// First byte of text.
     text_start = __text_start;
-    /// Behind the text.
+    /// End of the text, exclusive.
     text_end = __text_end;
     /// First byte of rodata.
     rodata_start = __rodata_start;
-    /// Behind rodata.
+    /// End of rodata, exclusive.
     rodata_end = __rodata_end;
     /// First byte of data.
     data_start = __data_start;
-    /// Behind the data that becomes read-only.
+    /// End of the data that becomes read-only, exclusive.
     ro_after_init_end = __ro_after_init_end;
-    /// Behind bss.
+    /// End of bss, exclusive.
     data_end = __data_end;
 }
 
@@ -48,7 +48,7 @@ pub const fn physical(address: usize) -> u64 {
     address as u64 - KERNEL_VIRTUAL_BASE
 }
 
-/// Physical address behind the image.
+/// Physical end address of the image, exclusive.
 pub fn end() -> u64 {
     physical(data_end())
 }

@@ -23,7 +23,7 @@ pub const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
 pub struct Range {
     /// First byte.
     pub start: u64,
-    /// Behind the last byte.
+    /// One past the last byte.
     pub end: u64,
 }
 
@@ -33,7 +33,7 @@ impl Range {
         self.end - self.start
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(self) -> bool {
         self.start >= self.end
     }

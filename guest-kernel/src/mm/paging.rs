@@ -13,7 +13,7 @@ use x86_64::structures::paging::{PageSize, PageTableFlags, Size2MiB};
 use x86_64::{PhysAddr, VirtAddr};
 
 const LARGE_PAGE: u64 = Size2MiB::SIZE;
-/// Where device registers are mapped, one behind the other.
+/// Where device registers are mapped, one after the other.
 const DEVICE_MAP: usize = 0xffff_c900_0000_0000;
 
 /// The kernel's address space.
@@ -155,7 +155,7 @@ pub fn hold(what: fn() -> !) -> ! {
 /// Takes frames out of the direct map.
 ///
 /// # Safety
-/// Nobody uses them. The direct map has no large pages.
+/// They are not in use. The direct map has no large pages.
 pub unsafe fn unmap_frames(frames: &[u64]) {
     // SAFETY: per the contract.
     unsafe { set_frames(frames, |_| 0) };
@@ -165,7 +165,7 @@ pub unsafe fn unmap_frames(frames: &[u64]) {
 /// Puts frames back into the direct map.
 ///
 /// # Safety
-/// They have memory behind them. The direct map has no large pages.
+/// They are backed by memory. The direct map has no large pages.
 pub unsafe fn map_frames(frames: &[u64]) {
     let flags = Access::ReadWrite.flags();
     // SAFETY: per the contract.

@@ -13,7 +13,7 @@ pub struct Reserve;
 impl Hypervisor for Reserve {
     fn give_back(&mut self, pages: &[Pfn]) -> usize {
         moved(pages, |frames| {
-            // SAFETY: the balloon has the frames from the allocator, so nobody uses them.
+            // SAFETY: the balloon has the frames from the allocator, so they are not in use.
             unsafe {
                 paging::unmap_frames(frames);
                 let given = memory::give_back(frames);

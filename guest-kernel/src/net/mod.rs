@@ -69,7 +69,7 @@ impl Static {
 /// Renders the page that the network serves.
 pub type Page = Rc<dyn Fn() -> String>;
 
-/// Runs the network for ever.
+/// Runs the network; never returns.
 pub async fn run(card: Rc<Card>, status: Rc<Status>, address: Option<Static>, seed: u64, page: Page) {
     let mut port = Port::new(&card);
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(card.mac())));

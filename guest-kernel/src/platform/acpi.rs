@@ -37,7 +37,7 @@ pub fn tables() -> Option<AcpiTables<Handler>> {
     unsafe { AcpiTables::from_rsdp(Handler, rsdp) }.ok()
 }
 
-/// The interrupt chips and ISA interrupts that the MADT tells of, if there is one.
+/// The interrupt chips and ISA interrupts that the MADT describes, if there is one.
 pub fn routing() -> Option<Routing> {
     const ISA_BUS: u8 = 0;
     let madt = tables()?.find_table::<Madt>().ok()?;
@@ -79,8 +79,8 @@ pub fn cpus() -> Option<Vec<u32>> {
     Some(cpus.collect())
 }
 
-/// Windows to PCI configuration space that the MCFG tells of (PCI Firmware Specification 3.3, section 4.1.2), as it tells
-/// them; empty without one.
+/// Windows to PCI configuration space that the MCFG describes (PCI Firmware Specification 3.3, section 4.1.2),
+/// unchecked; empty without one.
 pub fn ecam() -> Vec<Entry> {
     let Some(table) = tables().and_then(|tables| tables.find_table::<WindowTable>().ok()) else {
         return Vec::new();
@@ -193,7 +193,7 @@ pub fn bytecode_of(fadt: &Fadt) -> Option<&'static [u8]> {
     const HEADER: u64 = size_of::<SdtHeader>() as u64;
     let address = fadt.dsdt_address().ok()? as u64;
     let header = crate::mm::paging::map_device(address, HEADER)?;
-    // SAFETY: just mapped forever, and nobody writes tables.
+    // SAFETY: just mapped forever, and nothing writes tables.
     let length = u64::from(unsafe { (header as *const SdtHeader).read_unaligned() }.length);
     if !(HEADER..=TABLE_MAX as u64).contains(&length) {
         return None;
@@ -215,13 +215,13 @@ pub fn virtio_mmio() -> Vec<Slot> {
 
 /// Address of the root pointer that a PC's BIOS left below 1 MiB; 0 if it left none.
 ///
-/// The crate's own search maps a page of what is behind the BIOS, too, which a hypervisor may refuse.
+/// The crate's own search also maps a page past the BIOS area, which a hypervisor may refuse.
 pub fn search_bios() -> u64 {
     const BIOS: core::ops::Range<u64> = 0xe_0000..0x10_0000;
     const ALIGNMENT: usize = 16;
     let len = (BIOS.end - BIOS.start) as usize;
     let Some(address) = crate::mm::paging::map_device(BIOS.start, len as u64) else { return 0 };
-    // SAFETY: just mapped, and nobody writes it.
+    // SAFETY: just mapped, and nothing writes it.
     let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, len) };
     let found = bytes.chunks_exact(ALIGNMENT).position(|chunk| chunk.starts_with(b"RSD PTR "));
     found.map_or(0, |index| BIOS.start + (index * ALIGNMENT) as u64)
@@ -246,7 +246,7 @@ impl AcpiHandler for Handler {
         // The crate knows no failure here: a table that cannot be is one of zeroes, whose signature is none. A reader looks
         // no further than the structure until it has seen signature and length.
         let start = mapped.and_then(NonNull::new).unwrap_or(NonNull::from(&NOTHING).cast());
-        // SAFETY: mapped for ever, with that size, or as the last comment says.
+        // SAFETY: mapped and never unmapped, with that size, or as the last comment says.
         unsafe { PhysicalMapping::new(address, start, size, size, Self) }
     }
 

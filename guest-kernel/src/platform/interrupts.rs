@@ -1,5 +1,5 @@
-//! Which interrupt chips the machine has and where its ISA interrupts arrive: as the MADT tells (ACPI 6.5, section 5.2.12,
-//! "Multiple APIC Description Table"), which `acpi` reads; where there is none, as on every PC and on our board.
+//! Which interrupt chips the machine has and where its ISA interrupts arrive: from the MADT (ACPI 6.5, section 5.2.12,
+//! "Multiple APIC Description Table"), which `acpi` reads; without one, the layout of every PC and of our board.
 
 use heapless::Vec;
 use pvops::event::{Chips, IO_APICS_MAX, IoApic, Trigger};
@@ -36,7 +36,7 @@ impl Routing {
         Self { local, io: Vec::new(), overrides: Vec::new() }
     }
 
-    /// That of a machine that tells nothing.
+    /// The layout of a machine without a MADT.
     pub fn usual() -> Self {
         let mut routing = Self::new(LOCAL_APIC_BASE);
         let _ = routing.io.push(IoApic { address: IO_APIC_BASE, first_line: 0 });

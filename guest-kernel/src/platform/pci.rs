@@ -66,13 +66,15 @@ pub struct Function {
     pub device_type: DeviceType,
 }
 
-/// All virtio functions. A bridge that nobody can look behind is logged.
+/// All virtio functions. A bridge whose secondary bus cannot be reached is logged.
 pub fn functions(config: Config) -> impl Iterator<Item = Function> {
     let walk =
         walk::walk(config, &config.roots(), |vendor, device| vendor == VENDOR_ID && device >= TRANSITIONAL_DEVICE_ID);
     for bridge in walk.unnumbered {
         let (bus, device, function) = (bridge.bus(), bridge.device(), bridge.function());
-        log::warn!("pci {bus:02x}:{device:02x}.{function}: a bridge without a bus number; nobody looks behind it");
+        log::warn!(
+            "pci {bus:02x}:{device:02x}.{function}: bridge without a secondary bus number; devices on it stay unseen"
+        );
     }
     walk.functions.into_iter().map(move |found| {
         let kind = found.device.checked_sub(MODERN_DEVICE_ID).map_or(DeviceType::NONE, |id| DeviceType(id.into()));

@@ -20,7 +20,7 @@ pub(super) struct Editor {
     /// How far back in the history; 0 is the line itself.
     back: usize,
     escape: Escape,
-    /// The bytes of a character whose last one has not come yet.
+    /// The bytes so far of a character that is not complete.
     partial: heapless::Vec<u8, 4>,
     last_was_return: bool,
 }

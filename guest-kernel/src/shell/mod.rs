@@ -67,12 +67,12 @@ impl Terminal {
     }
 }
 
-/// The shell on the serial port; runs for ever.
+/// The shell on the serial port; never returns.
 pub async fn on_serial(system: Rc<System>) {
     run(system, Terminal::Serial).await;
 }
 
-/// The shell on the virtio console; runs for ever.
+/// The shell on the virtio console; never returns.
 pub async fn on_virtio(system: Rc<System>, console: Rc<crate::devices::console::VirtioConsole>) {
     run(system, Terminal::Virtio(console)).await;
 }

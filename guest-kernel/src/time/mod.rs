@@ -108,14 +108,14 @@ pub fn init(found: &Surroundings) -> Sources {
     *SOURCES.call_once(|| Sources { clock, tsc, timer })
 }
 
-/// The TSC's frequency in Hz as somebody says it, and who does.
+/// The TSC's frequency in Hz as CPUID or the hypervisor reports it, and which of them does.
 fn known_tsc(found: &Surroundings, clock_scale: Option<Scale>) -> Option<(u64, &'static str)> {
     let timing = found.tsc_khz.map(|khz| (u64::from(khz) * 1000, "from CPUID 0x40000010"));
     let cpuid = || calibrate::from_cpuid(leaf(0x15), leaf(0x16)).map(|hz| (hz, "from CPUID 0x15"));
     timing.or_else(cpuid).or(clock_scale.map(|scale| (scale.hz_of_nanoseconds(), "from kvm-clock")))
 }
 
-/// EAX, EBX and ECX of a leaf; zeroes where there is none.
+/// EAX, EBX and ECX of a leaf; zeroes if it does not exist.
 fn leaf(number: u32) -> [u32; 3] {
     if __cpuid(0).eax < number {
         return [0; 3];

@@ -13,7 +13,7 @@ static FAULTED: AtomicUsize = AtomicUsize::new(0);
 /// The frame of the exception that was expected.
 static CAUGHT: Lock<Option<TrapFrame>> = Lock::new(None);
 
-/// Called for every exception: goes on behind the one that somebody expects.
+/// Called for every exception: an expected one is resumed after the instruction that raised it.
 pub(super) fn fault(vector: u8, frame: &mut TrapFrame) -> bool {
     if frame.rip as usize != EXPECTED_AT.load(SeqCst) {
         return false;

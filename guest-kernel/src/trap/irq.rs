@@ -127,7 +127,7 @@ pub fn take_line(event: &'static Event) -> Option<Masked> {
     vector_of(event)?.level.hold()
 }
 
-/// Whether an event's line is masked until somebody takes it.
+/// Whether an event's line stays masked until the event is taken.
 pub fn is_masked(event: &'static Event) -> bool {
     vector_of(event).is_some_and(|entry| entry.level.is_masked())
 }
@@ -191,7 +191,7 @@ pub fn timer_count() -> u64 {
     TIMER.count.load(Relaxed)
 }
 
-/// Interrupts that nobody asked for.
+/// Unexpected interrupts.
 pub fn unexpected_count() -> u64 {
     UNEXPECTED.load(Relaxed)
 }

@@ -9,7 +9,7 @@ const NO_LINE: u64 = u64::MAX;
 /// A vector's line, if it signals by a level.
 pub struct Level {
     line: AtomicU64,
-    /// The line is masked, and nobody has taken its interrupt.
+    /// The line is masked, and its interrupt was not taken yet.
     masked: AtomicBool,
 }
 

@@ -34,7 +34,7 @@ static mut GDT: Gdt = segments::flat();
 static mut TSS: TaskStateSegment = TaskStateSegment::new();
 static mut FAULT_STACK: FaultStack = [0; FAULT_STACK_SIZE / 16];
 
-/// Serves an exception that nobody expects.
+/// Serves an unexpected exception.
 pub type OnException = fn(vector: u8, frame: &mut TrapFrame);
 
 static ON_EXCEPTION: Once<OnException> = Once::new();
@@ -74,15 +74,15 @@ impl Tables {
         Self { gdt: segments::flat(), tss: TaskStateSegment::new(), fault_stack: [0; FAULT_STACK_SIZE / 16] }
     }
 
-    /// Loads them on this CPU, and the IDT that all CPUs share; behind [`init`].
+    /// Loads them on this CPU, and the IDT that all CPUs share; after [`init`].
     pub fn load(&'static mut self) {
-        // SAFETY: they live for ever and are this CPU's alone.
+        // SAFETY: they are never freed and are this CPU's alone.
         unsafe { load(&raw mut self.gdt, &raw mut self.tss, &raw const self.fault_stack) };
     }
 }
 
 /// # Safety
-/// The tables live for ever, are this CPU's own, and were not loaded before.
+/// The tables are never freed, are this CPU's own, and were not loaded before.
 unsafe fn load(gdt: *mut Gdt, tss: *mut TaskStateSegment, fault_stack: *const FaultStack) {
     let top = VirtAddr::from_ptr(fault_stack.wrapping_add(1));
     // SAFETY: per the contract.
@@ -109,14 +109,14 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
             }
         }
         vector => {
-            go_on_behind_halt(frame);
+            go_on_after_halt(frame);
             irq::dispatch(vector);
         }
     }
 }
 
 /// An interrupt between `sti` and `hlt` must not be followed by the `hlt`.
-fn go_on_behind_halt(frame: &mut TrapFrame) {
+fn go_on_after_halt(frame: &mut TrapFrame) {
     if SegmentSelector(frame.cs as u16).rpl() == PrivilegeLevel::Ring0
         // SAFETY: ring 0 is where `halt` is `sti; hlt`, and all that runs there is the kernel.
         && let Some(rip) = unsafe { pvops::irq::behind_unprotected_halt(frame.rip as usize) }

@@ -1,4 +1,4 @@
-//! A client of the control socket: what it sent and did not finish, and what it has not read yet. Nothing blocks, and both
+//! A client of the control socket: its incomplete request, and the answers that it did not read yet. Nothing blocks, and both
 //! are bounded: a client gets its next request executed once it has read the answer before.
 
 use super::LINE_MAX;
@@ -87,7 +87,7 @@ impl Client {
         !self.unsent.is_empty()
     }
 
-    /// Whether it has not read for so long what waits for it.
+    /// Whether it has left its answers unread for that long.
     pub(super) fn is_stuck(&self, patience: Duration) -> bool {
         !self.unsent.is_empty() && self.moved.elapsed() >= patience
     }

@@ -37,7 +37,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds the socket. A socket that nobody listens on, left by a process that was killed, is replaced.
+    /// Binds the socket. A socket without a listener, left by a process that was killed, is replaced.
     ///
     /// # Errors
     /// [`Error`]; any other file is never touched.
@@ -101,7 +101,7 @@ fn lock_folder(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// Removes a socket on which nobody listens.
+/// Removes a socket without a listener.
 fn remove_dead(path: &Path) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.into(), source };
     if !fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_somebody_else_is_not_removed() {
+    fn the_socket_of_another_process_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let ours = ControlSocket::bind(&path).unwrap();
@@ -199,7 +199,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let socket = ControlSocket::bind(&path).unwrap();
-        // Somebody has opened the doors.
+        // The user has made it accessible.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         std::thread::scope(|scope| {

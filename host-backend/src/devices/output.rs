@@ -1,7 +1,7 @@
 //! Where a console's bytes go: a file or standard output, shared by the devices that print there, or our memory.
 //!
 //! Bytes go out at once and whole; a reader that is gone costs the guest its output and nothing else. A file has a bound,
-//! and a guest that prints faster than its rate waits. In memory the last [`KEPT_MAX`] bytes are kept until somebody takes
+//! and a guest that prints faster than its rate waits. In memory the last [`KEPT_MAX`] bytes are kept until a client takes
 //! them.
 
 mod bucket;
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that are kept for somebody who asks later, at most.
+/// Most bytes kept for a later request.
 pub const KEPT_MAX: usize = 64 << 10;
 
 /// A sink for console bytes.
@@ -227,7 +227,7 @@ impl Output {
         self.throttled.load(Ordering::Relaxed)
     }
 
-    /// Bytes that nobody took.
+    /// Bytes not taken.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }

@@ -82,7 +82,7 @@ impl BusDevice for ControlRegister {
 pub struct KeyboardController(pub Arc<ResetLine>);
 
 impl BusDevice for KeyboardController {
-    /// As where nothing is, so that nobody looks for a keyboard.
+    /// Reads as an absent port, so that no guest looks for a keyboard.
     fn read(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0xff);
     }

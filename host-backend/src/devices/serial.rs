@@ -2,7 +2,7 @@
 //!
 //! `rep outsb` arrives as one exit with many bytes for one register; they leave in one write. An access wider than a
 //! byte is taken the same way. Output happens on the vCPU's thread, so that no byte is lost when the guest exits with
-//! its next instruction, and outside the lock, so that a stuck reader holds up nobody else.
+//! its next instruction, and outside the lock, so that a stuck reader holds up no other thread.
 
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};

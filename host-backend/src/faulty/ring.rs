@@ -71,7 +71,7 @@ impl Ring for FaultyRing {
         match self.bug {
             Bug::UsedIdWrong => self.inner.add_used(memory, (head + 1) % self.queue().size(), written),
             Bug::UsedLengthTooLong => self.inner.add_used(memory, head, written.wrapping_add(TOO_LONG)),
-            // Only the status of a failed request was written, behind a gap.
+            // Only the status of a failed request was written, after a gap.
             Bug::FailedReadCounted if written == 0 => self.inner.add_used(memory, head, 1),
             Bug::MergeableCountWrong => {
                 self.miscount(memory, head);

@@ -46,7 +46,7 @@ impl SlotWrapper for FaultInRegisters {
         let shown = || self.written.lock().unwrap_or_else(PoisonError::into_inner).shown;
         match register {
             Register::ConfigGeneration if self.bug == Bug::ConfigGenerationStuck => 0,
-            // There is nobody yet who may ask.
+            // There is no driver yet.
             Register::DeviceFeatures
                 if self.bug == Bug::StrictDriver && !self.transport.status().contains(Status::DRIVER) =>
             {

@@ -88,7 +88,7 @@ fn a_changed_configuration_keeps_its_generation() {
         let before = rig.read(Register::ConfigGeneration);
         assert!(handle.set_target(3));
         rig.transport.process_event(EventSet::IN);
-        assert_eq!(rig.read(Register::InterruptStatus), 2, "it is told all the same");
+        assert_eq!(rig.read(Register::InterruptStatus), 2, "it is reported all the same");
         rig.read(Register::ConfigGeneration) - before
     });
     assert_eq!(changes, (1, 0));

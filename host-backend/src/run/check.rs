@@ -8,7 +8,7 @@ use shared_abi::virtio::DeviceType;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What one word of the command line cannot tell.
+/// Checks that involve more than one option.
 pub(super) fn check(config: &Config) -> Result<(), Error> {
     let usage = |why: &str| Err(Error::Usage(why.into()));
     if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {

@@ -88,7 +88,7 @@ pub(super) fn devices(
     Ok(models)
 }
 
-/// Connects to where frames go; and what tells the peer's end, where that is known by now.
+/// Connects to the peer, and returns the descriptor that shows its end, if it is known by now.
 fn link(
     peer: &Peer,
     publish: &[Publish],

@@ -1,7 +1,7 @@
 //! The end of a VM: stop all threads, then make every disk durable, whatever became of the others.
 //!
 //! Everything has its own bound, so that a slow device takes no time from another one, and says when it takes long. The
-//! user can give up the rest by a second signal; then it is told what was not flushed. What was lost is not success.
+//! user can give up the rest by a second signal; then what was not flushed is reported. A loss is never reported as success.
 
 use crate::say;
 use crate::virtio::Flush;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What takes longer than this is told.
+/// What takes longer than this is reported.
 const LONG: Duration = Duration::from_secs(1);
 /// How often the end is looked for at first, and at last.
 const STEP: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(10));
@@ -30,7 +30,7 @@ struct Waiting<'a> {
     what: &'static str,
     patience: Duration,
     has_ended: Box<dyn FnMut() -> bool + 'a>,
-    told: bool,
+    reported: bool,
 }
 
 /// What is waited for, each with its own bound.
@@ -53,7 +53,7 @@ impl<'a> Waits<'a> {
         has_ended: impl FnMut() -> bool + 'a,
     ) {
         let has_ended = Box::new(has_ended);
-        self.waiting.push(Waiting { name: name.into(), what, patience, has_ended, told: false });
+        self.waiting.push(Waiting { name: name.into(), what, patience, has_ended, reported: false });
     }
 
     /// Waits for all, calling `tick` in between, and returns the names of those that did not end and why.
@@ -66,7 +66,7 @@ impl<'a> Waits<'a> {
                 if (waiting.has_ended)() {
                     return false;
                 }
-                if waited >= LONG && !std::mem::replace(&mut waiting.told, true) {
+                if waited >= LONG && !std::mem::replace(&mut waiting.reported, true) {
                     let (name, what, most) = (&waiting.name, waiting.what, waiting.patience.as_secs());
                     say!("{name}: {what} takes longer than a second; it has {most} s, or until a second signal");
                 }

@@ -78,7 +78,7 @@ impl Machine {
     /// Opens what `config` names and makes the VM.
     ///
     /// # Errors
-    /// [`Error`]: nothing is left behind.
+    /// [`Error`]: everything made so far is removed.
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<BuiltMachine, Error> {
         let memory = memory::map(config.memory)?;
         let entry = super::image::load(&memory, config)?;

@@ -135,7 +135,7 @@ impl Ended {
     }
 }
 
-/// What to tell the user about the end, if anything.
+/// The message about the end, if any.
 pub fn farewell(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::Stopped | Outcome::Signal(_) | Outcome::GuestExit(shared_abi::board::EXIT_OK) => None,

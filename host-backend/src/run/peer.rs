@@ -1,4 +1,4 @@
-//! The other end of the network card: its end is told when it happens, also while the guest does not use the card.
+//! The other end of the network card: its end is reported when it happens, also while the guest does not use the card.
 
 use crate::config;
 use crate::say;
@@ -16,14 +16,14 @@ pub(super) struct Peer {
     kind: &'static str,
     /// How it ended.
     ended: OnceLock<String>,
-    /// What tells its end, until somebody watches it.
+    /// Descriptor that becomes readable at its end, until a watch takes it.
     watched: Mutex<Option<OwnedFd>>,
     passt: Mutex<Option<Passt>>,
     stop: Arc<Stop>,
 }
 
 impl Peer {
-    /// A peer that tells its end by `watched`, if it does.
+    /// A peer whose end shows on `watched`, if it has one.
     pub(super) fn new(peer: &config::Peer, watched: Option<OwnedFd>, stop: Arc<Stop>) -> Self {
         let kind = match peer {
             config::Peer::Tap(_) => "tap",
@@ -80,7 +80,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A watch, if the peer tells its end.
+    /// A watch, if the peer's end can be watched.
     pub(super) fn new(peer: &Arc<Peer>) -> Option<Self> {
         let watched = lock(&peer.watched).take()?;
         // A process becomes readable at its end; a socket is readable whenever a frame comes, and hangs up at the end.

@@ -1,4 +1,4 @@
-//! The process that restores the terminal when `ringside` cannot: after SIGKILL, or a signal that nobody handles.
+//! The process that restores the terminal when `ringside` cannot: after SIGKILL, or an unhandled signal.
 //!
 //! It is this program again, with the terminal as its standard output and a pipe as its standard input. The pipe first gives
 //! it the modes; a byte after them says that all is well, its end without one that we are gone.

@@ -65,7 +65,7 @@ struct Stats {
     version: u64,
     values: BTreeMap<&'static str, u64>,
     target_changed: bool,
-    /// Somebody asked for new ones: a buffer that comes back means that to the guest, whatever else happens.
+    /// New ones were requested: a returned buffer is that request to the guest, whatever else happens.
     wanted: bool,
 }
 
@@ -82,7 +82,7 @@ pub struct BalloonNumbers {
     pub returned_total_pages: u64,
     /// Free pages that the guest reported and that were given back, since the start.
     pub reported_total_pages: u64,
-    /// What the guest last told about its memory, in bytes or events.
+    /// The guest's last memory statistics, in bytes or events.
     pub guest: BTreeMap<&'static str, u64>,
 }
 

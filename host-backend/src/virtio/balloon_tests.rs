@@ -111,7 +111,7 @@ fn a_live_driver_sees_a_new_target_together_with_its_generation() {
     };
     let (before, generation) = seen();
     assert!(handle.set_target(before + 77));
-    assert_eq!(seen(), (before, generation), "not before the device has told of it");
+    assert_eq!(seen(), (before, generation), "not before the device has signalled it");
     rig.transport.process_event(EventSet::IN);
     let (target, changed) = seen();
     assert_eq!(target, before + 77);
@@ -195,7 +195,7 @@ fn a_queue_that_was_taken_back_gets_nothing_of_what_it_held() {
         rig.chain(STATS, 0, &[(DATA, 10, READ)]);
         rig.offer(STATS, 0);
         rig.kick(STATS);
-        // The device has not come to it yet.
+        // The device has not processed it yet.
         handle.fresh_numbers(Duration::ZERO);
         rig.write(Register::QueueSel, STATS);
         rig.write(register, value);

@@ -176,7 +176,7 @@ fn a_completion_is_not_held_back_by_the_next_request() {
         assert_eq!(busy.rig.edges.take(), 0);
         busy.go.send(()).unwrap();
         busy.begun.recv_timeout(PATIENCE).unwrap();
-        // used_event is 0: the guest wants to hear of the first, and with an event index of no other.
+        // used_event is 0: the guest wants an interrupt for the first, and with an event index for no other.
         assert_eq!((busy.rig.used_index(0), busy.rig.edges.take()), (1, 1), "while the second is at work");
         busy.go.send(()).unwrap();
         busy.begun.recv_timeout(PATIENCE).unwrap();

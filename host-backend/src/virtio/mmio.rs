@@ -1,4 +1,4 @@
-//! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and the way to the device behind.
+//! The registers of a virtio-mmio slot (section 4.2 "Virtio Over MMIO"), version 2, and access to its device.
 //!
 //! Called by vCPU threads (registers) and by the device's worker ([`MmioTransport::process_queue`]). A vCPU never waits for
 //! a request: it changes the registers, under a lock of their own, and the device sees the changes before its next request.
@@ -29,7 +29,7 @@ const SETTLE: Duration = Duration::from_millis(1);
 /// How long it may wait for a worker that is in no request, and only has to get a processor.
 const SETTLE_IDLE: Duration = Duration::from_millis(100);
 
-/// How often somebody who waits for a busy device looks again.
+/// Polling interval of a thread that waits for a busy device.
 const WAIT_STEP: Duration = Duration::from_micros(200);
 
 /// A slot with its device.
@@ -308,16 +308,16 @@ impl MmioTransport {
         }
     }
 
-    /// Changes the device's configuration space by `change`, and tells the guest.
+    /// Changes the device's configuration space by `change`, and notifies the guest.
     pub fn change_config(&self, change: impl FnOnce()) {
         self.signal.change_config(change);
-        // Before DRIVER_OK nobody is to be interrupted; but a driver may be reading already.
+        // Before DRIVER_OK the device sends no interrupt; but a driver may be reading already.
         if self.registers().is_live() {
             self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
-    /// Changes the device, and tells the guest if it can see that. A device that is busy for longer than `patience` stays
+    /// Changes the device, and notifies the guest if it can see that. A device that is busy for longer than `patience` stays
     /// as it is.
     ///
     /// # Errors
@@ -343,7 +343,7 @@ impl MmioTransport {
         true
     }
 
-    /// Whether somebody waits for the device to come between two requests.
+    /// Whether a thread waits for the device to pause between two requests.
     #[cfg(test)]
     pub(super) fn is_awaited(&self) -> bool {
         self.pause.waiting.load(Ordering::Acquire) > 0
@@ -366,7 +366,7 @@ impl MmioTransport {
         machinery
     }
 
-    /// From now on a notification wakes the worker behind `notifier`. Only the first call counts.
+    /// From now on a notification wakes the worker of `notifier`. Only the first call counts.
     pub fn attach(&self, notifier: Notifier) {
         let _ = self.notifier.set(notifier);
     }

@@ -70,7 +70,7 @@ fn a_queue_placed_outside_memory_needs_a_reset() {
         rig.place(0, SIZE.into(), table, driver, device);
         assert!(rig.needs_reset(), "{table:#x} {driver:#x} {device:#x}");
         assert_eq!(rig.read(Register::QueueReady), 0);
-        // The driver hears of it when it starts.
+        // The driver is notified when it starts.
         rig.set_status(Status::DRIVER_OK);
         assert_eq!(rig.read(Register::InterruptStatus), InterruptStatus::CONFIG_CHANGE.bits());
     }

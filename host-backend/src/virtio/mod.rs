@@ -1,7 +1,7 @@
 //! The virtio devices and what they share: the [`Device`] trait, the rings ([`queue`]), the registers ([`mmio`]) and the
 //! threads ([`worker`]).
 //!
-//! A device is called with one lock held, by its worker thread (or, in tests, by whoever writes QueueNotify). It sees
+//! A device is called with one lock held, by its worker thread (or, in tests, by the thread that writes QueueNotify). It sees
 //! guest memory and its queues through [`Io`]. A vCPU never waits for that lock: registers have one of their own, and the
 //! configuration space is apart from the device ([`ConfigSpace`]). Whatever the guest put there is hostile: a device answers what it can
 //! answer, and returns a [`Fault`] when the ring itself makes no sense, which costs the guest the device until it resets
@@ -80,7 +80,7 @@ pub trait Device: Send {
     }
 
     /// Changes the device at the host's request, but not yet its configuration space: that is [`show`](Self::show). The
-    /// transport tells the guest.
+    /// transport notifies the guest.
     ///
     /// # Errors
     /// One line that says why it cannot be so.
@@ -167,18 +167,18 @@ pub enum Progress {
 pub struct Io<'a> {
     /// The guest's memory.
     pub memory: &'a GuestRam,
-    /// Its queues; those that the driver has not set up are not ready.
+    /// Its queues; those that the driver did not set up are not ready.
     pub queues: &'a mut [VirtQueue],
     /// Its interrupt and its counters.
     pub signal: &'a Signal,
-    /// Whether somebody waits for the device.
+    /// Whether a thread waits for the device.
     pub pause: &'a Pause,
 }
 
 /// Makes a device stop between two requests.
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// The driver changed something that the device has not seen.
+    /// The driver changed something that the device has not processed.
     attention: AtomicBool,
     /// The device's thread is to end.
     leave: AtomicBool,

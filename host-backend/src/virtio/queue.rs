@@ -38,7 +38,7 @@ pub enum Fault {
     BrokenChain(u16),
     #[error("the chain at descriptor {0} has more than {CHAIN_MAX} descriptors")]
     ChainTooLong(u16),
-    #[error("the chain at descriptor {0} has a readable buffer behind a writable one")]
+    #[error("the chain at descriptor {0} has a readable buffer after a writable one")]
     Direction(u16),
     #[error("the chain at descriptor {head} has a buffer outside memory: {len} bytes at {address:#x}")]
     OutsideMemory { head: u16, address: u64, len: u32 },
@@ -237,7 +237,7 @@ impl VirtQueue {
         Ok(Some(chain))
     }
 
-    /// Takes the next available chain; when there is none, asks for a notification first and looks again.
+    /// Takes the next available chain; if the queue is empty, asks for a notification and looks again.
     ///
     /// # Errors
     /// As [`pop`](Self::pop).
@@ -311,7 +311,7 @@ impl VirtQueue {
 pub enum EventIdx {
     /// Yes.
     Negotiated,
-    /// No: flags say who wants to be told.
+    /// No: the rings' flags enable and disable notifications.
     Absent,
 }
 

@@ -123,7 +123,7 @@ fn a_chain_of_more_than_4_gib_needs_a_reset() {
 fn a_chain_in_the_wrong_direction_needs_a_reset() {
     let rig = Rig::running(Echo);
     rig.request(0, &[(DATA, 8, WRITE), (DATA, 8, READ)]);
-    assert!(fault(&rig).contains("behind a writable"));
+    assert!(fault(&rig).contains("after a writable"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What a device says to the outside: its interrupt with the status register, its configuration's generation, its counters,
-//! and the problems that the host's user should hear of.
+//! and the problems to report to the user of the host.
 
 use crate::devices::InterruptLine;
 use crate::say;
@@ -163,7 +163,7 @@ mod tests {
     use crate::virtio::harness::Edges;
 
     #[test]
-    fn a_problem_is_told_once_per_kind_and_counted() {
+    fn a_problem_is_reported_once_per_kind_and_counted() {
         let signal = Signal::new(None, Arc::new(Edges::default()));
         let mut told = 0;
         for _ in 0..1000 {

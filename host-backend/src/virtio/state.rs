@@ -1,4 +1,4 @@
-//! What a driver has told a device through its registers: status, features, where the queues are.
+//! What a driver has written to a device's registers: status, features, where the queues are.
 //!
 //! Owned by [`super::mmio::MmioTransport`] under a lock that is never held while a device does I/O. What the driver changes
 //! here reaches the device by [`Registers::apply`], before its next request. Knows which steps of the initialization are legal
@@ -27,9 +27,9 @@ pub(super) struct Registers {
     pub(super) queue_sel: u32,
     places: Vec<Placement>,
     queues: Vec<Queue>,
-    /// The driver has reset the device, which has not seen it yet.
+    /// The driver has written a reset that the device has not processed yet.
     resetting: bool,
-    /// The driver has started with these features, which the device has not seen yet.
+    /// The driver has started with these features; the device has not processed it yet.
     activated: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ enum By {
     Reset,
 }
 
-/// The device and its queues, held by whoever lets it work.
+/// The device and its queues, locked by the thread that runs it.
 pub(super) struct Machinery {
     pub(super) device: Box<dyn Device>,
     pub(super) queues: Vec<VirtQueue>,
@@ -160,7 +160,7 @@ impl Registers {
         match self.queues[index] {
             Queue::Live | Queue::Stopping(By::Ready) => self.queues[index] = Queue::Stopping(by),
             Queue::Stopping(By::Reset) => {}
-            // The device has not seen it.
+            // The device has not processed it.
             Queue::Off | Queue::Starting(_) => self.queue_stopped(index, by),
         }
     }

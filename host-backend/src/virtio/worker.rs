@@ -26,7 +26,7 @@ pub struct Worker {
 }
 
 /// Gives a device a thread of its own. From then on notifications go there. If the thread panics, `stop` ends the VM: the
-/// guest would wait for ever.
+/// guest would wait forever.
 ///
 /// # Errors
 /// When the system gives no thread or no file descriptor.

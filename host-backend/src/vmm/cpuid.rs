@@ -27,9 +27,9 @@ const APIC_BUS_KHZ: u32 = 1_000_000;
 /// What CPUID says beyond the processor's own features.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
-    /// Frequency of the TSC, 0 if KVM does not tell.
+    /// Frequency of the TSC, 0 if KVM does not report it.
     pub tsc_khz: u32,
-    /// Whether the local APIC's timer has the TSC deadline mode. KVM tells that apart from the leaves.
+    /// Whether the local APIC's timer has the TSC deadline mode. KVM reports that apart from the leaves.
     pub tsc_deadline: bool,
     /// virtio-mmio slots in use.
     pub slots: u32,
@@ -45,7 +45,7 @@ pub fn leaves(supported: &CpuId, board: Board, apic_id: u32) -> Result<CpuId, vm
     let is_topology = |entry: &&kvm_cpuid_entry2| TOPOLOGY.contains(&entry.function);
     let kept = supported.as_slice().iter().filter(|entry| !is_hypervisor(entry) && !is_topology(entry));
     let mut entries: Vec<_> = kept.copied().collect();
-    // KVM tells the first level of each at most, so they are made anew.
+    // KVM reports at most the first level of each, so they are built here.
     for function in TOPOLOGY.into_iter().filter(|&function| supported.as_slice().iter().any(|e| e.function == function))
     {
         entries.extend((0..3).map(|index| topology(function, index, board.cpus, apic_id)));

@@ -1,7 +1,7 @@
 //! The gate between the vCPUs' threads and the guest: each passes it before KVM_RUN, and it is open while the VM is
 //! [`State::Running`].
 //!
-//! A vCPU first says that it is in the guest and then looks whether the gate is open; whoever closes the gate does it the
+//! A vCPU first says that it is in the guest and then checks whether the gate is open; closing the gate does it the
 //! other way round. So either the vCPU sees the closed gate, or its place says that it has to be interrupted. A signal
 //! that comes just before KVM_RUN is lost, so it is sent again until the place says that the vCPU is out.
 

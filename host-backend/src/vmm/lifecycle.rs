@@ -6,7 +6,7 @@ use std::fmt;
 /// What the vCPUs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// They exist and have not started: before the start, and while a reset replaces them.
+    /// They exist, not yet started: before the start, and while a reset replaces them.
     Created,
     /// They run the guest.
     Running,

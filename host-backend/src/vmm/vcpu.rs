@@ -1,7 +1,7 @@
 //! One vCPU: its state at PVH entry, and the loop that runs it on a thread of its own.
 //!
 //! The loop serves the exits that must be served before the guest's next instruction (port and register accesses), waits
-//! at the [`Gate`] while the VM is paused, and leaves when somebody asked the VM to stop.
+//! at the [`Gate`] while the VM is paused, and leaves when a stop was requested.
 
 use super::exits::{Cause, Counters};
 use super::gate::{Entry, Gate, Pass};
@@ -111,7 +111,7 @@ impl Running {
     }
 }
 
-/// Ends the VM when the thread panics: a VM that lacks a vCPU would wait for ever.
+/// Ends the VM when the thread panics: a VM that lacks a vCPU would hang.
 struct PanicWatch<'a>(&'a Stop);
 
 impl Drop for PanicWatch<'_> {
@@ -129,7 +129,7 @@ fn tell_of_pause(index: u32, vcpu: &VcpuFd) {
         Ok(()) => {}
         // The guest has set up no clock page.
         Err(error) if error.errno() == libc::EINVAL => {}
-        Err(error) => say!("vcpu {index}: the guest was not told of its pause: KVM_KVMCLOCK_CTRL: {error}"),
+        Err(error) => say!("vcpu {index}: the guest was not notified of its pause: KVM_KVMCLOCK_CTRL: {error}"),
     }
 }
 

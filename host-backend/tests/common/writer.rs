@@ -1,4 +1,4 @@
-//! A guest that writes numbers to two disks for ever and says on COM1 which of them are flushed.
+//! A guest that keeps writing numbers to two disks and prints on COM1 which of them are flushed.
 //!
 //! Number n goes to disk n % 2, sector (n / 2) % [`SECTORS`], which it fills. When the flush after it is answered, the guest
 //! prints n as eight hexadecimal digits and a line feed. An answer that is an error prints a `!` and ends that.

@@ -20,7 +20,7 @@ pub const ARGUMENTS: &str = "arguments";
 pub const RUNS: &str = "runs";
 /// The start of the line before each run of [`RUNS`]; what follows is the command line.
 pub const RUN: &str = "inner: run ";
-/// The start of the line behind each run of [`RUNS`], before [`ENDED`]: the most memory that it had, in bytes.
+/// The start of the line after each run of [`RUNS`], before [`ENDED`]: the most memory that it had, in bytes.
 pub const PEAK: &str = "inner: peak memory ";
 /// Seconds after which a run of [`RUNS`] is ended.
 pub const RUN_SECONDS_MAX: u64 = 30;

@@ -63,10 +63,10 @@ fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs it without a user, with a bound, and tells what it took.
+/// Runs it without a user, with a bound, and reports what it took.
 fn run_one_of_many(arguments: &[&str], cmdline: &str) -> Result<()> {
     println!("\n{RUN}{cmdline}");
-    // One that was ended leaves it behind.
+    // One that was killed does not remove it.
     let _ = fs::remove_file(CONTROL);
     let mut arguments = arguments.to_vec();
     if let Some(at) = arguments.iter().position(|argument| *argument == "--cmdline") {

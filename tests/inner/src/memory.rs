@@ -3,8 +3,8 @@
 use std::mem;
 use std::process::Child;
 
-/// The most memory in bytes that a child, or one of its own, had at a time. Known from its end until somebody waits for
-/// it; `None` before and behind.
+/// The most memory in bytes that a child, or one of its own, had at a time. Known from its end until it is waited for;
+/// `None` before and after.
 pub fn peak_memory(child: &Child) -> Option<u64> {
     // SAFETY: all zeroes are valid for both.
     let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { mem::zeroed() };

@@ -13,7 +13,7 @@ use std::thread;
 
 /// Longer than any frame that a guest can send: what the card does not take is lost, and the link stays.
 const FRAME_MAX: usize = 1 << 17;
-/// Bytes of a VLAN tag, and where it is: behind the addresses.
+/// Bytes of a VLAN tag, and its place: after the addresses.
 const TAG: usize = 4;
 const ADDRESSES: usize = 12;
 const ALL_PROTOCOLS: u16 = (libc::ETH_P_ALL as u16).to_be();
@@ -69,8 +69,8 @@ fn from_link_to_card(mut link: UnixStream, mut card: &File) -> io::Result<()> {
     }
 }
 
-/// Reads a frame as it was on the wire: the system takes a VLAN tag out, and tells it beside the frame. Needs [`TAG`] bytes
-/// of room behind the longest frame.
+/// Reads a frame as it was on the wire: the system takes a VLAN tag out, and reports it separately. Needs [`TAG`] bytes
+/// of room after the longest frame.
 fn read_frame(card: &File, frame: &mut [u8]) -> io::Result<usize> {
     let mut control = [0_u64; 8];
     let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() - TAG };
@@ -101,14 +101,14 @@ fn read_frame(card: &File, frame: &mut [u8]) -> io::Result<usize> {
 
 /// A packet socket on the card, which is up and takes frames for any address.
 fn open_card() -> io::Result<File> {
-    // SAFETY: a new descriptor, owned by nobody else; a negative one is turned down first.
+    // SAFETY: a new descriptor, owned here alone; a negative one is refused first.
     let socket = unsafe {
         let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, ALL_PROTOCOLS.into());
         OwnedFd::from_raw_fd(checked(socket)?)
     };
     let fd = socket.as_raw_fd();
     let on: libc::c_int = 1;
-    // SAFETY: the option is an int, of which the size is told.
+    // SAFETY: the option is an int, whose size is passed.
     checked(unsafe {
         let len = size_of_val(&on) as libc::socklen_t;
         libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, (&raw const on).cast(), len)
@@ -138,7 +138,7 @@ fn open_card() -> io::Result<File> {
     address.sll_protocol = ALL_PROTOCOLS;
     address.sll_ifindex = index;
     let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the address is whole and its length is told.
+    // SAFETY: the address is complete and its length is passed.
     checked(unsafe { libc::bind(fd, (&raw const address).cast(), len) })?;
     Ok(File::from(socket))
 }

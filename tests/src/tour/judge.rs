@@ -52,19 +52,18 @@ impl Guide<'_> {
     }
 
     fn judge_page(&mut self, report: &Report<'_>) -> Result<String> {
-        let page =
-            self.page.take().ok_or_else(|| anyhow!("the guest served a page and had not asked us to fetch it"))?;
+        let page = self.page.take().ok_or_else(|| anyhow!("the guest served a page without a request to fetch it"))?;
         let page = page.context("the page did not arrive")?;
         let (served, received) = (number(report, "bytes")?, page.bytes);
         ensure!(page.status == 200, "the page came with status {}", page.status);
         ensure!(served == received, "the guest served {served} bytes, {received} arrived");
         let body = String::from_utf8_lossy(&page.body);
-        ensure!(!self.world.is_empty() && body.contains(&self.world), "the page does not tell the world");
+        ensure!(!self.world.is_empty() && body.contains(&self.world), "the page does not name the world");
         Ok(format!("{received} of {served} bytes arrived from 127.0.0.1:{}", self.machine.publish.host))
     }
 
     fn judge_balloon(&mut self, report: &Report<'_>) -> Result<String> {
-        let Some((target, host)) = self.balloon.take() else { bail!("the guest reached a target that nobody had set") };
+        let Some((target, host)) = self.balloon.take() else { bail!("the guest reached a target that was never set") };
         let host = host.context("the host's balloon")?;
         let (pages, free) = (number(report, "pages")?, number(report, "free_kib")?);
         ensure!(pages == target, "the guest's balloon has {pages} pages, the target was {target}");
@@ -94,10 +93,10 @@ fn judge_pvops(report: &Report<'_>, unpatched: bool) -> Result<String> {
 }
 
 pub(super) fn number(report: &Report<'_>, key: &str) -> Result<u64> {
-    let value = report.field(key).ok_or_else(|| anyhow!("the guest does not tell {key}"))?;
+    let value = report.field(key).ok_or_else(|| anyhow!("the guest does not report {key}"))?;
     value.number().ok_or_else(|| anyhow!("{key}={value} is no number"))
 }
 
 fn text(report: &Report<'_>, key: &str) -> Result<String> {
-    report.field(key).map(|value| value.to_string()).ok_or_else(|| anyhow!("the guest does not tell {key}"))
+    report.field(key).map(|value| value.to_string()).ok_or_else(|| anyhow!("the guest does not report {key}"))
 }

@@ -1,13 +1,15 @@
 //! The guest as the first domain of Xen: failures end with a report on Xen's console and end the machine, what Xen lacks is
 //! told, and the tour takes any size of memory.
 
-use super::{Guest, PROMPT, started};
+use super::{Guest, PATIENCE, PROMPT, started};
 use object::{Object, ObjectSymbol};
+use ringside_tests::console::Event;
 use ringside_tests::machine::{Boot, Machine, SerialLine};
 use ringside_tests::ready::Ready;
 use ringside_tests::running::Running;
 use ringside_tests::sample::crc32;
 use ringside_tests::testbed::Testbed;
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 
@@ -78,7 +80,7 @@ fn a_stack_overflow_on_xen_ends_in_the_guard_page_and_xen_reports_where() {
 }
 
 #[test]
-fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
+fn too_little_memory_is_reported_in_one_line_and_ends_the_machine() {
     let Some(ready) = ready("too little memory on Xen", 12, "") else { return };
     let mut guest = started(ready, Machine::start);
     guest.expect("ringside: cannot run on this Xen: 12 MiB of memory are too little: it takes ");
@@ -87,7 +89,7 @@ fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
 }
 
 #[test]
-fn a_device_whose_interrupt_xen_cannot_route_is_told_and_polled() {
+fn a_device_whose_interrupt_xen_cannot_route_is_reported_and_polled() {
     let Some(ready) = ready("no route on Xen", MEMORY_MIB, "") else { return };
     let mut guest = started(ready, |machine| with_words(machine, "msi=0"));
     guest.expect("warning: block: its interrupt cannot be routed; it is polled");
@@ -125,5 +127,21 @@ fn the_second_module_is_the_initrd() {
     guest.type_line("sum program");
     guest.expect(&format!("{:08x} 300000 program", crc32(&program)));
     guest.type_line("poweroff");
+    guest.end();
+}
+
+#[test]
+fn long_output_on_xen_comes_once() {
+    let Some(mut guest) = guest("long output on Xen") else { return };
+    guest.type_line("pvops time.now");
+    guest.expect("after ");
+    guest.type_line("poweroff");
+    let mut seen = HashSet::new();
+    while let Event::Line(line) = guest.running.console.next(PATIENCE) {
+        if line.starts_with("0xffff") {
+            assert!(seen.insert(line.clone()), "twice: {line}");
+        }
+    }
+    assert!(seen.len() > 100, "{seen:?}");
     guest.end();
 }

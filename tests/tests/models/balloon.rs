@@ -9,7 +9,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 
-/// The pages behind the DMA memory.
+/// The pages of the DMA memory.
 struct Kernel {
     free: Vec<u32>,
     reserve: usize,

@@ -20,7 +20,7 @@ const DMA_END: usize = 2048;
 /// The first page that is no DMA memory.
 pub(crate) const FREE_FIRST: u32 = DMA_END as u32;
 
-/// Guest memory as an allocator of DMA pages. Lives for ever, as drivers ask for.
+/// Guest memory as an allocator of DMA pages. Never freed, as drivers require.
 pub(crate) struct Dma {
     pub(crate) memory: GuestRam,
     used: Mutex<Vec<bool>>,

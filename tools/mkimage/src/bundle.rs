@@ -1,4 +1,4 @@
-//! The bundle: what an image carries beside the kernel. Layout and meaning are told in [`shared_abi::bundle`].
+//! The bundle: what an image carries in addition to the kernel. Layout and meaning are defined in [`shared_abi::bundle`].
 
 use crate::{Error, Result};
 use shared_abi::board::CMDLINE_MAX;

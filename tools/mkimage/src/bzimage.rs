@@ -1,4 +1,4 @@
-//! The `bzimage` format: the ELF image's segments as they lie in memory from 1 MiB on, behind a setup part that enters them.
+//! The `bzimage` format: the ELF image's segments as they lie in memory from 1 MiB on, after a setup part that enters them.
 //! For hypervisors that load nothing else; QEMU with SeaBIOS takes it as well.
 
 use crate::kernel::Kernel;
@@ -8,13 +8,13 @@ use object::read::elf::ProgramHeader;
 use shared_abi::bzimage::{ENTRY, LOAD, field};
 
 const SECTOR: usize = 512;
-/// Bytes of the part behind the setup, at most: more than that is no kernel with an initrd, and has gaps.
+/// Most bytes after the setup part: more than that is no kernel with an initrd, and has gaps.
 const LARGEST: u64 = 1 << 30;
 
 /// Makes one of an image of the format `elf` and the setup part.
 ///
 /// # Errors
-/// When a segment lies below 1 MiB, or the last ends too far behind it.
+/// When a segment lies below 1 MiB, or the last ends too far above it.
 pub(crate) fn build(elf: &[u8], setup: &[u8]) -> Result<Vec<u8>> {
     let kernel = Kernel::parse(elf)?;
     let entry = kernel.pvh_entry()?;

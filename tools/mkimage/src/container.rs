@@ -141,7 +141,7 @@ impl VmdkHeader {
     }
 }
 
-/// A descriptor always names other files. Those beside it belong to it; a text without slash and colon can name no others.
+/// A descriptor always names other files. Those in its folder belong to it; a text without slash and colon can name no others.
 fn descriptor_names_others(path: &Path) -> io::Result<Option<&'static str>> {
     let mut text = Vec::new();
     File::open(path)?.take(DESCRIPTOR_MAX).read_to_end(&mut text)?;

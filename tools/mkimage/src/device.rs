@@ -22,7 +22,7 @@ pub fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
-/// A block device that nobody else has claimed, nor any of its partitions.
+/// A block device that nothing else has claimed, nor any of its partitions.
 #[derive(Debug)]
 pub struct Device {
     path: PathBuf,

@@ -124,7 +124,7 @@ pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: 
     let root = volume.root_dir();
     for (name, path) in initrd::walk(folder)? {
         let unreadable = |source| Error::Read { path: path.clone(), source };
-        // fatfs says "other" for everything; only its words tell a bad name from a full disk.
+        // fatfs says "other" for everything; only its message distinguishes a bad name from a full disk.
         let not_stored = |error: io::Error| match error.to_string().to_lowercase() {
             why if why.starts_with("file name") || error.kind() == io::ErrorKind::AlreadyExists => {
                 Error::BadName { path: path.clone(), why }

@@ -29,7 +29,7 @@ pub enum Error {
     /// The output exists.
     #[error("cannot write {0}: it exists; --force replaces it")]
     Exists(PathBuf),
-    /// The output is locked by somebody.
+    /// The output is locked by another process.
     #[error("cannot replace {0}: a running machine has locked it; end that first, or choose another output")]
     InUse(PathBuf),
     /// An input is larger than anything that makes sense.
@@ -86,7 +86,7 @@ pub enum Error {
         /// What it is.
         found: String,
     },
-    /// A part of the ELF file lies behind its end, or makes no sense.
+    /// A part of the ELF file lies past its end, or is malformed.
     #[error("kernel ELF is damaged or truncated: {what}")]
     BadElf {
         /// Which part.

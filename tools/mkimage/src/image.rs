@@ -4,7 +4,7 @@
 //! file header, program headers, (padding, segment)..., notes outside them, section names, section headers
 //! ```
 //!
-//! Debug information and symbol tables stay behind; the function names travel in the bundle.
+//! Debug information and symbol tables are left out; the function names travel in the bundle.
 
 use crate::bundle::Bundle;
 use crate::format::Format;
@@ -146,7 +146,7 @@ impl Layout {
         });
     }
 
-    /// The sections stay known by name, for whoever inspects or disassembles the image.
+    /// Sections keep their names, for inspection and disassembly.
     fn copy_section_headers(&mut self, kernel: &Kernel<'_>) -> Result<()> {
         self.sections.push(empty_section());
         for (name, section) in kernel.loaded_sections()? {

@@ -139,7 +139,7 @@ impl<'data> Kernel<'data> {
         Ok(entry)
     }
 
-    /// The first physical address behind all segments.
+    /// The first physical address after all segments.
     ///
     /// # Errors
     /// [`Error::NothingToLoad`].
@@ -288,7 +288,7 @@ fn read_notes(data: &[u8], segments: &[Segment]) -> Result<Vec<Note>> {
     Ok(found)
 }
 
-/// Printable characters, at least one, and a NUL behind them.
+/// Printable characters, at least one, then a NUL.
 fn text(desc: &[u8]) -> Option<String> {
     let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
     let (_, text) = desc.split_last().filter(|(last, text)| **last == 0 && !text.is_empty())?;

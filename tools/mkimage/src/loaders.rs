@@ -19,7 +19,7 @@ pub const EFI_FILE: &str = "loader-efi.efi";
 pub const BIOS_FILE: &str = "loader-bios";
 /// The file of a bzImage's setup part in the folder of loaders.
 pub const LINUX_FILE: &str = "loader-linux";
-/// The folder of loaders beside the program.
+/// The folder of loaders, next to the program.
 pub const FOLDER: &str = "loaders";
 
 /// The loaders.
@@ -55,19 +55,19 @@ impl Loaders {
         Ok(Self { efi, bios, linux })
     }
 
-    /// The folder where they are looked for unless the user names one: beside the program, or where the release build
-    /// is beside that of the program.
+    /// The folder where they are looked for unless the user names one: next to the program, or where the release build
+    /// is next to that of the program.
     ///
     /// # Errors
     /// [`Error::NoLoaders`].
     pub fn find() -> Result<PathBuf> {
         let program = env::current_exe().unwrap_or_default();
-        let beside = program.parent().unwrap_or(Path::new("."));
-        let places = [beside.join(FOLDER), beside.join("../release").join(FOLDER)];
-        places.into_iter().find(|place| place.join(EFI_FILE).exists()).ok_or(Error::NoLoaders(beside.join(FOLDER)))
+        let folder = program.parent().unwrap_or(Path::new("."));
+        let places = [folder.join(FOLDER), folder.join("../release").join(FOLDER)];
+        places.into_iter().find(|place| place.join(EFI_FILE).exists()).ok_or(Error::NoLoaders(folder.join(FOLDER)))
     }
 
-    /// The BIOS loader, told about its medium.
+    /// The BIOS loader, with the parameters of its medium.
     pub(crate) fn bios_for(&self, parameters: BiosParameters) -> Vec<u8> {
         let parameters = BiosParameters { magic: BIOS_MAGIC, ..parameters };
         let mut bytes = self.bios.clone();
@@ -97,8 +97,8 @@ fn flatten(data: &[u8], load: u64) -> Option<Vec<u8>> {
 }
 
 fn is_bios_loader(flat: &[u8]) -> bool {
-    let told = flat.get(BIOS_PARAMETERS..).is_some_and(|at| at.starts_with(&BIOS_MAGIC));
-    told && flat.get(510..512) == Some(&[0x55, 0xaa])
+    let has_parameters = flat.get(BIOS_PARAMETERS..).is_some_and(|at| at.starts_with(&BIOS_MAGIC));
+    has_parameters && flat.get(510..512) == Some(&[0x55, 0xaa])
 }
 
 fn is_setup_part(flat: &[u8]) -> bool {

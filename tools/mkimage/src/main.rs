@@ -206,7 +206,7 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
     Ok(made.map_err(|error| error.of(&args.kernel))?)
 }
 
-/// Prints to whoever may have read enough: `mkimage inspect disk | head`.
+/// Prints to a reader that may close early: `mkimage inspect disk | head`.
 fn say(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

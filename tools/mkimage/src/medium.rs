@@ -12,14 +12,14 @@ pub(crate) struct Medium {
     /// The file, or the disk in it.
     pub(crate) file: File,
     /// What the disk was in.
-    #[cfg_attr(not(feature = "inspect"), expect(dead_code, reason = "inspect tells it"))]
+    #[cfg_attr(not(feature = "inspect"), expect(dead_code, reason = "inspect reports it"))]
     pub(crate) container: Option<Container>,
 }
 
 /// Opens a file or a device for reading, or the disk in a container.
 pub(crate) fn open(path: &Path) -> Result<Medium> {
     let unreadable = |source| Error::Read { path: path.into(), source };
-    // Looked at before it is opened: that would wait for somebody to write to a pipe.
+    // Looked at before it is opened: opening a pipe would wait for a writer.
     let kind = fs::metadata(path).map_err(unreadable)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return Err(Error::OddFile(path.into()));

@@ -1,4 +1,4 @@
-//! How results reach the disk: written beside their place, then renamed, so that no half file is ever seen.
+//! How results reach the disk: written next to their place, then renamed, so that no partial file is ever seen.
 
 use crate::{Error, Result};
 use nix::fcntl::{FcntlArg, fcntl};
@@ -28,7 +28,7 @@ pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
     check_unused(output)
 }
 
-/// Refuses to replace a file that somebody has locked: QEMU, Cloud Hypervisor and our host lock the disks of machines that
+/// Refuses to replace a file that another process has locked: QEMU, Cloud Hypervisor and our host lock the disks of machines that
 /// run, which would go on with the old file, and lose what they write to it.
 fn check_unused(output: &Path) -> Result<()> {
     // What is not there or cannot be opened is not locked by a machine of ours either.
@@ -58,7 +58,7 @@ fn check_unused(output: &Path) -> Result<()> {
 /// [`Error::OutputNotAFile`], [`Error::OutputIsInput`].
 pub fn check(output: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(metadata) = fs::symlink_metadata(output) else { return Ok(()) };
-    // A link is followed: it is the file behind it that would be looked at, but the link that would be replaced.
+    // A link is followed: the checks would see its target, but the rename would replace the link.
     let target = fs::metadata(output).unwrap_or(metadata);
     if !target.is_file() {
         return Err(Error::OutputNotAFile(output.into()));
@@ -75,7 +75,7 @@ pub fn check(output: &Path, inputs: &[&Path]) -> Result<()> {
 /// # Errors
 /// Those of `fill`, and [`Error::Write`].
 pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let mut file = beside(output, mode)?;
+    let mut file = temporary_for(output, mode)?;
     fill(file.as_file_mut())?;
     put(file, output)
 }
@@ -93,7 +93,7 @@ pub fn write_bytes(output: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write()`].
 pub fn write_path(output: &Path, mode: u32, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let file = beside(output, mode)?;
+    let file = temporary_for(output, mode)?;
     fill(file.path())?;
     put(file, output)
 }
@@ -103,7 +103,7 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn beside(output: &Path, mode: u32) -> Result<NamedTempFile> {
+fn temporary_for(output: &Path, mode: u32) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".mkimage-").permissions(Permissions::from_mode(mode));
     builder.tempfile_in(folder_of(output)).map_err(|source| Error::Write { path: output.into(), source })

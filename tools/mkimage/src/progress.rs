@@ -25,5 +25,5 @@ impl Bytes {
     pub const UNKNOWN: Self = Self { done: 0, total: 0 };
 }
 
-/// Is told what is being done, and how far it is.
+/// Called with what is being done and how far it is.
 pub type Progress<'a> = &'a mut dyn FnMut(Step, Bytes);

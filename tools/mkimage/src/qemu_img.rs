@@ -46,7 +46,7 @@ impl Failure {
     }
 }
 
-/// Converts a disk, and tells how much of it is done, from 0 to 1.
+/// Converts a disk, and reports progress from 0 to 1.
 ///
 /// The result may have at most `most` bytes of content.
 pub(crate) fn convert(
@@ -67,7 +67,7 @@ fn share(line: &str) -> Option<f64> {
     (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
-/// What `qemu-img info` tells about a disk; it opens no other file that the disk names as its backing file.
+/// The output of `qemu-img info` for a disk; it opens no other file that the disk names as its backing file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Info {
@@ -100,8 +100,8 @@ impl Info {
 
 /// Looks at a disk's metadata.
 pub(crate) fn info(format: &str, path: &Path) -> Result<Info, Failure> {
-    let told = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path), None, &mut |_| {})?;
-    serde_json::from_slice(&told).map_err(|error| Failure::System(error.into()))
+    let output = run(Command::new(PROGRAM).args(["info", "--output=json", "-f", format]).arg(path), None, &mut |_| {})?;
+    serde_json::from_slice(&output).map_err(|error| Failure::System(error.into()))
 }
 
 /// What it says on standard output, in all and, as it comes, up to each carriage return. It is ended when a file has more
@@ -121,7 +121,7 @@ fn run(command: &mut Command, bound: Option<(&Path, u64)>, line: &mut dyn FnMut(
     let output = child.stdout.take();
     let reader = thread::spawn(move || {
         for part in output.into_iter().flat_map(|output| BufReader::new(output).split(b'\r')) {
-            // What cannot be read ends the output; the exit status tells the rest.
+            // What cannot be read ends the output; the exit status shows the error.
             let Ok(part) = part else { break };
             if sender.send(part).is_err() {
                 break;

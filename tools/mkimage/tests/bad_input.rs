@@ -185,7 +185,7 @@ fn input_and_output_without_permission_are_refused_by_name() {
     fs::write(&secret, "x").unwrap();
     let no_output = place.path().join("no-output");
     fs::create_dir(&no_output).unwrap();
-    // To root nothing is closed, so the program runs as somebody else then.
+    // Permissions do not stop root, so the program runs as another user then.
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let all = [&closed, &inside, &deep, &secret, &no_output];
     all.iter().for_each(|path| open_to_all(path, 0o000));

@@ -54,8 +54,8 @@ fn refused(folder: &TempDir, name: &str) -> String {
 }
 
 #[test]
-fn a_container_holds_the_disk_that_went_in_and_inspect_tells_both() {
-    if lacks_qemu_img("a_container_holds_the_disk_that_went_in_and_inspect_tells_both") {
+fn a_container_holds_the_disk_that_went_in_and_inspect_reports_both() {
+    if lacks_qemu_img("a_container_holds_the_disk_that_went_in_and_inspect_reports_both") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn a_container_holds_the_disk_that_went_in_and_inspect_tells_both() {
         assert_eq!(container.sha256, digest, "{name}");
         assert!(text.contains(&digest) && text.contains(&raw.sha256), "{text}");
     }
-    // VMware's other form: a text, and the content beside it. A colon in a path is no protocol.
+    // VMware's other form: a text, and the content next to it. A colon in a path is no protocol.
     let other = folder.path().join("a:b");
     fs::create_dir(&other).unwrap();
     qemu_img(folder.path(), "convert -f raw -O vmdk -o subformat=monolithicFlat disk flat.vmdk");
@@ -114,7 +114,7 @@ fn a_container_that_names_other_files_is_refused() {
 }
 
 #[test]
-fn a_descriptor_may_name_only_files_beside_it() {
+fn a_descriptor_may_name_only_files_in_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();
     let descriptor = |name: &str| {

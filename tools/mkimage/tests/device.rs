@@ -189,8 +189,8 @@ fn a_device_that_cannot_take_a_disk_is_refused_and_the_line_says_why() {
 }
 
 #[test]
-fn a_device_that_somebody_holds_is_refused() {
-    let test = "a_device_that_somebody_holds_is_refused";
+fn a_device_in_use_is_refused() {
+    let test = "a_device_in_use_is_refused";
     let Some(device) = Loop::new(test, 70 * MIB) else { return };
     let held = File::options().write(true).custom_flags(libc::O_EXCL).open(&device.path).unwrap();
     let in_use = format!("mkimage: cannot write {}: it is in use: ", device.path.display());
@@ -210,7 +210,7 @@ fn a_write_that_fails_halfway_is_said_and_leaves_nothing_that_boots() {
         return skipped(test, "mount makes no small tmpfs").unwrap_or_default();
     }
     let _mount = Mount(small.clone());
-    // The device is larger than the file system below it: what is written far behind has no place.
+    // The device is larger than the file system below it: a write far past its end fails.
     let Some(device) = Loop::over(test, 70 * MIB, small.join("backing"), tempfile::tempdir().unwrap(), &[]) else {
         return;
     };

@@ -23,7 +23,7 @@ fn a_disk_that_a_machine_has_locked_is_not_replaced_and_stays_as_it_is() {
     fs::write(&disk, "the machine's").unwrap();
     let make =
         |name: &str| program(&["--kernel", "kernel", "--loaders", "loaders", "-o", name, "--force"], place.path());
-    // As QEMU does it: a lock for reading, of some bytes far behind the start.
+    // As QEMU does it: a lock for reading, of some bytes far from the start.
     let running = File::open(&disk).unwrap();
     let lock =
         libc::flock { l_type: libc::F_RDLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 100, l_len: 1, l_pid: 0 };
@@ -39,7 +39,7 @@ fn a_disk_that_a_machine_has_locked_is_not_replaced_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_format_is_told_by_the_outputs_name_unless_it_is_given() {
+fn the_format_follows_from_the_outputs_name_unless_it_is_given() {
     let place = tempfile::tempdir().unwrap();
     disks::prepare(place.path());
     let make = |more: &[&str]| program(&[&["--kernel", "kernel", "--loaders", "loaders"], more].concat(), place.path());

@@ -34,9 +34,9 @@ pub(crate) struct Artifacts {
     pub(crate) disk: PathBuf,
     /// The file on it that the tour reads.
     pub(crate) file: ExpectedFile,
-    /// The inner Linux of [`Testbed::HostInTcg`], or why there is none.
+    /// The inner Linux of [`Testbed::HostInTcg`], or why it is absent.
     pub(crate) inner: std::result::Result<Inner, String>,
-    /// The hypervisor of [`Testbed::XenPv`], or why there is none.
+    /// The hypervisor of [`Testbed::XenPv`], or why it is absent.
     pub(crate) xen: std::result::Result<Xen, String>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is built beside the guest, its image and the sample disk. What is not needed is only where it would be.
+/// What is built in addition to the guest, its image and the sample disk. What was not needed is a path without a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Needs {
     /// Our host program.
@@ -120,7 +120,7 @@ impl Artifacts {
         }
     }
 
-    /// Adds what the testbed alone needs. What the system does not have is told by the testbed's boots; what does not
+    /// Adds what the testbed alone needs. What the system lacks is reported by the testbed's boots; what does not
     /// build is an error.
     pub(crate) fn complete_for(&mut self, testbed: Testbed) -> Result<()> {
         let available = || testbed.available(KvmPolicy::Use).and_then(|()| workspace::output());
@@ -227,7 +227,7 @@ fn loaders_folder(place: &Place) -> PathBuf {
     place.target.join("release").join(loaders::FOLDER)
 }
 
-/// Builds the loaders and puts them beside the release build of `mkimage`, where that looks for them.
+/// Builds the loaders and puts them next to the release build of `mkimage`, where that looks for them.
 fn build_loaders(toolchain: Toolchain, place: &Place) -> Result<PathBuf> {
     let folder = loaders_folder(place);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -290,7 +290,7 @@ pub(crate) fn build_suite(artifacts: &Artifacts) -> Result<PathBuf> {
     let dist = workspace::target().join("dist");
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     let program = dist.join(PROGRAM);
-    // Removed first: somebody may be running the one that is there.
+    // Removed first: the old one may be running.
     let _ = fs::remove_file(&program);
     fs::copy(folder.join(PROGRAM), &program).with_context(|| format!("cannot write {}", program.display()))?;
     Ok(program)

@@ -13,7 +13,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use tempfile::TempDir;
 
-/// Memory of a guest where nobody asks for more.
+/// Memory of a guest by default.
 pub(crate) const MEMORY: u64 = 128 << 20;
 
 /// A machine, ready to start, and the files that are its own.

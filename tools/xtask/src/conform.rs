@@ -27,7 +27,7 @@ pub(crate) fn command(common: &Common, options: &SuiteOptions) -> Result<ExitCod
     let needs = Needs {
         host: any(&|profile| profile.program == RINGSIDE || profile.uses("ringside")),
         loaders: any(&|profile| media::KERNELS[1..].iter().any(|medium| profile.uses(medium))),
-        // A part of the checks is what somebody looks at who edits them.
+        // Running a part of the checks means that somebody is editing them.
         guest: if options.only.is_empty() { GuestBuild::Release } else { GuestBuild::Incremental },
     };
     let mut artifacts = artifacts::build_some(&setup, needs)?;

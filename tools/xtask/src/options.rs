@@ -94,7 +94,7 @@ pub(crate) enum BenchCommand {
     Ops,
     /// Our own time for a bootable disk of 64 MiB
     Image,
-    /// Time from the start of ringside to the guest's first byte, beside a bare C program; and its memory
+    /// Time from the start of ringside to the guest's first byte, next to a bare C program; and its memory
     Start,
 }
 

@@ -82,7 +82,7 @@ fn stay_in_shell(boot: &Boot, interrupted: &AtomicBool) -> Result<ExitCode> {
 fn show_tour(boot: &Boot, interrupted: &AtomicBool) -> Result<ExitCode> {
     if boot.machine.disk.access == Access::ReadOnly {
         ui::warn(
-            "your disk is read-only for the guest, so the tour writes no sectors; \",rw\" behind its name changes that",
+            "your disk is read-only for the guest, so the tour writes no sectors; \",rw\" after its name changes that",
         );
     }
     let verdict = tour::run(&boot.machine, &boot.disk, &mut ui::Live, interrupted)?;

@@ -88,7 +88,7 @@ impl Toolchain {
         // These would take the place of the flags that link the kernel where it belongs.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
         command.args(["build", "--release", "--package", what.package(), "--target", what.target()]);
-        // Joined to the flags of .cargo/config.toml: the same bytes from every folder, whoever's crates are where.
+        // Joined to the flags of .cargo/config.toml: the same bytes from every folder, wherever the crates are.
         let flags = [(&place.cargo_home, "/cargo"), (&place.root, "/ringside")]
             .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
         command.arg("--config").arg(format!("target.{}.rustflags={flags:?}", what.target()));
@@ -99,7 +99,7 @@ impl Toolchain {
     }
 }
 
-/// Finds a compiler for the guest, installing one if there is none.
+/// Finds a compiler for the guest, installing one if needed.
 pub(crate) fn ensure(common: &Common) -> Result<Toolchain> {
     match common.toolchain {
         ToolchainChoice::Rustup => ensure_target(common.installing()).map(|()| Toolchain::Installed),

@@ -49,7 +49,7 @@ pub(crate) fn output() -> Result<PathBuf> {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());
-    // Cargo tells us about our own package; that is nothing for our children.
+    // Cargo describes our own package in the environment; our children must not see that.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(name);
     }

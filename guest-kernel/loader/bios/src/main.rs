@@ -1,4 +1,4 @@
-//! The BIOS loader: reads kernel, command line and initrd from the FAT file system that mkimage told it of, and hands over
+//! The BIOS loader: reads kernel, command line and initrd from the FAT file system that mkimage recorded, and hands over
 //! to the kernel with the BIOS's memory map and ACPI's root pointer.
 //!
 //! Started by `real` in 64-bit mode with the first 4 GiB mapped. Built for `x86_64-unknown-none` by `cargo xtask build`.
@@ -139,7 +139,7 @@ fn range_of(bytes: &[u8]) -> Range<u64> {
 }
 
 /// ACPI's root pointer, where a BIOS puts it: the first KiB of the extended BIOS data area, or the BIOS's own 128 KiB
-/// (ACPI 6.5, 5.2.5.1); 0 if there is none.
+/// (ACPI 6.5, 5.2.5.1); 0 if not found.
 fn rsdp() -> u64 {
     const EBDA_SEGMENT: usize = 0x40e;
     const RSDP: usize = 20;

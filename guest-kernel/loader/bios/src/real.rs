@@ -2,7 +2,7 @@
 //! BIOS calls from 64-bit mode.
 //!
 //! ```text
-//! 0x7c00          first sector: it loads the rest, on a CD from behind the first block, which is all that the BIOS loads
+//! 0x7c00          first sector: it loads the rest, on a CD from the second block on, which is all that the BIOS loads
 //! 0x7d80          BiosParameters (shared_abi::disk), filled in by mkimage
 //! 0x7e00 ..       the rest
 //! below 0x7c00    stack of 16-bit code
@@ -94,7 +94,7 @@ global_asm!(
     "jc 8f",
     "cmp bx, 0xaa55",
     "jne 8f",
-    // The rest goes behind the first block, which is here.
+    // The rest goes after the first block, which is here.
     "mov cl, [bios_medium]",
     "mov ax, 1",
     "shl ax, cl",
@@ -193,7 +193,7 @@ global_asm!(
     "8: hlt",
     "jmp 8b",
     "bios_no_cpu: .asciz \"ringside loader: this CPU has no 64-bit mode\\r\\n\"",
-    // A20 by the BIOS, and by the chipset's fast gate where it has not done it.
+    // A20 by the BIOS, and by the chipset's fast gate if that fails.
     "3: mov ax, 0x2401",
     "int 0x15",
     "in al, 0x92",

@@ -1,4 +1,4 @@
-//! Messages: on the screen through the BIOS, and on the first serial port, which nobody else has yet.
+//! Messages: on the screen through the BIOS, and on the first serial port, which is not in use yet.
 
 use crate::real::Registers;
 use crate::volume::call;
@@ -28,7 +28,7 @@ impl Write for Screen {
 
 fn put(byte: u8) {
     let registers = Registers { eax: 0x0e00 | u32::from(byte), ebx: 7, ..Registers::default() };
-    // SAFETY: teletype output writes nothing of ours; between two reads nobody is in the BIOS.
+    // SAFETY: teletype output writes nothing of ours; no other BIOS call is running.
     unsafe { call(0x10, registers) };
     // SAFETY: the serial port's registers; without a port the reads are 0xff and the write does nothing.
     unsafe {

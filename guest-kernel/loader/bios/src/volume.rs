@@ -49,12 +49,12 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// The one that mkimage told of. There is only one at a time: it owns the memory for the pieces.
+    /// The one that mkimage recorded. There is only one at a time: it owns the memory for the pieces.
     pub(crate) fn new(medium: BiosParameters) -> Self {
         Self { medium, kept: RefCell::default() }
     }
 
-    /// A partition table with one FAT32 partition (LBA) behind it.
+    /// A partition table with one FAT32 partition (LBA).
     fn made_up_table(&self) -> [u8; SECTOR as usize] {
         let mut table = [0; SECTOR as usize];
         table[446 + 4] = 0x0c;
@@ -111,7 +111,7 @@ impl Volume {
 /// Calls the BIOS.
 ///
 /// # Safety
-/// Nobody else does so meanwhile, and what the call writes is nobody else's.
+/// No other call runs meanwhile, and what the call writes is in use by nothing else.
 pub(crate) unsafe fn call(interrupt: u8, registers: Registers) -> Registers {
     // SAFETY: per the contract.
     unsafe {

@@ -58,7 +58,7 @@ fn load() -> Result<core::convert::Infallible, Error> {
     let block = allocate(block_size(cmdline.len()), MemoryType::LOADER_CODE, &span)?.as_mut_ptr();
     let rsdp = rsdp();
 
-    // Once before the way back is gone, so that there is someone to tell.
+    // Once before the way back is gone, so that an error can still be reported.
     if let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) {
         let boot = Boot { kernel: &kernel, cmdline, initrd: initrd.clone(), rsdp, map: &translate(&map) };
         // SAFETY: allocated for this, outside the span.
@@ -148,7 +148,7 @@ fn range_of(bytes: &[u8]) -> Range<u64> {
     start..start + bytes.len() as u64
 }
 
-/// ACPI's root pointer, of version 2 if there is one; 0 if there is none.
+/// ACPI's root pointer, of version 2 if possible; 0 if not found.
 fn rsdp() -> u64 {
     system::with_config_table(|tables| {
         let find = |guid| tables.iter().find(|table| table.guid == guid);

@@ -1,7 +1,7 @@
 //! The real-mode start of a bzImage, for hypervisors that boot nothing else (Linux Documentation/arch/x86/boot.rst). It has
 //! the header that they read and write; then it asks the BIOS for the memory map, builds PVH's start info, and enters the
-//! kernel by its one entry. The kernel lies where it belongs: mkimage has put its segments behind this part as they are in
-//! memory, and whoever loads a bzImage puts that part at 1 MiB.
+//! kernel by its one entry. The kernel lies where it belongs: mkimage has put its segments after this part as they are in
+//! memory, and the loader of a bzImage puts that part at 1 MiB.
 //!
 //! Everything is addressed from the data segment, which the protocol makes that of this part. It trusts who has loaded it.
 
@@ -65,7 +65,7 @@ global_asm!(
     "mov ss, ax",
     "mov sp, 0x7ff0",
     "sti",
-    // A20, where nobody has opened it.
+    // A20, where the firmware has not enabled it.
     "in al, 0x92",
     "test al, 2",
     "jnz 1f",

@@ -1,4 +1,4 @@
-//! The MCFG and the windows to configuration space that it tells of: tables in a physical memory of our own, with whatever
+//! The MCFG and the windows to configuration space that it describes: tables in a physical memory of our own, with whatever
 //! bytes.
 
 use crate::mm::BASE;
@@ -48,7 +48,7 @@ fn memory(size: usize, signature: &[u8; 4], body: &[u8], len: u32) -> Vec<u8> {
 }
 
 /// What the kernel reads out of it.
-fn told(memory: &[u8]) -> Vec<Entry> {
+fn windows_of(memory: &[u8]) -> Vec<Entry> {
     BASE.set(memory.as_ptr().addr());
     init(RSDP as u64);
     ecam()
@@ -82,26 +82,26 @@ fn used_and_refused(entries: &[Entry]) -> (Vec<Window>, Vec<Refusal>) {
 }
 
 #[test]
-fn the_entries_of_a_table_are_told_as_they_are() {
+fn the_entries_of_a_table_are_returned_as_they_are() {
     let entries = [entry(0xb000_0000, 0, 0, 255), entry(0x40_0000_0000, 1, 0x10, 0x1f)];
-    assert_eq!(told(&mcfg(&entries)), entries);
-    assert_eq!(told(&mcfg(&[])), []);
+    assert_eq!(windows_of(&mcfg(&entries)), entries);
+    assert_eq!(windows_of(&mcfg(&[])), []);
     let mut damaged = mcfg(&entries);
     damaged[TABLE + HEADER + 12] ^= 1;
-    assert_eq!(told(&damaged), [], "the checksum does not hold");
-    assert_eq!(told(&memory(0x4000, b"HPET", &body(&entries), 76)), [], "another table");
+    assert_eq!(windows_of(&damaged), [], "the checksum does not hold");
+    assert_eq!(windows_of(&memory(0x4000, b"HPET", &body(&entries), 76)), [], "another table");
     assert!(routing().is_none(), "no MADT either");
 }
 
 #[test]
 fn a_length_without_a_table_in_it_is_no_table() {
     for len in [0, 1, 35, 36, 43] {
-        assert_eq!(told(&memory(0x4000, b"MCFG", &[0xff; 64], len)), [], "{len} bytes");
+        assert_eq!(windows_of(&memory(0x4000, b"MCFG", &[0xff; 64], len)), [], "{len} bytes");
     }
-    assert_eq!(told(&memory(0x4000, b"MCFG", &[0xff; 64], 44)), [], "no entries");
+    assert_eq!(windows_of(&memory(0x4000, b"MCFG", &[0xff; 64], 44)), [], "no entries");
     for len in [(16 << 20) + 1, u32::MAX] {
         // The memory is as large as what is mapped of it at most.
-        assert_eq!(told(&memory(TABLE + (16 << 20), b"MCFG", &[0xff; 64], len)), [], "{len} bytes");
+        assert_eq!(windows_of(&memory(TABLE + (16 << 20), b"MCFG", &[0xff; 64], len)), [], "{len} bytes");
     }
 }
 
@@ -152,7 +152,7 @@ proptest! {
         let size = if len as usize <= 16 << 20 { TABLE + (16 << 20) } else { 0x4000 + TABLE };
         let size = if len < 0x3000 { 0x5000 } else { size };
         let memory = memory(size, &signature, &body, len);
-        let entries = told(&memory);
+        let entries = windows_of(&memory);
         prop_assert!(entries.len() <= 256);
         windows(&entries, &RAM, END, |_| true);
     }
@@ -257,7 +257,7 @@ fn tables_outside_of_the_address_space_are_none() {
     for (at, len, checksum) in [(XSDT + HEADER, HEADER + 8, XSDT + 9), (RSDP + 24, 36, RSDP + 32)] {
         memory[at..at + 8].copy_from_slice(&(u64::MAX - 0xfff).to_le_bytes());
         seal(&mut memory, if at == RSDP + 24 { RSDP } else { XSDT }, len, checksum);
-        assert_eq!(told(&memory), [], "the address at {at:#x}");
+        assert_eq!(windows_of(&memory), [], "the address at {at:#x}");
     }
     init(1 << 60);
     assert_eq!(ecam(), []);

@@ -48,7 +48,7 @@ fn interrupt(flags: u8, line: u32) -> Vec<u8> {
 }
 
 fn virtio(name: &[u8], resources: &[u8]) -> Vec<u8> {
-    // _UID and _CCA beside it.
+    // _UID and _CCA next to it.
     let integers = [b"\x08_UID\x0a\x07".as_slice(), b"\x08_CCA\x01"].concat();
     device(name, &[&text(b"_HID", "LNRO0005"), &integers, resources])
 }

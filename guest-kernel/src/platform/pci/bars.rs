@@ -1,4 +1,4 @@
-//! The memory behind a function's base address registers (PCI Local Bus Specification 3.0, section 6.2.5.1).
+//! The memory that a function's base address registers select (PCI Local Bus Specification 3.0, section 6.2.5.1).
 
 use pci_types::{Bar, ConfigRegionAccess, EndpointHeader};
 

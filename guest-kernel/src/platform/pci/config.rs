@@ -1,4 +1,4 @@
-//! Access to configuration space: by memory where the firmware tells of it (ECAM), one exit an access; else by ports, two.
+//! Access to configuration space: by memory where the firmware describes it (ECAM), one exit per access; else by ports, two.
 
 use super::ecam::{self, BUS, Entry, Window};
 use crate::cmdline::Cmdline;
@@ -20,7 +20,7 @@ const ENABLE: u32 = 1 << 31;
 /// Local Bus Specification 3.0, section 6.2.3).
 const COMMAND: u16 = 4;
 const BUSES: usize = 256;
-/// What reads where nobody is.
+/// Value read from an absent function.
 const NOBODY: u32 = u32::MAX;
 
 static SPACE: Once<Space> = Once::new();
@@ -102,7 +102,7 @@ pub fn get() -> Option<Config> {
     SPACE.get().map(|_| Config(()))
 }
 
-/// Behind the last physical address that an entry of a page table can hold (Intel SDM volume 2, CPUID leaf 80000008H).
+/// One past the last physical address that an entry of a page table can hold (Intel SDM volume 2, CPUID leaf 80000008H).
 fn end_of_memory() -> u64 {
     const EXTENDED: u32 = 0x8000_0000;
     const SIZES: u32 = EXTENDED + 8;
@@ -219,7 +219,7 @@ fn bus_at(bus: u8) -> Option<usize> {
 impl ConfigPorts {
     /// `None` on a machine without them.
     fn probe() -> Option<Self> {
-        // SAFETY: these are PCI's ports, or nobody's.
+        // SAFETY: these are PCI's ports, or unused ones.
         let answer = unsafe {
             port::write_u32(ADDRESS_PORT, ENABLE);
             port::read_u32(ADDRESS_PORT)

@@ -9,7 +9,7 @@ use crate::mm::Range;
 
 /// Bytes of a bus: 32 devices of 8 functions of 4 KiB (PCI Express 5.0, section 7.2.2).
 pub const BUS: u64 = 1 << 20;
-/// Windows that are looked at: more than there are buses would be told twice.
+/// Windows that are read: more than there are buses would overlap.
 pub const WINDOWS_MAX: usize = 256;
 
 /// An entry of the table (PCI Firmware Specification 3.3, table 4-3).

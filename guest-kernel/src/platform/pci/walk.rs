@@ -1,4 +1,4 @@
-//! Walks the PCI buses: those of the host bridges, and what lies behind bridges, by the bus numbers that the firmware gave
+//! Walks the PCI buses: those of the host bridges, and those below bridges, by the bus numbers that the firmware gave
 //! them. Devices and bridges are believed in nothing that could keep the walk from ending.
 
 use alloc::vec::Vec;
@@ -25,15 +25,15 @@ pub(super) struct Found {
 pub(super) struct Walk {
     /// Functions that are wanted, bus by bus.
     pub functions: Vec<Found>,
-    /// Bridges without a bus number of their own: what is behind them stays unseen.
+    /// Bridges without a bus number of their own: the devices below them stay unseen.
     pub unnumbered: Vec<PciAddress>,
 }
 
 /// Finds all functions that are wanted, and lets the bridges before them pass memory accesses and messages on. Of the
-/// roots, those count that no bridge behind an earlier one leads to.
+/// roots, those count that no bridge below an earlier one leads to.
 pub(super) fn walk(access: impl ConfigRegionAccess + Copy, roots: &[u8], wanted: impl Fn(u16, u16) -> bool) -> Walk {
     let mut walk = Walk::default();
-    // The bridge that leads to a bus, by the bus's number; `None` before somebody leads there.
+    // The bridge that leads to a bus, by the bus's number; `None` until a bridge to it is found.
     let mut bridges: [Option<PciAddress>; BUSES] = [None; BUSES];
     let mut buses = Vec::new();
     let mut roots = roots.iter();
@@ -51,12 +51,12 @@ pub(super) fn walk(access: impl ConfigRegionAccess + Copy, roots: &[u8], wanted:
             let header = PciHeader::new(address);
             let (vendor, device) = header.id(access);
             if let Some(bridge) = PciPciBridgeHeader::from_header(PciHeader::new(address), access) {
-                let behind = bridge.secondary_bus_number(access);
-                if behind == 0 || buses.contains(&behind) {
+                let secondary = bridge.secondary_bus_number(access);
+                if secondary == 0 || buses.contains(&secondary) {
                     walk.unnumbered.push(address);
                 } else {
-                    bridges[usize::from(behind)] = Some(address);
-                    buses.push(behind);
+                    bridges[usize::from(secondary)] = Some(address);
+                    buses.push(secondary);
                 }
             } else if wanted(vendor, device) {
                 walk.functions.push(Found { address, vendor, device });

@@ -45,7 +45,7 @@ pub(super) fn open(config: &LogFile) -> io::Result<Named> {
             Ok(Named::Log(Log::new(config, None)))
         }
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            Err(io::Error::other("it is a pipe that nobody reads, or a socket"))
+            Err(io::Error::other("it is a pipe without a reader, or a socket"))
         }
         Err(error) => Err(error),
     }
@@ -73,7 +73,7 @@ impl Log {
         if self.file.is_none() {
             let (folder, name) = target::new_file(&self.config.path)?;
             let path = folder.join(name);
-            // Not one that somebody has put there meanwhile.
+            // Not one that was put there meanwhile.
             self.file = Some(OpenOptions::new().write(true).create_new(true).open(&path)?);
             self.made = Some(path);
         }
@@ -84,7 +84,7 @@ impl Log {
     pub(super) fn unmake(&mut self) {
         if let Some(path) = self.made.take() {
             self.file = None;
-            // There is nobody to tell: what has failed before is the message.
+            // Not reported: the earlier failure is the message.
             let _ = fs::remove_file(path);
         }
     }

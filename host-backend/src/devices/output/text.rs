@@ -45,18 +45,18 @@ mod tests {
         let text = "a\u{e9}\u{20ac}\u{1f388}\u{e9}z";
         for size in 1..=text.len() {
             let mut kept = VecDeque::new();
-            let mut told = String::new();
+            let mut collected = String::new();
             for piece in text.as_bytes().chunks(size) {
                 kept.extend(piece);
-                told += &take(&mut kept);
+                collected += &take(&mut kept);
             }
-            assert_eq!((told.as_str(), kept.len()), (text, 0), "{size}");
+            assert_eq!((collected.as_str(), kept.len()), (text, 0), "{size}");
         }
     }
 
     #[test]
     fn what_cannot_become_a_character_does_not_wait() {
-        for (bytes, told, left) in [
+        for (bytes, expected, left) in [
             (&b"a\xff"[..], "a\u{fffd}", 0),
             (b"\x82", "\u{fffd}", 0),
             (b"\xe2\x28", "\u{fffd}(", 0),
@@ -66,7 +66,7 @@ mod tests {
             (b"", "", 0),
         ] {
             let mut kept: VecDeque<u8> = bytes.iter().copied().collect();
-            assert_eq!((take(&mut kept).as_str(), kept.len()), (told, left), "{bytes:x?}");
+            assert_eq!((take(&mut kept).as_str(), kept.len()), (expected, left), "{bytes:x?}");
         }
     }
 

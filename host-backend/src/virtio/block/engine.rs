@@ -1,4 +1,4 @@
-//! What a block device stores its sectors in: the [`Engine`] trait, and raw files behind it.
+//! What a block device stores its sectors in: the [`Engine`] trait, and its implementation for raw files.
 
 use crate::config::{Disk, DiskAccess};
 use crate::virtio::Flush;
@@ -142,7 +142,7 @@ impl RawFile {
     }
 }
 
-/// Takes a lock that lives as long as the open file, whoever shares it.
+/// Takes a lock that lives as long as the open file, in whatever process.
 fn lock(file: &File, access: DiskAccess) -> Result<(), OpenError> {
     let kind = match access {
         DiskAccess::ReadWrite => libc::F_WRLCK,
@@ -201,7 +201,7 @@ impl RawFile {
                         return Err(error);
                     }
                 }
-                // Somebody cut the image off.
+                // The image was truncated from outside.
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 done => {
                     offset += done as u64;

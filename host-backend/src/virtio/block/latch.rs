@@ -5,7 +5,7 @@ use crate::virtio::Flush;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-/// A flush that fails for ever once it has failed.
+/// A flush that keeps failing once it has failed.
 pub(super) struct Latched {
     inner: Arc<dyn Flush>,
     failure: OnceLock<String>,

@@ -40,7 +40,7 @@ const OFFLOADS: Features =
 pub const HEADER_LEN: usize = size_of::<Header>();
 /// Largest packet that a link may deliver or the guest send: a header and a 64 KiB frame.
 pub const PACKET_MAX: usize = HEADER_LEN + ETHERNET_HEADER + (1 << 16);
-/// The MTU that the guest is told.
+/// The MTU that the device offers.
 pub const MTU: u16 = 1500;
 
 /// Where frames go. Nothing blocks: [`fd`](Self::fd) becomes ready instead.
@@ -57,7 +57,7 @@ pub trait Link: Send {
     /// Sends a packet.
     ///
     /// # Errors
-    /// When this packet cannot go, or none can any more ([`Link::is_up`] tells which).
+    /// When this packet cannot be sent, or none can any more ([`Link::is_up`] distinguishes the two).
     fn send(&mut self, packet: &[u8]) -> io::Result<Sent>;
 
     /// Receives a packet into `packet`, if one is there, and returns its length.
@@ -93,7 +93,7 @@ pub struct Net {
     outgoing: Vec<u8>,
     /// The packet in `outgoing`, if one is on its way.
     sending: Option<Sending>,
-    /// A segment of it, behind a header that asks for nothing.
+    /// A segment of it, after a header that requests nothing.
     segment: Vec<u8>,
     filter: Filter,
     /// The guest has no buffers for what came.

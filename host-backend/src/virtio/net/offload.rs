@@ -56,7 +56,7 @@ impl Cut {
             _ => return None,
         };
         let first = *frame.get(network)?;
-        // An IPv6 packet with extension headers is not cut: nobody sends such.
+        // An IPv6 packet with extension headers is not segmented: no known guest sends one.
         let (version, len, next) = match ip {
             Ip::V4 => (4, usize::from(first & 15) * 4, *frame.get(network + 9)?),
             Ip::V6 => (6, 40, *frame.get(network + 6)?),
@@ -90,7 +90,7 @@ impl Cut {
         })
     }
 
-    /// Appends the next segment of the frame to `out`; false if there is none left.
+    /// Appends the next segment of the frame to `out`; false when all are taken.
     pub(super) fn write_next(&self, frame: &[u8], out: &mut Vec<u8>) -> bool {
         if self.next == self.count {
             return false;

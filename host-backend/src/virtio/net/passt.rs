@@ -100,14 +100,14 @@ impl Passt {
     /// # Errors
     /// When the system has no such descriptors.
     pub fn watch(&self) -> io::Result<OwnedFd> {
-        // SAFETY: the child has not been waited for, so the id is its; the descriptor that comes back is ours.
+        // SAFETY: the child has not been waited for, so the id is still its own; the returned descriptor is ours.
         unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, self.child.id() as libc::pid_t, 0);
             if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as libc::c_int)) }
         }
     }
 
-    /// Says how it ended, if it ended before it was told to.
+    /// Reports how it ended, if it ended before it was asked to.
     pub fn ended_early(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()
     }

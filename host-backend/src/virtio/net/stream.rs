@@ -46,7 +46,7 @@ impl StreamLink {
         Self::new(unix_socket::connect(path)?)
     }
 
-    /// Another descriptor of the socket, for somebody who waits for the peer's end.
+    /// Another descriptor of the socket, for a thread that waits for the peer's end.
     ///
     /// # Errors
     /// When the system has no descriptor left.

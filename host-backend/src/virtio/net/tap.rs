@@ -16,7 +16,7 @@ pub struct TapLink {
 }
 
 impl TapLink {
-    /// Attaches to the interface of that name. It is never made: an interface that nobody has set up leads nowhere.
+    /// Attaches to the interface of that name. It is never created: an interface without a configuration leads nowhere.
     ///
     /// # Errors
     /// When it is not there, not ours, or in use.
@@ -170,7 +170,7 @@ mod tests {
         assert!(arrives(&frame, |buffer| tap.receive(buffer).unwrap()));
     }
 
-    /// An interface that somebody has set up.
+    /// An interface that exists already.
     struct Made(String);
 
     impl Made {
@@ -188,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_interface_is_told_and_not_made() {
+    fn a_missing_interface_is_reported_and_not_created() {
         let error = TapLink::open("ringside-none").unwrap_err().to_string();
         if File::open("/dev/net/tun").is_err() {
-            return eprintln!("SKIPPED a_missing_interface_is_told_and_not_made: there is no /dev/net/tun");
+            return eprintln!("SKIPPED a_missing_interface_is_reported_and_not_created: there is no /dev/net/tun");
         }
         assert!(error.contains("does not exist"), "{error}");
         // SAFETY: the name is a string with its NUL.

@@ -20,7 +20,7 @@ const FILE_MAX: u64 = initrd::LARGEST;
 pub struct Parts {
     /// The kernel's ELF file.
     pub kernel: Vec<u8>,
-    /// The command line, without white space at its end; empty if there is none.
+    /// The command line, without white space at its end; empty if absent.
     pub cmdline: String,
     /// The initrd, if there is one.
     pub initrd: Option<Vec<u8>>,

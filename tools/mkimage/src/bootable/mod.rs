@@ -126,7 +126,7 @@ impl<'a> Content<'a> {
         }
         let kernel = match kernel.slot() {
             Ok(placed) if placed.slot.paddr == 0 => image::build(&image.kernel, "", Vec::new())?,
-            // An image already, or somebody else's kernel.
+            // An image already, or another kernel.
             Ok(_) | Err(Error::NoSlot) => image.kernel.clone(),
             Err(error) => return Err(error),
         };

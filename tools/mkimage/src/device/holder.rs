@@ -54,10 +54,10 @@ fn parts(number: u64) -> Vec<Part> {
 /// Where a device is mounted, if a line of `mountinfo` (proc_pid_mountinfo(5)) is about it. Some file systems have device
 /// numbers of their own, so that the source counts as well.
 fn mounted(line: &str, number: &str) -> Option<String> {
-    let (before, behind) = line.split_once(" - ")?;
+    let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(2);
     let (device, place) = (fields.next()?, fields.nth(1)?);
-    let source = behind.split(' ').nth(1)?;
+    let source = after.split(' ').nth(1)?;
     let is_it = device == number || number_of(&source.replace("\\040", " ")).as_deref() == Some(number);
     // Other white space stays as the kernel escapes it: this is to be one line.
     is_it.then(|| place.replace("\\040", " "))

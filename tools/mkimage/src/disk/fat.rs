@@ -158,7 +158,7 @@ impl<T: Read + Seek> Volume<T> {
         Ok(content)
     }
 
-    /// The cluster behind one; `None` behind the last.
+    /// The cluster after one; `None` after the last.
     pub(super) fn next(&mut self, cluster: u32) -> io::Result<Option<u32>> {
         if !(2..self.end).contains(&cluster) {
             return Err(damaged(format!("there is no cluster {cluster}")));

@@ -205,7 +205,7 @@ fn inspect_volume(volume: &Volume<'_>) -> Result<VolumeReport> {
             let path = format!("{prefix}{name}");
             if entry.is_dir() {
                 files.push(FileReport { path: format!("{path}/"), bytes: 0 });
-                // Nobody needs more, and paths take memory.
+                // More is of no use, and paths take memory.
                 if depth < 64 {
                     folders.push((entry.to_dir(), format!("{path}/"), depth + 1));
                 }

@@ -148,7 +148,7 @@ impl Image<'_> {
                     let path = format!("{prefix}{}", name.strip_suffix(";1").unwrap_or(&name));
                     let (bytes, first_block) = (record.bytes.little.get(), record.extent.little.get());
                     if u64::from(first_block) * BLOCK + u64::from(bytes) > self.bytes {
-                        return Err(damaged(format!("{path:?} lies behind its end")));
+                        return Err(damaged(format!("{path:?} lies past its end")));
                     }
                     if record.flags & FLAG_DIRECTORY == 0 {
                         files.push(IsoFileReport { path, bytes, first_block });
@@ -206,9 +206,9 @@ fn catalogue(block: &[u8]) -> Result<Vec<BootEntryReport>> {
     let mut section = Some((validation.platform, 1));
     while let Some((platform, count)) = section.take() {
         for _ in 0..count {
-            let (entry, behind) =
+            let (entry, after) =
                 BootEntry::read_from_prefix(rest).map_err(|_| damaged("its boot catalogue is long"))?;
-            rest = behind;
+            rest = after;
             entries.push(BootEntryReport {
                 platform: match platform {
                     PLATFORM_BIOS => "BIOS".into(),
@@ -222,11 +222,11 @@ fn catalogue(block: &[u8]) -> Result<Vec<BootEntryReport>> {
                 first_block: entry.first.get(),
             });
         }
-        if let Ok((header, behind)) = SectionHeader::read_from_prefix(rest)
+        if let Ok((header, after)) = SectionHeader::read_from_prefix(rest)
             && matches!(header.indicator, SectionHeader::MORE | SectionHeader::LAST)
         {
             section = Some((header.platform, header.entries.get()));
-            rest = behind;
+            rest = after;
         }
     }
     Ok(entries)

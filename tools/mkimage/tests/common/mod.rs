@@ -47,7 +47,7 @@ impl Fixture {
     /// The file: code at `TEXT`, the slot and more at `DATA`, a note, symbols, a debug section.
     pub(crate) fn build(&self) -> Vec<u8> {
         let mut file = vec![0; 0x1000];
-        // Code, with the note behind it in the same segment.
+        // Code, followed by the note in the same segment.
         file.extend_from_slice(&[0xf4; 64]);
         let mut note = Vec::new();
         for word in [4, 4, 18] {
@@ -66,7 +66,7 @@ impl Fixture {
         file.resize(0x2000, 0);
         let slot_at = file.len();
         file.extend_from_slice(&self.slot);
-        file.extend_from_slice(b"data behind the slot");
+        file.extend_from_slice(b"data after the slot");
         let data_len = file.len() - 0x2000;
         let debug_at = file.len();
         file.extend_from_slice(&[0xdd; 5000]);

@@ -58,7 +58,7 @@ fn count(machine: &Machine, interrupted: &AtomicBool) -> Result<u64> {
                 }
                 // With -icount shift=0 the time stamp counter counts instructions.
                 let count = report.field("ticks").and_then(|value| value.number());
-                return count.ok_or_else(|| anyhow!("the guest does not tell its ticks: {line:?}"));
+                return count.ok_or_else(|| anyhow!("the guest does not report its ticks: {line:?}"));
             }
             Event::Closed => bail!("the guest ended before it was ready: {}", running.stderr().trim()),
             Event::Quiet => {}

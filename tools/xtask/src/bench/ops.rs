@@ -190,7 +190,7 @@ fn measurement(line: &str) -> Option<Line> {
 /// All exits that ringside counted.
 fn exits(stats: &str) -> Result<u64> {
     let json =
-        stats.lines().find(|line| line.starts_with('{')).ok_or_else(|| anyhow!("ringside told no statistics"))?;
+        stats.lines().find(|line| line.starts_with('{')).ok_or_else(|| anyhow!("ringside printed no statistics"))?;
     let stats: serde_json::Value = serde_json::from_str(json)?;
     let exits = stats["exits"].as_object().ok_or_else(|| anyhow!("the statistics have no exits"))?;
     Ok(exits.values().filter_map(serde_json::Value::as_u64).sum())

@@ -1,4 +1,4 @@
-//! `cargo xtask bench start`: from the start of ringside to the guest's first byte on the console, beside a bare C program
+//! `cargo xtask bench start`: from the start of ringside to the guest's first byte on the console, next to a bare C program
 //! that makes the same KVM calls; and what ringside has resident. Times are medians of alternating runs.
 
 use crate::artifacts::{self, Artifacts, succeed};
@@ -42,7 +42,7 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     ));
     let mut times: [Vec<Duration>; 3] = Default::default();
     for run in 0..RUNS {
-        // Another order each time: what one VM leaves behind must not always meet the same other.
+        // Another order each time: the effects of one VM must not always fall on the same other.
         for turn in 0..times.len() {
             let which = (run + turn) % times.len();
             times[which].push(match which {

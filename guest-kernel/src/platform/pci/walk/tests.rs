@@ -14,7 +14,7 @@ const MULTIFUNCTION: u32 = 1 << 23;
 /// A register: its value, and which bits can be written.
 type Space = BTreeMap<u16, (u32, u32)>;
 
-/// Configuration spaces by address; all ones where there is none.
+/// Configuration spaces by address; all ones elsewhere.
 #[derive(Default)]
 struct Machine(RefCell<BTreeMap<PciAddress, Space>>);
 
@@ -45,8 +45,8 @@ impl Machine {
         self.add(address, &[(0, ids, 0), (4, 0, 0xffff)]);
     }
 
-    fn bridge(&self, address: PciAddress, behind: u8) {
-        let buses = u32::from(behind) << 8 | u32::from(address.bus());
+    fn bridge(&self, address: PciAddress, secondary: u8) {
+        let buses = u32::from(secondary) << 8 | u32::from(address.bus());
         self.add(address, &[(0, OTHER, 0), (4, 0, 0xffff), (0xc, 1 << 16, 0), (0x18, buses, u32::MAX)]);
     }
 
@@ -69,7 +69,7 @@ fn addresses(walk: &Walk) -> Vec<PciAddress> {
 }
 
 #[test]
-fn devices_behind_bridges_behind_bridges_are_found_and_the_way_to_them_is_opened() {
+fn devices_below_nested_bridges_are_found_and_the_way_to_them_is_opened() {
     let machine = Machine::default();
     machine.endpoint(at(0, 0, 0), OTHER);
     machine.endpoint(at(0, 3, 0), VIRTIO);
@@ -83,7 +83,7 @@ fn devices_behind_bridges_behind_bridges_are_found_and_the_way_to_them_is_opened
     assert_eq!((found.functions[1].vendor, found.functions[1].device), (0x1af4, 0x1042));
     assert!(found.unnumbered.is_empty());
     assert!(machine.is_open(at(0, 4, 0)) && machine.is_open(at(1, 0, 0)));
-    assert!(!machine.is_open(at(0, 5, 0)), "nothing of ours is behind it");
+    assert!(!machine.is_open(at(0, 5, 0)), "no device of ours is below it");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn functions_beyond_the_first_count_where_the_device_says_that_it_has_them() {
 }
 
 #[test]
-fn a_bridge_without_a_number_or_in_a_loop_is_told_and_the_walk_ends() {
+fn a_bridge_without_a_number_or_in_a_loop_is_reported_and_the_walk_ends() {
     let machine = Machine::default();
     machine.bridge(at(0, 1, 0), 0);
     machine.bridge(at(0, 2, 0), 5);
@@ -123,7 +123,7 @@ fn each_host_bridge_s_buses_are_walked_once_and_in_their_order() {
     let found = machine.walk_from(&[0, 0x10, 0x40, 0, 0xff]);
     assert_eq!(addresses(&found), [at(0x10, 0, 0), at(0x40, 0, 0), at(0x41, 0, 0)]);
     assert_eq!(found.unnumbered, [at(0x40, 1, 0)]);
-    assert!(machine.is_open(at(0, 1, 0)), "a bus that a bridge leads to is behind it, root or not");
+    assert!(machine.is_open(at(0, 1, 0)), "a bus that a bridge leads to is below it, root or not");
     assert_eq!(addresses(&machine.walk_from(&[])), []);
 }
 
