@@ -2,8 +2,8 @@
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use host_backend::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat};
-use host_backend::{control, hostile, log, say, status, terminal};
+use host_backend::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat, hostile};
+use host_backend::{control, log, say, status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,6 +1,8 @@
 //! What a user asks for: the description of one VM, and the words in which it is written on the command line.
 
-use crate::hostile;
+pub mod hostile;
+pub mod lie;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 

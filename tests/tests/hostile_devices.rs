@@ -4,7 +4,7 @@
 //! `ringside run --hostile-device SEED,rate=N --hostile-log FILE`. The drivers alone meet ten thousand scripts each in
 //! `guest-kernel/frontends/hostile`.
 
-use host_backend::hostile::lie::Lie;
+use host_backend::config::lie::Lie;
 use ringside_tests::console::Event;
 use ringside_tests::machine::{Machine, SerialLine};
 use ringside_tests::ready::Ready;

@@ -2,8 +2,8 @@
 
 use super::config::odd_field;
 use super::liar::Liar;
-use super::lie::Lie;
 use super::ring::{Held, LyingRing};
+use crate::config::lie::Lie;
 use crate::virtio::{Device, Fault, Io, Progress, VirtQueue};
 use crate::wrap::DeviceWrapper;
 use shared_abi::virtio::mmio::InterruptStatus;

@@ -1,8 +1,8 @@
 //! The conscience of one device: decides at each chance whether to lie, counts, and writes down what was told.
 
 use super::later::Later;
-use super::lie::Lie;
-use super::options::Options;
+use crate::config::hostile::Options;
+use crate::config::lie::Lie;
 use crate::devices::InterruptLine;
 use crate::devices::output::Output;
 use crate::virtio::balloon::BalloonHandle;
@@ -132,7 +132,9 @@ impl Liar {
             ms,
             Box::new(move || {
                 first();
-                super::look_at(&transport, queue);
+                if let Some(transport) = transport.upgrade() {
+                    transport.run_queue(queue);
+                }
             }),
         );
     }

@@ -1,7 +1,7 @@
 //! The interrupt line of a lying device: interrupts are lost, late, or come many times.
 
 use super::liar::Liar;
-use super::lie::Lie;
+use crate::config::lie::Lie;
 use crate::devices::InterruptLine;
 use std::sync::Arc;
 

@@ -14,19 +14,18 @@
 //! A lie never writes guest memory except for the used rings and the buffers that the driver posted, and a device that
 //! claims to ignore a reset has let go of its queues all the same. So a guest that breaks was broken by its own driver.
 //!
-//! Whether a lie is told depends on the seed, the device, the [kind of lie](lie::Lie) and the number of chances for that
+//! Whether a lie is told depends on the seed, the device, the [kind of lie](crate::config::lie::Lie) and the number of chances for that
 //! kind before, and on nothing else: neither time, nor addresses, nor other kinds and devices.
 
 mod config;
 mod device;
 mod later;
 pub mod liar;
-pub mod lie;
 mod line;
-mod options;
 mod ring;
 mod slot;
 
+use crate::config::hostile::Options;
 use crate::devices::output::Output;
 use crate::devices::{BusDevice, InterruptLine};
 use crate::stop::Stop;
@@ -36,9 +35,8 @@ use crate::virtio::mmio::MmioTransport;
 use crate::wrap::{Registers, WrappedDevice, WrappedSlot};
 use later::Later;
 use liar::Liar;
-pub use options::{Options, TYPES};
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// The hostile devices of a machine.
 pub struct Hostile {
@@ -102,13 +100,6 @@ impl Hostile {
     #[cfg(test)]
     fn fire(&self) {
         self.later.fire();
-    }
-}
-
-/// Makes the device behind `transport` look at a queue.
-fn look_at(transport: &Weak<MmioTransport>, queue: usize) {
-    if let Some(transport) = transport.upgrade() {
-        transport.run_queue(queue);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ring of a lying device: what it returns to the driver, in which order and when.
 
 use super::liar::{Draw, Liar};
-use super::lie::Lie;
+use crate::config::lie::Lie;
 use crate::virtio::queue::Ring;
 use crate::virtio::{Chain, Fault};
 use crate::vmm::GuestRam;

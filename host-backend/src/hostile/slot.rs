@@ -2,7 +2,7 @@
 
 use super::config::{odd_field, overlay};
 use super::liar::{Draw, Liar};
-use super::lie::Lie;
+use crate::config::lie::Lie;
 use crate::wrap::{Registers, SlotWrapper};
 use shared_abi::virtio::mmio::Register;
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status, balloon, blk, console, net};

@@ -1,9 +1,10 @@
 //! Each kind of lie is what it says, the same seed tells the same lies, and no lie goes beyond what the driver gave.
 
-use super::{Hostile, Options, TYPES};
+use super::Hostile;
+use crate::config::hostile::{Options, TYPES};
+use crate::config::lie::Lie;
 use crate::config::{Disk, DiskAccess, Mac};
 use crate::devices::output::Output;
-use crate::hostile::lie::Lie;
 use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::block::{Block, RawFile};

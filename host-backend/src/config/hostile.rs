@@ -1,7 +1,7 @@
 //! The words of `--hostile-device`.
 
+use super::ParseError;
 use super::lie::Lie;
-use crate::config::ParseError;
 use shared_abi::virtio::DeviceType;
 use std::str::FromStr;
 
