@@ -140,7 +140,7 @@ fn stop_ends_the_vm_and_is_answered_when_that_is_done() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_nobody() {
+fn a_client_that_does_not_read_holds_up_no_other() {
     let output = Arc::new(Output::kept());
     let device = crate::virtio::console::Console::new(output.clone()).unwrap();
     let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
@@ -255,7 +255,7 @@ fn a_character_that_is_printed_in_two_parts_stays_whole() {
 }
 
 #[test]
-fn a_balloon_target_that_is_too_large_is_told_in_its_own_unit() {
+fn a_balloon_target_that_is_too_large_is_refused_in_its_own_unit() {
     let mut server = server(Some(balloon()));
     for (request, words) in [
         (r#""target_mib":5"#, ["5 MiB", "at most 4 MiB"]),

@@ -368,8 +368,8 @@ fn a_signal_that_the_starter_ignores_does_not_end_the_vm() {
 }
 
 #[test]
-fn statistics_that_nobody_can_read_do_not_change_the_end() {
-    needs_kvm!("statistics_that_nobody_can_read_do_not_change_the_end");
+fn unwritable_statistics_do_not_change_the_exit_status() {
+    needs_kvm!("unwritable_statistics_do_not_change_the_exit_status");
     let place = Place::new();
     let kernel = place.kernel(&exit(42));
     for format in ["json", "table"] {
@@ -424,8 +424,8 @@ fn status_of(path: &std::path::Path) -> serde_json::Value {
 }
 
 #[test]
-fn the_end_of_a_network_peer_is_told_when_it_happens() {
-    needs_kvm!("the_end_of_a_network_peer_is_told_when_it_happens");
+fn the_end_of_a_network_peer_is_reported_when_it_happens() {
+    needs_kvm!("the_end_of_a_network_peer_is_reported_when_it_happens");
     let place = Place::new();
     let (path, switch) = (place.path("control"), place.path("switch"));
     let kernel = place.kernel(&[print(b"!"), halt()].concat());
@@ -445,8 +445,8 @@ fn the_end_of_a_network_peer_is_told_when_it_happens() {
 }
 
 #[test]
-fn the_end_of_passt_is_told_when_it_happens() {
-    needs_kvm!("the_end_of_passt_is_told_when_it_happens");
+fn the_end_of_passt_is_reported_when_it_happens() {
+    needs_kvm!("the_end_of_passt_is_reported_when_it_happens");
     let place = Place::new();
     // A passt that ends at once, with a status.
     let fake = place.file("passt", b"#!/bin/sh\nexit 7\n");

@@ -58,13 +58,13 @@ fn bugs_to_inject_are_in_no_program_but_the_one_made_for_that() {
 }
 
 #[test]
-fn no_kvm_is_told_with_its_own_status() {
+fn no_kvm_has_its_own_exit_status() {
     let (_place, mut command) = place();
     refused(command.args(["--kvm", "/nonexistent/kvm"]), NO_KVM, &["no KVM at /nonexistent/kvm", "does not exist"]);
 }
 
 #[test]
-fn a_kvm_without_permission_is_told() {
+fn a_kvm_without_permission_is_reported() {
     let (place, mut command) = place();
     let device = place.file("kvm", b"");
     std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o000)).unwrap();
@@ -75,7 +75,7 @@ fn a_kvm_without_permission_is_told() {
 }
 
 #[test]
-fn kernels_that_cannot_be_loaded_are_told() {
+fn kernels_that_cannot_be_loaded_are_refused() {
     let place = Place::new();
     refused(&mut ringside(Path::new("/nonexistent/kernel")), BAD_INPUT, &["load kernel", "No such file"]);
     refused(&mut ringside(&place.file("text", b"#!/bin/sh\n")), BAD_INPUT, &["load kernel", "not an ELF file"]);
@@ -91,7 +91,7 @@ fn kernels_that_cannot_be_loaded_are_told() {
 }
 
 #[test]
-fn initrds_that_cannot_be_loaded_are_told() {
+fn initrds_that_cannot_be_loaded_are_refused() {
     let (place, mut command) = place();
     let initrd = place.file("initrd", b"");
     std::fs::File::options().write(true).open(&initrd).unwrap().set_len(64 << 20).unwrap();
@@ -99,7 +99,7 @@ fn initrds_that_cannot_be_loaded_are_told() {
 }
 
 #[test]
-fn absurd_memory_and_cpu_counts_are_told() {
+fn absurd_memory_and_cpu_counts_are_refused() {
     let sizes = [
         ("0", "too small"),
         ("1M", "too small"),
@@ -120,7 +120,7 @@ fn absurd_memory_and_cpu_counts_are_told() {
 }
 
 #[test]
-fn disks_that_cannot_be_used_are_told() {
+fn unusable_disks_are_refused() {
     let (place, mut command) = place();
     refused(command.args(["--disk", "/nonexistent/disk"]), BAD_INPUT, &["open disk /nonexistent/disk", "No such file"]);
     let odd = place.file("odd", &[0; 1000]);
@@ -131,7 +131,7 @@ fn disks_that_cannot_be_used_are_told() {
 }
 
 #[test]
-fn a_disk_locked_by_another_process_is_told() {
+fn a_disk_locked_by_another_process_is_refused() {
     let (place, mut command) = place();
     let image = place.file("disk", &[0; 1024]);
     let disk = host_backend::config::Disk {
@@ -148,7 +148,7 @@ fn a_disk_locked_by_another_process_is_told() {
 }
 
 #[test]
-fn a_control_socket_in_use_is_told_and_left_alone() {
+fn a_control_socket_in_use_is_refused_and_left_alone() {
     let (place, mut command) = place();
     let path = place.path("control");
     let _listener = UnixListener::bind(&path).unwrap();
@@ -168,7 +168,7 @@ fn a_control_socket_is_removed_when_the_start_fails() {
 }
 
 #[test]
-fn a_publish_port_that_is_taken_is_told() {
+fn a_publish_port_in_use_is_refused() {
     let (_place, mut command) = place();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -177,7 +177,7 @@ fn a_publish_port_that_is_taken_is_told() {
 }
 
 #[test]
-fn a_passt_that_is_not_installed_is_told() {
+fn a_missing_passt_is_reported() {
     let (_place, mut command) = place();
     refused(command.args(["--net", "passt"]).env("PATH", "/nonexistent"), BAD_INPUT, &["passt", "not installed"]);
 }
@@ -194,7 +194,7 @@ fn ports_can_be_published_only_through_passt_and_once() {
 }
 
 #[test]
-fn network_peers_that_are_not_there_are_told() {
+fn missing_network_peers_are_reported() {
     let (_place, mut command) = place();
     refused(command.args(["--net", "stream=/nonexistent/peer"]), BAD_INPUT, &["connect to network peer"]);
     let (_place, mut command) = place();
@@ -202,7 +202,7 @@ fn network_peers_that_are_not_there_are_told() {
 }
 
 #[test]
-fn more_devices_than_the_board_has_slots_are_told() {
+fn more_devices_than_the_board_has_slots_are_refused() {
     let (place, mut command) = place();
     for index in 0..17 {
         command.arg("--disk").arg(place.file(&format!("disk{index}"), &[0; 512]));
@@ -211,7 +211,7 @@ fn more_devices_than_the_board_has_slots_are_told() {
 }
 
 #[test]
-fn consoles_that_nobody_could_reach_are_told() {
+fn unreachable_consoles_are_refused() {
     let (_place, mut command) = place();
     refused(command.args(["--console", "control"]), BAD_INPUT, &["serial port", "virtio console"]);
     let (_place, mut command) = place();
@@ -221,7 +221,7 @@ fn consoles_that_nobody_could_reach_are_told() {
 }
 
 #[test]
-fn a_console_file_that_cannot_be_made_is_told() {
+fn a_console_file_that_cannot_be_created_is_reported() {
     let (_place, mut command) = place();
     refused(command.args(["--console", "file=/nonexistent/log"]), BAD_INPUT, &["console output"]);
 }
@@ -262,7 +262,7 @@ fn bad_input_empties_and_makes_nothing() {
 }
 
 #[test]
-fn a_console_file_that_is_something_else_is_told_and_left_alone() {
+fn a_console_file_in_other_use_is_refused_and_left_alone() {
     let place = Place::new();
     let kernel = place.kernel(&exit(0));
     let (disk, full) = (place.file("disk", &[7; 1024]), place.file("log.2", &[7; 1024]));
@@ -297,7 +297,7 @@ fn a_bad_second_console_leaves_the_first_ones_file_alone() {
 }
 
 #[test]
-fn a_console_file_that_another_console_or_the_peer_has_is_told_and_left_alone() {
+fn a_console_file_of_another_console_or_the_peer_is_refused_and_left_alone() {
     let place = Place::new();
     let kernel = place.kernel(&exit(0));
     let consoles = |first: &str, second: &str| {

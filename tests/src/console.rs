@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_console_is_told_from_a_quiet_one() {
+    fn a_closed_console_is_distinguished_from_a_quiet_one() {
         let (reader, writer) = io::pipe().unwrap();
         let mut console = Console::new(reader);
         assert_eq!(console.next(Duration::from_millis(1)), Event::Quiet);

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn ringside_answers_in_pages_and_its_errors_are_told() {
+    fn ringside_answers_in_pages_and_its_errors_are_passed_on() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let answers = vec![
             "{\"target_pages\": 16, \"actual_pages\": 0, \"returned_pages\": 0}\n",

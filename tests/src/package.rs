@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_of_a_package_tells_its_content_apart() {
+    fn the_folder_of_a_package_identifies_its_content() {
         let (first, second) = ("1".repeat(64), format!("{}2", "1".repeat(63)));
         let of = |digest: &str| Package::described("linux".into(), &format!("Version: 6.1:2\nSHA256: {digest}\n"));
         assert_eq!(of(&first).unwrap().folder, format!("linux_6.1_2_{first}"));

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_beside_each_other_make_it_and_each_finds_it_whole() {
+    fn parallel_runs_make_it_and_each_finds_it_whole() {
         let place = tempfile::tempdir().unwrap();
         let disk = place.path().join("sample.img");
         let whole = {

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_is_told_by_its_numbers() {
+    fn the_newest_version_is_the_one_with_the_highest_numbers() {
         let found = "xen-hypervisor-4.9-amd64 - Xen\nxen-hypervisor-4.17-amd64 - Xen\nxen-hypervisor-common - no\n";
         assert_eq!(newest(found).as_deref(), Some("xen-hypervisor-4.17-amd64"));
         assert_eq!(newest("xen-hypervisor-amd64 - none\n"), None);

@@ -84,7 +84,7 @@ fn wait_for(running: &mut Running, text: &str) {
 }
 
 #[test]
-fn a_neighbour_keeps_answering_while_every_hostile_check_runs_beside_it() {
+fn a_neighbour_keeps_answering_while_every_hostile_check_runs_next_to_it() {
     let Some(bench) = bench("a neighbour of hostile guests") else { return };
     let mut neighbour = bench.neighbour();
     let crc32 = format!("{:08x}", bench.crc32);

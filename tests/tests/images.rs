@@ -187,8 +187,8 @@ fn our_host_takes_them_out_of_a_qcow2_file_as_well() {
 }
 
 #[test]
-fn programs_of_the_initrd_are_in_the_root_whoever_loaded_them() {
-    let test = "programs_of_the_initrd_are_in_the_root_whoever_loaded_them";
+fn programs_of_the_initrd_are_in_the_root_with_every_loader() {
+    let test = "programs_of_the_initrd_are_in_the_root_with_every_loader";
     let Some(made) = made(test, Format::Disk, "") else { return };
     let firmware = Firmware::ALL.map(|firmware| (Testbed::Qemu, firmware));
     for (testbed, firmware) in firmware.into_iter().chain([(Testbed::Host, Firmware::SeaBios)]) {

@@ -45,7 +45,7 @@ fn take_tour(ready: &Ready, first: &[&str], options: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_tour_succeeds_with_every_device_behind_a_bridge() {
+fn the_tour_succeeds_with_every_device_below_a_bridge() {
     for cmdline in ["tour", "tour drivers=reference"] {
         let Some(ready) = ready("devices below bridges", cmdline, 128) else { return };
         let bridges = [
@@ -107,7 +107,7 @@ fn initrd(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 #[test]
-fn the_initrd_s_files_are_in_the_root_and_the_disk_s_beside_them() {
+fn the_initrds_files_are_in_the_root_and_the_disks_next_to_them() {
     let Some(ready) = ready("an initrd", "", 64) else { return };
     let path = ready.folder.path().join("programs.cpio");
     let program: Vec<u8> = (0..300_000_u32).map(|byte| (byte * 7) as u8).collect();
@@ -131,7 +131,7 @@ fn the_initrd_s_files_are_in_the_root_and_the_disk_s_beside_them() {
 }
 
 #[test]
-fn a_damaged_initrd_is_told_in_one_line_and_the_kernel_goes_on() {
+fn a_damaged_initrd_is_reported_in_one_line_and_the_kernel_goes_on() {
     let Some(ready) = ready("a damaged initrd", "", 64) else { return };
     let path = ready.folder.path().join("damaged.cpio");
     let whole = initrd(&[("a", b"hello"), ("b", &[7; 5000])]);
@@ -310,7 +310,7 @@ fn a_machine_without_acpi_is_reset_by_its_keyboard_controller() {
 }
 
 #[test]
-fn a_window_to_configuration_space_that_cannot_be_is_told_in_one_line_and_the_ports_are_used() {
+fn a_bad_ecam_window_falls_back_to_ports_with_one_line() {
     for (base, buses, why) in [
         (0_u64, [0, 0xff], "0x0, buses 00 to ff, is not used: it is RAM"),
         (0xe000_1000, [0, 0xff], "0xe0001000, buses 00 to ff, is not used: its address is no multiple of 1 MiB"),

@@ -65,8 +65,8 @@ fn a_bzimage_boots_with_its_command_line_that_of_the_loader_and_the_loaders_init
 }
 
 #[test]
-fn a_cpu_without_64_bit_mode_or_no_execute_pages_is_told_by_the_kernel_itself() {
-    let test = "a_cpu_without_64_bit_mode_or_no_execute_pages_is_told_by_the_kernel_itself";
+fn a_cpu_without_64_bit_mode_or_no_execute_pages_is_reported_by_the_kernel_itself() {
+    let test = "a_cpu_without_64_bit_mode_or_no_execute_pages_is_reported_by_the_kernel_itself";
     for cpu in ["qemu32", "qemu64,-nx", "qemu64,-lm"] {
         let Some((_folder, path)) = made(test, Format::Elf, "") else { return };
         let mut command = pc(cpu);
@@ -77,8 +77,8 @@ fn a_cpu_without_64_bit_mode_or_no_execute_pages_is_told_by_the_kernel_itself() 
 }
 
 #[test]
-fn a_cpu_without_64_bit_mode_is_told_on_the_serial_line_from_disk_and_cd() {
-    let test = "a_cpu_without_64_bit_mode_is_told_on_the_serial_line_from_disk_and_cd";
+fn a_cpu_without_64_bit_mode_is_reported_on_the_serial_line_from_disk_and_cd() {
+    let test = "a_cpu_without_64_bit_mode_is_reported_on_the_serial_line_from_disk_and_cd";
     for format in [Format::Disk, Format::Iso] {
         let Some((_folder, path)) = made(test, format, "") else { return };
         let mut command = pc("qemu32");

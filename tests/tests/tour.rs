@@ -14,8 +14,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_balloon_target_that_nobody_sets_is_skipped_and_the_tour_goes_on_to_power_off() {
-    let test = "a_balloon_target_that_nobody_sets_is_skipped_and_the_tour_goes_on_to_power_off";
+fn a_balloon_target_that_is_never_set_is_skipped_and_the_tour_goes_on_to_power_off() {
+    let test = "a_balloon_target_that_is_never_set_is_skipped_and_the_tour_goes_on_to_power_off";
     let Some(kernel) = ready::named(ready::KERNEL, test) else { return };
     if find_program(QEMU).is_none() {
         eprintln!("SKIPPED {test}: {QEMU} is not installed");

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_wins_over_ram_whichever_is_told_first() {
+    fn reserved_ranges_win_over_ram_in_either_order() {
         let expected = [(0, 0x2000, 1), (0x2000, 0x3000, 2), (0x3000, 0x9000, 1)];
         assert_eq!(ranges(&map(&[(0, 0x9000, RAM), (0x2000, 0x3000, RESERVED)])), expected);
         assert_eq!(ranges(&map(&[(0x2000, 0x3000, RESERVED), (0, 0x9000, RAM)])), expected);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_as_high_as_possible_below_4_gib_and_beside_what_is_taken() {
+    fn places_are_as_high_as_possible_below_4_gib_and_free() {
         let map = map(&[(0x1000, 0x9_f000, RAM), (0x10_0000, 0x400_0000, RAM), (1 << 32, 8 << 32, RAM)]);
         assert_eq!(map.place(0x1800, &[]), Some(0x3ff_e000));
         assert_eq!(map.place(0x1000, &[0..0, 0x200_0000..0x400_0000]), Some(0x1ff_f000));

@@ -5,7 +5,7 @@ use crate::platform::mmio::{Slot, slots};
 use pvops::event::Trigger;
 
 #[test]
-fn the_vmm_s_words_come_behind_the_image_s_and_the_last_value_wins() {
+fn the_vmms_words_come_after_the_images_and_the_last_value_wins() {
     let cmdline = Cmdline::new("tour pvops=unpatched", "  pvops=patched drivers=reference ");
     assert!(cmdline.has("tour") && !cmdline.has("pvops") && !cmdline.has("our"));
     assert_eq!(cmdline.value("pvops"), Some("patched"));

@@ -109,14 +109,14 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
             }
         }
         vector => {
-            go_on_behind_halt(frame);
+            go_on_after_halt(frame);
             irq::dispatch(vector);
         }
     }
 }
 
 /// An interrupt between `sti` and `hlt` must not be followed by the `hlt`.
-fn go_on_behind_halt(frame: &mut TrapFrame) {
+fn go_on_after_halt(frame: &mut TrapFrame) {
     if SegmentSelector(frame.cs as u16).rpl() == PrivilegeLevel::Ring0
         // SAFETY: ring 0 is where `halt` is `sti; hlt`, and all that runs there is the kernel.
         && let Some(rip) = unsafe { pvops::irq::behind_unprotected_halt(frame.rip as usize) }

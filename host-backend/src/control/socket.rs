@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_somebody_else_is_not_removed() {
+    fn the_socket_of_another_process_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let ours = ControlSocket::bind(&path).unwrap();

@@ -163,7 +163,7 @@ mod tests {
     use crate::virtio::harness::Edges;
 
     #[test]
-    fn a_problem_is_told_once_per_kind_and_counted() {
+    fn a_problem_is_reported_once_per_kind_and_counted() {
         let signal = Signal::new(None, Arc::new(Edges::default()));
         let mut told = 0;
         for _ in 0..1000 {

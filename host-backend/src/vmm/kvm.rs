@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_device_and_a_wrong_one_are_told_apart() {
+    fn a_missing_device_and_a_wrong_one_are_distinguished() {
         assert!(matches!(open(Path::new("/nonexistent/kvm")), Err(Error::Missing(_))));
         let error = open(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(error, Error::Unusable { .. }) && error.is_absence(), "{error}");

@@ -4,6 +4,7 @@
 
 mod documents;
 mod ping;
+mod session;
 mod xen;
 
 use ringside_tests::machine::Machine;
@@ -188,7 +189,7 @@ fn memory_that_the_heap_had_goes_to_the_balloon() {
 }
 
 #[test]
-fn a_kernel_short_of_memory_takes_it_back_from_the_balloon_and_the_host_hears_of_it() {
+fn a_kernel_short_of_memory_takes_it_back_from_the_balloon_and_informs_the_host() {
     const WANTED: u64 = 15_000;
     let Some(mut guest) = guest("deflate on OOM", 64) else { return };
     let mut control = guest.machine.control().unwrap();

@@ -78,7 +78,7 @@ fn a_stack_overflow_on_xen_ends_in_the_guard_page_and_xen_reports_where() {
 }
 
 #[test]
-fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
+fn too_little_memory_is_reported_in_one_line_and_ends_the_machine() {
     let Some(ready) = ready("too little memory on Xen", 12, "") else { return };
     let mut guest = started(ready, Machine::start);
     guest.expect("ringside: cannot run on this Xen: 12 MiB of memory are too little: it takes ");
@@ -87,7 +87,7 @@ fn too_little_memory_is_told_in_one_line_and_ends_the_machine() {
 }
 
 #[test]
-fn a_device_whose_interrupt_xen_cannot_route_is_told_and_polled() {
+fn a_device_whose_interrupt_xen_cannot_route_is_reported_and_polled() {
     let Some(ready) = ready("no route on Xen", MEMORY_MIB, "") else { return };
     let mut guest = started(ready, |machine| with_words(machine, "msi=0"));
     guest.expect("warning: block: its interrupt cannot be routed; it is polled");

@@ -91,7 +91,7 @@ fn a_reader_of_inspect_who_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn the_bios_loader_is_told_where_it_and_its_files_are() {
+fn the_bios_loader_gets_the_place_of_itself_and_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("disk");
     write(&image(), &output).unwrap();
@@ -188,7 +188,7 @@ fn formats_of_other_hypervisors_hold_the_same_disk() {
 }
 
 #[test]
-fn progress_tells_every_step_and_ends_with_all_bytes() {
+fn progress_reports_every_step_and_ends_with_all_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let mut formats = vec![(Format::Disk, vec![Step::Composing, Step::Writing])];
     if Command::new("qemu-img").arg("--version").output().is_ok() {

@@ -54,8 +54,8 @@ fn refused(folder: &TempDir, name: &str) -> String {
 }
 
 #[test]
-fn a_container_holds_the_disk_that_went_in_and_inspect_tells_both() {
-    if lacks_qemu_img("a_container_holds_the_disk_that_went_in_and_inspect_tells_both") {
+fn a_container_holds_the_disk_that_went_in_and_inspect_reports_both() {
+    if lacks_qemu_img("a_container_holds_the_disk_that_went_in_and_inspect_reports_both") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn a_container_that_names_other_files_is_refused() {
 }
 
 #[test]
-fn a_descriptor_may_name_only_files_beside_it() {
+fn a_descriptor_may_name_only_files_in_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();
     let descriptor = |name: &str| {

@@ -189,8 +189,8 @@ fn a_device_that_cannot_take_a_disk_is_refused_and_the_line_says_why() {
 }
 
 #[test]
-fn a_device_that_somebody_holds_is_refused() {
-    let test = "a_device_that_somebody_holds_is_refused";
+fn a_device_in_use_is_refused() {
+    let test = "a_device_in_use_is_refused";
     let Some(device) = Loop::new(test, 70 * MIB) else { return };
     let held = File::options().write(true).custom_flags(libc::O_EXCL).open(&device.path).unwrap();
     let in_use = format!("mkimage: cannot write {}: it is in use: ", device.path.display());

@@ -16,7 +16,7 @@ use std::process::Command;
 use zerocopy::IntoBytes;
 
 #[test]
-fn an_image_carries_command_line_initrd_and_symbols_behind_the_kernel() {
+fn an_image_carries_command_line_initrd_and_symbols_after_the_kernel() {
     let bytes = image::build(&Fixture::default().build(), "tour a=b", b"an initrd".to_vec()).unwrap();
     let kernel = Kernel::parse(&bytes).unwrap();
     let slot = kernel.slot().unwrap().slot;
@@ -56,7 +56,7 @@ fn every_byte_of_the_kernel_but_the_slot_is_loaded_as_before() {
 }
 
 #[test]
-fn sections_stay_known_by_name_and_debug_information_stays_behind() {
+fn sections_keep_their_names_and_debug_information_is_left_out() {
     let before = Fixture::default().build();
     let after = image::build(&before, "x", Vec::new()).unwrap();
     let kernel = Kernel::parse(&after).unwrap();
@@ -156,7 +156,7 @@ fn the_program_says_one_lower_case_line_and_leaves_no_output_when_the_input_is_b
 }
 
 #[test]
-fn the_program_makes_an_image_and_inspect_tells_what_is_in_it() {
+fn the_program_makes_an_image_and_inspect_reports_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(folder.join("kernel"), Fixture::default().build()).unwrap();

@@ -88,7 +88,7 @@ fn inspect_shows_label_boot_catalogue_files_partitions_and_the_kernel() {
 }
 
 #[test]
-fn the_bios_loader_on_a_cd_is_told_of_blocks_behind_the_first_and_that_of_the_disk_of_sectors() {
+fn the_bios_loader_counts_in_blocks_on_a_cd_and_in_sectors_on_a_disk() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("iso");
     write(&image(), &output).unwrap();

@@ -39,7 +39,7 @@ fn a_disk_that_a_machine_has_locked_is_not_replaced_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_format_is_told_by_the_outputs_name_unless_it_is_given() {
+fn the_format_follows_from_the_outputs_name_unless_it_is_given() {
     let place = tempfile::tempdir().unwrap();
     disks::prepare(place.path());
     let make = |more: &[&str]| program(&[&["--kernel", "kernel", "--loaders", "loaders"], more].concat(), place.path());

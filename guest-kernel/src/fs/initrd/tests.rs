@@ -74,7 +74,7 @@ fn no_initrd_is_an_empty_directory() {
 }
 
 #[test]
-fn archives_one_behind_the_other_are_one_and_the_last_of_two_files_counts() {
+fn concatenated_archives_are_one_and_the_last_of_two_files_counts() {
     let mut bytes = archive(&[("a", FILE, b"old"), ("b", FILE, b"b")]);
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes.extend(archive(&[("a", FILE, b"new")]));
@@ -97,7 +97,7 @@ fn a_file_with_two_names_has_its_content_at_both() {
 }
 
 #[test]
-fn what_is_wrong_with_an_archive_is_told_with_its_place() {
+fn damage_of_an_archive_is_reported_with_its_place() {
     let good = sample();
     let error = |bytes: &[u8]| Archive::open(bytes).unwrap_err();
     assert_eq!(error(b"MZ and more"), Error::NotAnArchive);

@@ -82,7 +82,7 @@ fn used_and_refused(entries: &[Entry]) -> (Vec<Window>, Vec<Refusal>) {
 }
 
 #[test]
-fn the_entries_of_a_table_are_told_as_they_are() {
+fn the_entries_of_a_table_are_returned_as_they_are() {
     let entries = [entry(0xb000_0000, 0, 0, 255), entry(0x40_0000_0000, 1, 0x10, 0x1f)];
     assert_eq!(windows_of(&mcfg(&entries)), entries);
     assert_eq!(windows_of(&mcfg(&[])), []);

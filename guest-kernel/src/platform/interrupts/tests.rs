@@ -5,7 +5,7 @@ use pvops::event::{IoApic, Trigger};
 use shared_abi::board::{IO_APIC_BASE, LOCAL_APIC_BASE};
 
 #[test]
-fn a_machine_that_tells_nothing_is_wired_like_every_pc() {
+fn a_machine_without_a_madt_is_wired_like_every_pc() {
     let routing = Routing::usual();
     assert_eq!(routing.local, LOCAL_APIC_BASE);
     assert_eq!(routing.io.to_vec(), [IoApic { address: IO_APIC_BASE, first_line: 0 }]);

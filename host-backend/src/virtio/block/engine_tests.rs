@@ -83,10 +83,10 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_block_device_that_somebody_holds_is_refused() {
+fn a_block_device_in_use_is_refused() {
     let file = image(1 << 20);
     let Some(device) = Loop::over(file.path()) else {
-        return eprintln!("SKIPPED a_block_device_that_somebody_holds_is_refused: no loop device can be set up");
+        return eprintln!("SKIPPED a_block_device_in_use_is_refused: no loop device can be set up");
     };
     let path = Path::new(&device.0);
     // As a mount holds it.

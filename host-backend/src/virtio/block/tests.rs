@@ -353,7 +353,7 @@ fn a_failed_flush_makes_the_disk_read_only_for_good() {
 }
 
 #[test]
-fn a_driver_without_flush_hears_of_a_failed_one_at_its_write() {
+fn a_driver_without_flush_gets_its_failure_as_that_of_the_write() {
     let engine = Faulty::default();
     let rig = Rig::new(Block::new(Box::new(engine.clone()), DiskAccess::ReadWrite, "faulty"));
     rig.start(!(Features::FLUSH.bits() | shared_abi::virtio::CommonFeatures::EVENT_IDX.bits()));

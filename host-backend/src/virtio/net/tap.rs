@@ -188,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_interface_is_told_and_not_made() {
+    fn a_missing_interface_is_reported_and_not_created() {
         let error = TapLink::open("ringside-none").unwrap_err().to_string();
         if File::open("/dev/net/tun").is_err() {
-            return eprintln!("SKIPPED a_missing_interface_is_told_and_not_made: there is no /dev/net/tun");
+            return eprintln!("SKIPPED a_missing_interface_is_reported_and_not_created: there is no /dev/net/tun");
         }
         assert!(error.contains("does not exist"), "{error}");
         // SAFETY: the name is a string with its NUL.

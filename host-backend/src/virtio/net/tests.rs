@@ -73,7 +73,7 @@ fn a_frame_goes_out_after_its_length() {
 }
 
 #[test]
-fn a_frame_comes_in_behind_a_header() {
+fn a_frame_comes_in_after_a_header() {
     let (rig, mut peer) = rig();
     offer_buffers(&rig, 2, 2048);
     peer.write_all(&[framed(&[0xab; 100]), framed(&[0xcd; 50])].concat()).unwrap();
@@ -338,7 +338,7 @@ proptest! {
 }
 
 #[test]
-fn a_pulled_cable_is_told_and_loses_the_frames_of_both_directions() {
+fn a_pulled_cable_is_reported_and_loses_the_frames_of_both_directions() {
     let (rig, mut peer) = rig();
     let status = || {
         let mut bytes = [0; 2];

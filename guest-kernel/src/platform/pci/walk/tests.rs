@@ -69,7 +69,7 @@ fn addresses(walk: &Walk) -> Vec<PciAddress> {
 }
 
 #[test]
-fn devices_behind_bridges_behind_bridges_are_found_and_the_way_to_them_is_opened() {
+fn devices_below_nested_bridges_are_found_and_the_way_to_them_is_opened() {
     let machine = Machine::default();
     machine.endpoint(at(0, 0, 0), OTHER);
     machine.endpoint(at(0, 3, 0), VIRTIO);
@@ -97,7 +97,7 @@ fn functions_beyond_the_first_count_where_the_device_says_that_it_has_them() {
 }
 
 #[test]
-fn a_bridge_without_a_number_or_in_a_loop_is_told_and_the_walk_ends() {
+fn a_bridge_without_a_number_or_in_a_loop_is_reported_and_the_walk_ends() {
     let machine = Machine::default();
     machine.bridge(at(0, 1, 0), 0);
     machine.bridge(at(0, 2, 0), 5);
