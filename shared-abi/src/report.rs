@@ -43,8 +43,8 @@ words! {
         Check = "@check",
         /// A measurement.
         Bench = "@bench",
-        /// A wish to somebody outside of the machine; see [`outside`](crate::outside).
-        Want = "@want",
+        /// A request for a host action; see [`host_action`](crate::host_action).
+        Request = "@request",
     }
 }
 

@@ -368,16 +368,18 @@ fn a_serial_line_may_come_out_of_a_pipe_and_files_are_made_for_the_program() {
 }
 
 #[test]
-fn a_wish_that_cannot_be_granted_is_a_problem_of_the_testbed_and_the_rest_goes_on() {
+fn failed_request_is_a_problem_of_the_testbed_and_the_run_continues() {
     let bench = Bench::new();
     let script =
-        format!("test \"$2\" = 'conform outside=disk' || exit 3\necho '@want balloon waiting pages=1'\n{GOOD}");
-    let profile = bench
-        .profile(&script, "[outside]\nspeaks = 'ringside'\ncan = ['disk']\n[[files]]\nname = 'x'\ntext = '{control}'");
+        format!("test \"$2\" = 'conform host_actions=disk' || exit 3\necho '@request balloon waiting pages=1'\n{GOOD}");
+    let profile = bench.profile(
+        &script,
+        "[host_actions]\nprotocol = 'ringside'\ncan = ['disk']\n[[files]]\nname = 'x'\ntext = '{control}'",
+    );
     let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
-    assert_eq!(one_problem(&result), "outside: balloon: the profile cannot do that");
+    assert_eq!(one_problem(&result), "host action balloon: the profile cannot do that");
     assert_eq!(result.counts(None).pass, 3);
-    // A check that fails without its wish could not be tried.
+    // A check that fails without its host action could not be tried.
     let check = "echo '@check block/flush fail why=it%20did%20not%20come'";
     let failing = script.replace("echo '@check block/flush ok'", check);
     let profile = Profile { args: bench.profile(&failing, "").args, ..profile };
@@ -385,12 +387,12 @@ fn a_wish_that_cannot_be_granted_is_a_problem_of_the_testbed_and_the_rest_goes_o
     let flush = result.check("block/flush").unwrap();
     assert_eq!(flush.outcome, Outcome::Error);
     assert!(
-        flush.evidence.iter().any(|(key, why)| key == "not granted" && why.contains("cannot do that")),
+        flush.evidence.iter().any(|(key, why)| key == "host action" && why.contains("cannot do that")),
         "{flush:?}"
     );
-    let alone = bench.profile(&script.replace(" outside=disk", ""), "");
+    let alone = bench.profile(&script.replace(" host_actions=disk", ""), "");
     let result = run::run(&alone, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
-    assert_eq!(one_problem(&result), "outside: balloon: the profile has no [outside]");
+    assert_eq!(one_problem(&result), "host action balloon: the profile has no [host_actions]");
 }
 
 #[test]
@@ -412,9 +414,9 @@ fn a_wrong_profile_is_one_line_that_names_the_key() {
         (format!("{good}offers=['net', 'nte']"), "mine.toml: offers: there is no group \"nte\"; there are mmio, pci,"),
         (format!("{good}serial='pipe'"), "{serial} and serial = \"pipe\" belong together"),
         (format!("{good}[[files]]\nname='../x'\ntext=''"), "a word without folders"),
-        (format!("{good}[outside]\nspeaks='qmp'\ncan=['moon']"), "outside.can has words out of"),
-        (format!("{good}[outside]\nspeaks='qmp'\ncan=['disk']"), "outside needs {control}"),
-        (format!("{good}[outside]\nspeaks='klingon'\ncan=[]"), "unknown variant `klingon`"),
+        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['moon']"), "host_actions.can has words out of"),
+        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['disk']"), "host_actions needs {control}"),
+        (format!("{good}[host_actions]\nprotocol='klingon'\ncan=[]"), "unknown variant `klingon`"),
         ("name = ".into(), "mine.toml: line 1:"),
     ] {
         let error = parse(&text).unwrap_err().to_string();

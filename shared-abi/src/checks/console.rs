@@ -1,4 +1,4 @@
-//! The virtio console. What is heard and typed at its other end is the work of somebody outside.
+//! The virtio console. The harness listens and types at its other end.
 
 use super::{Check, row};
 

@@ -8,7 +8,7 @@ const ADDRESS: &str = "5.1.9.5.2.1 Device Requirements: Setting MAC Address Filt
 const VLAN: &str = "5.1.9.5.3.1 Device Requirements: VLAN Filtering";
 const PAIRS: &str = "5.1.9.5.6 Automatic receive steering in multiqueue mode";
 
-/// The checks of this group. Those about frames need a station; a frame that a device SHOULD drop and delivers is advice.
+/// The checks of this group. Those about frames need an echo peer; a frame that a device SHOULD drop and delivers is advice.
 pub const CHECKS: &[Check] = &[
     row(
         "net-control/receive-modes-are-acknowledged",
@@ -77,42 +77,42 @@ pub const CHECKS: &[Check] = &[
         "net-control/promiscuous-card-hears-all",
         "A promiscuous card receives all incoming packets",
         FILTER,
-        "PROMISC on, the station sends to another unicast and another multicast address",
+        "PROMISC on, the echo peer sends to another unicast and another multicast address",
         "Both arrive",
     ).should(),
     row(
         "net-control/unknown-addresses-are-dropped",
         "A card drops what is neither for its address nor in its table",
         ADDRESS,
-        "PROMISC and ALLMULTI off, an empty table; the station sends to another unicast and another multicast address, then to the card",
+        "PROMISC and ALLMULTI off, an empty table; the echo peer sends to another unicast and another multicast address, then to the card",
         "Only the last arrives",
     ),
     row(
         "net-control/table-lets-addresses-in",
         "A card receives what is for an address in its table",
         ADDRESS,
-        "PROMISC and ALLMULTI off, a table of a unicast and a multicast address; the station sends to both",
+        "PROMISC and ALLMULTI off, a table of a unicast and a multicast address; the echo peer sends to both",
         "Both arrive",
     ),
     row(
         "net-control/set-address-is-received",
         "The card's address is the one that was set",
         ADDRESS,
-        "PROMISC off, another address set; the station sends to it",
+        "PROMISC off, another address set; the echo peer sends to it",
         "It arrives",
     ),
     row(
         "net-control/all-multicast-lets-multicast-in",
         "With ALLMULTI all multicast is received",
         FILTER,
-        "PROMISC off, ALLMULTI on; the station sends to some multicast address, and to some unicast one",
+        "PROMISC off, ALLMULTI on; the echo peer sends to some multicast address, and to some unicast one",
         "The first arrives, the second does not",
     ).should(),
     row(
         "net-control/broadcast-is-received-unless-suppressed",
         "NOBCAST suppresses broadcast",
         FILTER,
-        "PROMISC off; the station sends a broadcast; NOBCAST on, where CTRL_RX_EXTRA is offered; again",
+        "PROMISC off; the echo peer sends a broadcast; NOBCAST on, where CTRL_RX_EXTRA is offered; again",
         "The first arrives, the second does not",
     ),
     row(
@@ -140,7 +140,7 @@ pub const CHECKS: &[Check] = &[
         "net-control/every-pair-sends",
         "Once enabled, every pair of queues serves",
         PAIRS,
-        "With MQ and a station: all pairs set up and enabled, a frame through each transmit queue",
+        "With MQ and an echo peer: all pairs set up and enabled, a frame through each transmit queue",
         "Each is used and comes back, on whatever pair",
     ),
     row(

@@ -1,4 +1,4 @@
-//! Frames through the network card to a station that echoes them, and back.
+//! Frames through the network card to an echo peer that echoes them, and back.
 
 use super::{Check, row};
 
@@ -7,7 +7,7 @@ const RECEIVE: &str = "5.1.9.4 Processing of Incoming Packets";
 const RECEIVE_DEVICE: &str = "5.1.9.4.1 Device Requirements: Processing of Incoming Packets";
 const BUFFERS: &str = "5.1.9.3 Setting Up Receive Buffers";
 
-/// The checks of this group; each skips itself where no station echoes frames.
+/// The checks of this group; each skips itself where no echo peer echoes frames.
 pub const CHECKS: &[Check] = &[
     row(
         "net-frames/every-size-comes-back",
@@ -48,7 +48,7 @@ pub const CHECKS: &[Check] = &[
         "net-frames/frame-for-another-address-is-no-broadcast",
         "The destination of a frame is not changed",
         RECEIVE,
-        "Broadcast a frame; the station answers to the card alone",
+        "Broadcast a frame; the echo peer answers to the card alone",
         "The echo's destination is the card's address",
     ),
     row(

@@ -1,4 +1,4 @@
-//! Checksums and segments that the driver leaves to the card, seen on the wire by the station.
+//! Checksums and segments that the driver leaves to the card, seen on the wire by the echo peer.
 
 use super::{Check, row};
 
@@ -6,7 +6,7 @@ const TRANSMIT: &str = "5.1.9.2 Packet Transmission";
 const DEVICE: &str = "5.1.9.2.2 Device Requirements: Packet Transmission";
 const RECEIVE_DEVICE: &str = "5.1.9.4.1 Device Requirements: Processing of Incoming Packets";
 
-/// The checks of this group; each skips itself without a station, and without the feature that it is about.
+/// The checks of this group; each skips itself without an echo peer, and without the feature that it is about.
 pub const CHECKS: &[Check] = &[
     row(
         "net-offload/checksums-are-completed",

@@ -1,4 +1,4 @@
-//! What the guest sees when somebody outside changes the machine while it runs.
+//! What the guest sees when the host changes the machine while it runs.
 
 use super::{Check, row};
 

@@ -2,35 +2,35 @@
 
 use super::disk::{Answer, Disk, IOERR, OK, UNSUPP, UNWRITTEN, scratch};
 use super::raw::{Buf, Dir, Link, link};
-use super::{Lab, Row, Verdict, advice, equal, holds, queues, ranges, skip};
+use super::{Context, Row, Verdict, advice, equal, holds, queues, ranges, skip};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use shared_abi::virtio::blk::{Config, Features, ID_LEN, RequestType, SECTOR_SIZE};
 
 pub const ROWS: &[Row] = &[
-    ("block/capacity-is-not-0", |lab| {
-        let disk = Disk::start(lab, 0, 8)?;
+    ("block/capacity-is-not-0", |cx| {
+        let disk = Disk::start(cx, 0, 8)?;
         holds(disk.capacity > 0, "capacity", "1 or more", disk.capacity)
     }),
     ("block/seg-max-is-valid", seg_max_is_valid),
     ("block/blk-size-is-valid", blk_size_is_valid),
     ("block/topology-is-valid", topology_is_valid),
-    ("block/read-succeeds", |lab| {
-        let mut disk = Disk::start(lab, 0, 8)?;
+    ("block/read-succeeds", |cx| {
+        let mut disk = Disk::start(cx, 0, 8)?;
         let data = disk.sectors(1)?;
         disk.read(0, &data)
     }),
     ("block/reads-agree", reads_agree),
     ("block/large-read-agrees-with-small-ones", large_read_agrees),
-    ("block/last-sector-reads", |lab| {
-        let mut disk = Disk::start(lab, 0, 8)?;
+    ("block/last-sector-reads", |cx| {
+        let mut disk = Disk::start(cx, 0, 8)?;
         let data = disk.sectors(1)?;
         disk.read(disk.capacity - 1, &data)
     }),
     ("block/status-byte-is-written", status_byte_is_written),
-    ("block/write-reads-back", |lab| write_reads_back(lab, 1)),
-    ("block/large-write-reads-back", |lab| write_reads_back(lab, 32)),
+    ("block/write-reads-back", |cx| write_reads_back(cx, 1)),
+    ("block/large-write-reads-back", |cx| write_reads_back(cx, 32)),
     ("block/write-in-parts-reads-back", write_in_parts_reads_back),
     ("block/write-touches-its-sectors-only", write_touches_its_sectors_only),
     ("block/overwrite-wins", overwrite_wins),
@@ -40,29 +40,29 @@ pub const ROWS: &[Row] = &[
     ("block/flush-behind-writes-succeeds", flush_behind_writes_succeeds),
     ("block/flushed-data-outlives-a-reset", flushed_data_outlives_a_reset),
     ("block/id-succeeds", id_succeeds),
-    ("block/unknown-type-is-unsupported", |lab| {
-        let mut disk = Disk::start(lab, 0, 8)?;
+    ("block/unknown-type-is-unsupported", |cx| {
+        let mut disk = Disk::start(cx, 0, 8)?;
         for kind in [0x7fff, u32::MAX] {
             let answer = disk.request(RequestType(kind), 0, &[])?;
             equal(&format!("status of type {kind:#x}"), UNSUPP, answer.status)?;
         }
         Ok(())
     }),
-    ("block/unknown-type-with-data-is-unsupported", |lab| {
-        let mut disk = Disk::start(lab, 0, 8)?;
+    ("block/unknown-type-with-data-is-unsupported", |cx| {
+        let mut disk = Disk::start(cx, 0, 8)?;
         let data = disk.sectors(1)?;
         equal("status", UNSUPP, disk.request(RequestType(0x7fff), 0, &[link(&data, Dir::In)])?.status)
     }),
-    ("block/read-beyond-the-end-fails", |lab| fails(lab, 1, |disk| disk.capacity)),
-    ("block/read-across-the-end-fails", |lab| fails(lab, 2, |disk| disk.capacity - 1)),
-    ("block/read-of-sector-2-to-64-fails", |lab| {
-        fails(lab, 1, |_| u64::MAX)?;
-        fails(lab, 1, |_| 1 << 55)
+    ("block/read-beyond-the-end-fails", |cx| fails(cx, 1, |disk| disk.capacity)),
+    ("block/read-across-the-end-fails", |cx| fails(cx, 2, |disk| disk.capacity - 1)),
+    ("block/read-of-sector-2-to-64-fails", |cx| {
+        fails(cx, 1, |_| u64::MAX)?;
+        fails(cx, 1, |_| 1 << 55)
     }),
     ("block/write-beyond-the-end-fails", write_beyond_the_end_fails),
     ("block/write-across-the-end-changes-nothing-inside", write_across_the_end),
-    ("block/length-that-is-no-sector-fails", |lab| {
-        let mut disk = Disk::start(lab, 0, 8)?;
+    ("block/length-that-is-no-sector-fails", |cx| {
+        let mut disk = Disk::start(cx, 0, 8)?;
         let data = disk.dev.buffer(100)?;
         let status = disk.request(RequestType::IN, 0, &[link(&data, Dir::In)])?.status;
         holds(status != OK && status != UNWRITTEN, "status", "an error", status)
@@ -73,19 +73,19 @@ pub const ROWS: &[Row] = &[
     ("block/discard-leaves-neighbours", ranges::discard_leaves_neighbours),
     ("block/discard-beyond-the-end-fails", ranges::discard_beyond_the_end_fails),
     ("block/discard-with-unmap-is-unsupported", ranges::discard_with_unmap_is_unsupported),
-    ("block/discard-limits-are-valid", |lab| {
+    ("block/discard-limits-are-valid", |cx| {
         let fields = [offset_of!(Config, max_discard_sectors), offset_of!(Config, max_discard_seg)];
-        ranges::limits(lab, Features::DISCARD, fields)
+        ranges::limits(cx, Features::DISCARD, fields)
     }),
-    ("block/write-zeroes-zeroes", |lab| ranges::zeroes(lab, 0)),
-    ("block/write-zeroes-with-unmap-zeroes", |lab| ranges::zeroes(lab, 1)),
+    ("block/write-zeroes-zeroes", |cx| ranges::zeroes(cx, 0)),
+    ("block/write-zeroes-with-unmap-zeroes", |cx| ranges::zeroes(cx, 1)),
     ("block/write-zeroes-leaves-neighbours", ranges::write_zeroes_leaves_neighbours),
     ("block/write-zeroes-of-two-ranges", ranges::write_zeroes_of_two_ranges),
     ("block/write-zeroes-beyond-the-end-fails", ranges::write_zeroes_beyond_the_end_fails),
     ("block/write-zeroes-with-unknown-flags-is-unsupported", ranges::write_zeroes_with_unknown_flags),
-    ("block/write-zeroes-limits-are-valid", |lab| {
+    ("block/write-zeroes-limits-are-valid", |cx| {
         let fields = [offset_of!(Config, max_write_zeroes_sectors), offset_of!(Config, max_write_zeroes_seg)];
-        ranges::limits(lab, Features::WRITE_ZEROES, fields)
+        ranges::limits(cx, Features::WRITE_ZEROES, fields)
     }),
     ("block/zeroes-then-write-keeps-the-write", ranges::zeroes_then_write),
     ("block/read-only-disk-refuses-writes", read_only_disk_refuses_writes),
@@ -99,36 +99,36 @@ pub const ROWS: &[Row] = &[
     ("block/long-queue-holds-no-other-up", queues::long_queue_holds_no_other_up),
     ("block/flush-among-requests-in-flight", flush_among_requests),
     ("block/requests-not-offered-are-unsupported", not_offered_is_unsupported),
-    ("block/discard-of-most-ranges", |lab| ranges::most(lab, ranges::Most::Discard)),
-    ("block/write-zeroes-of-most-ranges", |lab| ranges::most(lab, ranges::Most::Zeroes)),
+    ("block/discard-of-most-ranges", |cx| ranges::most(cx, ranges::Most::Discard)),
+    ("block/write-zeroes-of-most-ranges", |cx| ranges::most(cx, ranges::Most::Zeroes)),
 ];
 
 fn field(disk: &Disk<'_>, offset: usize, width: usize) -> u32 {
     disk.dev.regs().config_read(offset, width)
 }
 
-fn seg_max_is_valid(lab: &Lab) -> Verdict {
-    let disk = Disk::start_with(lab, Features::SEG_MAX)?;
+fn seg_max_is_valid(cx: &Context) -> Verdict {
+    let disk = Disk::start_with(cx, Features::SEG_MAX)?;
     let seg_max = field(&disk, offset_of!(Config, seg_max), 4);
     holds((1..=32768).contains(&seg_max), "seg_max", "1 to 32768", seg_max)
 }
 
-fn blk_size_is_valid(lab: &Lab) -> Verdict {
-    let disk = Disk::start_with(lab, Features::BLK_SIZE)?;
+fn blk_size_is_valid(cx: &Context) -> Verdict {
+    let disk = Disk::start_with(cx, Features::BLK_SIZE)?;
     let size = field(&disk, offset_of!(Config, blk_size), 4);
     holds(size >= 512 && size.is_power_of_two(), "blk_size", "a power of 2 from 512 on", size)
 }
 
-fn topology_is_valid(lab: &Lab) -> Verdict {
-    let disk = Disk::start_with(lab, Features::TOPOLOGY)?;
+fn topology_is_valid(cx: &Context) -> Verdict {
+    let disk = Disk::start_with(cx, Features::TOPOLOGY)?;
     let exponent = field(&disk, offset_of!(Config, physical_block_exp), 1);
     let offset = field(&disk, offset_of!(Config, alignment_offset), 1);
     holds(exponent < 16, "physical_block_exp", "below 16", exponent)?;
     holds(offset < 1 << exponent, "alignment_offset", "inside of the block", offset)
 }
 
-fn reads_agree(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn reads_agree(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(2)?;
     let (first, second) = (data.part(0, SECTOR_SIZE), data.part(SECTOR_SIZE, SECTOR_SIZE));
     disk.read(0, &first)?;
@@ -136,9 +136,9 @@ fn reads_agree(lab: &Lab) -> Verdict {
     equal("both reads the same", true, first.bytes() == second.bytes())
 }
 
-fn large_read_agrees(lab: &Lab) -> Verdict {
+fn large_read_agrees(cx: &Context) -> Verdict {
     const COUNT: usize = 128;
-    let mut disk = Disk::start(lab, 0, 8)?;
+    let mut disk = Disk::start(cx, 0, 8)?;
     if disk.capacity < COUNT as u64 {
         return Err(skip("the disk is smaller than that"));
     }
@@ -153,15 +153,15 @@ fn large_read_agrees(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn status_byte_is_written(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn status_byte_is_written(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     let answer = disk.request(RequestType::IN, 0, &[link(&data, Dir::In)])?;
     equal("status, which was 0xaa before", OK, answer.status)
 }
 
-fn write_reads_back(lab: &Lab, count: usize) -> Verdict {
-    scratch(lab, Features::empty(), count as u64, |disk, first| {
+fn write_reads_back(cx: &Context, count: usize) -> Verdict {
+    scratch(cx, Features::empty(), count as u64, |disk, first| {
         let data = disk.sectors(count)?;
         data.pattern(0x11);
         disk.write(first, &data)?;
@@ -173,8 +173,8 @@ fn write_reads_back(lab: &Lab, count: usize) -> Verdict {
     })
 }
 
-fn write_in_parts_reads_back(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 8, |disk, first| {
+fn write_in_parts_reads_back(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 8, |disk, first| {
         let data = disk.sectors(8)?;
         let sector = |n: usize| data.part((7 - n) * SECTOR_SIZE, SECTOR_SIZE);
         let links: Vec<Link> = (0..8).map(|n| link(&sector(n), Dir::Out)).collect();
@@ -190,8 +190,8 @@ fn write_in_parts_reads_back(lab: &Lab) -> Verdict {
     })
 }
 
-fn write_touches_its_sectors_only(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 3, |disk, first| {
+fn write_touches_its_sectors_only(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 3, |disk, first| {
         let data = disk.sectors(3)?;
         data.pattern(0x22);
         disk.write(first, &data)?;
@@ -206,8 +206,8 @@ fn write_touches_its_sectors_only(lab: &Lab) -> Verdict {
     })
 }
 
-fn overwrite_wins(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, first| {
+fn overwrite_wins(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, first| {
         let data = disk.sectors(1)?;
         for seed in [1, 2] {
             data.pattern(seed);
@@ -234,8 +234,8 @@ fn at_once(disk: &mut Disk<'_>, kind: RequestType, data: &Buf, sectors: &[u64]) 
     (0..sectors.len() as u16).try_for_each(|n| equal(&format!("status of request {n}"), OK, disk.status_of(n)))
 }
 
-fn writes_in_flight_all_arrive(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 8, |disk, first| {
+fn writes_in_flight_all_arrive(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 8, |disk, first| {
         let data = disk.sectors(8)?;
         data.pattern(0x33);
         let sectors: Vec<u64> = (first..first + 8).collect();
@@ -246,8 +246,8 @@ fn writes_in_flight_all_arrive(lab: &Lab) -> Verdict {
     })
 }
 
-fn reads_in_flight_do_not_mix(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 16, |disk, first| {
+fn reads_in_flight_do_not_mix(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 16, |disk, first| {
         let data = disk.sectors(16)?;
         data.pattern(0x44);
         disk.write(first, &data)?;
@@ -263,15 +263,15 @@ fn reads_in_flight_do_not_mix(lab: &Lab) -> Verdict {
     })
 }
 
-fn flush_succeeds(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_with(lab, Features::FLUSH)?;
+fn flush_succeeds(cx: &Context) -> Verdict {
+    let mut disk = Disk::start_with(cx, Features::FLUSH)?;
     let answer = disk.request(RequestType::FLUSH, 0, &[])?;
     equal("status", OK, answer.status)?;
     super::queue::counted(1, answer.used.len)
 }
 
-fn flush_behind_writes_succeeds(lab: &Lab) -> Verdict {
-    scratch(lab, Features::FLUSH, 4, |disk, first| {
+fn flush_behind_writes_succeeds(cx: &Context) -> Verdict {
+    scratch(cx, Features::FLUSH, 4, |disk, first| {
         let data = disk.sectors(4)?;
         data.pattern(0x55);
         disk.write(first, &data)?;
@@ -282,22 +282,22 @@ fn flush_behind_writes_succeeds(lab: &Lab) -> Verdict {
     })
 }
 
-fn flushed_data_outlives_a_reset(lab: &Lab) -> Verdict {
-    scratch(lab, Features::FLUSH, 4, |disk, first| {
+fn flushed_data_outlives_a_reset(cx: &Context) -> Verdict {
+    scratch(cx, Features::FLUSH, 4, |disk, first| {
         let data = disk.sectors(4)?;
         data.pattern(0x77);
         disk.write(first, &data)?;
         equal("status of a flush", OK, disk.request(RequestType::FLUSH, 0, &[])?.status)?;
         // Starting over resets the device.
-        let mut again = Disk::start(lab, 0, 8)?;
+        let mut again = Disk::start(cx, 0, 8)?;
         let data = again.sectors(4)?;
         again.read(first, &data)?;
         equal("first byte that is not as written", None, data.differs(0x77))
     })
 }
 
-fn id_succeeds(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn id_succeeds(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.dev.buffer(ID_LEN)?;
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -311,15 +311,15 @@ fn id_succeeds(lab: &Lab) -> Verdict {
 }
 
 /// A read there ends in IOERR.
-fn fails(lab: &Lab, count: usize, sector: impl FnOnce(&Disk<'_>) -> u64) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn fails(cx: &Context, count: usize, sector: impl FnOnce(&Disk<'_>) -> u64) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let (data, sector) = (disk.sectors(count)?, sector(&disk));
     let status = disk.request(RequestType::IN, sector, &[link(&data, Dir::In)])?.status;
     equal(&format!("status of {count} sectors from {sector:#x}"), IOERR, status)
 }
 
-fn write_beyond_the_end_fails(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, _| {
+fn write_beyond_the_end_fails(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, _| {
         let data = disk.sectors(1)?;
         let end = disk.capacity;
         equal("status", IOERR, disk.request(RequestType::OUT, end, &[link(&data, Dir::Out)])?.status)?;
@@ -327,8 +327,8 @@ fn write_beyond_the_end_fails(lab: &Lab) -> Verdict {
     })
 }
 
-fn write_across_the_end(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, first| {
+fn write_across_the_end(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, first| {
         let before = disk.sectors(1)?;
         disk.read(first, &before)?;
         let data = disk.sectors(2)?;
@@ -340,8 +340,8 @@ fn write_across_the_end(lab: &Lab) -> Verdict {
     })
 }
 
-fn used_length_of_a_failed_read(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn used_length_of_a_failed_read(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     let mut read = |preset| {
         data.fill(preset);
@@ -357,8 +357,8 @@ fn used_length_of_a_failed_read(lab: &Lab) -> Verdict {
     advice(holds(status != OK && status != UNWRITTEN, "status", "an error", status))
 }
 
-fn goes_on_after_errors(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn goes_on_after_errors(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     for _ in 0..5 {
         disk.request(RequestType(0x7fff), 0, &[])?;
@@ -368,8 +368,8 @@ fn goes_on_after_errors(lab: &Lab) -> Verdict {
     disk.dev.healthy()
 }
 
-fn read_only_disk_refuses_writes(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_read_only(lab)?;
+fn read_only_disk_refuses_writes(cx: &Context) -> Verdict {
+    let mut disk = Disk::start_read_only(cx)?;
     let (before, data) = (disk.sectors(1)?, disk.sectors(1)?);
     disk.read(0, &before)?;
     data.pattern(0x31);
@@ -378,8 +378,8 @@ fn read_only_disk_refuses_writes(lab: &Lab) -> Verdict {
     equal("sector as it was", true, before.bytes() == data.bytes())
 }
 
-fn read_only_disk_refuses_ranges(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_read_only(lab)?;
+fn read_only_disk_refuses_ranges(cx: &Context) -> Verdict {
+    let mut disk = Disk::start_read_only(cx)?;
     let (before, after) = (disk.sectors(1)?, disk.sectors(1)?);
     disk.read(0, &before)?;
     let range = disk.dev.buffer(16)?;
@@ -394,8 +394,8 @@ fn read_only_disk_refuses_ranges(lab: &Lab) -> Verdict {
     equal("sector as it was", true, before.bytes() == after.bytes())
 }
 
-fn read_only_disk_serves_the_rest(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_read_only(lab)?;
+fn read_only_disk_serves_the_rest(cx: &Context) -> Verdict {
+    let mut disk = Disk::start_read_only(cx)?;
     let data = disk.sectors(1)?;
     disk.read(0, &data)?;
     disk.read(disk.capacity - 1, &data)?;
@@ -407,8 +407,8 @@ fn read_only_disk_serves_the_rest(lab: &Lab) -> Verdict {
     disk.dev.healthy()
 }
 
-fn writeback_reads_as_written(lab: &Lab) -> Verdict {
-    let disk = Disk::start_with(lab, Features::CONFIG_WCE)?;
+fn writeback_reads_as_written(cx: &Context) -> Verdict {
+    let disk = Disk::start_with(cx, Features::CONFIG_WCE)?;
     let at = offset_of!(Config, writeback);
     let before = field(&disk, at, 1);
     holds(before <= 1, "writeback", "0 or 1", before)?;
@@ -419,23 +419,23 @@ fn writeback_reads_as_written(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn each_queue_answers(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start_with(lab, Features::MQ)?;
+fn each_queue_answers(cx: &Context) -> Verdict {
+    let mut disk = Disk::start_with(cx, Features::MQ)?;
     let count = field(&disk, offset_of!(Config, num_queues), 2) as u16;
     holds(count >= 1, "num_queues", "1 or more", count)?;
     let data = disk.sectors(1)?;
     disk.read(0, &data)?;
     drop(disk);
     for index in 1..count {
-        let mut disk = Disk::start_on(lab, Features::MQ.bits(), 8, index)?;
+        let mut disk = Disk::start_on(cx, Features::MQ.bits(), 8, index)?;
         let data = disk.sectors(1)?;
         disk.read(0, &data).map_err(|end| end.of(format_args!("queue {index}")))?;
     }
     Ok(())
 }
 
-fn seg_max_segments_are_taken(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, Features::SEG_MAX.bits(), 256)?;
+fn seg_max_segments_are_taken(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, Features::SEG_MAX.bits(), 256)?;
     disk.dev.needs(Features::SEG_MAX)?;
     let most = field(&disk, offset_of!(Config, seg_max), 4) as usize;
     let count = most.min(usize::from(disk.queue.size) - 2).min(disk.capacity as usize);
@@ -444,8 +444,8 @@ fn seg_max_segments_are_taken(lab: &Lab) -> Verdict {
     equal(&format!("status with {count} buffers"), OK, disk.request(RequestType::IN, 0, &links)?.status)
 }
 
-fn flush_among_requests(lab: &Lab) -> Verdict {
-    scratch(lab, Features::FLUSH, 8, |disk, first| {
+fn flush_among_requests(cx: &Context) -> Verdict {
+    scratch(cx, Features::FLUSH, 8, |disk, first| {
         let data = disk.sectors(8)?;
         data.pattern(0x2b);
         for n in 0..9u16 {
@@ -469,10 +469,10 @@ fn flush_among_requests(lab: &Lab) -> Verdict {
     })
 }
 
-fn not_offered_is_unsupported(lab: &Lab) -> Verdict {
+fn not_offered_is_unsupported(cx: &Context) -> Verdict {
     const LIFETIME: RequestType = RequestType(10);
     const SECURE_ERASE: RequestType = RequestType(14);
-    let mut disk = Disk::start(lab, 0, 8)?;
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.dev.buffer(64)?;
     let mut tried = false;
     for (feature, kind, dir) in [

@@ -1,14 +1,14 @@
-//! A network card in the hands of the checks: frames out, frames in, and the station that echoes them.
+//! A network card in the hands of the checks: frames out, frames in, and the echo peer that echoes them.
 //!
-//! The station is the only other end of the Ethernet on testbeds that have one (`{station}` in profiles): it sends every
+//! The echo peer is the only other end of the Ethernet on testbeds that have one (`{echo_peer}` in profiles): it sends every
 //! frame for it back to the frame's source, with its own address as source and no other byte changed.
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
-use super::{End, Lab, Verdict, equal, fail, holds, skip};
+use super::{Context, End, Verdict, equal, fail, holds, skip};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
-use shared_abi::station;
+use shared_abi::echo;
 use shared_abi::virtio::net::{ETHERNET_HEADER, Features, Header, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
 use zerocopy::{FromBytes, IntoBytes};
@@ -54,16 +54,16 @@ impl<'a> Card<'a> {
     ///
     /// # Errors
     /// Not applicable without one, or without a feature.
-    pub fn start(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        Self::start_more(lab, features, CommonFeatures::empty())
+    pub fn start(cx: &'a Context, features: Features) -> Result<Self, End> {
+        Self::start_more(cx, features, CommonFeatures::empty())
     }
 
     /// The same with features of the rings.
     ///
     /// # Errors
     /// The same.
-    pub fn start_more(lab: &'a Lab, features: Features, common: CommonFeatures) -> Result<Self, End> {
-        let card = Self::prepare(lab, features, common)?;
+    pub fn start_more(cx: &'a Context, features: Features, common: CommonFeatures) -> Result<Self, End> {
+        let card = Self::prepare(cx, features, common)?;
         card.dev.start()?;
         Ok(card)
     }
@@ -72,9 +72,9 @@ impl<'a> Card<'a> {
     ///
     /// # Errors
     /// The same.
-    pub fn prepare(lab: &'a Lab, features: Features, common: CommonFeatures) -> Result<Self, End> {
+    pub fn prepare(cx: &'a Context, features: Features, common: CommonFeatures) -> Result<Self, End> {
         let wanted = (features | Features::MAC).bits() | common.bits();
-        let dev = Dev::with_features(lab.device(DeviceType::NET)?, wanted)?;
+        let dev = Dev::with_features(cx.device(DeviceType::NET)?, wanted)?;
         dev.needs(features)?;
         dev.needs(common)?;
         let (receive, transmit) = (dev.queue(RECEIVE_QUEUE, 16)?, dev.queue(TRANSMIT_QUEUE, 16)?);
@@ -174,28 +174,28 @@ impl<'a> Card<'a> {
         Ok(Some(received))
     }
 
-    /// Waits for a frame of the station that `wanted` takes.
+    /// Waits for a frame of the echo peer that `wanted` takes.
     ///
     /// # Errors
     /// Those of [`receive`](Self::receive).
     pub fn receive_where(&mut self, patience: u64, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Received>, End> {
         while let Some(received) = self.receive(patience)? {
-            if received.frame.get(6..12) == Some(&station::MAC) && wanted(&received.frame) {
+            if received.frame.get(6..12) == Some(&echo::MAC) && wanted(&received.frame) {
                 return Ok(Some(received));
             }
         }
         Ok(None)
     }
 
-    /// A frame for the station: its tag and a pattern in a protocol for experiments.
-    pub fn to_station(&self, len: usize) -> Vec<u8> {
+    /// A frame for the echo peer: its tag and a pattern in a protocol for experiments.
+    pub fn to_echo_peer(&self, len: usize) -> Vec<u8> {
         let tag = tag();
-        let mut frame: Vec<u8> = [&station::MAC[..], &self.mac(), &station::PROTOCOL, &tag.to_le_bytes()].concat();
+        let mut frame: Vec<u8> = [&echo::MAC[..], &self.mac(), &echo::PROTOCOL, &tag.to_le_bytes()].concat();
         frame.extend((frame.len()..len).map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ tag as u8));
         frame
     }
 
-    /// Sends a frame to the station and returns what comes back for it, if anything does.
+    /// Sends a frame to the echo peer and returns what comes back for it, if anything does.
     ///
     /// # Errors
     /// Those of sending and receiving.
@@ -210,44 +210,44 @@ impl<'a> Card<'a> {
         })
     }
 
-    /// Sends a frame to the station; it must come back with every byte.
+    /// Sends a frame to the echo peer; it must come back with every byte.
     ///
     /// # Errors
     /// A failure when it does not.
     pub fn echo(&mut self, frame: &[u8]) -> Result<Received, End> {
         let Some(received) = self.try_echo(frame, 5 * PATIENCE)? else {
-            let what = alloc::format!("a frame of {} bytes sent to the station", frame.len());
+            let what = alloc::format!("a frame of {} bytes sent to the echo peer", frame.len());
             return Err(fail(&what, "its echo within 5 s", "none"));
         };
         same(frame, &received.frame)?;
         Ok(received)
     }
 
-    /// Starts the first one where a station echoes frames.
+    /// Starts the first one where an echo peer echoes frames.
     ///
     /// # Errors
     /// Not applicable without one.
-    pub fn with_station(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        find_station(lab)?;
-        Self::start(lab, features)
+    pub fn with_echo_peer(cx: &'a Context, features: Features) -> Result<Self, End> {
+        find_echo_peer(cx)?;
+        Self::start(cx, features)
     }
 }
 
-/// Goes on only if a station echoes frames here.
+/// Goes on only if an echo peer echoes frames here.
 ///
 /// # Errors
 /// Not applicable without one.
-pub fn find_station(lab: &Lab) -> Verdict {
-    if lab.station.get().is_none() {
-        let mut card = Card::start(lab, Features::MAC)?;
+pub fn find_echo_peer(cx: &Context) -> Verdict {
+    if cx.echo_peer.get().is_none() {
+        let mut card = Card::start(cx, Features::MAC)?;
         let mut found = false;
         for _ in 0..ATTEMPTS {
-            let probe = card.to_station(60);
+            let probe = card.to_echo_peer(60);
             found = found || card.try_echo(&probe, PATIENCE)?.is_some();
         }
-        lab.station.set(Some(found));
+        cx.echo_peer.set(Some(found));
     }
-    if lab.station.get() == Some(true) { Ok(()) } else { Err(skip("no station on the Ethernet echoes frames")) }
+    if cx.echo_peer.get() == Some(true) { Ok(()) } else { Err(skip("no echo peer on the Ethernet echoes frames")) }
 }
 
 /// Fails unless `echo` is the echo of `frame`, byte by byte; short frames may have been padded.

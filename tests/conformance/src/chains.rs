@@ -3,7 +3,7 @@
 use super::disk::{Disk, scratch};
 use super::raw::{Buf, Dir, Link, PATIENCE, link, wait_until, write_descriptor, write_indirect};
 use super::rng::Rng;
-use super::{End, Lab, Verdict, equal, holds};
+use super::{Context, End, Verdict, equal, holds};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
@@ -13,8 +13,8 @@ use shared_abi::virtio::{CommonFeatures, Status};
 const OK: u8 = RequestStatus::OK.0;
 const INDIRECT: CommonFeatures = CommonFeatures::INDIRECT_DESC;
 
-pub fn one_descriptor(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+pub fn one_descriptor(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(16)?;
     rng.fill(&buf).map(drop)
 }
@@ -24,8 +24,8 @@ pub fn plain(disk: &mut Disk<'_>, data: &Buf) -> Result<Vec<Link>, End> {
 }
 
 /// Reads sector 0 plainly and by a chain of another shape; `build` writes it and returns its head.
-pub fn shape(lab: &Lab, build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 0, Parts::One, build)
+pub fn shape(cx: &Context, build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>) -> Verdict {
+    shape_with(cx, CommonFeatures::empty(), 0, Parts::One, build)
 }
 
 /// How many buffers a sector is divided into.
@@ -37,13 +37,13 @@ enum Parts {
 
 /// The same with a feature, and with the data at an offset in its pages.
 fn shape_with(
-    lab: &Lab,
+    cx: &Context,
     features: CommonFeatures,
     offset: usize,
     parts: Parts,
     build: impl FnOnce(&mut Disk<'_>, &Buf) -> Result<u16, End>,
 ) -> Verdict {
-    let mut disk = Disk::start(lab, features.bits(), 64)?;
+    let mut disk = Disk::start(cx, features.bits(), 64)?;
     disk.dev.needs(features)?;
     let expected = disk.sectors(1)?;
     disk.read(0, &expected)?;
@@ -69,8 +69,8 @@ pub fn divided_header(disk: &mut Disk<'_>, data: &Buf, parts: usize) -> Result<u
     Ok(disk.queue.chain(0, &links))
 }
 
-pub fn status_behind_data(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 64)?;
+pub fn status_behind_data(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 64)?;
     let expected = disk.sectors(1)?;
     disk.read(0, &expected)?;
     let data = disk.dev.buffer(SECTOR_SIZE + 1)?;
@@ -83,8 +83,8 @@ pub fn status_behind_data(lab: &Lab) -> Verdict {
     equal("data as from a plain read", true, expected.bytes() == data.part(0, SECTOR_SIZE).bytes())
 }
 
-pub fn header_before_data(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, sector| {
+pub fn header_before_data(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, sector| {
         let message = disk.dev.buffer(16 + SECTOR_SIZE)?;
         message.pattern(3);
         message.write32(0, RequestType::OUT.0);
@@ -99,8 +99,8 @@ pub fn header_before_data(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn many_small_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 0, Parts::Many, |disk, data| {
+pub fn many_small_parts(cx: &Context) -> Verdict {
+    shape_with(cx, CommonFeatures::empty(), 0, Parts::Many, |disk, data| {
         let mut parts = 32;
         if disk.dev.offered & Features::SEG_MAX.bits() != 0 {
             parts = parts.min(disk.dev.regs().config_read(12, 4).max(1) as usize);
@@ -115,8 +115,8 @@ pub fn many_small_parts(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn odd_parts(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 1, Parts::Many, |disk, data| {
+pub fn odd_parts(cx: &Context) -> Verdict {
+    shape_with(cx, CommonFeatures::empty(), 1, Parts::Many, |disk, data| {
         let mut at = 0;
         let links: Vec<Link> = [1, 3, 127, 381]
             .into_iter()
@@ -130,8 +130,8 @@ pub fn odd_parts(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn across_a_page(lab: &Lab) -> Verdict {
-    shape_with(lab, CommonFeatures::empty(), 4096 - 100, Parts::One, |disk, data| {
+pub fn across_a_page(cx: &Context) -> Verdict {
+    shape_with(cx, CommonFeatures::empty(), 4096 - 100, Parts::One, |disk, data| {
         plain(disk, data).map(|links| disk.queue.chain(0, &links))
     })
 }
@@ -142,9 +142,9 @@ pub enum Shape {
     Indirect,
 }
 
-pub fn longest(lab: &Lab, shape: Shape) -> Verdict {
+pub fn longest(cx: &Context, shape: Shape) -> Verdict {
     let features = if shape == Shape::Indirect { INDIRECT } else { CommonFeatures::empty() };
-    let mut rng = Rng::start(lab, features.bits(), 256)?;
+    let mut rng = Rng::start(cx, features.bits(), 256)?;
     rng.dev.needs(features)?;
     let count = rng.queue.size;
     let data = rng.dev.buffer(count.into())?;
@@ -162,8 +162,8 @@ pub fn longest(lab: &Lab, shape: Shape) -> Verdict {
     rng.dev.healthy()
 }
 
-pub fn indirect_shape(lab: &Lab, places: &'static [u16]) -> Verdict {
-    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
+pub fn indirect_shape(cx: &Context, places: &'static [u16]) -> Verdict {
+    shape_with(cx, INDIRECT, 0, Parts::One, |disk, data| {
         let table = disk.dev.buffer(4 * 16)?;
         for (n, (address, len, dir)) in plain(disk, data)?.into_iter().enumerate() {
             let next = places.get(n + 1).copied();
@@ -175,8 +175,8 @@ pub fn indirect_shape(lab: &Lab, places: &'static [u16]) -> Verdict {
     })
 }
 
-pub fn indirect_table_of_one(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, INDIRECT.bits(), 8)?;
+pub fn indirect_table_of_one(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, INDIRECT.bits(), 8)?;
     rng.dev.needs(INDIRECT)?;
     let (data, table) = (rng.dev.buffer(16)?, rng.dev.buffer(16)?);
     write_indirect(&table, &[link(&data, Dir::In)]);
@@ -187,8 +187,8 @@ pub fn indirect_table_of_one(lab: &Lab) -> Verdict {
     holds((1..=16).contains(&used.len), "used length", "1 to 16", used.len)
 }
 
-pub fn indirect_and_direct_mixed(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, INDIRECT.bits(), 64)?;
+pub fn indirect_and_direct_mixed(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, INDIRECT.bits(), 64)?;
     disk.dev.needs(INDIRECT)?;
     let (data, tables) = (disk.sectors(8)?, disk.dev.buffer(8 * 64)?);
     for n in 0..8u16 {
@@ -214,8 +214,8 @@ pub fn indirect_and_direct_mixed(lab: &Lab) -> Verdict {
 }
 
 /// Header in the ring, the rest in a table behind it.
-pub fn direct_then_indirect(lab: &Lab) -> Verdict {
-    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
+pub fn direct_then_indirect(cx: &Context) -> Verdict {
+    shape_with(cx, INDIRECT, 0, Parts::One, |disk, data| {
         let links = plain(disk, data)?;
         let table = disk.dev.buffer(2 * 16)?;
         write_indirect(&table, &links[1..]);
@@ -226,8 +226,8 @@ pub fn direct_then_indirect(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn write_flag_of_a_table(lab: &Lab) -> Verdict {
-    shape_with(lab, INDIRECT, 0, Parts::One, |disk, data| {
+pub fn write_flag_of_a_table(cx: &Context) -> Verdict {
+    shape_with(cx, INDIRECT, 0, Parts::One, |disk, data| {
         let links = plain(disk, data)?;
         let table = disk.dev.buffer(3 * 16)?;
         write_indirect(&table, &links);
@@ -237,9 +237,9 @@ pub fn write_flag_of_a_table(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn zero_length_part(lab: &Lab) -> Verdict {
+pub fn zero_length_part(cx: &Context) -> Verdict {
     {
-        let mut disk = Disk::start(lab, 0, 8)?;
+        let mut disk = Disk::start(cx, 0, 8)?;
         let (expected, data) = (disk.sectors(1)?, disk.sectors(1)?);
         disk.read(0, &expected)?;
         let mut links = plain(&mut disk, &data)?;
@@ -250,14 +250,14 @@ pub fn zero_length_part(lab: &Lab) -> Verdict {
         let ended = wait_until(PATIENCE, || disk.queue.used_index() != disk.queue.seen() || gave_up());
         holds(ended, "a chain with an empty buffer", "an answer or DEVICE_NEEDS_RESET", "neither")?;
         if gave_up() {
-            lab.did("the device asked for a reset");
+            cx.did("the device asked for a reset");
         } else {
             equal("status", OK, disk.status_of(0))?;
             equal("data as from a plain read", true, expected.bytes() == data.bytes())?;
-            lab.did("the buffer was passed over");
+            cx.did("the buffer was passed over");
         }
     }
-    let mut disk = Disk::start(lab, 0, 8)?;
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     disk.read(0, &data)
 }

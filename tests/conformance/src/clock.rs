@@ -1,13 +1,13 @@
 //! Clocks and the timer, against each other.
 
 use super::raw::wait_until;
-use super::{Lab, Row, Verdict, equal, holds};
+use super::{Context, Row, Verdict, equal, holds};
 use guest_kernel::trap::irq;
 use pvops::time;
 
 pub const ROWS: &[Row] = &[
-    ("clock/tsc-is-monotonic", |lab| monotonic(lab, time::tsc)),
-    ("clock/clock-is-monotonic", |lab| monotonic(lab, time::now)),
+    ("clock/tsc-is-monotonic", |cx| monotonic(cx, time::tsc)),
+    ("clock/clock-is-monotonic", |cx| monotonic(cx, time::now)),
     ("clock/clock-advances", clock_advances),
     ("clock/tsc-and-clock-agree", |_| tsc_and_clock(|| spin(100_000_000))),
     ("clock/rates-are-stable", rates_are_stable),
@@ -31,7 +31,7 @@ impl Quota {
     ///
     /// # Errors
     /// The first one of `once`.
-    pub fn fill(&self, lab: &Lab, what: &str, mut once: impl FnMut() -> Verdict) -> Verdict {
+    pub fn fill(&self, cx: &Context, what: &str, mut once: impl FnMut() -> Verdict) -> Verdict {
         // Looking at the clock may cost more than what is done.
         const BETWEEN_LOOKS: u32 = 64;
         // A run without patching is a second one, which only looks whether it is the same.
@@ -47,7 +47,7 @@ impl Quota {
             once()?;
             done += 1;
         }
-        lab.did(format_args!("{done} {what} in {} ms", (time::now() - start) / 1_000_000));
+        cx.did(format_args!("{done} {what} in {} ms", (time::now() - start) / 1_000_000));
         Ok(())
     }
 }
@@ -65,9 +65,9 @@ fn halted() {
     wait_until(50_000_000, || false);
 }
 
-fn monotonic(lab: &Lab, read: fn() -> u64) -> Verdict {
+fn monotonic(cx: &Context, read: fn() -> u64) -> Verdict {
     let mut last = read();
-    Quota { wanted: 1_000_000, needed: 10_000, time: 6_000_000_000 }.fill(lab, "readings", || {
+    Quota { wanted: 1_000_000, needed: 10_000, time: 6_000_000_000 }.fill(cx, "readings", || {
         let now = read();
         if now < last {
             return holds(false, "a reading", format_args!("{last} or more"), now);
@@ -77,7 +77,7 @@ fn monotonic(lab: &Lab, read: fn() -> u64) -> Verdict {
     })
 }
 
-fn clock_advances(_: &Lab) -> Verdict {
+fn clock_advances(_: &Context) -> Verdict {
     let (start, clock) = (time::tsc(), time::now());
     while time::now() == clock {
         let passed = time::tsc() - start;
@@ -104,7 +104,7 @@ fn tsc_and_clock(what: impl FnOnce()) -> Verdict {
     within_a_percent("nanoseconds by the TSC", clock, tsc)
 }
 
-fn rates_are_stable(_: &Lab) -> Verdict {
+fn rates_are_stable(_: &Context) -> Verdict {
     let [first, second] = [0; 2].map(|_| {
         let (tsc, clock) = measure(|| spin(50_000_000));
         tsc * 1000 / (clock / 1000)
@@ -131,8 +131,8 @@ fn together(read: impl Fn() -> u64) -> (u64, u64) {
 }
 
 /// The timer's own rate cancels out: two halves of the same length count the same ticks.
-fn timer_and_clock_agree(lab: &Lab) -> Verdict {
-    lab.has("the counter of the local APIC's timer")?;
+fn timer_and_clock_agree(cx: &Context) -> Verdict {
+    cx.has("the counter of the local APIC's timer")?;
     let flags = pvops::irq::save();
     time::set_timer(time::NEVER);
     let counting = pvops::worlds::native::apic::Counting::start();
@@ -165,8 +165,8 @@ fn until_timer(deadline_in: u64) -> Option<u64> {
 }
 
 /// A rate that nobody told is the kernel's own measurement, over a time so short that it may be some percent off.
-fn timer_does_not_fire_early(lab: &Lab) -> Verdict {
-    let tolerance = if lab.found.apic_khz.is_some() { 100 } else { 10 };
+fn timer_does_not_fire_early(cx: &Context) -> Verdict {
+    let tolerance = if cx.found.apic_khz.is_some() { 100 } else { 10 };
     for milliseconds in [1, 5, 20] {
         let wanted = milliseconds * 1_000_000;
         let took = until_timer(wanted).unwrap_or(0);
@@ -176,7 +176,7 @@ fn timer_does_not_fire_early(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn timer_in_the_past_fires_at_once(_: &Lab) -> Verdict {
+fn timer_in_the_past_fires_at_once(_: &Context) -> Verdict {
     let before = irq::timer_count();
     time::set_timer(time::now() - 1_000_000);
     let start = time::now();

@@ -1,57 +1,57 @@
-//! The virtio console. Input is typed by somebody outside, who also types back what the console was heard to say.
+//! The virtio console. The harness types its input, and types back what the console printed.
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
-use super::{End, Lab, Row, Verdict, equal, fail, holds, skip};
+use super::{Context, End, Row, Verdict, equal, fail, holds, skip};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use shared_abi::outside::{Wish, field};
+use shared_abi::host_action::{HostAction, field};
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::console::{
     CONTROL_RECEIVE_QUEUE, CONTROL_TRANSMIT_QUEUE, Config, Control, Features, RECEIVE_QUEUE, TRANSMIT_QUEUE, event,
 };
 
 pub const ROWS: &[Row] = &[
-    ("console/output-is-taken", |lab| output(lab, 1)),
-    ("console/output-in-parts-is-taken", |lab| output(lab, 3)),
+    ("console/output-is-taken", |cx| output(cx, 1)),
+    ("console/output-in-parts-is-taken", |cx| output(cx, 3)),
     ("console/outputs-in-flight-are-all-taken", in_flight),
     ("console/long-output-is-taken", long_output),
-    ("console/size-is-readable", |lab| {
-        let dev = with(lab, Features::SIZE)?;
+    ("console/size-is-readable", |cx| {
+        let dev = with(cx, Features::SIZE)?;
         equal("cols and rows, read again", dev.regs().config_read(0, 4), dev.regs().config_read(0, 4))
     }),
     ("console/only-two-queues-without-multiport", only_two_queues),
     ("console/emergency-write-needs-no-driver", emergency_write),
     ("console/emergency-write-is-heard", emergency_write_is_heard),
-    ("console/input-arrives", |lab| typed(lab, "typed into the guest", 256).map(drop)),
-    ("console/input-arrives-in-small-buffers", |lab| {
-        let port = typed(lab, "twelve bytes", 4)?;
+    ("console/input-arrives", |cx| typed(cx, "typed into the guest", 256).map(drop)),
+    ("console/input-arrives-in-small-buffers", |cx| {
+        let port = typed(cx, "twelve bytes", 4)?;
         holds(port.lengths.iter().all(|&len| len <= 4), "used lengths", "up to 4", format_args!("{:?}", port.lengths))
     }),
-    ("console/nothing-behind-the-input", |lab| {
-        let port = typed(lab, "short", 256)?;
+    ("console/nothing-behind-the-input", |cx| {
+        let port = typed(cx, "short", 256)?;
         let (buf, len) = (port.buf.part(0, 256), port.lengths[0] as usize);
         equal("first byte changed behind the used length", None, buf.part(len, 256 - len).first_not(FILL))
     }),
-    ("console/no-input-uses-no-buffer", |lab| {
-        let port = Port::start(lab, 64)?;
+    ("console/no-input-uses-no-buffer", |cx| {
+        let port = Port::start(cx, 64)?;
         wait_until(50_000_000, || false);
         equal("used index of the receive queue", 0, port.receive.used_index())?;
         port.dev.healthy()
     }),
-    ("console/input-interrupts", |lab| {
-        lab.may_wish(Wish::Type)?;
-        let mut port = Port::start(lab, 256)?;
+    ("console/input-interrupts", |cx| {
+        cx.can_request(HostAction::Type)?;
+        let mut port = Port::start(cx, 256)?;
         let Some(before) = port.dev.interrupts() else { return Err(skip("the console cannot interrupt")) };
-        lab.wish(Wish::Type, Some((field::TEXT, &"ring")))?;
+        cx.request(HostAction::Type, Some((field::TEXT, &"ring")))?;
         let came = wait_until(PATIENCE, || port.dev.interrupts() != Some(before));
         // An interrupt may come before the input: what is not taken here would be the next check's.
         port.expect("ring")?;
         holds(came, "interrupts within 5 s", "1 or more", 0)
     }),
     ("console/output-is-heard", output_is_heard),
-    ("console/ports-are-announced", |lab| ports(lab).map(drop)),
+    ("console/ports-are-announced", |cx| ports(cx).map(drop)),
     ("console/console-port-is-nominated", console_port),
 ];
 
@@ -64,8 +64,8 @@ const PATIENCE: u64 = 5_000_000_000;
 const BUFFERS: u16 = 8;
 
 /// Features that a check is about.
-fn with(lab: &Lab, features: Features) -> Result<Dev<'_>, End> {
-    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, features.bits())?;
+fn with(cx: &Context, features: Features) -> Result<Dev<'_>, End> {
+    let dev = Dev::with_features(cx.device(DeviceType::CONSOLE)?, features.bits())?;
     if !dev.has(features.bits()) {
         return Err(skip("the console does not offer it"));
     }
@@ -85,8 +85,8 @@ struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    fn start(lab: &'a Lab, size: usize) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
+    fn start(cx: &'a Context, size: usize) -> Result<Self, End> {
+        let dev = Dev::with_features(cx.device(DeviceType::CONSOLE)?, 0)?;
         let (mut receive, transmit) = (dev.queue(RECEIVE_QUEUE, BUFFERS)?, dev.queue(TRANSMIT_QUEUE, BUFFERS)?);
         let buf = dev.buffer(size * usize::from(receive.size))?;
         buf.fill(FILL);
@@ -121,16 +121,16 @@ impl<'a> Port<'a> {
     }
 }
 
-fn typed<'a>(lab: &'a Lab, text: &str, size: usize) -> Result<Port<'a>, End> {
-    lab.may_wish(Wish::Type)?;
-    let mut port = Port::start(lab, size)?;
-    lab.wish(Wish::Type, Some((field::TEXT, &text)))?;
+fn typed<'a>(cx: &'a Context, text: &str, size: usize) -> Result<Port<'a>, End> {
+    cx.can_request(HostAction::Type)?;
+    let mut port = Port::start(cx, size)?;
+    cx.request(HostAction::Type, Some((field::TEXT, &text)))?;
     port.expect(text)?;
     Ok(port)
 }
 
-fn output(lab: &Lab, parts: usize) -> Verdict {
-    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
+fn output(cx: &Context, parts: usize) -> Verdict {
+    let dev = Dev::with_features(cx.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
     dev.start()?;
     send(&dev, &mut queue, LINE, parts)
@@ -148,8 +148,8 @@ fn send(dev: &Dev<'_>, queue: &mut Queue, bytes: &[u8], parts: usize) -> Verdict
     dev.healthy()
 }
 
-fn in_flight(lab: &Lab) -> Verdict {
-    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
+fn in_flight(cx: &Context) -> Verdict {
+    let dev = Dev::with_features(cx.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
     dev.start()?;
     let line = dev.buffer(LINE.len())?;
@@ -171,9 +171,9 @@ fn in_flight(lab: &Lab) -> Verdict {
     dev.healthy()
 }
 
-fn long_output(lab: &Lab) -> Verdict {
+fn long_output(cx: &Context) -> Verdict {
     const LEN: usize = 20_000;
-    let dev = Dev::with_features(lab.device(DeviceType::CONSOLE)?, 0)?;
+    let dev = Dev::with_features(cx.device(DeviceType::CONSOLE)?, 0)?;
     let mut queue = dev.queue(TRANSMIT_QUEUE, 8)?;
     dev.start()?;
     // Zeroes: nothing that a terminal would show.
@@ -184,8 +184,8 @@ fn long_output(lab: &Lab) -> Verdict {
     dev.healthy()
 }
 
-fn only_two_queues(lab: &Lab) -> Verdict {
-    let dev = Dev::new(lab.device(DeviceType::CONSOLE)?)?;
+fn only_two_queues(cx: &Context) -> Verdict {
+    let dev = Dev::new(cx.device(DeviceType::CONSOLE)?)?;
     if dev.offered & Features::MULTIPORT.bits() != 0 {
         return Err(skip("the console offers MULTIPORT"));
     }
@@ -196,8 +196,8 @@ fn only_two_queues(lab: &Lab) -> Verdict {
 }
 
 /// Writes a text to `emerg_wr` of a device that nobody drives.
-fn write_in_emergency(lab: &Lab, text: &[u8]) -> Verdict {
-    let target = lab.device(DeviceType::CONSOLE)?;
+fn write_in_emergency(cx: &Context, text: &[u8]) -> Verdict {
+    let target = cx.device(DeviceType::CONSOLE)?;
     let offered = Dev::new(target)?.offered;
     if offered & Features::EMERG_WRITE.bits() == 0 {
         return Err(skip("the console does not offer EMERG_WRITE"));
@@ -207,28 +207,28 @@ fn write_in_emergency(lab: &Lab, text: &[u8]) -> Verdict {
     equal("status behind the write", 0, target.regs.status())
 }
 
-fn emergency_write(lab: &Lab) -> Verdict {
-    write_in_emergency(lab, LINE)?;
-    output(lab, 1)
+fn emergency_write(cx: &Context) -> Verdict {
+    write_in_emergency(cx, LINE)?;
+    output(cx, 1)
 }
 
-fn emergency_write_is_heard(lab: &Lab) -> Verdict {
+fn emergency_write_is_heard(cx: &Context) -> Verdict {
     const TEXT: &str = "in-an-emergency";
-    lab.may_wish(Wish::Echo)?;
-    write_in_emergency(lab, TEXT.as_bytes())?;
-    let mut port = Port::start(lab, 256)?;
-    lab.wish(Wish::Echo, Some((field::TEXT, &TEXT)))?;
+    cx.can_request(HostAction::Echo)?;
+    write_in_emergency(cx, TEXT.as_bytes())?;
+    let mut port = Port::start(cx, 256)?;
+    cx.request(HostAction::Echo, Some((field::TEXT, &TEXT)))?;
     port.expect(TEXT)
 }
 
-fn output_is_heard(lab: &Lab) -> Verdict {
+fn output_is_heard(cx: &Context) -> Verdict {
     const TEXT: &str = "out-of-the-guest-and-back";
-    lab.may_wish(Wish::Echo)?;
-    let mut port = Port::start(lab, 256)?;
+    cx.can_request(HostAction::Echo)?;
+    let mut port = Port::start(cx, 256)?;
     let (first, second) = TEXT.as_bytes().split_at(9);
     send(&port.dev, &mut port.transmit, first, 1)?;
     send(&port.dev, &mut port.transmit, second, 2)?;
-    lab.wish(Wish::Echo, Some((field::TEXT, &TEXT)))?;
+    cx.request(HostAction::Echo, Some((field::TEXT, &TEXT)))?;
     port.expect(TEXT)
 }
 
@@ -244,8 +244,8 @@ struct Ports<'a> {
 const MESSAGE: usize = 64;
 
 impl<'a> Ports<'a> {
-    fn start(lab: &'a Lab) -> Result<Self, End> {
-        let dev = with(lab, Features::MULTIPORT)?;
+    fn start(cx: &'a Context) -> Result<Self, End> {
+        let dev = with(cx, Features::MULTIPORT)?;
         // The queues of port 0 are there too.
         for queue in [RECEIVE_QUEUE, TRANSMIT_QUEUE] {
             dev.queue(queue, BUFFERS)?;
@@ -287,8 +287,8 @@ impl<'a> Ports<'a> {
 }
 
 /// Brings the device to announce its ports.
-fn ports(lab: &Lab) -> Result<(Ports<'_>, Vec<u32>), End> {
-    let mut ports = Ports::start(lab)?;
+fn ports(cx: &Context) -> Result<(Ports<'_>, Vec<u32>), End> {
+    let mut ports = Ports::start(cx)?;
     let most = ports.dev.regs().config_read(offset_of!(Config, max_nr_ports), 4);
     ports.send(Control { id: u32::MAX, event: event::DEVICE_READY, value: 1 })?;
     let mut ids = Vec::new();
@@ -304,8 +304,8 @@ fn ports(lab: &Lab) -> Result<(Ports<'_>, Vec<u32>), End> {
     Ok((ports, ids))
 }
 
-fn console_port(lab: &Lab) -> Verdict {
-    let (mut ports, ids) = ports(lab)?;
+fn console_port(cx: &Context) -> Verdict {
+    let (mut ports, ids) = ports(cx)?;
     if !ids.contains(&0) {
         return Err(skip("the console has no port 0"));
     }

@@ -1,15 +1,15 @@
 //! The control queue of the network card: answers to every class of commands, and what the filters let in.
 //!
-//! The station sends to whatever address a frame claims to come from, which is how frames for others are made.
+//! The echo peer sends to whatever address a frame claims to come from, which is how frames for others are made.
 
-use super::card::{Card, PATIENCE, find_station};
+use super::card::{Card, PATIENCE, find_echo_peer};
 use super::device::Dev;
 use super::raw::{Dir, Link, Queue, link};
-use super::{End, Lab, Row, Verdict, advice, equal, error, fail, holds, worst};
+use super::{Context, End, Row, Verdict, advice, equal, error, fail, holds, worst};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use shared_abi::station::BROADCAST;
+use shared_abi::echo::BROADCAST;
 use shared_abi::virtio::CommonFeatures;
 use shared_abi::virtio::net::control::{
     ADDR_SET, ALLMULTI, ALLUNI, ANNOUNCE, ANNOUNCE_ACK, ERR, MAC, MQ, NOBCAST, NOMULTI, NOUNI, OK, PAIRS_SET, PROMISC,
@@ -18,81 +18,81 @@ use shared_abi::virtio::net::control::{
 use shared_abi::virtio::net::{Config, Features, Header, STATUS_ANNOUNCE};
 
 pub const ROWS: &[Row] = &[
-    ("net-control/receive-modes-are-acknowledged", |lab| modes(lab, Features::CTRL_RX, &[PROMISC, ALLMULTI])),
-    ("net-control/more-receive-modes-are-acknowledged", |lab| {
-        modes(lab, Features::CTRL_RX | Features::CTRL_RX_EXTRA, &[ALLUNI, NOMULTI, NOUNI, NOBCAST])
+    ("net-control/receive-modes-are-acknowledged", |cx| modes(cx, Features::CTRL_RX, &[PROMISC, ALLMULTI])),
+    ("net-control/more-receive-modes-are-acknowledged", |cx| {
+        modes(cx, Features::CTRL_RX | Features::CTRL_RX_EXTRA, &[ALLUNI, NOMULTI, NOUNI, NOBCAST])
     }),
     ("net-control/command-in-parts-is-acknowledged", command_in_parts),
-    ("net-control/unknown-class-is-an-error", |lab| refused(lab, &[(0x7f, 0, &[0]), (0xff, 0xff, &[])])),
-    ("net-control/unknown-command-is-an-error", |lab| refused(lab, &[(RX, 0x7f, &[1]), (MAC, 0x7f, &[0; 8])])),
-    ("net-control/missing-data-is-an-error", |lab| {
+    ("net-control/unknown-class-is-an-error", |cx| refused(cx, &[(0x7f, 0, &[0]), (0xff, 0xff, &[])])),
+    ("net-control/unknown-command-is-an-error", |cx| refused(cx, &[(RX, 0x7f, &[1]), (MAC, 0x7f, &[0; 8])])),
+    ("net-control/missing-data-is-an-error", |cx| {
         let three_with_two = [[3, 0, 0, 0].as_slice(), &[2; 12]].concat();
         let endless = [[0xff; 4].as_slice(), &[2; 12]].concat();
         refused(
-            lab,
+            cx,
             &[(RX, PROMISC, &[]), (MAC, TABLE_SET, &[]), (MAC, TABLE_SET, &three_with_two), (MAC, TABLE_SET, &endless)],
         )
     }),
-    ("net-control/mac-table-is-acknowledged", |lab| {
-        let mut control = Control::start(lab, Features::CTRL_RX)?;
+    ("net-control/mac-table-is-acknowledged", |cx| {
+        let mut control = Control::start(cx, Features::CTRL_RX)?;
         control.table(&[], &[])?;
         control.table(&[OTHER], &[])?;
         control.table(&[OTHER, THIRD], &[GROUP, [1; 6], [3; 6]])
     }),
     ("net-control/address-is-set", address_is_set),
-    ("net-control/short-address-is-an-error", |lab| {
-        let mut control = Control::start(lab, Features::CTRL_RX | Features::CTRL_MAC_ADDR)?;
+    ("net-control/short-address-is-an-error", |cx| {
+        let mut control = Control::start(cx, Features::CTRL_RX | Features::CTRL_MAC_ADDR)?;
         let before = control.card.mac();
         equal("answer", ERR, control.command(MAC, ADDR_SET, &OTHER[..5])?)?;
         equal("mac", before, control.card.mac())
     }),
-    ("net-control/promiscuous-card-hears-all", |lab| {
-        let mut control = Control::filtering(lab, Features::empty())?;
+    ("net-control/promiscuous-card-hears-all", |cx| {
+        let mut control = Control::filtering(cx, Features::empty())?;
         control.must(RX, PROMISC, &[1])?;
         control.hears(OTHER, Heard::Yes)?;
         control.hears(GROUP, Heard::Yes)
     }),
-    ("net-control/unknown-addresses-are-dropped", |lab| {
-        let mut control = Control::filtering(lab, Features::empty())?;
+    ("net-control/unknown-addresses-are-dropped", |cx| {
+        let mut control = Control::filtering(cx, Features::empty())?;
         let own = control.card.mac();
         control.hears(own, Heard::Yes)?;
         control.hears(OTHER, Heard::No)?;
         control.hears(GROUP, Heard::No)
     }),
-    ("net-control/table-lets-addresses-in", |lab| {
-        let mut control = Control::filtering(lab, Features::empty())?;
+    ("net-control/table-lets-addresses-in", |cx| {
+        let mut control = Control::filtering(cx, Features::empty())?;
         control.table(&[OTHER], &[GROUP])?;
         control.hears(OTHER, Heard::Yes)?;
         control.hears(GROUP, Heard::Yes)?;
         control.hears(THIRD, Heard::No)
     }),
-    ("net-control/set-address-is-received", |lab| {
-        let mut control = Control::filtering(lab, Features::CTRL_MAC_ADDR)?;
+    ("net-control/set-address-is-received", |cx| {
+        let mut control = Control::filtering(cx, Features::CTRL_MAC_ADDR)?;
         control.must(MAC, ADDR_SET, &OTHER)?;
         control.hears(OTHER, Heard::Yes)
     }),
-    ("net-control/all-multicast-lets-multicast-in", |lab| {
-        let mut control = Control::filtering(lab, Features::empty())?;
+    ("net-control/all-multicast-lets-multicast-in", |cx| {
+        let mut control = Control::filtering(cx, Features::empty())?;
         control.must(RX, ALLMULTI, &[1])?;
         control.hears(GROUP, Heard::Yes)?;
         control.hears(OTHER, Heard::No)
     }),
-    ("net-control/broadcast-is-received-unless-suppressed", |lab| {
-        let mut control = Control::filtering(lab, Features::CTRL_RX_EXTRA)?;
+    ("net-control/broadcast-is-received-unless-suppressed", |cx| {
+        let mut control = Control::filtering(cx, Features::CTRL_RX_EXTRA)?;
         control.hears(BROADCAST, Heard::Yes)?;
         control.must(RX, NOBCAST, &[1])?;
         control.hears(BROADCAST, Heard::No)
     }),
     ("net-control/vlan-filter-lets-its-ids-in", vlan),
-    ("net-control/announcement-is-cleared", |lab| {
-        let mut control = Control::start(lab, Features::GUEST_ANNOUNCE | Features::STATUS)?;
+    ("net-control/announcement-is-cleared", |cx| {
+        let mut control = Control::start(cx, Features::GUEST_ANNOUNCE | Features::STATUS)?;
         let answer = control.command(ANNOUNCE, ANNOUNCE_ACK, &[])?;
         holds(answer <= ERR, "answer", "0 or 1", answer)?;
         let status = control.card.dev.regs().config_read(offset_of!(Config, status), 2) as u16;
         equal("announce bit of status", 0, status & STATUS_ANNOUNCE)
     }),
-    ("net-control/queue-pairs-have-limits", |lab| {
-        let mut control = Control::start(lab, Features::MQ)?;
+    ("net-control/queue-pairs-have-limits", |cx| {
+        let mut control = Control::start(cx, Features::MQ)?;
         let most = control.pairs();
         for (count, answer) in [(1, OK), (most, OK), (0, ERR), (most + 1, ERR)] {
             let saw = control.command(MQ, PAIRS_SET, &count.to_le_bytes())?;
@@ -133,8 +133,8 @@ fn pairs(dev: &Dev<'_>) -> u16 {
 }
 
 impl<'a> Control<'a> {
-    fn start(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        let card = Card::prepare(lab, Features::CTRL_VQ | features, CommonFeatures::empty())?;
+    fn start(cx: &'a Context, features: Features) -> Result<Self, End> {
+        let card = Card::prepare(cx, Features::CTRL_VQ | features, CommonFeatures::empty())?;
         let pairs = if features.contains(Features::MQ) { pairs(&card.dev) } else { 1 };
         holds((1..=0x8000).contains(&pairs), "max_virtqueue_pairs", "1 to 0x8000", pairs)?;
         let more = (1..pairs).map(|pair| Ok((card.dev.queue(2 * pair, 16)?, card.dev.queue(2 * pair + 1, 16)?)));
@@ -144,10 +144,10 @@ impl<'a> Control<'a> {
         Ok(Self { card, queue, more })
     }
 
-    /// The same with a station and with all filters on: only what is for the card is received.
-    fn filtering(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        find_station(lab)?;
-        let mut control = Self::start(lab, Features::CTRL_RX | features)?;
+    /// The same with an echo peer and with all filters on: only what is for the card is received.
+    fn filtering(cx: &'a Context, features: Features) -> Result<Self, End> {
+        find_echo_peer(cx)?;
+        let mut control = Self::start(cx, Features::CTRL_RX | features)?;
         control.must(RX, PROMISC, &[0])?;
         control.must(RX, ALLMULTI, &[0])?;
         control.table(&[], &[])?;
@@ -197,9 +197,9 @@ impl<'a> Control<'a> {
         self.must(MAC, TABLE_SET, &[part(unicast), part(multicast)].concat())
     }
 
-    /// Has the station send to an address, and looks whether that arrives.
+    /// Has the echo peer send to an address, and looks whether that arrives.
     fn hears(&mut self, address: [u8; 6], expected: Heard) -> Verdict {
-        let mut frame = self.card.to_station(80);
+        let mut frame = self.card.to_echo_peer(80);
         frame[6..12].copy_from_slice(&address);
         self.expect(&frame, expected, &format!("a frame for {address:02x?}"))
     }
@@ -220,16 +220,16 @@ fn shown(heard: Heard) -> &'static str {
     }
 }
 
-fn modes(lab: &Lab, features: Features, modes: &[u8]) -> Verdict {
-    let mut control = Control::start(lab, features)?;
+fn modes(cx: &Context, features: Features, modes: &[u8]) -> Verdict {
+    let mut control = Control::start(cx, features)?;
     for &mode in modes {
         [1, 0, 1, 0].into_iter().try_for_each(|on| control.must(RX, mode, &[on]))?;
     }
     Ok(())
 }
 
-fn command_in_parts(lab: &Lab) -> Verdict {
-    let mut control = Control::start(lab, Features::CTRL_RX)?;
+fn command_in_parts(cx: &Context) -> Verdict {
+    let mut control = Control::start(cx, Features::CTRL_RX)?;
     for parts in [&[1, 1, 1][..], &[3], &[1, 2]] {
         equal(&format!("answer to parts of {parts:?}"), OK, control.command_in(RX, PROMISC, &[1], parts)?)?;
     }
@@ -237,8 +237,8 @@ fn command_in_parts(lab: &Lab) -> Verdict {
 }
 
 /// These are answered with an error, and the queue goes on.
-fn refused(lab: &Lab, commands: &[(u8, u8, &[u8])]) -> Verdict {
-    let mut control = Control::start(lab, Features::CTRL_RX)?;
+fn refused(cx: &Context, commands: &[(u8, u8, &[u8])]) -> Verdict {
+    let mut control = Control::start(cx, Features::CTRL_RX)?;
     for &(class, command, data) in commands {
         let what = format!("answer to command {command:#x} of class {class:#x} with {data:02x?}");
         equal(&what, ERR, control.command(class, command, data)?)?;
@@ -247,8 +247,8 @@ fn refused(lab: &Lab, commands: &[(u8, u8, &[u8])]) -> Verdict {
     Ok(())
 }
 
-fn address_is_set(lab: &Lab) -> Verdict {
-    let mut control = Control::start(lab, Features::CTRL_MAC_ADDR)?;
+fn address_is_set(cx: &Context) -> Verdict {
+    let mut control = Control::start(cx, Features::CTRL_MAC_ADDR)?;
     let before = control.card.mac();
     for address in [OTHER, before] {
         control.must(MAC, ADDR_SET, &address)?;
@@ -257,12 +257,12 @@ fn address_is_set(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn vlan(lab: &Lab) -> Verdict {
+fn vlan(cx: &Context) -> Verdict {
     const ID: u16 = 5;
-    let mut control = Control::filtering(lab, Features::CTRL_VLAN)?;
+    let mut control = Control::filtering(cx, Features::CTRL_VLAN)?;
     let tagged = |control: &mut Control<'_>, expected, what: &str| {
         // The echo is told from others by what follows the addresses: the tag, and behind it the protocol.
-        let plain = control.card.to_station(100);
+        let plain = control.card.to_echo_peer(100);
         let mut frame = plain[..12].to_vec();
         frame.extend([0x81, 0x00]);
         frame.extend(ID.to_be_bytes());
@@ -276,9 +276,9 @@ fn vlan(lab: &Lab) -> Verdict {
     worst(before, tagged(&mut control, Heard::No, "a frame of a VLAN that was deleted"))
 }
 
-fn every_pair_sends(lab: &Lab) -> Verdict {
-    find_station(lab)?;
-    let mut control = Control::start(lab, Features::MQ)?;
+fn every_pair_sends(cx: &Context) -> Verdict {
+    find_echo_peer(cx)?;
+    let mut control = Control::start(cx, Features::MQ)?;
     let count = control.pairs();
     if count < 2 {
         return Err(error("it offers MQ with one pair of queues"));
@@ -296,7 +296,7 @@ fn every_pair_sends(lab: &Lab) -> Verdict {
     }
     control.card.stock(2048, 16)?;
     for pair in 0..usize::from(count) {
-        let frame = control.card.to_station(90);
+        let frame = control.card.to_echo_peer(90);
         let buf = control.card.dev.buffer(size_of::<Header>() + frame.len())?;
         buf.part(size_of::<Header>(), frame.len()).put(&frame);
         let transmit = if pair == 0 { &mut control.card.transmit } else { &mut control.more[pair - 1].1 };
@@ -312,20 +312,20 @@ fn every_pair_sends(lab: &Lab) -> Verdict {
     holds(all, "echoes on all pairs", count, arrived(&control))
 }
 
-fn reset_forgets_modes(lab: &Lab) -> Verdict {
+fn reset_forgets_modes(cx: &Context) -> Verdict {
     {
-        let mut control = Control::filtering(lab, Features::empty())?;
+        let mut control = Control::filtering(cx, Features::empty())?;
         let extra = Features::CTRL_RX_EXTRA.bits();
         if control.card.dev.offered & extra != 0 {
             drop(control);
-            control = Control::filtering(lab, Features::CTRL_RX_EXTRA)?;
+            control = Control::filtering(cx, Features::CTRL_RX_EXTRA)?;
             [NOMULTI, NOUNI, NOBCAST].into_iter().try_for_each(|mode| control.must(RX, mode, &[1]))?;
         }
     }
-    let mut card = Card::with_station(lab, Features::MAC)?;
-    let frame = card.to_station(80);
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
+    let frame = card.to_echo_peer(80);
     card.echo(&frame)?;
-    let mut frame = card.to_station(80);
+    let mut frame = card.to_echo_peer(80);
     frame[6..12].copy_from_slice(&BROADCAST);
     card.echo(&frame).map(drop)
 }

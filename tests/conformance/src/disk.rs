@@ -2,7 +2,7 @@
 
 use super::device::{Dev, Target};
 use super::raw::{Buf, Dir, Link, Queue, Used, link};
-use super::{End, Lab, Verdict, advice, equal, error, fail, skip};
+use super::{Context, End, Verdict, advice, equal, error, fail, skip};
 use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
@@ -37,24 +37,24 @@ impl<'a> Disk<'a> {
     ///
     /// # Errors
     /// Not applicable without one.
-    pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
-        Self::start_on(lab, features, size, 0)
+    pub fn start(cx: &'a Context, features: u64, size: u16) -> Result<Self, End> {
+        Self::start_on(cx, features, size, 0)
     }
 
     /// The same through another queue.
     ///
     /// # Errors
     /// Not applicable without a disk.
-    pub fn start_on(lab: &'a Lab, features: u64, size: u16, queue: u16) -> Result<Self, End> {
-        Self::open(lab.device(DeviceType::BLOCK)?, features, size, queue)
+    pub fn start_on(cx: &'a Context, features: u64, size: u16, queue: u16) -> Result<Self, End> {
+        Self::open(cx.device(DeviceType::BLOCK)?, features, size, queue)
     }
 
     /// Starts the first one that is read-only.
     ///
     /// # Errors
     /// Not applicable without one.
-    pub fn start_read_only(lab: &'a Lab) -> Result<Self, End> {
-        let Some(target) = lab.targets.iter().find(|target| is_read_only(target)) else {
+    pub fn start_read_only(cx: &'a Context) -> Result<Self, End> {
+        let Some(target) = cx.targets.iter().find(|target| is_read_only(target)) else {
             return Err(skip("no block device offers RO"));
         };
         Self::open(target, (Features::RO | Features::FLUSH).bits(), 16, 0)
@@ -74,8 +74,8 @@ impl<'a> Disk<'a> {
     ///
     /// # Errors
     /// Not applicable without them.
-    pub fn start_with(lab: &'a Lab, features: Features) -> Result<Self, End> {
-        let disk = Self::start(lab, features.bits(), 64)?;
+    pub fn start_with(cx: &'a Context, features: Features) -> Result<Self, End> {
+        let disk = Self::start(cx, features.bits(), 64)?;
         disk.dev.needs(features)?;
         Ok(disk)
     }
@@ -174,12 +174,12 @@ pub fn is_read_only(target: &Target) -> bool {
 
 /// Runs a check that writes to the last sectors of the disk, and puts back what was there.
 pub fn scratch(
-    lab: &Lab,
+    cx: &Context,
     features: Features,
     count: u64,
     check: impl FnOnce(&mut Disk<'_>, u64) -> Verdict,
 ) -> Verdict {
-    let mut disk = Disk::start_with(lab, features)?;
+    let mut disk = Disk::start_with(cx, features)?;
     if disk.dev.offered & Features::RO.bits() != 0 {
         return Err(skip("the disk is read-only"));
     }
@@ -191,7 +191,7 @@ pub fn scratch(
     let verdict = check(&mut disk, first);
     drop(disk);
     // The check may have left the device in any state, so this starts over.
-    let restored = Disk::start(lab, 0, 64).and_then(|mut disk| {
+    let restored = Disk::start(cx, 0, 64).and_then(|mut disk| {
         let copy = disk.sectors(count as usize)?;
         copy.put(&before.bytes());
         disk.write(first, &copy)

@@ -3,7 +3,7 @@
 
 use super::kvm_features::{buffer, offered};
 use super::raw::wait_until;
-use super::{Lab, Verdict, equal, holds, skip, smp};
+use super::{Context, Verdict, equal, holds, skip, smp};
 use guest_kernel::trap::irq;
 use pvops::worlds::kvm;
 use pvops::{cpu, time};
@@ -28,8 +28,8 @@ fn registered<R>(value: u64, check: impl FnOnce() -> R) -> R {
     result
 }
 
-pub fn address_reads_back(lab: &Lab) -> Verdict {
-    offered(lab, Features::PV_EOI)?;
+pub fn address_reads_back(cx: &Context) -> Verdict {
+    offered(cx, Features::PV_EOI)?;
     let word = buffer()?;
     let value = word.address() | PV_EOI_ENABLE;
     // SAFETY: the feature is there.
@@ -50,16 +50,16 @@ fn interrupts() -> Result<u64, super::End> {
     Ok(kvm::ends_saved() - saved)
 }
 
-pub fn ends_interrupts(lab: &Lab) -> Verdict {
-    offered(lab, Features::PV_EOI)?;
+pub fn ends_interrupts(cx: &Context) -> Verdict {
+    offered(cx, Features::PV_EOI)?;
     let saved = interrupts()?;
-    lab.did(format_args!("{saved} of {INTERRUPTS} interrupts ended by the word"));
+    cx.did(format_args!("{saved} of {INTERRUPTS} interrupts ended by the word"));
     // A host whose processor virtualizes the local APIC never sets the bit.
     if saved == 0 { Err(skip("the host let no interrupt end by the word")) } else { Ok(()) }
 }
 
-pub fn clear_between_interrupts(lab: &Lab) -> Verdict {
-    offered(lab, Features::PV_EOI)?;
+pub fn clear_between_interrupts(cx: &Context) -> Verdict {
+    offered(cx, Features::PV_EOI)?;
     interrupts()?;
     for _ in 0..1000 {
         let flags = pvops::irq::save();
@@ -71,8 +71,8 @@ pub fn clear_between_interrupts(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-pub fn disabled_is_not_written(lab: &Lab) -> Verdict {
-    offered(lab, Features::PV_EOI)?;
+pub fn disabled_is_not_written(cx: &Context) -> Verdict {
+    offered(cx, Features::PV_EOI)?;
     let word = buffer()?;
     registered(word.address() | PV_EOI_ENABLE, || ());
     interrupts()?;

@@ -1,12 +1,12 @@
-//! Frames of every size to the station and back, and what happens when there is no room for them.
+//! Frames of every size to the echo peer and back, and what happens when there is no room for them.
 
 use super::card::{ATTEMPTS, BUFFER, Card, HEADER, PATIENCE, same};
 use super::raw::{Dir, Link, link, wait_until};
-use super::{End, Lab, Row, Verdict, equal, fail, holds};
+use super::{Context, End, Row, Verdict, equal, fail, holds};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use shared_abi::station;
+use shared_abi::echo;
 use shared_abi::virtio::net::{Config, ETHERNET_HEADER, FRAME_MAX, Features, Header};
 
 pub const ROWS: &[Row] = &[
@@ -18,10 +18,10 @@ pub const ROWS: &[Row] = &[
     ("net-frames/frame-for-another-address-is-no-broadcast", broadcast),
     ("net-frames/exhaustion-loses-whole-frames", exhaustion),
     ("net-frames/buffer-in-parts-is-filled", buffer_in_parts),
-    ("net-frames/mergeable-buffers-hold-every-size", |lab| {
-        merged(lab, &[60, 61, 200, 244, 245, 500, 1000, 1255, 1256, 1257, 1513, 1514])
+    ("net-frames/mergeable-buffers-hold-every-size", |cx| {
+        merged(cx, &[60, 61, 200, 244, 245, 500, 1000, 1255, 1256, 1257, 1513, 1514])
     }),
-    ("net-frames/mergeable-frame-may-fill-its-last-buffer", |lab| merged(lab, &[500, 501, 755, 756])),
+    ("net-frames/mergeable-frame-may-fill-its-last-buffer", |cx| merged(cx, &[500, 501, 755, 756])),
 ];
 
 /// Sizes around powers of 2, the limits, and some in between, odd and even.
@@ -31,46 +31,46 @@ fn sizes() -> impl Iterator<Item = usize> {
     (60..=61).chain(around).chain(between).chain(FRAME_MAX - 4..=FRAME_MAX)
 }
 
-fn every_size(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn every_size(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     for size in sizes() {
-        let frame = card.to_station(size);
+        let frame = card.to_echo_peer(size);
         card.echo(&frame)?;
     }
     card.dev.healthy()
 }
 
-fn frame_of_the_mtu(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MTU)?;
+fn frame_of_the_mtu(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MTU)?;
     let mtu = card.dev.regs().config_read(offset_of!(Config, mtu), 2) as usize;
     card.stock((HEADER + ETHERNET_HEADER + mtu).next_multiple_of(16), 4)?;
     for len in [mtu - 1, mtu] {
-        let frame = card.to_station(ETHERNET_HEADER + len);
+        let frame = card.to_echo_peer(ETHERNET_HEADER + len);
         card.echo(&frame)?;
     }
     Ok(())
 }
 
-fn past_the_mtu(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn past_the_mtu(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     let mut back = Vec::new();
     for size in [1515, 1518, 2000, 4096, 9014, 65_549] {
-        let frame = card.to_station(size);
+        let frame = card.to_echo_peer(size);
         if let Some(received) = card.try_echo(&frame, PATIENCE / 10)? {
             same(&frame, &received.frame)?;
             back.push(size);
         }
     }
     card.dev.healthy()?;
-    lab.did(format_args!("of these sizes, echoed: {back:?}"));
-    let frame = card.to_station(60);
+    cx.did(format_args!("of these sizes, echoed: {back:?}"));
+    let frame = card.to_echo_peer(60);
     card.echo(&frame).map(drop)
 }
 
-fn frame_in_parts(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn frame_in_parts(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     card.stock(BUFFER, 4)?;
-    let frame = card.to_station(600);
+    let frame = card.to_echo_peer(600);
     let packet = card.dev.buffer(HEADER + frame.len())?;
     packet.part(HEADER, frame.len()).put(&frame);
     let mut at = 0;
@@ -122,28 +122,28 @@ fn echoes(card: &mut Card<'_>, frames: &[Vec<u8>], patience: u64) -> Result<Vec<
     Ok(numbers)
 }
 
-fn burst(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn burst(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     card.stock(BUFFER, 16)?;
-    let frames: Vec<_> = (0..12).map(|n| card.to_station(60 + n * 97)).collect();
+    let frames: Vec<_> = (0..12).map(|n| card.to_echo_peer(60 + n * 97)).collect();
     send_at_once(&mut card, &frames)?;
     let numbers = echoes(&mut card, &frames, 5 * PATIENCE)?;
     equal("frames in the order of their echoes", (0..12).collect(), numbers)
 }
 
-fn broadcast(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
-    let mut frame = card.to_station(100);
-    frame[..6].copy_from_slice(&station::BROADCAST);
+fn broadcast(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
+    let mut frame = card.to_echo_peer(100);
+    frame[..6].copy_from_slice(&echo::BROADCAST);
     let mac = card.mac();
     let received = card.echo(&frame)?;
     equal("destination of the echo", &mac[..], &received.frame[..6])
 }
 
-fn exhaustion(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn exhaustion(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     let buffers = card.offer(BUFFER, 4)?;
-    let frames: Vec<_> = (0..12).map(|_| card.to_station(300)).collect();
+    let frames: Vec<_> = (0..12).map(|_| card.to_echo_peer(300)).collect();
     send_at_once(&mut card, &frames)?;
     let there = wait_until(5 * PATIENCE, || card.receive.used_index() == 4);
     holds(there, "receive buffers used", 4, card.receive.used_index())?;
@@ -165,9 +165,9 @@ fn exhaustion(lab: &Lab) -> Verdict {
     arrived.extend(echoes(&mut card, &frames, PATIENCE / 5)?);
     let ascending = arrived.windows(2).all(|pair| pair[0] < pair[1]);
     holds(ascending, "frames in the order of their echoes", "ascending", format_args!("{arrived:?}"))?;
-    lab.did(format_args!("with four buffers, {} of 12 frames arrived", arrived.len()));
+    cx.did(format_args!("with four buffers, {} of 12 frames arrived", arrived.len()));
     for attempt in 1..=ATTEMPTS {
-        let last = card.to_station(300);
+        let last = card.to_echo_peer(300);
         match card.try_echo(&last, PATIENCE)? {
             Some(received) => return same(&last, &received.frame),
             None if attempt < ATTEMPTS => {}
@@ -177,8 +177,8 @@ fn exhaustion(lab: &Lab) -> Verdict {
     Err(fail("a frame once there are buffers again", "its echo", "none"))
 }
 
-fn buffer_in_parts(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::MAC)?;
+fn buffer_in_parts(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::MAC)?;
     let buf = card.dev.buffer(BUFFER)?;
     let mut at = 0;
     let links: Vec<Link> = [12, 14, 50, 1600]
@@ -194,7 +194,7 @@ fn buffer_in_parts(lab: &Lab) -> Verdict {
     }
     card.receive.publish();
     card.receive.notify(&card.dev);
-    let frame = card.to_station(300);
+    let frame = card.to_echo_peer(300);
     let mac = card.mac();
     card.send_frame(Header::default(), &frame)?;
     // Other frames may come first, into the same memory.
@@ -211,12 +211,12 @@ fn buffer_in_parts(lab: &Lab) -> Verdict {
 }
 
 /// Frames of these sizes into mergeable buffers of 256 bytes.
-fn merged(lab: &Lab, sizes: &[usize]) -> Verdict {
+fn merged(cx: &Context, sizes: &[usize]) -> Verdict {
     const SMALL: usize = 256;
-    let mut card = Card::with_station(lab, Features::MRG_RXBUF)?;
+    let mut card = Card::with_echo_peer(cx, Features::MRG_RXBUF)?;
     card.stock(SMALL, 16)?;
     for &size in sizes {
-        let frame = card.to_station(size);
+        let frame = card.to_echo_peer(size);
         let received = card.echo(&frame)?;
         let full = (HEADER + size) / SMALL;
         let rest = (HEADER + size) % SMALL;

@@ -2,35 +2,35 @@
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link};
-use super::{End, Lab, Row, Verdict, equal, holds, skip};
+use super::{Context, End, Row, Verdict, equal, holds, skip};
 use alloc::format;
 use core::mem::offset_of;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::balloon::{Config, Features, PAGE_SIZE, queues};
 
 pub const ROWS: &[Row] = &[
-    ("balloon/target-is-readable", |lab| {
-        let balloon = Balloon::start(lab)?;
+    ("balloon/target-is-readable", |cx| {
+        let balloon = Balloon::start(cx)?;
         let target = balloon.dev.regs().config_read(0, 4);
         equal("num_pages, read again", target, balloon.dev.regs().config_read(0, 4))
     }),
-    ("balloon/actual-reads-back", |lab| {
-        let balloon = Balloon::start(lab)?;
+    ("balloon/actual-reads-back", |cx| {
+        let balloon = Balloon::start(cx)?;
         [3, 0].into_iter().try_for_each(|value| {
             balloon.dev.regs().config_write(4, 4, value);
             equal("actual", value, balloon.dev.regs().config_read(4, 4))
         })
     }),
-    ("balloon/inflate-is-answered", |lab| Balloon::start(lab)?.give(1).map(drop)),
-    ("balloon/deflate-is-answered", |lab| round_trip(lab, 1)),
-    ("balloon/inflate-takes-256-pages", |lab| round_trip(lab, 256)),
+    ("balloon/inflate-is-answered", |cx| Balloon::start(cx)?.give(1).map(drop)),
+    ("balloon/deflate-is-answered", |cx| round_trip(cx, 1)),
+    ("balloon/inflate-takes-256-pages", |cx| round_trip(cx, 256)),
     ("balloon/buffers-in-flight-are-all-answered", in_flight),
-    ("balloon/returned-page-is-zero-or-old", |lab| returned(lab, zero_or_old)),
-    ("balloon/returned-page-is-usable", |lab| returned(lab, usable)),
+    ("balloon/returned-page-is-zero-or-old", |cx| returned(cx, zero_or_old)),
+    ("balloon/returned-page-is-usable", |cx| returned(cx, usable)),
     ("balloon/neighbours-are-left-alone", neighbours),
-    ("balloon/reporting-is-answered", |lab| reported(lab, |_| Ok(()))),
-    ("balloon/reported-page-is-zero-or-old", |lab| reported(lab, zero_or_old)),
-    ("balloon/reported-page-is-usable", |lab| reported(lab, usable)),
+    ("balloon/reporting-is-answered", |cx| reported(cx, |_| Ok(()))),
+    ("balloon/reported-page-is-zero-or-old", |cx| reported(cx, zero_or_old)),
+    ("balloon/reported-page-is-usable", |cx| reported(cx, usable)),
     ("balloon/reported-page-holds-the-poison", reported_page_holds_the_poison),
 ];
 
@@ -44,14 +44,14 @@ struct Balloon<'a> {
 }
 
 impl<'a> Balloon<'a> {
-    fn start(lab: &'a Lab) -> Result<Self, End> {
-        Self::start_with(lab, Features::empty(), |_| Ok(()))
+    fn start(cx: &'a Context) -> Result<Self, End> {
+        Self::start_with(cx, Features::empty(), |_| Ok(()))
     }
 
     /// The same with more features, and something to do before DRIVER_OK.
-    fn start_with(lab: &'a Lab, more: Features, set_up: impl FnOnce(&Dev<'_>) -> Verdict) -> Result<Self, End> {
+    fn start_with(cx: &'a Context, more: Features, set_up: impl FnOnce(&Dev<'_>) -> Verdict) -> Result<Self, End> {
         let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING | more;
-        let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, wanted.bits())?;
+        let dev = Dev::with_features(cx.device(DeviceType::BALLOON)?, wanted.bits())?;
         set_up(&dev)?;
         let numbers = queues(Features::from_bits_truncate(dev.features));
         let (inflate, deflate) = (dev.queue(numbers.inflate, 16)?, dev.queue(numbers.deflate, 16)?);
@@ -94,14 +94,14 @@ fn send(queue: &mut Queue, dev: &Dev<'_>, names: &Buf) -> Verdict {
     dev.healthy()
 }
 
-fn round_trip(lab: &Lab, count: usize) -> Verdict {
-    let mut balloon = Balloon::start(lab)?;
+fn round_trip(cx: &Context, count: usize) -> Verdict {
+    let mut balloon = Balloon::start(cx)?;
     let pages = balloon.give(count)?;
     balloon.deflate(&pages)
 }
 
-fn in_flight(lab: &Lab) -> Verdict {
-    let mut balloon = Balloon::start(lab)?;
+fn in_flight(cx: &Context) -> Verdict {
+    let mut balloon = Balloon::start(cx)?;
     let pages = balloon.dev.buffer(8 * PAGE_SIZE)?;
     let names = balloon.names(&pages)?;
     for n in 0..8 {
@@ -115,8 +115,8 @@ fn in_flight(lab: &Lab) -> Verdict {
     balloon.deflate(&pages)
 }
 
-fn returned(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
-    let mut balloon = Balloon::start(lab)?;
+fn returned(cx: &Context, check: fn(&Buf) -> Verdict) -> Verdict {
+    let mut balloon = Balloon::start(cx)?;
     let page = balloon.dev.buffer(PAGE_SIZE)?;
     page.pattern(SEED);
     balloon.inflate(&page)?;
@@ -124,8 +124,8 @@ fn returned(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
     check(&page)
 }
 
-fn neighbours(lab: &Lab) -> Verdict {
-    let mut balloon = Balloon::start(lab)?;
+fn neighbours(cx: &Context) -> Verdict {
+    let mut balloon = Balloon::start(cx)?;
     let pages = balloon.dev.buffer(3 * PAGE_SIZE)?;
     pages.fill(SEED);
     let middle = pages.part(PAGE_SIZE, PAGE_SIZE);
@@ -135,8 +135,8 @@ fn neighbours(lab: &Lab) -> Verdict {
     equal("first byte changed behind it", None, pages.part(2 * PAGE_SIZE, PAGE_SIZE).first_not(SEED))
 }
 
-fn reported(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
-    let mut balloon = Balloon::start(lab)?;
+fn reported(cx: &Context, check: fn(&Buf) -> Verdict) -> Verdict {
+    let mut balloon = Balloon::start(cx)?;
     let Some(queue) = &mut balloon.reporting else {
         return Err(skip("the balloon does not offer reporting"));
     };
@@ -150,9 +150,9 @@ fn reported(lab: &Lab, check: fn(&Buf) -> Verdict) -> Verdict {
     check(&page)
 }
 
-fn reported_page_holds_the_poison(lab: &Lab) -> Verdict {
+fn reported_page_holds_the_poison(cx: &Context) -> Verdict {
     for poison in [0, 0xa5] {
-        let mut balloon = Balloon::start_with(lab, Features::PAGE_POISON, |dev| {
+        let mut balloon = Balloon::start_with(cx, Features::PAGE_POISON, |dev| {
             dev.needs(Features::PAGE_POISON | Features::REPORTING)?;
             dev.regs().config_write(offset_of!(Config, poison_val), 4, u32::from_le_bytes([poison; 4]));
             Ok(())

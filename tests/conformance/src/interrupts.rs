@@ -4,25 +4,25 @@ use super::clock::Quota;
 use super::device::Dev;
 use super::raw::wait_until;
 use super::rng::Rng;
-use super::{End, Lab, Row, Verdict, equal, holds, lines, skip, smp};
+use super::{Context, End, Row, Verdict, equal, holds, lines, skip, smp};
 use guest_kernel::devices::place::Place;
 use guest_kernel::task;
 use guest_kernel::trap::irq;
 use pvops::{event, time};
 
 pub const ROWS: &[Row] = &[
-    ("irq/device-interrupts", |lab| none_is_lost(lab, Quota { wanted: 1, needed: 1, time: PATIENCE })),
-    ("irq/none-is-lost", |lab| none_is_lost(lab, Quota { wanted: 100_000, needed: 500, time: 15 * PATIENCE })),
+    ("irq/device-interrupts", |cx| none_is_lost(cx, Quota { wanted: 1, needed: 1, time: PATIENCE })),
+    ("irq/none-is-lost", |cx| none_is_lost(cx, Quota { wanted: 100_000, needed: 500, time: 15 * PATIENCE })),
     ("irq/none-of-the-cpus-own-is-lost", none_of_the_cpus_own_is_lost),
     ("irq/not-more-than-used-buffers", not_more_than_used_buffers),
-    ("irq/flag-holds-device-interrupts", |lab| flag(lab).map(drop)),
-    ("irq/flag-delivers-what-waited", |lab| {
-        let (rng, before) = flag(lab)?;
+    ("irq/flag-holds-device-interrupts", |cx| flag(cx).map(drop)),
+    ("irq/flag-delivers-what-waited", |cx| {
+        let (rng, before) = flag(cx)?;
         came(&rng.dev, before)
     }),
-    ("irq/mask-holds", |lab| masked(lab).map(drop)),
-    ("irq/unmask-delivers-the-next", |lab| {
-        let mut rng = masked(lab)?;
+    ("irq/mask-holds", |cx| masked(cx).map(drop)),
+    ("irq/unmask-delivers-the-next", |cx| {
+        let mut rng = masked(cx)?;
         rng.dev.take_interrupt();
         let before = count(&rng.dev)?;
         once(&mut rng)?;
@@ -55,10 +55,10 @@ fn came(dev: &Dev<'_>, before: u64) -> Verdict {
     holds(came, "interrupts of a used buffer", "one within 1 s", "none")
 }
 
-fn none_is_lost(lab: &Lab, quota: Quota) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn none_is_lost(cx: &Context, quota: Quota) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
-    quota.fill(lab, "buffers", || {
+    quota.fill(cx, "buffers", || {
         let before = count(&rng.dev)?;
         rng.fill(&buf)?;
         let came = wait_until(PATIENCE, || rng.dev.interrupts() != Some(before));
@@ -67,12 +67,12 @@ fn none_is_lost(lab: &Lab, quota: Quota) -> Verdict {
     })
 }
 
-fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
-    lab.has("the local APIC's interrupt command")?;
+fn none_of_the_cpus_own_is_lost(cx: &Context) -> Verdict {
+    cx.has("the local APIC's interrupt command")?;
     let (event, vector) = smp::vector()?;
     let here = pvops::smp::cpu();
     let mut before = irq::count_of(event);
-    Quota { wanted: 100_000, needed: 2000, time: 6 * PATIENCE }.fill(lab, "interrupts", || {
+    Quota { wanted: 100_000, needed: 2000, time: 6 * PATIENCE }.fill(cx, "interrupts", || {
         // SAFETY: the vector has an event; this CPU runs.
         unsafe { pvops::smp::send_ipi(here, vector) };
         let came = wait_until(PATIENCE, || irq::count_of(event) != before);
@@ -82,8 +82,8 @@ fn none_of_the_cpus_own_is_lost(lab: &Lab) -> Verdict {
     })
 }
 
-fn not_more_than_used_buffers(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn not_more_than_used_buffers(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
     let before = count(&rng.dev)?;
     for n in 0..100 {
@@ -96,8 +96,8 @@ fn not_more_than_used_buffers(lab: &Lab) -> Verdict {
 }
 
 /// Has a buffer used with interrupts off; they are on again behind it.
-fn flag(lab: &Lab) -> Result<(Rng<'_>, u64), End> {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn flag(cx: &Context) -> Result<(Rng<'_>, u64), End> {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
     let before = count(&rng.dev)?;
     time::set_timer(time::NEVER);
@@ -122,8 +122,8 @@ fn flag(lab: &Lab) -> Result<(Rng<'_>, u64), End> {
 }
 
 /// Has a buffer used with the line masked; it is unmasked again behind it.
-fn masked(lab: &Lab) -> Result<Rng<'_>, End> {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn masked(cx: &Context) -> Result<Rng<'_>, End> {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let Place::Mmio(slot, _) = &rng.dev.target.place else { return Err(skip("the device has no line")) };
     let line = slot.line;
     let before = count(&rng.dev)?;
@@ -140,8 +140,8 @@ fn masked(lab: &Lab) -> Result<Rng<'_>, End> {
     Ok(rng)
 }
 
-fn halt_ends(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn halt_ends(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
     count(&rng.dev)?;
     for n in 0..100u16 {
@@ -168,11 +168,11 @@ fn halt_ends(lab: &Lab) -> Verdict {
 }
 
 /// The trap path goes on behind the `hlt` of such an interrupt, or this would hang instead.
-fn none_between_sti_and_hlt(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn none_between_sti_and_hlt(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(1)?;
     count(&rng.dev)?;
-    Quota { wanted: 10_000, needed: 500, time: 5 * PATIENCE }.fill(lab, "buffers", || {
+    Quota { wanted: 10_000, needed: 500, time: 5 * PATIENCE }.fill(cx, "buffers", || {
         let used = rng.queue.used_index();
         let head = rng.queue.chain(0, &[super::raw::link(&buf, super::raw::Dir::In)]);
         rng.queue.send(&rng.dev, head);
@@ -185,8 +185,8 @@ fn none_between_sti_and_hlt(lab: &Lab) -> Verdict {
     equal("interrupts between sti and hlt since boot", 0, irq::unprotected_halts())
 }
 
-fn config_vector_stays_quiet(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn config_vector_stays_quiet(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let Some(config) = rng.dev.target.interrupts.config_event() else {
         return Err(skip("the device has one line for everything"));
     };
@@ -196,8 +196,8 @@ fn config_vector_stays_quiet(lab: &Lab) -> Verdict {
     equal("interrupts of the configuration's vector", 0, irq::count_of(config) - before)
 }
 
-fn quiet_when_idle(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn quiet_when_idle(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let before = count(&rng.dev)?;
     once(&mut rng)?;
     came(&rng.dev, before)?;

@@ -1,6 +1,6 @@
 //! What the kernel checks of itself: the checks that the tour makes too, and what each operation of the table does.
 
-use super::{Lab, Row, Verdict, equal, fail, holds, skip};
+use super::{Context, Row, Verdict, equal, fail, holds, skip};
 use bitflags::Flags;
 use frontends::memory::DmaBuffer;
 use guest_kernel::checks;
@@ -58,8 +58,8 @@ const PROTECTED_AND_PAGING: Cr0Flags =
     Cr0Flags::PROTECTED_MODE_ENABLE.union(Cr0Flags::WRITE_PROTECT).union(Cr0Flags::PAGING);
 
 /// A check that `checks.rs` has under the same name.
-fn own(lab: &Lab) -> Verdict {
-    match checks::one(lab.name) {
+fn own(cx: &Context) -> Verdict {
+    match checks::one(cx.name) {
         None => Err(skip("pvops=unpatched")),
         Some(result) => result.map_err(|saw| fail("the kernel's own check", "nothing to report", saw)),
     }
@@ -84,10 +84,10 @@ fn spin(nanoseconds: u64) {
     }
 }
 
-fn irq_save_tells_the_flag(lab: &Lab) -> Verdict {
+fn irq_save_tells_the_flag(cx: &Context) -> Verdict {
     let (on, off) = (pvops::irq::save(), pvops::irq::save());
     interrupts_on();
-    if lab.found.world == World::Xen {
+    if cx.found.world == World::Xen {
         // There the flags are the event mask, and only `restore` has to understand them.
         return holds(
             on != off,
@@ -110,13 +110,13 @@ fn timer_while_off() -> (u64, u64) {
     (before, irq::timer_count())
 }
 
-fn irq_disable_holds_interrupts(_: &Lab) -> Verdict {
+fn irq_disable_holds_interrupts(_: &Context) -> Verdict {
     let (before, after) = timer_while_off();
     interrupts_on();
     equal("timer interrupts with interrupts off", 0, after - before)
 }
 
-fn irq_enable_lets_interrupts_in(_: &Lab) -> Verdict {
+fn irq_enable_lets_interrupts_in(_: &Context) -> Verdict {
     let (before, _) = timer_while_off();
     interrupts_on();
     let end = time::now() + 1_000_000_000;
@@ -126,7 +126,7 @@ fn irq_enable_lets_interrupts_in(_: &Lab) -> Verdict {
     equal("timer interrupts", 1, irq::timer_count() - before)
 }
 
-fn irq_halt_wakes_up(_: &Lab) -> Verdict {
+fn irq_halt_wakes_up(_: &Context) -> Verdict {
     for _ in 0..20 {
         pvops::irq::disable();
         let before = irq::timer_count();
@@ -138,7 +138,7 @@ fn irq_halt_wakes_up(_: &Lab) -> Verdict {
     Ok(())
 }
 
-fn cr0_write_reads_back(_: &Lab) -> Verdict {
+fn cr0_write_reads_back(_: &Context) -> Verdict {
     let before = cpu::read_cr0();
     // SAFETY: TS only makes floating-point instructions fault, and the kernel has none.
     unsafe { cpu::write_cr0(before ^ Cr0Flags::TASK_SWITCHED) };
@@ -148,7 +148,7 @@ fn cr0_write_reads_back(_: &Lab) -> Verdict {
     equal("CR0", before ^ Cr0Flags::TASK_SWITCHED, saw)
 }
 
-fn cr4_write_reads_back(_: &Lab) -> Verdict {
+fn cr4_write_reads_back(_: &Context) -> Verdict {
     // One that every CPU has and every world lets the kernel change.
     const DEBUGGING_EXTENSIONS: Cr4Flags = Cr4Flags::DEBUGGING_EXTENSIONS;
     let before = cpu::read_cr4();
@@ -160,7 +160,7 @@ fn cr4_write_reads_back(_: &Lab) -> Verdict {
     equal("CR4", before ^ DEBUGGING_EXTENSIONS, saw)
 }
 
-fn cr2_tells_the_fault(_: &Lab) -> Verdict {
+fn cr2_tells_the_fault(_: &Context) -> Verdict {
     let table = pvops::live_table();
     holds(
         guest_kernel::trap::expected::write_faults(table),
@@ -171,14 +171,14 @@ fn cr2_tells_the_fault(_: &Lab) -> Verdict {
     equal("CR2", VirtAddr::new(table as u64), cpu::read_cr2())
 }
 
-fn efer_says_long_mode(_: &Lab) -> Verdict {
+fn efer_says_long_mode(_: &Context) -> Verdict {
     // SAFETY: every 64-bit CPU has EFER.
     let efer = EferFlags::from_bits_retain(unsafe { cpu::read_msr(msr::EFER) });
     let wanted = EferFlags::LONG_MODE_ENABLE | EferFlags::LONG_MODE_ACTIVE | EferFlags::NO_EXECUTE_ENABLE;
     has_bits("EFER", efer, wanted)
 }
 
-fn msr_write_reads_back(_: &Lab) -> Verdict {
+fn msr_write_reads_back(_: &Context) -> Verdict {
     // SAFETY: every 64-bit CPU has KERNEL_GS_BASE; only swapgs uses it, which this kernel does not have.
     let (before, saw) = unsafe {
         let before = cpu::read_msr(msr::KERNEL_GS_BASE);
@@ -192,7 +192,7 @@ fn msr_write_reads_back(_: &Lab) -> Verdict {
     equal("KERNEL_GS_BASE put back", before, unsafe { cpu::read_msr(msr::KERNEL_GS_BASE) })
 }
 
-fn segment_bases_reach_their_msrs(_: &Lab) -> Verdict {
+fn segment_bases_reach_their_msrs(_: &Context) -> Verdict {
     // SAFETY: every 64-bit CPU has FS_BASE; this kernel uses no FS.
     let saw = unsafe {
         let before = cpu::read_msr(msr::FS_BASE);
@@ -204,7 +204,7 @@ fn segment_bases_reach_their_msrs(_: &Lab) -> Verdict {
     equal("FS_BASE", 0x7654_3210_0000, saw)
 }
 
-fn cr3_names_the_live_table(_: &Lab) -> Verdict {
+fn cr3_names_the_live_table(_: &Context) -> Verdict {
     let here = VirtAddr::from_ptr(&raw const INTERRUPT_FLAG_COPY);
     let (mut table, mut level) = (mmu::read_cr3(), PageTableLevel::Four);
     let walked = loop {
@@ -241,7 +241,7 @@ fn unchanged(page: &DmaBuffer) -> Verdict {
     equal("first byte of a page that changed", None, wrong)
 }
 
-fn cr3_write_keeps_the_world(_: &Lab) -> Verdict {
+fn cr3_write_keeps_the_world(_: &Context) -> Verdict {
     let page = page()?;
     let before = mmu::read_cr3();
     // SAFETY: the table that is live.
@@ -250,7 +250,7 @@ fn cr3_write_keeps_the_world(_: &Lab) -> Verdict {
     unchanged(&page)
 }
 
-fn flushes_change_nothing(_: &Lab) -> Verdict {
+fn flushes_change_nothing(_: &Context) -> Verdict {
     let page = page()?;
     mmu::flush_one(VirtAddr::from_ptr(page.as_ptr().as_ptr()));
     unchanged(&page)?;
@@ -258,7 +258,7 @@ fn flushes_change_nothing(_: &Lab) -> Verdict {
     unchanged(&page)
 }
 
-fn set_pte_writes_the_entry(_: &Lab) -> Verdict {
+fn set_pte_writes_the_entry(_: &Context) -> Verdict {
     let page = page()?;
     let entries = page.as_ptr().as_ptr().cast::<u64>();
     let wanted = |n: u64| (PhysAddr::new(n << 12), PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE);
@@ -281,7 +281,7 @@ fn set_pte_writes_the_entry(_: &Lab) -> Verdict {
     Ok(())
 }
 
-fn encode_and_decode_are_inverse(_: &Lab) -> Verdict {
+fn encode_and_decode_are_inverse(_: &Context) -> Verdict {
     const PRESENT: PageTableFlags = PageTableFlags::PRESENT;
     let more = [
         PageTableFlags::empty(),
@@ -297,7 +297,7 @@ fn encode_and_decode_are_inverse(_: &Lab) -> Verdict {
     Ok(())
 }
 
-fn cpu_number_is_stable(_: &Lab) -> Verdict {
+fn cpu_number_is_stable(_: &Context) -> Verdict {
     let first = smp::cpu();
     holds(first < 4096, "number of this CPU", "below 4096", first)?;
     (0..100).try_for_each(|_| equal("number of this CPU", first, smp::cpu()))
@@ -311,12 +311,12 @@ fn timer_interrupts(nanoseconds: u64, arm: impl FnOnce(u64)) -> u64 {
     irq::timer_count() - before
 }
 
-fn timer_fires_once(_: &Lab) -> Verdict {
+fn timer_fires_once(_: &Context) -> Verdict {
     time::set_timer(time::NEVER);
     equal("timer interrupts", 1, timer_interrupts(20_000_000, |now| time::set_timer(now + 1_000_000)))
 }
 
-fn timer_never_does_not_fire(_: &Lab) -> Verdict {
+fn timer_never_does_not_fire(_: &Context) -> Verdict {
     let saw = timer_interrupts(100_000_000, |now| {
         pvops::irq::disable();
         time::set_timer(now + 50_000_000);
@@ -326,7 +326,7 @@ fn timer_never_does_not_fire(_: &Lab) -> Verdict {
     equal("timer interrupts", 0, saw)
 }
 
-fn timer_replaces_its_deadline(_: &Lab) -> Verdict {
+fn timer_replaces_its_deadline(_: &Context) -> Verdict {
     // Far apart: where a busy machine keeps this CPU from running, the first must not come before it is replaced.
     let early = timer_interrupts(100_000_000, |now| {
         pvops::irq::disable();

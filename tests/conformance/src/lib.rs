@@ -60,7 +60,7 @@ use guest_kernel::platform::power::{self, Ending};
 use guest_kernel::start::Machine;
 use pvops::detect::{Surroundings, World};
 use shared_abi::checks::{self, Check, Level};
-use shared_abi::outside::{WORD, Wish};
+use shared_abi::host_action::{HostAction, WORD};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
 
@@ -89,7 +89,7 @@ impl End {
 /// How a check ended.
 pub(crate) type Verdict = Result<(), End>;
 /// The code of a check.
-type Run = fn(&Lab) -> Verdict;
+type Run = fn(&Context) -> Verdict;
 /// A row of a group's table: the name in the catalogue, and the code.
 type Row = (&'static str, Run);
 
@@ -135,20 +135,20 @@ pub(crate) fn holds(holds: bool, what: &str, expected: impl Display, saw: impl D
 }
 
 /// What the checks find: devices, and what CPUID told.
-pub(crate) struct Lab {
+pub(crate) struct Context {
     pub targets: Vec<Target>,
     pub found: Surroundings,
-    /// What somebody outside can do, as the command line says.
-    wishes: &'static str,
+    /// What the harness can do, from the command line.
+    host_actions: &'static str,
     /// The check that runs.
     pub name: &'static str,
-    /// Whether a station echoes frames, once that was tried.
-    pub station: Cell<Option<bool>>,
+    /// Whether an echo peer echoes frames, once that was tried.
+    pub echo_peer: Cell<Option<bool>>,
     /// What it says of how it was done, for the evidence.
     did: RefCell<Option<String>>,
 }
 
-impl Lab {
+impl Context {
     fn new(found: Surroundings, cmdline: Cmdline) -> Self {
         let mut targets = Vec::new();
         for (device_type, place) in Places::find(&found, cmdline).modern {
@@ -163,9 +163,9 @@ impl Lab {
         Self {
             targets,
             found,
-            wishes: cmdline.value(WORD).unwrap_or(""),
+            host_actions: cmdline.value(WORD).unwrap_or(""),
             name: "",
-            station: Cell::new(None),
+            echo_peer: Cell::new(None),
             did: RefCell::new(None),
         }
     }
@@ -196,34 +196,34 @@ impl Lab {
     }
 }
 
-impl Lab {
-    /// Whether a wish would be heard.
+impl Context {
+    /// Whether the harness supports a host action.
     ///
     /// # Errors
     /// Not applicable when it would not.
-    pub fn may_wish(&self, wish: Wish) -> Verdict {
-        self.step(wish).map(drop)
+    pub fn can_request(&self, action: HostAction) -> Verdict {
+        self.step(action).map(drop)
     }
 
     /// The amount by which it can be changed.
-    fn step(&self, wish: Wish) -> Result<u32, End> {
-        let mut able = self.wishes.split(',').filter_map(Wish::able);
-        let step = able.find_map(|(able, step)| (able == wish).then_some(step));
-        step.ok_or_else(|| skip(format!("nobody outside: outside= has no {:?}", wish.word())))
+    fn step(&self, action: HostAction) -> Result<u32, End> {
+        let mut able = self.host_actions.split(',').filter_map(HostAction::able);
+        let step = able.find_map(|(able, step)| (able == action).then_some(step));
+        step.ok_or_else(|| skip(format!("the harness supports no host action {:?}", action.word())))
     }
 
     /// So many pages of the balloon's, or a few more where it moves by more than a page.
     pub fn pages(&self, pages: u32) -> u32 {
-        pages.next_multiple_of(self.step(Wish::Balloon).unwrap_or(1))
+        pages.next_multiple_of(self.step(HostAction::Balloon).unwrap_or(1))
     }
 
-    /// Asks somebody outside for something.
+    /// Asks the harness for a host action.
     ///
     /// # Errors
-    /// Not applicable when nobody is there.
-    pub fn wish(&self, wish: Wish, field: Option<(&str, &dyn Display)>) -> Verdict {
-        self.may_wish(wish)?;
-        report(Kind::Want, wish.word(), Outcome::Waiting, |line| match field {
+    /// Not applicable where the harness does not support it.
+    pub fn request(&self, action: HostAction, field: Option<(&str, &dyn Display)>) -> Verdict {
+        self.can_request(action)?;
+        report(Kind::Request, action.word(), Outcome::Waiting, |line| match field {
             Some((key, value)) => line.field(key, value),
             None => Ok(line),
         });
@@ -334,18 +334,18 @@ pub fn start(machine: Machine) -> ! {
     let (found, cmdline) = (machine.found, machine.cmdline);
     machine.run_alone(async move {
         guest_kernel::time::refine().await;
-        run(Lab::new(found, cmdline), Filter::from_cmdline(cmdline).unwrap_or(Filter::ALL));
+        run(Context::new(found, cmdline), Filter::from_cmdline(cmdline).unwrap_or(Filter::ALL));
         power::end(Ending::Off)
     })
 }
 
-fn run(mut lab: Lab, filter: Filter) {
+fn run(mut cx: Context, filter: Filter) {
     let mut counts = Counts::default();
     let rows = GROUPS.iter().flat_map(|(checks, rows)| checks.iter().zip(*rows));
     for (entry, &(name, check)) in rows.filter(|(_, (name, _))| filter.takes(name)) {
-        lab.name = name;
+        cx.name = name;
         counts.ran += 1;
-        let (outcome, what, expected, saw) = match check(&lab) {
+        let (outcome, what, expected, saw) = match check(&cx) {
             Ok(()) => (Outcome::Success, None, None, None),
             Err(End::Skip(why)) => (Outcome::Skip, Some(why), None, None),
             Err(End::Error(why)) => (Outcome::Error, Some(why), None, None),
@@ -361,7 +361,7 @@ fn run(mut lab: Lab, filter: Filter) {
             Outcome::Advice => counts.advice += 1,
             Outcome::Success | Outcome::Waiting => {}
         }
-        let did = lab.did.take();
+        let did = cx.did.take();
         report(Kind::Check, name, outcome, |mut line| {
             for (key, value) in [("why", what), ("expected", expected), ("saw", saw), ("did", did)] {
                 if let Some(value) = value {

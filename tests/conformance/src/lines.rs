@@ -8,7 +8,7 @@ use super::loopback::{self, HELD_FOR, Judged, Looped, Shown};
 use super::pci::Pin;
 use super::raw::wait_until;
 use super::rng::Rng;
-use super::{End, Lab, Verdict, equal, error, holds, skip};
+use super::{Context, End, Verdict, equal, error, holds, skip};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use guest_kernel::platform::acpi;
 use guest_kernel::task::Event;
@@ -134,17 +134,17 @@ fn verdict(shown: Shown) -> Verdict {
     }
 }
 
-pub fn edge_interrupts_once(lab: &Lab) -> Verdict {
-    lab.has("the serial port")?;
+pub fn edge_interrupts_once(cx: &Context) -> Verdict {
+    cx.has("the serial port")?;
     if loopback::judged(COM1_GSI, mode(COM1_IRQ)) != Judged::Edge {
         return Err(skip("the MADT does not say that IRQ 4 signals by edges"));
     }
     verdict(looped(Trigger::Edge, only_count, || loopback::edge_round(&Port))?)
 }
 
-pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
-    lab.has("the serial port")?;
-    if lab.found.board_slots.is_some() {
+pub fn level_interrupts_until_acknowledged(cx: &Context) -> Verdict {
+    cx.has("the serial port")?;
+    if cx.found.board_slots.is_some() {
         return Err(skip("the board's lines signal by edges"));
     }
     if let Judged::Level(trigger) = loopback::judged(COM1_GSI, mode(COM1_IRQ)) {
@@ -153,7 +153,7 @@ pub fn level_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
             return verdict(shown);
         }
     }
-    pin_interrupts_until_acknowledged(lab)
+    pin_interrupts_until_acknowledged(cx)
 }
 
 /// Its handler cannot be given the device.
@@ -174,8 +174,8 @@ fn held() -> Verdict {
 }
 
 /// The entropy device by its pin, whose ISA interrupt the MADT says to signal by level.
-fn pin_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
-    let rng = Rng::start(lab, 0, 8)?;
+fn pin_interrupts_until_acknowledged(cx: &Context) -> Verdict {
+    let rng = Rng::start(cx, 0, 8)?;
     let pin = Pin::of(rng.dev.target)?;
     drop(rng);
     let (line, trigger) = mode(pin.irq);
@@ -193,7 +193,7 @@ fn pin_interrupts_until_acknowledged(lab: &Lab) -> Verdict {
     COUNT.store(0, SeqCst);
     let verdict = bound.map_err(|_| error("the line cannot be routed")).and_then(|()| {
         pin.alone(|| {
-            let mut rng = Rng::start(lab, 0, 8)?;
+            let mut rng = Rng::start(cx, 0, 8)?;
             event::unmask(line);
             let buf = rng.dev.buffer(1)?;
             rng.fill(&buf)?;

@@ -1,48 +1,48 @@
 //! The network card. What is received is a DHCP server's answer, which user networking has, or the echo
-//! of the question where a station is the other end.
+//! of the question where an echo peer is the other end.
 
 use super::card::{ATTEMPTS, BUFFER, Card, FILL, HEADER, PATIENCE};
 use super::raw::{Buf, Dir, link, wait_until};
-use super::{End, Lab, Row, Verdict, equal, holds, skip};
+use super::{Context, End, Row, Verdict, equal, holds, skip};
 use alloc::vec;
 use alloc::vec::Vec;
-use shared_abi::station;
+use shared_abi::echo;
 use shared_abi::virtio::net::{ETHERNET_HEADER, FRAME_MAX, Features, GSO_NONE, HDR_DATA_VALID, STATUS_LINK_UP};
 
 pub const NET: &[Row] = &[
-    ("net/mac-is-unicast", |lab| {
-        let mac = Card::start(lab, Features::MAC)?.mac();
+    ("net/mac-is-unicast", |cx| {
+        let mac = Card::start(cx, Features::MAC)?.mac();
         holds(mac != [0; 6] && mac[0] & 1 == 0, "mac", "a unicast address", format_args!("{mac:02x?}"))
     }),
-    ("net/link-is-up", |lab| {
-        let card = Card::start(lab, Features::STATUS)?;
+    ("net/link-is-up", |cx| {
+        let card = Card::start(cx, Features::STATUS)?;
         let status = card.dev.regs().config_read(6, 2) as u16;
         holds(status & STATUS_LINK_UP != 0, "status", "bit 0", status)
     }),
-    ("net/mtu-is-valid", |lab| {
-        let card = Card::start(lab, Features::MTU)?;
+    ("net/mtu-is-valid", |cx| {
+        let card = Card::start(cx, Features::MTU)?;
         let mtu = card.dev.regs().config_read(10, 2);
         holds(mtu >= 68, "mtu", "68 or more", mtu)
     }),
-    ("net/short-frame-is-taken", |lab| taken(lab, 60)),
-    ("net/full-frame-is-taken", |lab| taken(lab, FRAME_MAX)),
+    ("net/short-frame-is-taken", |cx| taken(cx, 60)),
+    ("net/full-frame-is-taken", |cx| taken(cx, FRAME_MAX)),
     ("net/header-apart-is-taken", header_apart),
     ("net/batch-is-taken", batch),
-    ("net/answer-arrives", |lab| answer(lab).map(drop)),
-    ("net/received-header-is-plain", |lab| {
-        let (buf, _) = answer(lab)?;
+    ("net/answer-arrives", |cx| answer(cx).map(drop)),
+    ("net/received-header-is-plain", |cx| {
+        let (buf, _) = answer(cx)?;
         holds(buf.read8(0) & !HDR_DATA_VALID == 0, "flags", "0 or DATA_VALID", buf.read8(0))?;
         equal("gso_type", GSO_NONE, buf.read8(1))?;
         equal("num_buffers", 1, buf.read16(10))
     }),
-    ("net/received-frame-has-its-length", |lab| {
-        let (buf, len) = answer(lab)?;
+    ("net/received-frame-has-its-length", |cx| {
+        let (buf, len) = answer(cx)?;
         let packet = usize::from(u16::from_be(buf.read16(HEADER + ETHERNET_HEADER + 2)));
         let least = HEADER + ETHERNET_HEADER + packet;
         holds(len >= least, "used length", format_args!("{least} or more"), len)
     }),
-    ("net/nothing-behind-the-used-length", |lab| {
-        let (buf, len) = answer(lab)?;
+    ("net/nothing-behind-the-used-length", |cx| {
+        let (buf, len) = answer(cx)?;
         equal("first byte changed behind the used length", None, buf.part(len, BUFFER - len).first_not(FILL))
     }),
     ("net/receive-exhaustion-recovers", exhaustion),
@@ -57,7 +57,7 @@ impl Card<'_> {
         let buf = self.dev.buffer(HEADER + len)?;
         buf.part(HEADER, 6).put(&[2, 0, 0, 0, 0, 0xfe]);
         buf.part(HEADER + 6, 6).put(&self.mac());
-        buf.part(HEADER + 12, 2).put(&station::PROTOCOL);
+        buf.part(HEADER + 12, 2).put(&echo::PROTOCOL);
         Ok(buf)
     }
 
@@ -88,14 +88,14 @@ impl Card<'_> {
     }
 }
 
-fn taken(lab: &Lab, len: usize) -> Verdict {
-    let mut card = Card::start(lab, Features::MAC)?;
+fn taken(cx: &Context, len: usize) -> Verdict {
+    let mut card = Card::start(cx, Features::MAC)?;
     let frame = card.frame(len)?;
     card.send(&frame)
 }
 
-fn header_apart(lab: &Lab) -> Verdict {
-    let mut card = Card::start(lab, Features::MAC)?;
+fn header_apart(cx: &Context) -> Verdict {
+    let mut card = Card::start(cx, Features::MAC)?;
     let frame = card.frame(60)?;
     let parts = [link(&frame.part(0, HEADER), Dir::Out), link(&frame.part(HEADER, 60), Dir::Out)];
     let head = card.transmit.chain(0, &parts);
@@ -104,8 +104,8 @@ fn header_apart(lab: &Lab) -> Verdict {
     card.dev.healthy()
 }
 
-fn batch(lab: &Lab) -> Verdict {
-    let mut card = Card::start(lab, Features::MAC)?;
+fn batch(cx: &Context) -> Verdict {
+    let mut card = Card::start(cx, Features::MAC)?;
     let frame = card.frame(60)?;
     let count = card.transmit.size.min(16);
     for n in 0..count {
@@ -123,12 +123,12 @@ fn batch(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn answer(lab: &Lab) -> Result<(Buf, usize), End> {
-    Card::start(lab, Features::MAC)?.answer()
+fn answer(cx: &Context) -> Result<(Buf, usize), End> {
+    Card::start(cx, Features::MAC)?.answer()
 }
 
-fn exhaustion(lab: &Lab) -> Verdict {
-    let mut card = Card::start(lab, Features::MAC)?;
+fn exhaustion(cx: &Context) -> Verdict {
+    let mut card = Card::start(cx, Features::MAC)?;
     (0..3).try_for_each(|_| card.discover())?;
     wait_until(20_000_000, || false);
     equal("used index of the receive queue", 0, card.receive.used_index())?;
@@ -136,9 +136,9 @@ fn exhaustion(lab: &Lab) -> Verdict {
     card.dev.healthy()
 }
 
-fn mergeable(lab: &Lab) -> Verdict {
+fn mergeable(cx: &Context) -> Verdict {
     const SMALL: usize = 128;
-    let mut card = Card::start(lab, Features::MRG_RXBUF)?;
+    let mut card = Card::start(cx, Features::MRG_RXBUF)?;
     let size = card.receive.size;
     let buf = card.offer(SMALL, size)?;
     card.discover()?;
@@ -183,12 +183,12 @@ fn discover(mac: [u8; 6]) -> Vec<u8> {
     frame
 }
 
-/// An answer of a server, or our own request from a station that echoes.
+/// An answer of a server, or our own request from an echo peer that echoes.
 fn is_reply(buf: &Buf) -> bool {
     const UDP: usize = HEADER + ETHERNET_HEADER + 20;
     let bootp = buf.part(UDP + 8, 8).bytes();
     let ports = buf.part(UDP, 4).bytes();
     let answer = ports == [0, 67, 0, 68] && bootp[0] == 2;
-    let echo = ports == [0, 68, 0, 67] && buf.part(HEADER + 6, 6).bytes() == station::MAC;
+    let echo = ports == [0, 68, 0, 67] && buf.part(HEADER + 6, 6).bytes() == echo::MAC;
     (answer || echo) && bootp[4..8] == TRANSACTION.to_be_bytes()
 }

@@ -1,10 +1,10 @@
-//! Checksums and cuts that are left to the device, judged by what the station saw on the wire.
+//! Checksums and cuts that are left to the device, judged by what the echo peer saw on the wire.
 
 use super::card::{Card, PATIENCE, same, tag};
 use super::packet::{
     ACK, FIN, IDENTIFICATION, Ip, KINDS, Kind, PSH, SEQUENCE, Transport, checksum, double, payload, same_headers, word,
 };
-use super::{End, Lab, Row, Verdict, equal, fail, holds};
+use super::{Context, End, Row, Verdict, equal, fail, holds};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::net::{
@@ -12,28 +12,28 @@ use shared_abi::virtio::net::{
 };
 
 pub const ROWS: &[Row] = &[
-    ("net-offload/checksums-are-completed", |lab| {
+    ("net-offload/checksums-are-completed", |cx| {
         KINDS
             .into_iter()
-            .try_for_each(|kind| [1, 2, 100, 777, 1400].into_iter().try_for_each(|len| completed(lab, kind, len)))
+            .try_for_each(|kind| [1, 2, 100, 777, 1400].into_iter().try_for_each(|len| completed(cx, kind, len)))
     }),
     ("net-offload/checksum-anywhere-is-completed", checksum_anywhere),
-    ("net-offload/checksum-of-a-largest-frame-is-completed", |lab| {
-        KINDS.into_iter().try_for_each(|kind| completed(lab, kind, 1514 - kind.headers()))
+    ("net-offload/checksum-of-a-largest-frame-is-completed", |cx| {
+        KINDS.into_iter().try_for_each(|kind| completed(cx, kind, 1514 - kind.headers()))
     }),
     ("net-offload/bytes-stay-without-needs-csum", bytes_stay),
     ("net-offload/checksum-outside-of-the-frame-is-survived", outside_is_survived),
-    ("net-offload/tcp4-is-cut", |lab| cut(lab, TCP4, &[1, 2, 3, 10], 1000)),
-    ("net-offload/tcp6-is-cut", |lab| cut(lab, TCP6, &[1, 2, 3, 10], 1000)),
-    ("net-offload/udp-is-cut", |lab| {
-        cut(lab, UDP4, &[1, 2, 10], 1000)?;
-        cut(lab, UDP6, &[1, 2, 10], 1000)
+    ("net-offload/tcp4-is-cut", |cx| cut(cx, TCP4, &[1, 2, 3, 10], 1000)),
+    ("net-offload/tcp6-is-cut", |cx| cut(cx, TCP6, &[1, 2, 3, 10], 1000)),
+    ("net-offload/udp-is-cut", |cx| {
+        cut(cx, UDP4, &[1, 2, 10], 1000)?;
+        cut(cx, UDP6, &[1, 2, 10], 1000)
     }),
-    ("net-offload/odd-segments-are-cut", |lab| cut(lab, TCP4, &[3], 333)),
-    ("net-offload/largest-tcp4-is-cut", |lab| whole_cut(lab, TCP4, 65_535 - 20 - 32, 1448)),
+    ("net-offload/odd-segments-are-cut", |cx| cut(cx, TCP4, &[3], 333)),
+    ("net-offload/largest-tcp4-is-cut", |cx| whole_cut(cx, TCP4, 65_535 - 20 - 32, 1448)),
     ("net-offload/header-length-is-only-a-hint", header_length_is_a_hint),
-    ("net-offload/cut-without-needs-csum-is-survived", |lab| nonsense(lab, Header { flags: 0, ..header(TCP4, 1000) })),
-    ("net-offload/cut-into-nothing-is-survived", |lab| nonsense(lab, Header { gso_size: 0, ..header(TCP4, 1000) })),
+    ("net-offload/cut-without-needs-csum-is-survived", |cx| nonsense(cx, Header { flags: 0, ..header(TCP4, 1000) })),
+    ("net-offload/cut-into-nothing-is-survived", |cx| nonsense(cx, Header { gso_size: 0, ..header(TCP4, 1000) })),
     ("net-offload/received-checksum-flags-are-true", received_flags),
 ];
 
@@ -84,8 +84,8 @@ fn echo_from(card: &mut Card<'_>, kind: Kind, port: u16, what: &str) -> Result<V
     Ok(received.frame)
 }
 
-fn completed(lab: &Lab, kind: Kind, len: usize) -> Verdict {
-    let mut card = Card::with_station(lab, Features::CSUM)?;
+fn completed(cx: &Context, kind: Kind, len: usize) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::CSUM)?;
     card.stock(2048, 16)?;
     let what = format!("{:?} over {:?} with {len} bytes", kind.transport, kind.ip);
     let port = port();
@@ -100,11 +100,11 @@ fn completed(lab: &Lab, kind: Kind, len: usize) -> Verdict {
 }
 
 /// Not only TCP and UDP: the device needs no protocol for it.
-fn checksum_anywhere(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::CSUM)?;
+fn checksum_anywhere(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::CSUM)?;
     card.stock(2048, 16)?;
     for (start, offset, len) in [(18, 0, 60), (20, 30, 61), (33, 4, 200), (40, 2, 999), (60, 38, 100)] {
-        let mut frame = card.to_station(len);
+        let mut frame = card.to_echo_peer(len);
         let header =
             Header { flags: HDR_NEEDS_CSUM, csum_start: start as u16, csum_offset: offset as u16, ..Header::default() };
         card.send_frame(header, &frame)?;
@@ -122,8 +122,8 @@ fn checksum_anywhere(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn bytes_stay(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::CSUM)?;
+fn bytes_stay(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::CSUM)?;
     card.stock(2048, 16)?;
     let port = port();
     let mut packet = TCP4.packet(card.mac(), port, &payload(100));
@@ -136,29 +136,29 @@ fn bytes_stay(lab: &Lab) -> Verdict {
 }
 
 /// The device may lose such a frame, or send it as it is.
-fn outside_is_survived(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::CSUM)?;
+fn outside_is_survived(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::CSUM)?;
     for (start, offset) in [(60, 0), (59, 0), (0xffff, 0xffff), (14, 0xffff), (50, 9)] {
-        let frame = card.to_station(60);
+        let frame = card.to_echo_peer(60);
         let header = Header { flags: HDR_NEEDS_CSUM, csum_start: start, csum_offset: offset, ..Header::default() };
         card.send_frame(header, &frame)?;
     }
-    let frame = card.to_station(60);
+    let frame = card.to_echo_peer(60);
     card.echo(&frame).map(drop)
 }
 
-fn cut(lab: &Lab, kind: Kind, counts: &[usize], size: usize) -> Verdict {
+fn cut(cx: &Context, kind: Kind, counts: &[usize], size: usize) -> Verdict {
     for &count in counts {
         // The last segment is full, one byte short, one byte long.
         for len in [count * size, count * size - 1, count * size + 1] {
-            whole_cut(lab, kind, len, size)?;
+            whole_cut(cx, kind, len, size)?;
         }
     }
     Ok(())
 }
 
-fn whole_cut(lab: &Lab, kind: Kind, len: usize, size: usize) -> Verdict {
-    let mut card = Card::with_station(lab, feature(kind))?;
+fn whole_cut(cx: &Context, kind: Kind, len: usize, size: usize) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, feature(kind))?;
     card.stock(2048, 16)?;
     cut_and_judge(&mut card, kind, len, header(kind, size as u16))?;
     card.dev.healthy()
@@ -196,8 +196,8 @@ fn cut_and_judge(card: &mut Card<'_>, kind: Kind, len: usize, header: Header) ->
     Ok(())
 }
 
-fn header_length_is_a_hint(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, feature(TCP4))?;
+fn header_length_is_a_hint(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, feature(TCP4))?;
     card.stock(2048, 16)?;
     [0, 14, 20, 0xffff]
         .into_iter()
@@ -205,8 +205,8 @@ fn header_length_is_a_hint(lab: &Lab) -> Verdict {
 }
 
 /// A packet to cut whose header makes no sense: whatever becomes of it, the next one is cut.
-fn nonsense(lab: &Lab, nonsense: Header) -> Verdict {
-    let mut card = Card::with_station(lab, feature(TCP4))?;
+fn nonsense(cx: &Context, nonsense: Header) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, feature(TCP4))?;
     card.stock(2048, 16)?;
     let mut packet = TCP4.packet(card.mac(), port(), &payload(2500));
     TCP4.put_pseudo(&mut packet);
@@ -215,8 +215,8 @@ fn nonsense(lab: &Lab, nonsense: Header) -> Verdict {
 }
 
 /// With GUEST_CSUM the device may say that a checksum was verified, or leave it open; both must be true.
-fn received_flags(lab: &Lab) -> Verdict {
-    let mut card = Card::with_station(lab, Features::GUEST_CSUM)?;
+fn received_flags(cx: &Context) -> Verdict {
+    let mut card = Card::with_echo_peer(cx, Features::GUEST_CSUM)?;
     card.stock(2048, 16)?;
     for wrong in [0, 0x5555] {
         let port = port();
@@ -226,7 +226,9 @@ fn received_flags(lab: &Lab) -> Verdict {
         packet[at] ^= wrong as u8;
         card.send_frame(Header::default(), &packet)?;
         let found = card.receive_where(5 * PATIENCE, |frame| word(frame, UDP4.start()) == Some(port.into()))?;
-        let Some(received) = found else { return Err(fail("a packet to the station", "its echo within 5 s", "none")) };
+        let Some(received) = found else {
+            return Err(fail("a packet to the echo peer", "its echo within 5 s", "none"));
+        };
         let flags = received.header.flags;
         if wrong != 0 {
             equal("DATA_VALID of a packet with a wrong checksum", 0, flags & HDR_DATA_VALID)?;

@@ -1,11 +1,11 @@
-//! What devices show when somebody outside changes them. A check wishes, and waits until the device shows it; it leaves
+//! What devices show when the host changes them. A check requests a change and waits until the device shows it; it leaves
 //! the machine as it was, and waits for that too, so that no change comes in the middle of the next check.
 
 use super::device::{Dev, Target};
 use super::disk::{Answer, Disk};
 use super::raw::{Dir, Queue, link, wait_until};
 use super::registers::Regs;
-use super::{End, Lab, Row, Verdict, advice, equal, fail, holds, skip, vectors, worst};
+use super::{Context, End, Row, Verdict, advice, equal, fail, holds, skip, vectors, worst};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
@@ -18,7 +18,7 @@ use frontends::transport::{MmioTransport, PciTransport};
 use guest_kernel::devices::balloon::Source;
 use guest_kernel::devices::place::AnyTransport;
 use guest_kernel::trap::irq;
-use shared_abi::outside::{Wish, field};
+use shared_abi::host_action::{HostAction, field};
 use shared_abi::virtio::balloon::{Features, queues, stat_tag};
 use shared_abi::virtio::blk::{self, RequestStatus, RequestType};
 use shared_abi::virtio::mmio::InterruptStatus;
@@ -28,88 +28,88 @@ use shared_abi::virtio::{DeviceType, net};
 pub const ROWS: &[Row] = &[
     ("outside/generation-changes-with-the-configuration", generation_changes),
     ("outside/configuration-change-interrupts", change_interrupts),
-    ("outside/interrupt-status-tells-a-configuration-change", |lab| {
-        with_pending_change(lab, |dev| {
+    ("outside/interrupt-status-tells-a-configuration-change", |cx| {
+        with_pending_change(cx, |dev| {
             let status = dev.take_interrupt();
             let told = status & InterruptStatus::CONFIG_CHANGE.bits() != 0;
             holds(told, "interrupt status", "bit 1", format_args!("{status:#x}"))?;
             equal("interrupt status behind the acknowledgement", 0, dev.take_interrupt())
         })
     }),
-    ("outside/configuration-change-is-no-used-buffer", |lab| {
-        with_pending_change(lab, |dev| {
+    ("outside/configuration-change-is-no-used-buffer", |cx| {
+        with_pending_change(cx, |dev| {
             equal("bit 0 of the interrupt status", 0, dev.take_interrupt() & InterruptStatus::USED_BUFFER.bits())
         })
     }),
-    ("outside/reset-forgets-a-configuration-change", |lab| {
-        with_pending_change(lab, |dev| {
+    ("outside/reset-forgets-a-configuration-change", |cx| {
+        with_pending_change(cx, |dev| {
             holds(dev.target.reset(), "status after a reset", 0, dev.regs().status())?;
             equal("interrupt status", 0, dev.take_interrupt())
         })
     }),
     ("outside/change-without-a-vector-stays-quiet", change_without_a_vector_stays_quiet),
-    ("outside/disk-shrinks", |lab| {
-        with_smaller_disk(lab, |disk, first| {
+    ("outside/disk-shrinks", |cx| {
+        with_smaller_disk(cx, |disk, first| {
             let sector = disk.sectors(1)?;
             let Answer { status, .. } = disk.request(RequestType::IN, first, &[link(&sector, Dir::In)])?;
             advice(equal("status of a read behind the end", RequestStatus::IOERR.0, status))
         })
     }),
     ("outside/disk-grows", disk_grows),
-    ("outside/link-goes-down-and-up", |lab| with_pulled_cable(lab, |_, _| Ok(()))),
-    ("outside/frames-are-taken-while-the-link-is-down", |lab| with_pulled_cable(lab, send_two_frames)),
-    ("outside/balloon-target-is-told", |lab| {
-        let dev = balloon(lab)?;
-        [3, 700, 0].into_iter().try_for_each(|pages| set_target(lab, dev.target, pages))
+    ("outside/link-goes-down-and-up", |cx| with_pulled_cable(cx, |_, _| Ok(()))),
+    ("outside/frames-are-taken-while-the-link-is-down", |cx| with_pulled_cable(cx, send_two_frames)),
+    ("outside/balloon-target-is-told", |cx| {
+        let dev = balloon(cx)?;
+        [3, 700, 0].into_iter().try_for_each(|pages| set_target(cx, dev.target, pages))
     }),
     ("outside/balloon-target-moves-while-busy", target_moves),
-    ("outside/statistics-wait-for-a-request", |lab| with_statistics(lab, &KNOWN, Asking::Never)),
-    ("outside/statistics-buffer-comes-back", |lab| with_statistics(lab, &KNOWN, Asking::Twice)),
-    ("outside/statistics-unknown-and-unordered-are-taken", |lab| {
-        with_statistics(lab, &[UNKNOWN, stat_tag::TOTAL_MEMORY, stat_tag::FREE_MEMORY], Asking::Twice)
+    ("outside/statistics-wait-for-a-request", |cx| with_statistics(cx, &KNOWN, Asking::Never)),
+    ("outside/statistics-buffer-comes-back", |cx| with_statistics(cx, &KNOWN, Asking::Twice)),
+    ("outside/statistics-unknown-and-unordered-are-taken", |cx| {
+        with_statistics(cx, &[UNKNOWN, stat_tag::TOTAL_MEMORY, stat_tag::FREE_MEMORY], Asking::Twice)
     }),
 ];
 
-/// How long a wish may take to come true.
+/// How long a host action may take.
 const PATIENCE: u64 = 5_000_000_000;
 /// Sectors that are taken from the disk.
 const SECTORS: u64 = 8;
 
-/// Makes a wish and waits until it came true.
+/// Requests a host action and waits until the device shows it.
 fn make(
-    lab: &Lab,
-    wish: Wish,
+    cx: &Context,
+    action: HostAction,
     value: (&str, &dyn Display),
     what: &str,
     read: &dyn Fn() -> u64,
     wanted: u64,
 ) -> Verdict {
-    lab.may_wish(wish)?;
+    cx.can_request(action)?;
     if read() == wanted {
         // Nobody is asked for what is there: the device would be reset before somebody comes to do it.
         return Ok(());
     }
-    lab.wish(wish, Some(value))?;
+    cx.request(action, Some(value))?;
     if wait_until(PATIENCE, || read() == wanted) {
         return Ok(());
     }
     Err(fail(&format!("{what} within 5 s"), wanted, read()))
 }
 
-fn set_target(lab: &Lab, target: &Target, pages: u32) -> Verdict {
-    let pages = lab.pages(pages);
+fn set_target(cx: &Context, target: &Target, pages: u32) -> Verdict {
+    let pages = cx.pages(pages);
     let read = || target.regs.config_read(0, 4).into();
-    make(lab, Wish::Balloon, (field::PAGES, &pages), "num_pages", &read, pages.into())
+    make(cx, HostAction::Balloon, (field::PAGES, &pages), "num_pages", &read, pages.into())
 }
 
-fn set_capacity(lab: &Lab, target: &Target, sectors: u64) -> Verdict {
+fn set_capacity(cx: &Context, target: &Target, sectors: u64) -> Verdict {
     let read = || target.regs.config_read64(0);
-    make(lab, Wish::Disk, (field::SECTORS, &sectors), "capacity", &read, sectors)
+    make(cx, HostAction::Disk, (field::SECTORS, &sectors), "capacity", &read, sectors)
 }
 
-fn set_link(lab: &Lab, target: &Target, state: &'static str) -> Verdict {
+fn set_link(cx: &Context, target: &Target, state: &'static str) -> Verdict {
     let read = || u64::from(target.regs.config_read(6, 2) as u16 & net::STATUS_LINK_UP);
-    make(lab, Wish::Link, (field::STATE, &state), "bit 0 of status", &read, (state == field::UP).into())
+    make(cx, HostAction::Link, (field::STATE, &state), "bit 0 of status", &read, (state == field::UP).into())
 }
 
 /// The verdict of a check, unless what came behind it went wrong too.
@@ -118,9 +118,9 @@ fn both(check: Verdict, restored: Verdict) -> Verdict {
 }
 
 /// A live balloon device without a driver behind it, target 0.
-fn balloon(lab: &Lab) -> Result<Dev<'_>, End> {
-    lab.may_wish(Wish::Balloon)?;
-    started_balloon(lab.device(DeviceType::BALLOON)?)
+fn balloon(cx: &Context) -> Result<Dev<'_>, End> {
+    cx.can_request(HostAction::Balloon)?;
+    started_balloon(cx.device(DeviceType::BALLOON)?)
 }
 
 fn started_balloon(target: &Target) -> Result<Dev<'_>, End> {
@@ -133,36 +133,36 @@ fn started_balloon(target: &Target) -> Result<Dev<'_>, End> {
 }
 
 /// On the balloon, or on the card where the balloon has no MSI-X.
-fn change_without_a_vector_stays_quiet(lab: &Lab) -> Verdict {
+fn change_without_a_vector_stays_quiet(cx: &Context) -> Verdict {
     let quiet = |device_type| {
-        let target = lab.device(device_type)?;
+        let target = cx.device(device_type)?;
         Ok((target, vectors::with(target, |vectors| Vectors { config: NO_VECTOR, ..vectors })?))
     };
-    let of_the_balloon = lab.may_wish(Wish::Balloon).and_then(|()| quiet(DeviceType::BALLOON));
+    let of_the_balloon = cx.can_request(HostAction::Balloon).and_then(|()| quiet(DeviceType::BALLOON));
     match of_the_balloon {
         Ok((target, quiet)) => {
             let dev = started_balloon(&quiet)?;
-            let checked = vectors::stays_quiet(target, || set_target(lab, target, 16));
+            let checked = vectors::stays_quiet(target, || set_target(cx, target, 16));
             drop(dev);
             // The same with a vector: else the silence says nothing.
             let _dev = started_balloon(target)?;
-            both(checked, vectors::interrupts(target, || set_target(lab, target, 0)))
+            both(checked, vectors::interrupts(target, || set_target(cx, target, 0)))
         }
         Err(End::Skip(_)) => {
-            lab.may_wish(Wish::Link)?;
+            cx.can_request(HostAction::Link)?;
             let (target, quiet) = quiet(DeviceType::NET)?;
             let started = started_card(&quiet)?;
-            let checked = vectors::stays_quiet(target, || set_link(lab, target, field::DOWN));
+            let checked = vectors::stays_quiet(target, || set_link(cx, target, field::DOWN));
             drop(started);
             let _started = started_card(target)?;
-            both(checked, vectors::interrupts(target, || set_link(lab, target, field::UP)))
+            both(checked, vectors::interrupts(target, || set_link(cx, target, field::UP)))
         }
         Err(other) => Err(other),
     }
 }
 
-fn generation_changes(lab: &Lab) -> Verdict {
-    each_change(lab, |target, change| {
+fn generation_changes(cx: &Context) -> Verdict {
+    each_change(cx, |target, change| {
         let before = target.regs.config_generation();
         change()?;
         let saw = target.regs.config_generation();
@@ -174,9 +174,9 @@ fn generation_changes(lab: &Lab) -> Verdict {
     })
 }
 
-fn change_interrupts(lab: &Lab) -> Verdict {
+fn change_interrupts(cx: &Context) -> Verdict {
     let silent = Cell::new(true);
-    each_change(lab, |target, change| {
+    each_change(cx, |target, change| {
         let Some(event) = target.interrupts.config_event().or(target.interrupts.queue_event()) else { return Ok(()) };
         silent.set(false);
         let before = irq::count_of(event);
@@ -190,24 +190,24 @@ fn change_interrupts(lab: &Lab) -> Verdict {
 }
 
 /// Looks at a change of each live device that somebody can change: the balloon, the disk, the card.
-fn each_change(lab: &Lab, check: impl Fn(&Target, &dyn Fn() -> Verdict) -> Verdict) -> Verdict {
-    let dev = balloon(lab)?;
-    let checked = check(dev.target, &|| set_target(lab, dev.target, 16));
-    let mut all = both(checked, set_target(lab, dev.target, 0));
+fn each_change(cx: &Context, check: impl Fn(&Target, &dyn Fn() -> Verdict) -> Verdict) -> Verdict {
+    let dev = balloon(cx)?;
+    let checked = check(dev.target, &|| set_target(cx, dev.target, 16));
+    let mut all = both(checked, set_target(cx, dev.target, 0));
     drop(dev);
-    if lab.may_wish(Wish::Disk).is_ok() && lab.device(DeviceType::BLOCK).is_ok() {
-        let mut disk = Disk::start(lab, 0, 16)?;
+    if cx.can_request(HostAction::Disk).is_ok() && cx.device(DeviceType::BLOCK).is_ok() {
+        let mut disk = Disk::start(cx, 0, 16)?;
         let (target, capacity) = (disk.dev.target, disk.capacity);
         let before = disk.sectors(SECTORS as usize)?;
         disk.read(capacity - SECTORS, &before)?;
-        let checked = check(target, &|| set_capacity(lab, target, capacity - SECTORS));
-        let restored = set_capacity(lab, target, capacity).and_then(|()| disk.write(capacity - SECTORS, &before));
+        let checked = check(target, &|| set_capacity(cx, target, capacity - SECTORS));
+        let restored = set_capacity(cx, target, capacity).and_then(|()| disk.write(capacity - SECTORS, &before));
         all = worst(all, both(checked, restored));
     }
-    match card(lab) {
+    match card(cx) {
         Ok((dev, _)) => {
-            let checked = check(dev.target, &|| set_link(lab, dev.target, field::DOWN));
-            worst(all, both(checked, set_link(lab, dev.target, field::UP)))
+            let checked = check(dev.target, &|| set_link(cx, dev.target, field::DOWN));
+            worst(all, both(checked, set_link(cx, dev.target, field::UP)))
         }
         Err(End::Skip(_)) => all,
         Err(other) => worst(all, Err(other)),
@@ -215,26 +215,26 @@ fn each_change(lab: &Lab, check: impl Fn(&Target, &dyn Fn() -> Verdict) -> Verdi
 }
 
 /// Looks at a balloon whose target has changed and whose interrupt nobody has acknowledged.
-fn with_pending_change(lab: &Lab, check: impl FnOnce(&Dev<'_>) -> Verdict) -> Verdict {
-    let dev = balloon(lab)?;
+fn with_pending_change(cx: &Context, check: impl FnOnce(&Dev<'_>) -> Verdict) -> Verdict {
+    let dev = balloon(cx)?;
     if matches!(dev.regs(), Regs::Pci(_, Some(_))) {
         return Err(skip("with MSI-X the interrupt status says nothing"));
     }
-    let checked = set_target(lab, dev.target, 16).and_then(|()| {
+    let checked = set_target(cx, dev.target, 16).and_then(|()| {
         // The status may come a moment behind the field.
         wait_until(20_000_000, || false);
         check(&dev)
     });
     // The check may have reset it, and not every host tells a device without a driver.
     drop(dev);
-    let dev = balloon(lab)?;
-    both(checked, set_target(lab, dev.target, 0))
+    let dev = balloon(cx)?;
+    both(checked, set_target(cx, dev.target, 0))
 }
 
 /// Takes the last sectors from the disk, and gives them back with what was in them.
-fn with_smaller_disk(lab: &Lab, check: impl FnOnce(&mut Disk<'_>, u64) -> Verdict) -> Verdict {
-    lab.may_wish(Wish::Disk)?;
-    let mut disk = Disk::start(lab, 0, 64)?;
+fn with_smaller_disk(cx: &Context, check: impl FnOnce(&mut Disk<'_>, u64) -> Verdict) -> Verdict {
+    cx.can_request(HostAction::Disk)?;
+    let mut disk = Disk::start(cx, 0, 64)?;
     if disk.dev.offered & blk::Features::RO.bits() != 0 {
         return Err(skip("the disk is read-only"));
     }
@@ -244,13 +244,13 @@ fn with_smaller_disk(lab: &Lab, check: impl FnOnce(&mut Disk<'_>, u64) -> Verdic
     };
     let (before, target) = (disk.sectors(SECTORS as usize)?, disk.dev.target);
     disk.read(first, &before)?;
-    let checked = set_capacity(lab, target, first).and_then(|()| check(&mut disk, first));
-    both(checked, set_capacity(lab, target, capacity).and_then(|()| disk.write(first, &before)))
+    let checked = set_capacity(cx, target, first).and_then(|()| check(&mut disk, first));
+    both(checked, set_capacity(cx, target, capacity).and_then(|()| disk.write(first, &before)))
 }
 
-fn disk_grows(lab: &Lab) -> Verdict {
-    with_smaller_disk(lab, |disk, first| {
-        set_capacity(lab, disk.dev.target, first + SECTORS)?;
+fn disk_grows(cx: &Context) -> Verdict {
+    with_smaller_disk(cx, |disk, first| {
+        set_capacity(cx, disk.dev.target, first + SECTORS)?;
         let (out, back) = (disk.sectors(SECTORS as usize)?, disk.sectors(SECTORS as usize)?);
         out.pattern(0x42);
         disk.write(first, &out)?;
@@ -261,9 +261,9 @@ fn disk_grows(lab: &Lab) -> Verdict {
 }
 
 /// A live network card that tells its link.
-fn card(lab: &Lab) -> Result<(Dev<'_>, Queue), End> {
-    lab.may_wish(Wish::Link)?;
-    started_card(lab.device(DeviceType::NET)?)
+fn card(cx: &Context) -> Result<(Dev<'_>, Queue), End> {
+    cx.can_request(HostAction::Link)?;
+    started_card(cx.device(DeviceType::NET)?)
 }
 
 fn started_card(target: &Target) -> Result<(Dev<'_>, Queue), End> {
@@ -277,10 +277,10 @@ fn started_card(target: &Target) -> Result<(Dev<'_>, Queue), End> {
     Ok((dev, transmit))
 }
 
-fn with_pulled_cable(lab: &Lab, check: fn(&Dev<'_>, &mut Queue) -> Verdict) -> Verdict {
-    let (dev, mut transmit) = card(lab)?;
-    let checked = set_link(lab, dev.target, field::DOWN).and_then(|()| check(&dev, &mut transmit));
-    both(checked, set_link(lab, dev.target, field::UP))
+fn with_pulled_cable(cx: &Context, check: fn(&Dev<'_>, &mut Queue) -> Verdict) -> Verdict {
+    let (dev, mut transmit) = card(cx)?;
+    let checked = set_link(cx, dev.target, field::DOWN).and_then(|()| check(&dev, &mut transmit));
+    both(checked, set_link(cx, dev.target, field::UP))
 }
 
 fn send_two_frames(dev: &Dev<'_>, transmit: &mut Queue) -> Verdict {
@@ -309,25 +309,25 @@ fn driver(target: &Target) -> Result<Balloon<AnyTransport>, End> {
 }
 
 /// Where the target goes, and where the balloon is when it moves on.
-fn moves(lab: &Lab) -> [(u32, u32); 5] {
+fn moves(cx: &Context) -> [(u32, u32); 5] {
     [(900, 200), (40, 150), (600, 300), (80, 80), (0, 0)].map(|(pages, until)| {
-        let most = lab.pages(pages);
+        let most = cx.pages(pages);
         // On its way down the target stays below.
-        let least = if most > pages && pages < until { most - lab.pages(1) } else { most };
+        let least = if most > pages && pages < until { most - cx.pages(1) } else { most };
         (least, if pages == until { most } else { until })
     })
 }
 
-fn target_moves(lab: &Lab) -> Verdict {
-    lab.may_wish(Wish::Balloon)?;
-    let target = lab.device(DeviceType::BALLOON)?;
+fn target_moves(cx: &Context) -> Verdict {
+    cx.can_request(HostAction::Balloon)?;
+    let target = cx.device(DeviceType::BALLOON)?;
     // A reset, so that what an earlier check left is gone.
     drop(Dev::new(target)?);
     let mut driver = driver(target)?;
     let mut checked = Ok(());
-    for (pages, until) in moves(lab) {
+    for (pages, until) in moves(cx) {
         // Nobody polls meanwhile: requests that are in flight stay there.
-        checked = set_target(lab, target, pages).and_then(|()| {
+        checked = set_target(cx, target, pages).and_then(|()| {
             driver.config_changed();
             let before = driver.actual();
             let there = |actual: u32| if before < until { actual >= until } else { actual <= until };
@@ -345,7 +345,7 @@ fn target_moves(lab: &Lab) -> Verdict {
             checked = equal("actual", pages, target.regs.config_read(4, 4));
         }
     }
-    let left = set_target(lab, target, 0);
+    let left = set_target(cx, target, 0);
     // Whatever happened, the kernel gets its pages back.
     driver.stop(frontends::error::Violation::ShutDown);
     let empty = wait_until(PATIENCE, || {
@@ -369,11 +369,11 @@ const KNOWN: [u16; 3] = [stat_tag::FREE_MEMORY, stat_tag::TOTAL_MEMORY, stat_tag
 /// A tag that nobody has defined.
 const UNKNOWN: u16 = 0x7a7a;
 
-fn with_statistics(lab: &Lab, tags: &[u16], asking: Asking) -> Verdict {
+fn with_statistics(cx: &Context, tags: &[u16], asking: Asking) -> Verdict {
     const STAT: usize = 10;
     const VALUE: u64 = 64 << 20;
     let wanted = Features::STATS_VQ | Features::FREE_PAGE_HINT | Features::REPORTING;
-    let dev = Dev::with_features(lab.device(DeviceType::BALLOON)?, wanted.bits())?;
+    let dev = Dev::with_features(cx.device(DeviceType::BALLOON)?, wanted.bits())?;
     let Some(number) = queues(Features::from_bits_truncate(dev.features)).stats else {
         return Err(skip("the balloon does not offer STATS_VQ"));
     };
@@ -394,7 +394,7 @@ fn with_statistics(lab: &Lab, tags: &[u16], asking: Asking) -> Verdict {
             wait_until(50_000_000, || false);
             return equal("used index of the statistics queue", 0, queue.used_index());
         }
-        lab.wish(Wish::Statistics, None)?;
+        cx.request(HostAction::Statistics, None)?;
         equal("used length", 0, queue.wait()?.len)?;
         dev.healthy()
     };

@@ -5,7 +5,7 @@ use super::{Verdict, equal, holds};
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
-use shared_abi::station;
+use shared_abi::echo;
 use shared_abi::virtio::net::ETHERNET_HEADER;
 
 /// Which IP.
@@ -79,9 +79,9 @@ impl Kind {
         if self.transport == Transport::Tcp { 6 } else { 17 }
     }
 
-    /// A packet to the station with a payload, of which only the transport's checksum is not there yet: the field is 0.
+    /// A packet to the echo peer with a payload, of which only the transport's checksum is not there yet: the field is 0.
     pub fn packet(self, from: [u8; 6], port: u16, payload: &[u8]) -> Vec<u8> {
-        let mut frame = [&station::MAC[..], &from].concat();
+        let mut frame = [&echo::MAC[..], &from].concat();
         let len = self.transport_len() + payload.len();
         match self.ip {
             Ip::V4 => {

@@ -3,7 +3,7 @@
 use super::device::{Dev, Target};
 use super::pci_space::{STEPS, capabilities, parts, read, structures, with_queue_0, write};
 use super::transport::{Bus, each};
-use super::{End, Lab, Row, Verdict, equal, error, fail, holds, skip, vectors};
+use super::{Context, End, Row, Verdict, equal, error, fail, holds, skip, vectors};
 use alloc::format;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -17,34 +17,34 @@ use shared_abi::virtio::pci::{CAPABILITY_MSIX, CommonConfig, MODERN_DEVICE_ID, V
 use shared_abi::virtio::{CommonFeatures, DeviceType, blk};
 
 pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
-    "vendor-and-device-id-fit" => |lab| on(lab, vendor_and_device_id_fit),
-    "revision-is-at-least-1" => |lab| on(lab, |function, _| {
+    "vendor-and-device-id-fit" => |cx| on(cx, vendor_and_device_id_fit),
+    "revision-is-at-least-1" => |cx| on(cx, |function, _| {
         let revision = read(function, 8) & 0xff;
         holds(revision >= 1, "revision id", "1 or more", revision)
     }),
-    "subsystem-device-id-is-at-least-0x40" => |lab| on(lab, |function, _| {
+    "subsystem-device-id-is-at-least-0x40" => |cx| on(cx, |function, _| {
         let id = read(function, 0x2c) >> 16;
         holds(id >= 0x40, "Subsystem Device ID", "0x40 or more", format!("{id:#x}"))
     }),
-    "capability-list-ends" => |lab| on(lab, |function, _| {
+    "capability-list-ends" => |cx| on(cx, |function, _| {
         holds(capabilities(function).len() < STEPS, "capabilities", "a list that ends", "one that does not")
     }),
-    "structures-lie-in-bars-0-to-5" => |lab| on(lab, structures_lie_in_bars),
-    "structures-are-aligned" => |lab| driven(lab, structures_are_aligned),
-    "capabilities-include-their-extra-data" => |lab| on(lab, capabilities_include_their_extra_data),
+    "structures-lie-in-bars-0-to-5" => |cx| on(cx, structures_lie_in_bars),
+    "structures-are-aligned" => |cx| driven(cx, structures_are_aligned),
+    "capabilities-include-their-extra-data" => |cx| on(cx, capabilities_include_their_extra_data),
     "halves-of-a-wide-field-are-read-alone" => halves_of_a_wide_field_are_read_alone,
-    "common-structure-is-long-enough" => |lab| on(lab, |_, windows| {
+    "common-structure-is-long-enough" => |cx| on(cx, |_, windows| {
         let len = windows.common.len();
         holds(len >= 56, "length of the common configuration", "56 or more", len)
     }),
-    "notify-multiplier-is-0-or-an-even-power-of-2" => |lab| on(lab, |_, windows| {
+    "notify-multiplier-is-0-or-an-even-power-of-2" => |cx| on(cx, |_, windows| {
         let multiplier = windows.notify_multiplier;
         let fine = multiplier == 0 || multiplier.is_power_of_two() && multiplier >= 2;
         holds(fine, "notify_off_multiplier", "0, or a power of 2 from 2 on", multiplier)
     }),
     "notify-places-lie-inside" => notify_places_lie_inside,
-    "num-queues-agrees-with-sizes" => |lab| driven(lab, |_, windows| num_queues_agrees_with_sizes(windows)),
-    "feature-selector-reads-back" => |lab| driven(lab, |_, windows| {
+    "num-queues-agrees-with-sizes" => |cx| driven(cx, |_, windows| num_queues_agrees_with_sizes(windows)),
+    "feature-selector-reads-back" => |cx| driven(cx, |_, windows| {
         for value in [1, 0] {
             windows.common.write32(offset_of!(CommonConfig, device_feature_select), value);
             equal("device_feature_select", value, windows.common.read32(offset_of!(CommonConfig, device_feature_select)))?;
@@ -61,23 +61,23 @@ pub const ROWS: &[Row] = crate::transport_code!("pci", Bus::Pci;
     "vectors-can-be-unmapped" => vectors::can_be_unmapped,
     "vector-table-has-2-to-2048-entries" => vectors::table_has_2_to_2048,
     "queue-without-a-vector-stays-quiet" => vectors::queue_without_one_stays_quiet,
-    "window-of-configuration-space-agrees" => |lab| driven(lab, window_of_configuration_space_agrees),
-    "window-of-configuration-space-writes" => |lab| driven(lab, window_of_configuration_space_writes),
-    "memory-and-ports-agree" => |lab| on(lab, memory_and_ports_agree),
+    "window-of-configuration-space-agrees" => |cx| driven(cx, window_of_configuration_space_agrees),
+    "window-of-configuration-space-writes" => |cx| driven(cx, window_of_configuration_space_writes),
+    "memory-and-ports-agree" => |cx| on(cx, memory_and_ports_agree),
 );
 
 /// Applies a check to all PCI devices.
-fn on(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
-    each(lab, Bus::Pci, |_| Ok(()))?;
-    lab.targets
+fn on(cx: &Context, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(cx, Bus::Pci, |_| Ok(()))?;
+    cx.targets
         .iter()
         .filter_map(|target| parts(target).ok())
         .try_for_each(|(function, windows)| check(function, windows).map_err(|end| end.of(function.location())))
 }
 
 /// The same with features negotiated: a driver reads and writes the common configuration in the order of 3.1.1.
-fn driven(lab: &Lab, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
-    each(lab, Bus::Pci, |target| {
+fn driven(cx: &Context, check: fn(&Function, &Windows<Window>) -> Verdict) -> Verdict {
+    each(cx, Bus::Pci, |target| {
         let _dev = Dev::with_features(target, 0)?;
         let (function, windows) = parts(target)?;
         check(function, windows)
@@ -193,11 +193,11 @@ fn capabilities_include_their_extra_data(function: &Function, _: &Windows<Window
 }
 
 /// The capacity of a disk is the one field of 64 bits that a device of ours has.
-fn halves_of_a_wide_field_are_read_alone(lab: &Lab) -> Verdict {
+fn halves_of_a_wide_field_are_read_alone(cx: &Context) -> Verdict {
     const LOW: usize = offset_of!(blk::Config, capacity);
     const HIGH: usize = LOW + 4;
     let any = Cell::new(false);
-    each(lab, Bus::Pci, |target| {
+    each(cx, Bus::Pci, |target| {
         if target.device_type != DeviceType::BLOCK {
             return Ok(());
         }
@@ -214,8 +214,8 @@ fn halves_of_a_wide_field_are_read_alone(lab: &Lab) -> Verdict {
     if any.get() { Ok(()) } else { Err(skip("there is no disk")) }
 }
 
-fn notify_places_lie_inside(lab: &Lab) -> Verdict {
-    each(lab, Bus::Pci, |target| {
+fn notify_places_lie_inside(cx: &Context) -> Verdict {
+    each(cx, Bus::Pci, |target| {
         let dev = Dev::with_features(target, 0)?;
         let (_, windows) = parts(target)?;
         for queue in 0..windows.common.read16(offset_of!(CommonConfig, num_queues)) {
@@ -237,8 +237,8 @@ fn num_queues_agrees_with_sizes(windows: &Windows<Window>) -> Verdict {
     equal(&format!("size of queue {count}"), 0, windows.common.read16(offset_of!(CommonConfig, queue_size)))
 }
 
-fn queue_size_reads_back(lab: &Lab) -> Verdict {
-    each(lab, Bus::Pci, |target| {
+fn queue_size_reads_back(cx: &Context) -> Verdict {
+    each(cx, Bus::Pci, |target| {
         with_queue_0(target, |common| {
             common.write16(offset_of!(CommonConfig, queue_size), 4);
             equal("queue_size", 4, common.read16(offset_of!(CommonConfig, queue_size)))
@@ -246,8 +246,8 @@ fn queue_size_reads_back(lab: &Lab) -> Verdict {
     })
 }
 
-fn reset_restores_queue_size(lab: &Lab) -> Verdict {
-    each(lab, Bus::Pci, |target| {
+fn reset_restores_queue_size(cx: &Context) -> Verdict {
+    each(cx, Bus::Pci, |target| {
         let mut before = 0;
         with_queue_0(target, |common| {
             before = common.read16(offset_of!(CommonConfig, queue_size));
@@ -258,8 +258,8 @@ fn reset_restores_queue_size(lab: &Lab) -> Verdict {
     })
 }
 
-fn queue_addresses_read_back(lab: &Lab) -> Verdict {
-    each(lab, Bus::Pci, |target| {
+fn queue_addresses_read_back(cx: &Context) -> Verdict {
+    each(cx, Bus::Pci, |target| {
         with_queue_0(target, |common| {
             let at = offset_of!(CommonConfig, queue_desc);
             for (offset, value) in [(at, 0x1234_5000), (at + 4, 0x1)] {

@@ -6,7 +6,7 @@ use super::device::Dev;
 use super::disk::{Disk, scratch};
 use super::raw::{Dir, Queue, link, wait_until};
 use super::rng::Rng;
-use super::{Lab, Row, Verdict, advice, equal, error, fail, holds, skip, suppress};
+use super::{Context, Row, Verdict, advice, equal, error, fail, holds, skip, suppress};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::CommonFeatures;
@@ -16,37 +16,37 @@ use shared_abi::virtio::ring;
 
 pub const ROWS: &[Row] = &[
     ("queue/one-descriptor", chains::one_descriptor),
-    ("queue/three-descriptors", |lab| {
-        shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
+    ("queue/three-descriptors", |cx| {
+        shape(cx, |disk, data| plain(disk, data).map(|links| disk.queue.chain(0, &links)))
     }),
-    ("queue/descriptors-in-descending-order", |lab| {
-        shape(lab, |disk, data| plain(disk, data).map(|links| disk.queue.chain_at(&[6, 3, 1], &links)))
+    ("queue/descriptors-in-descending-order", |cx| {
+        shape(cx, |disk, data| plain(disk, data).map(|links| disk.queue.chain_at(&[6, 3, 1], &links)))
     }),
-    ("queue/header-in-two-parts", |lab| shape(lab, |disk, data| chains::divided_header(disk, data, 2))),
-    ("queue/header-in-sixteen-parts", |lab| shape(lab, |disk, data| chains::divided_header(disk, data, 16))),
+    ("queue/header-in-two-parts", |cx| shape(cx, |disk, data| chains::divided_header(disk, data, 2))),
+    ("queue/header-in-sixteen-parts", |cx| shape(cx, |disk, data| chains::divided_header(disk, data, 16))),
     ("queue/status-behind-data", chains::status_behind_data),
     ("queue/header-before-data", chains::header_before_data),
     ("queue/many-small-parts", chains::many_small_parts),
     ("queue/parts-of-odd-sizes-at-odd-addresses", chains::odd_parts),
     ("queue/part-across-a-page-boundary", chains::across_a_page),
-    ("queue/longest-chain", |lab| chains::longest(lab, Shape::Direct)),
-    ("queue/indirect-chain", |lab| chains::indirect_shape(lab, &[0, 1, 2])),
+    ("queue/longest-chain", |cx| chains::longest(cx, Shape::Direct)),
+    ("queue/indirect-chain", |cx| chains::indirect_shape(cx, &[0, 1, 2])),
     ("queue/indirect-table-of-one", chains::indirect_table_of_one),
-    ("queue/indirect-table-out-of-order", |lab| chains::indirect_shape(lab, &[0, 3, 1])),
-    ("queue/longest-indirect-chain", |lab| chains::longest(lab, Shape::Indirect)),
+    ("queue/indirect-table-out-of-order", |cx| chains::indirect_shape(cx, &[0, 3, 1])),
+    ("queue/longest-indirect-chain", |cx| chains::longest(cx, Shape::Indirect)),
     ("queue/indirect-and-direct-mixed", chains::indirect_and_direct_mixed),
     ("queue/used-length-of-a-read", used_length_of_a_read),
     ("queue/used-length-of-a-write", used_length_of_a_write),
     ("queue/used-id-is-the-head", used_id_is_the_head),
     ("queue/used-ring-is-written-in-turn", used_ring_is_written_in_turn),
-    ("queue/batch-with-one-notification", |lab| heads(lab, &[0, 3, 6, 9, 12, 15, 18, 21])),
-    ("queue/heads-in-any-order", |lab| heads(lab, &[9, 0, 6, 3])),
+    ("queue/batch-with-one-notification", |cx| heads(cx, &[0, 3, 6, 9, 12, 15, 18, 21])),
+    ("queue/heads-in-any-order", |cx| heads(cx, &[9, 0, 6, 3])),
     ("queue/ids-are-reused", ids_are_reused),
     ("queue/small-size-works", small_size_works),
     ("queue/size-of-one-works", size_of_one_works),
     ("queue/largest-size-works", largest_size_works),
-    ("queue/index-wraps-at-65536", |lab| suppress::wraps(lab, CommonFeatures::empty())),
-    ("queue/event-index-wraps-at-65536", |lab| suppress::wraps(lab, CommonFeatures::EVENT_IDX)),
+    ("queue/index-wraps-at-65536", |cx| suppress::wraps(cx, CommonFeatures::empty())),
+    ("queue/event-index-wraps-at-65536", |cx| suppress::wraps(cx, CommonFeatures::EVENT_IDX)),
     ("queue/nothing-is-used-before-driver-ok", nothing_is_used_before_driver_ok),
     ("queue/offered-before-driver-ok-is-served-after", offered_before_driver_ok),
     ("queue/starts-over-after-a-reset", starts_over_after_a_reset),
@@ -72,8 +72,8 @@ pub const ROWS: &[Row] = &[
 
 const OK: u8 = RequestStatus::OK.0;
 
-fn used_length_of_a_read(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn used_length_of_a_read(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     let answer = disk.request(RequestType::IN, 0, &[link(&data, Dir::In)])?;
     equal("status", OK, answer.status)?;
@@ -86,8 +86,8 @@ pub fn counted(written: u32, len: u32) -> Verdict {
     advice(equal("used length", written, len))
 }
 
-fn used_length_of_a_write(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, sector| {
+fn used_length_of_a_write(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, sector| {
         let data = disk.sectors(1)?;
         let answer = disk.request(RequestType::OUT, sector, &[link(&data, Dir::Out)])?;
         equal("status", OK, answer.status)?;
@@ -95,8 +95,8 @@ fn used_length_of_a_write(lab: &Lab) -> Verdict {
     })
 }
 
-fn used_id_is_the_head(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 16)?;
+fn used_id_is_the_head(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 16)?;
     let data = disk.sectors(1)?;
     for head in [0, 5, 9] {
         let links = plain(&mut disk, &data)?;
@@ -106,8 +106,8 @@ fn used_id_is_the_head(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-fn used_ring_is_written_in_turn(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 4)?;
+fn used_ring_is_written_in_turn(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 4)?;
     let buf = rng.dev.buffer(16)?;
     let size = rng.queue.size;
     for n in 0..2 * size {
@@ -123,8 +123,8 @@ fn used_ring_is_written_in_turn(lab: &Lab) -> Verdict {
 }
 
 /// Reads of sector 0 at these heads, with one notification; each is used once.
-fn heads(lab: &Lab, heads: &[u16]) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 64)?;
+fn heads(cx: &Context, heads: &[u16]) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 64)?;
     let data = disk.sectors(heads.len())?;
     for (n, &head) in heads.iter().enumerate() {
         let sector = data.part(n * SECTOR_SIZE, SECTOR_SIZE);
@@ -148,8 +148,8 @@ fn heads(lab: &Lab, heads: &[u16]) -> Verdict {
     equal("used index", heads.len() as u16, disk.queue.used_index())
 }
 
-fn ids_are_reused(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 16)?;
+fn ids_are_reused(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 16)?;
     let data = disk.sectors(3)?;
     let mut free = Vec::from([0u16, 3, 6]);
     for _ in 0..20 {
@@ -177,22 +177,22 @@ fn at_most(queue: &Queue, size: u16) -> Verdict {
     if queue.size <= size { Ok(()) } else { Err(skip(format!("the device keeps its own size of {}", queue.size))) }
 }
 
-fn small_size_works(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 4)?;
+fn small_size_works(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 4)?;
     at_most(&disk.queue, 4)?;
     let data = disk.sectors(1)?;
     (0..10).try_for_each(|_| disk.read(0, &data))
 }
 
-fn size_of_one_works(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 1)?;
+fn size_of_one_works(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 1)?;
     at_most(&rng.queue, 1)?;
     let buf = rng.dev.buffer(16)?;
     (0..4).try_for_each(|_| rng.fill(&buf).map(drop))
 }
 
-fn largest_size_works(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, ring::MAX_SIZE)?;
+fn largest_size_works(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, ring::MAX_SIZE)?;
     if disk.queue.size < 3 {
         return Err(error("the queue is too short"));
     }
@@ -202,8 +202,8 @@ fn largest_size_works(lab: &Lab) -> Verdict {
     equal("status", OK, disk.run(head)?.status)
 }
 
-fn nothing_is_used_before_driver_ok(lab: &Lab) -> Verdict {
-    let dev = Dev::with_features(lab.device(DeviceType::RNG)?, 0)?;
+fn nothing_is_used_before_driver_ok(cx: &Context) -> Verdict {
+    let dev = Dev::with_features(cx.device(DeviceType::RNG)?, 0)?;
     let mut queue = dev.queue(0, 8)?;
     let buf = dev.buffer(16)?;
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
@@ -215,8 +215,8 @@ fn nothing_is_used_before_driver_ok(lab: &Lab) -> Verdict {
     equal("used index", 0, early)
 }
 
-fn offered_before_driver_ok(lab: &Lab) -> Verdict {
-    let dev = Dev::with_features(lab.device(DeviceType::RNG)?, 0)?;
+fn offered_before_driver_ok(cx: &Context) -> Verdict {
+    let dev = Dev::with_features(cx.device(DeviceType::RNG)?, 0)?;
     let mut queue = dev.queue(0, 8)?;
     let buf = dev.buffer(16)?;
     let head = queue.chain(0, &[link(&buf, Dir::In)]);
@@ -227,20 +227,20 @@ fn offered_before_driver_ok(lab: &Lab) -> Verdict {
     queue.wait().map(drop)
 }
 
-fn starts_over_after_a_reset(lab: &Lab) -> Verdict {
+fn starts_over_after_a_reset(cx: &Context) -> Verdict {
     {
-        let mut disk = Disk::start(lab, 0, 8)?;
+        let mut disk = Disk::start(cx, 0, 8)?;
         let data = disk.sectors(1)?;
         (0..3).try_for_each(|_| disk.read(0, &data))?;
     }
-    let mut disk = Disk::start(lab, 0, 8)?;
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     disk.read(0, &data)?;
     equal("used index", 1, disk.queue.used_index())
 }
 
-fn reset_with_requests_in_flight(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 64)?;
+fn reset_with_requests_in_flight(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 64)?;
     let expected = disk.sectors(1)?;
     disk.read(0, &expected)?;
     let data = disk.sectors(8)?;
@@ -255,7 +255,7 @@ fn reset_with_requests_in_flight(lab: &Lab) -> Verdict {
     holds(disk.dev.target.reset(), "status after a reset", 0, disk.dev.regs().status())?;
     let (ring, index) = (disk.queue.used.clone(), disk.queue.used_index());
     {
-        let mut again = Disk::start(lab, 0, 64)?;
+        let mut again = Disk::start(cx, 0, 64)?;
         let data = again.sectors(1)?;
         again.read(0, &data)?;
         equal("data as from a plain read", true, data.bytes() == expected.bytes())?;
@@ -263,8 +263,8 @@ fn reset_with_requests_in_flight(lab: &Lab) -> Verdict {
     equal("used index of the ring before the reset", index, ring.read16(ring::INDEX_OFFSET))
 }
 
-fn spurious_notification_is_harmless(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn spurious_notification_is_harmless(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(16)?;
     rng.fill(&buf)?;
     (0..10).for_each(|_| rng.queue.notify(&rng.dev));
@@ -273,8 +273,8 @@ fn spurious_notification_is_harmless(lab: &Lab) -> Verdict {
     rng.dev.healthy()
 }
 
-fn descriptors_are_left_alone(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn descriptors_are_left_alone(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let data = disk.sectors(1)?;
     let links = plain(&mut disk, &data)?;
     let head = disk.queue.chain(0, &links);
@@ -285,8 +285,8 @@ fn descriptors_are_left_alone(lab: &Lab) -> Verdict {
     equal("available ring unchanged", true, before.1 == disk.queue.available.bytes())
 }
 
-fn readable_buffers_are_left_alone(lab: &Lab) -> Verdict {
-    scratch(lab, Features::empty(), 1, |disk, sector| {
+fn readable_buffers_are_left_alone(cx: &Context) -> Verdict {
+    scratch(cx, Features::empty(), 1, |disk, sector| {
         let data = disk.sectors(1)?;
         data.pattern(9);
         let header = disk.header(0, RequestType::OUT, sector);
@@ -299,8 +299,8 @@ fn readable_buffers_are_left_alone(lab: &Lab) -> Verdict {
     })
 }
 
-fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab, 0, 8)?;
+fn neighbours_are_left_alone(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx, 0, 8)?;
     let all = disk.dev.buffer(SECTOR_SIZE + 128)?;
     all.fill(0xa5);
     disk.read(0, &all.part(64, SECTOR_SIZE))?;
@@ -308,9 +308,9 @@ fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
     equal("first byte changed behind the buffer", None, all.part(64 + SECTOR_SIZE, 64).first_not(0xa5))
 }
 
-fn in_order(lab: &Lab) -> Verdict {
+fn in_order(cx: &Context) -> Verdict {
     const COUNTS: [usize; 5] = [64, 1, 32, 1, 8];
-    let mut disk = Disk::start(lab, CommonFeatures::IN_ORDER.bits(), 16)?;
+    let mut disk = Disk::start(cx, CommonFeatures::IN_ORDER.bits(), 16)?;
     disk.dev.needs(CommonFeatures::IN_ORDER)?;
     let size = disk.queue.size;
     if disk.capacity < 64 || size < 15 {

@@ -1,17 +1,17 @@
 //! Reset of one queue while its device lives, on every device that offers it.
 
-use super::card::{BUFFER, Card, find_station};
+use super::card::{BUFFER, Card, find_echo_peer};
 use super::device::{Dev, Target};
 use super::raw::{Dir, Queue, link, wait_until};
 use super::rng::Rng;
-use super::{End, Lab, Row, Verdict, equal, fail, holds, skip};
+use super::{Context, End, Row, Verdict, equal, fail, holds, skip};
 use shared_abi::virtio::net::{Features, RECEIVE_QUEUE};
 use shared_abi::virtio::ring::INDEX_OFFSET;
 use shared_abi::virtio::{CommonFeatures, Status};
 
 pub const ROWS: &[Row] = &[
-    ("queue-reset/takes-the-queue-back", |lab| each(lab, takes_the_queue_back)),
-    ("queue-reset/other-queues-stay", |lab| each(lab, other_queues_stay)),
+    ("queue-reset/takes-the-queue-back", |cx| each(cx, takes_the_queue_back)),
+    ("queue-reset/other-queues-stay", |cx| each(cx, other_queues_stay)),
     ("queue-reset/nothing-is-used-after-it", nothing_is_used),
     ("queue-reset/requests-in-flight-end", requests_in_flight_end),
     ("queue-reset/starts-over-with-other-rings", starts_over),
@@ -25,9 +25,9 @@ const PATIENCE: u64 = 1_000_000_000;
 const QUIET: u64 = 20_000_000;
 
 /// Runs a check on every device that offers the feature.
-fn each(lab: &Lab, check: fn(&Target) -> Verdict) -> Verdict {
+fn each(cx: &Context, check: fn(&Target) -> Verdict) -> Verdict {
     let mut tried = false;
-    for target in &lab.targets {
+    for target in &cx.targets {
         match check(target) {
             Err(End::Skip(_)) => {}
             other => {
@@ -83,14 +83,14 @@ fn other_queues_stay(target: &Target) -> Verdict {
     equal("ready state of queue 1", 1, dev.regs().queue_ready())
 }
 
-fn rng(lab: &Lab) -> Result<Rng<'_>, End> {
-    let rng = Rng::start(lab, RING_RESET.bits(), 8)?;
+fn rng(cx: &Context) -> Result<Rng<'_>, End> {
+    let rng = Rng::start(cx, RING_RESET.bits(), 8)?;
     rng.dev.needs(RING_RESET)?;
     Ok(rng)
 }
 
-fn nothing_is_used(lab: &Lab) -> Verdict {
-    let mut rng = rng(lab)?;
+fn nothing_is_used(cx: &Context) -> Verdict {
+    let mut rng = rng(cx)?;
     let before = rng.dev.interrupts();
     let buf = rng.dev.buffer(16)?;
     rng.fill(&buf)?;
@@ -105,8 +105,8 @@ fn nothing_is_used(lab: &Lab) -> Verdict {
     rng.dev.healthy()
 }
 
-fn requests_in_flight_end(lab: &Lab) -> Verdict {
-    let mut rng = rng(lab)?;
+fn requests_in_flight_end(cx: &Context) -> Verdict {
+    let mut rng = rng(cx)?;
     let buf = rng.dev.buffer(8 * 512)?;
     for n in 0..rng.queue.size.min(8) {
         rng.queue.chain(n, &[link(&buf.part(usize::from(n) * 512, 512), Dir::In)]);
@@ -121,8 +121,8 @@ fn requests_in_flight_end(lab: &Lab) -> Verdict {
     rng.dev.healthy()
 }
 
-fn starts_over(lab: &Lab) -> Verdict {
-    let mut rng = rng(lab)?;
+fn starts_over(cx: &Context) -> Verdict {
+    let mut rng = rng(cx)?;
     let buf = rng.dev.buffer(16)?;
     (0..3).try_for_each(|_| rng.fill(&buf).map(drop))?;
     reset(&rng.dev, 0)?;
@@ -135,8 +135,8 @@ fn starts_over(lab: &Lab) -> Verdict {
     rng.dev.healthy()
 }
 
-fn again_and_again(lab: &Lab) -> Verdict {
-    let mut rng = rng(lab)?;
+fn again_and_again(cx: &Context) -> Verdict {
+    let mut rng = rng(cx)?;
     let buf = rng.dev.buffer(16)?;
     for _ in 0..10 {
         reset(&rng.dev, 0)?;
@@ -146,16 +146,16 @@ fn again_and_again(lab: &Lab) -> Verdict {
     rng.dev.healthy()
 }
 
-fn receive_queue_goes_on(lab: &Lab) -> Verdict {
-    find_station(lab)?;
-    let mut card = Card::start_more(lab, Features::MAC, RING_RESET)?;
+fn receive_queue_goes_on(cx: &Context) -> Verdict {
+    find_echo_peer(cx)?;
+    let mut card = Card::start_more(cx, Features::MAC, RING_RESET)?;
     let old = card.stock(BUFFER, 4)?;
     reset(&card.dev, RECEIVE_QUEUE)?;
     let (index, content) = (card.receive.used_index(), old.part(0, 64).bytes());
     let new = card.dev.queue(RECEIVE_QUEUE, 16)?;
     let ring = core::mem::replace(&mut card.receive, new).used;
     card.stock(BUFFER, 16)?;
-    let frame = card.to_station(200);
+    let frame = card.to_echo_peer(200);
     card.echo(&frame)?;
     equal("used index of the old ring", index, ring.read16(INDEX_OFFSET))?;
     equal("old buffers unchanged", true, content == old.part(0, 64).bytes())?;

@@ -4,7 +4,7 @@ use super::device::Dev;
 use super::disk::OK;
 use super::disk::UNWRITTEN;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
-use super::{End, Lab, Verdict, equal, holds};
+use super::{Context, End, Verdict, equal, holds};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -29,8 +29,8 @@ struct Read {
 }
 
 impl<'a> Disk<'a> {
-    fn start(lab: &'a Lab) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::BLOCK)?, Features::MQ.bits())?;
+    fn start(cx: &'a Context) -> Result<Self, End> {
+        let dev = Dev::with_features(cx.device(DeviceType::BLOCK)?, Features::MQ.bits())?;
         dev.needs(Features::MQ)?;
         let count = dev.regs().config_read(offset_of!(Config, num_queues), 2) as u16;
         holds(count > 0, "num_queues", "1 or more", count)?;
@@ -71,8 +71,8 @@ impl<'a> Disk<'a> {
     }
 }
 
-pub fn serve_at_once(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab)?;
+pub fn serve_at_once(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx)?;
     let expected = disk.sectors()?;
     let count = disk.queues.len();
     let reads = (0..count).map(|queue| disk.read(queue, 3, queue as u64)).collect::<Result<Vec<_>, _>>()?;
@@ -86,8 +86,8 @@ pub fn serve_at_once(lab: &Lab) -> Verdict {
     disk.dev.healthy()
 }
 
-pub fn answer_where_asked(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab)?;
+pub fn answer_where_asked(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx)?;
     let count = disk.queues.len();
     for asked in 0..count {
         let before: Vec<u16> = disk.queues.iter().map(Queue::used_index).collect();
@@ -105,8 +105,8 @@ pub fn answer_where_asked(lab: &Lab) -> Verdict {
     Ok(())
 }
 
-pub fn long_queue_holds_no_other_up(lab: &Lab) -> Verdict {
-    let mut disk = Disk::start(lab)?;
+pub fn long_queue_holds_no_other_up(cx: &Context) -> Verdict {
+    let mut disk = Disk::start(cx)?;
     let last = disk.queues.len() - 1;
     let reads = (0..4).map(|n| disk.read(0, 3 * n, 0)).collect::<Result<Vec<_>, _>>()?;
     let other = disk.read(last, 12, 1)?;

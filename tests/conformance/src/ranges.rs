@@ -3,7 +3,7 @@
 use super::disk::{Disk, UNWRITTEN, scratch};
 use super::disk::{OK, UNSUPP};
 use super::raw::{Dir, link};
-use super::{End, Lab, Verdict, equal, holds, skip};
+use super::{Context, End, Verdict, equal, holds, skip};
 use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -27,11 +27,11 @@ fn ranges(disk: &mut Disk<'_>, kind: RequestType, segments: &[(u64, u64, u32)]) 
 
 /// Writes a pattern to all sectors, then runs a request on the middle; `after` looks at what stands there then.
 fn middle(
-    lab: &Lab,
+    cx: &Context,
     (feature, kind, flags): (Features, RequestType, u32),
     after: impl FnOnce(&dyn Fn(u64, u64) -> super::raw::Buf) -> Verdict,
 ) -> Verdict {
-    scratch(lab, feature, COUNT, |disk, first| {
+    scratch(cx, feature, COUNT, |disk, first| {
         let data = disk.sectors(COUNT as usize)?;
         data.pattern(0x77);
         disk.write(first, &data)?;
@@ -45,8 +45,8 @@ const DISCARD: (Features, RequestType, u32) = (Features::DISCARD, RequestType::D
 const ZEROES: (Features, RequestType, u32) = (Features::WRITE_ZEROES, RequestType::WRITE_ZEROES, 0);
 
 /// The sectors before and behind the range hold the pattern. It starts at each sector pair anew: see `Buf::pattern`.
-fn neighbours(lab: &Lab, request: (Features, RequestType, u32)) -> Verdict {
-    scratch(lab, request.0, COUNT, |disk, first| {
+fn neighbours(cx: &Context, request: (Features, RequestType, u32)) -> Verdict {
+    scratch(cx, request.0, COUNT, |disk, first| {
         let (data, expected) = (disk.sectors(COUNT as usize)?, disk.sectors(COUNT as usize)?);
         expected.pattern(0x78);
         disk.write(first, &expected)?;
@@ -61,28 +61,28 @@ fn neighbours(lab: &Lab, request: (Features, RequestType, u32)) -> Verdict {
     })
 }
 
-pub fn discard_succeeds(lab: &Lab) -> Verdict {
-    middle(lab, DISCARD, |_| Ok(()))
+pub fn discard_succeeds(cx: &Context) -> Verdict {
+    middle(cx, DISCARD, |_| Ok(()))
 }
 
-pub fn discard_leaves_neighbours(lab: &Lab) -> Verdict {
-    neighbours(lab, DISCARD)
+pub fn discard_leaves_neighbours(cx: &Context) -> Verdict {
+    neighbours(cx, DISCARD)
 }
 
-pub fn write_zeroes_leaves_neighbours(lab: &Lab) -> Verdict {
-    neighbours(lab, ZEROES)
+pub fn write_zeroes_leaves_neighbours(cx: &Context) -> Verdict {
+    neighbours(cx, ZEROES)
 }
 
-pub fn zeroes(lab: &Lab, flags: u32) -> Verdict {
+pub fn zeroes(cx: &Context, flags: u32) -> Verdict {
     let (feature, kind, _) = ZEROES;
-    middle(lab, (feature, kind, flags), |sectors| {
+    middle(cx, (feature, kind, flags), |sectors| {
         equal("first byte that is not 0", None, sectors(RANGE, RANGE).first_not(0))
     })
 }
 
-fn status_on_last(lab: &Lab, (feature, kind, flags): (Features, RequestType, u32), count: u64) -> Result<u8, End> {
+fn status_on_last(cx: &Context, (feature, kind, flags): (Features, RequestType, u32), count: u64) -> Result<u8, End> {
     let mut status = UNWRITTEN;
-    scratch(lab, feature, 1, |disk, first| {
+    scratch(cx, feature, 1, |disk, first| {
         let (before, after) = (disk.sectors(1)?, disk.sectors(1)?);
         before.pattern(0x12);
         disk.write(first, &before)?;
@@ -97,26 +97,26 @@ fn refused(status: u8) -> Verdict {
     holds(status != OK && status != UNWRITTEN, "status", "an error", status)
 }
 
-pub fn discard_beyond_the_end_fails(lab: &Lab) -> Verdict {
-    refused(status_on_last(lab, DISCARD, RANGE)?)
+pub fn discard_beyond_the_end_fails(cx: &Context) -> Verdict {
+    refused(status_on_last(cx, DISCARD, RANGE)?)
 }
 
-pub fn write_zeroes_beyond_the_end_fails(lab: &Lab) -> Verdict {
-    refused(status_on_last(lab, ZEROES, RANGE)?)
+pub fn write_zeroes_beyond_the_end_fails(cx: &Context) -> Verdict {
+    refused(status_on_last(cx, ZEROES, RANGE)?)
 }
 
-pub fn discard_with_unmap_is_unsupported(lab: &Lab) -> Verdict {
+pub fn discard_with_unmap_is_unsupported(cx: &Context) -> Verdict {
     let (feature, kind, _) = DISCARD;
-    equal("status", UNSUPP, status_on_last(lab, (feature, kind, 1), 1)?)
+    equal("status", UNSUPP, status_on_last(cx, (feature, kind, 1), 1)?)
 }
 
-pub fn write_zeroes_with_unknown_flags(lab: &Lab) -> Verdict {
+pub fn write_zeroes_with_unknown_flags(cx: &Context) -> Verdict {
     let (feature, kind, _) = ZEROES;
-    equal("status", UNSUPP, status_on_last(lab, (feature, kind, 0x80), 1)?)
+    equal("status", UNSUPP, status_on_last(cx, (feature, kind, 0x80), 1)?)
 }
 
-pub fn limits(lab: &Lab, feature: Features, fields: [usize; 2]) -> Verdict {
-    let disk = Disk::start_with(lab, feature)?;
+pub fn limits(cx: &Context, feature: Features, fields: [usize; 2]) -> Verdict {
+    let disk = Disk::start_with(cx, feature)?;
     for (at, what) in fields.into_iter().zip(["sectors of a range", "ranges of a request"]) {
         let most = disk.dev.regs().config_read(at, 4);
         holds(most >= 1, what, "1 or more", most)?;
@@ -124,8 +124,8 @@ pub fn limits(lab: &Lab, feature: Features, fields: [usize; 2]) -> Verdict {
     Ok(())
 }
 
-pub fn write_zeroes_of_two_ranges(lab: &Lab) -> Verdict {
-    scratch(lab, Features::WRITE_ZEROES, 3, |disk, first| {
+pub fn write_zeroes_of_two_ranges(cx: &Context) -> Verdict {
+    scratch(cx, Features::WRITE_ZEROES, 3, |disk, first| {
         if disk.dev.regs().config_read(offset_of!(Config, max_write_zeroes_seg), 4) < 2 {
             return Err(skip("max_write_zeroes_seg is 1"));
         }
@@ -143,8 +143,8 @@ pub fn write_zeroes_of_two_ranges(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn zeroes_then_write(lab: &Lab) -> Verdict {
-    scratch(lab, Features::WRITE_ZEROES, 1, |disk, first| {
+pub fn zeroes_then_write(cx: &Context) -> Verdict {
+    scratch(cx, Features::WRITE_ZEROES, 1, |disk, first| {
         let data = disk.sectors(1)?;
         equal("status", OK, ranges(disk, RequestType::WRITE_ZEROES, &[(first, 1, 1)])?)?;
         data.pattern(0x21);
@@ -163,12 +163,12 @@ pub enum Most {
 }
 
 /// Every second sector, up to the limit of ranges (and sixteen of them).
-pub fn most(lab: &Lab, most: Most) -> Verdict {
+pub fn most(cx: &Context, most: Most) -> Verdict {
     let ((feature, kind, flags), limit) = match most {
         Most::Discard => (DISCARD, offset_of!(Config, max_discard_seg)),
         Most::Zeroes => (ZEROES, offset_of!(Config, max_write_zeroes_seg)),
     };
-    scratch(lab, feature, 32, |disk, first| {
+    scratch(cx, feature, 32, |disk, first| {
         let count = u64::from(disk.dev.regs().config_read(limit, 4).min(16));
         let (data, expected) = (disk.sectors(32)?, disk.sectors(32)?);
         expected.pattern(0x79);

@@ -2,14 +2,14 @@
 
 use super::device::{Dev, Target};
 use super::raw::{Buf, Dir, Queue, link};
-use super::{End, Lab, Row, Verdict, equal, fail, holds};
+use super::{Context, End, Row, Verdict, equal, fail, holds};
 use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
 
 pub const ROWS: &[Row] = &[
-    ("rng/buffer-is-answered", |lab| answered(lab, 64)),
-    ("rng/one-byte-is-answered", |lab| answered(lab, 1)),
-    ("rng/large-buffer-is-answered", |lab| answered(lab, 65536)),
+    ("rng/buffer-is-answered", |cx| answered(cx, 64)),
+    ("rng/one-byte-is-answered", |cx| answered(cx, 1)),
+    ("rng/large-buffer-is-answered", |cx| answered(cx, 65536)),
     ("rng/bytes-are-not-constant", bytes_are_not_constant),
     ("rng/two-answers-differ", two_answers_differ),
     ("rng/nothing-behind-the-used-length", nothing_behind_the_used_length),
@@ -28,8 +28,8 @@ impl<'a> Rng<'a> {
     ///
     /// # Errors
     /// Not applicable without one.
-    pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
-        Self::on(lab.device(DeviceType::RNG)?, features, size)
+    pub fn start(cx: &'a Context, features: u64, size: u16) -> Result<Self, End> {
+        Self::on(cx.device(DeviceType::RNG)?, features, size)
     }
 
     /// Starts one.
@@ -66,36 +66,36 @@ impl<'a> Rng<'a> {
     }
 }
 
-fn answered(lab: &Lab, len: usize) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn answered(cx: &Context, len: usize) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(len)?;
     rng.fill(&buf)?;
     rng.dev.healthy()
 }
 
-fn bytes_are_not_constant(lab: &Lab) -> Verdict {
-    let bytes = Rng::start(lab, 0, 8)?.gather(64)?;
+fn bytes_are_not_constant(cx: &Context) -> Verdict {
+    let bytes = Rng::start(cx, 0, 8)?.gather(64)?;
     let different = (0..=255u8).filter(|value| bytes.contains(value)).count();
     holds(different >= 16, "different values in 64 bytes", "16 or more", different)
 }
 
-fn two_answers_differ(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn two_answers_differ(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let (first, second) = (rng.gather(32)?, rng.gather(32)?);
     if first == second { Err(fail("32 bytes, twice", "different ones", "the same")) } else { Ok(()) }
 }
 
-fn nothing_behind_the_used_length(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn nothing_behind_the_used_length(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(128)?;
     buf.fill(0xa5);
     let len = rng.fill(&buf.part(0, 64))?;
     equal("first byte changed behind the used length", None, buf.part(len, 128 - len).first_not(0xa5))
 }
 
-fn all_buffers_in_flight_are_answered(lab: &Lab) -> Verdict {
+fn all_buffers_in_flight_are_answered(cx: &Context) -> Verdict {
     const MOST: u16 = 8;
-    let mut rng = Rng::start(lab, 0, MOST)?;
+    let mut rng = Rng::start(cx, 0, MOST)?;
     let buf = rng.dev.buffer(usize::from(MOST) * 32)?;
     // A device may keep a larger size.
     let count = rng.queue.size.min(MOST);
@@ -114,8 +114,8 @@ fn all_buffers_in_flight_are_answered(lab: &Lab) -> Verdict {
     equal("used index", count, rng.queue.used_index())
 }
 
-fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
+fn neighbours_are_left_alone(cx: &Context) -> Verdict {
+    let mut rng = Rng::start(cx, 0, 8)?;
     let buf = rng.dev.buffer(3 * 64)?;
     buf.pattern(7);
     let (before, after) = (buf.part(0, 64).bytes(), buf.part(128, 64).bytes());

@@ -1,6 +1,6 @@
 //! A second CPU against the first. What the second does are functions without arguments, so what both share is static.
 
-use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use super::{Context, End, Row, Verdict, equal, error, holds, skip};
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use guest_kernel::boot::Page;
@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[
     ("smp/ipi-comes-back", ipi_comes_back),
     ("smp/ipi-ends-halt", ipi_ends_halt),
     ("smp/tsc-never-goes-back-across-cpus", tsc_never_goes_back),
-    ("smp/clock-never-goes-back-across-cpus", |lab| in_order(rally(lab, clock, || receive(clock))?)),
+    ("smp/clock-never-goes-back-across-cpus", |cx| in_order(rally(cx, clock, || receive(clock))?)),
     ("smp/kvm-clocks-of-both-cpus-agree", kvm_clocks_of_both_cpus_agree),
 ];
 
@@ -35,14 +35,14 @@ static RESULT: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The second CPU.
-fn second(_: &Lab) -> Result<&'static Cpu, End> {
+fn second(_: &Context) -> Result<&'static Cpu, End> {
     let others = cpus::others();
     let why = || skip(others.missing.as_deref().unwrap_or("no other CPU started"));
     others.started.first().copied().ok_or_else(why)
 }
 
-fn second_cpu_starts(lab: &Lab) -> Verdict {
-    second(lab)?;
+fn second_cpu_starts(cx: &Context) -> Verdict {
+    second(cx)?;
     match &cpus::others().missing {
         None => Ok(()),
         Some(why) => Err(error(why)),
@@ -50,8 +50,8 @@ fn second_cpu_starts(lab: &Lab) -> Verdict {
 }
 
 /// Has the second CPU do something while this one does something else.
-fn both<R>(lab: &Lab, job: Job, here: impl FnOnce(&'static Cpu) -> R) -> Result<R, End> {
-    let cpu = second(lab)?;
+fn both<R>(cx: &Context, job: Job, here: impl FnOnce(&'static Cpu) -> R) -> Result<R, End> {
+    let cpu = second(cx)?;
     STOP.store(false, SeqCst);
     let ticket = cpu.give(job);
     let result = here(cpu);
@@ -71,14 +71,14 @@ fn until(patience: u64, mut holds: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn numbers_are_the_cpus_own(lab: &Lab) -> Verdict {
+fn numbers_are_the_cpus_own(cx: &Context) -> Verdict {
     let job = || RESULT.store(smp::cpu().into(), SeqCst);
-    let id = both(lab, job, |cpu| cpu.id)?;
+    let id = both(cx, job, |cpu| cpu.id)?;
     equal("number on the second CPU", u64::from(id), RESULT.load(SeqCst))?;
     holds(smp::cpu() != id, "number on the first CPU", format_args!("not {id}"), smp::cpu())
 }
 
-fn registers_are_the_cpus_own(lab: &Lab) -> Verdict {
+fn registers_are_the_cpus_own(cx: &Context) -> Verdict {
     const OURS: u64 = 0x1111_2222_3000;
     const THEIRS: u64 = 0x4444_5555_6000;
     fn job() {
@@ -92,7 +92,7 @@ fn registers_are_the_cpus_own(lab: &Lab) -> Verdict {
     let before = unsafe { cpu::read_msr(KERNEL_GS_BASE) };
     // SAFETY: as above.
     unsafe { cpu::write_msr(KERNEL_GS_BASE, OURS) };
-    let done = both(lab, job, |_| ());
+    let done = both(cx, job, |_| ());
     // SAFETY: as above.
     let ours = unsafe { cpu::read_msr(KERNEL_GS_BASE) };
     // SAFETY: as above.
@@ -102,7 +102,7 @@ fn registers_are_the_cpus_own(lab: &Lab) -> Verdict {
     equal("KERNEL_GS_BASE on the first CPU", OURS, ours)
 }
 
-fn locked_additions_add_up(lab: &Lab) -> Verdict {
+fn locked_additions_add_up(cx: &Context) -> Verdict {
     static SUM: AtomicU64 = AtomicU64::new(0);
     fn add() {
         (0..20_000).for_each(|_| {
@@ -110,7 +110,7 @@ fn locked_additions_add_up(lab: &Lab) -> Verdict {
         });
     }
     SUM.store(0, SeqCst);
-    both(lab, add, |_| add())?;
+    both(cx, add, |_| add())?;
     equal("sum", 40_000, SUM.load(SeqCst))
 }
 
@@ -136,12 +136,12 @@ fn send_each(to: u32, event: &'static Event, vector: u8) -> u32 {
     COMMANDS
 }
 
-fn ipi_arrives(lab: &Lab) -> Verdict {
+fn ipi_arrives(cx: &Context) -> Verdict {
     fn job() {
         until(JOB_MAX, || STOP.load(SeqCst));
     }
     let (event, vector) = vector()?;
-    let came = both(lab, job, |cpu| {
+    let came = both(cx, job, |cpu| {
         // Only the second CPU can take it: this one has interrupts off.
         let flags = pvops::irq::save();
         let came = send_each(cpu.id, event, vector);
@@ -152,7 +152,7 @@ fn ipi_arrives(lab: &Lab) -> Verdict {
     equal("interrupts", COMMANDS, came)
 }
 
-fn ipi_comes_back(lab: &Lab) -> Verdict {
+fn ipi_comes_back(cx: &Context) -> Verdict {
     static FIRST: AtomicU32 = AtomicU32::new(0);
     fn job() {
         let Ok((event, vector)) = vector() else { return };
@@ -162,12 +162,12 @@ fn ipi_comes_back(lab: &Lab) -> Verdict {
     vector()?;
     FIRST.store(smp::cpu(), SeqCst);
     RESULT.store(u64::MAX, SeqCst);
-    both(lab, job, |_| until(JOB_MAX, || RESULT.load(SeqCst) != u64::MAX))?;
+    both(cx, job, |_| until(JOB_MAX, || RESULT.load(SeqCst) != u64::MAX))?;
     equal("interrupts", u64::from(COMMANDS), RESULT.load(SeqCst))
 }
 
-fn ipi_ends_halt(lab: &Lab) -> Verdict {
-    let cpu = second(lab)?;
+fn ipi_ends_halt(cx: &Context) -> Verdict {
+    let cpu = second(cx)?;
     for n in 0..50 {
         until(1_000_000, || false);
         let ticket = cpu.give(|| ());
@@ -219,11 +219,11 @@ fn receive(read: fn() -> u64) {
 }
 
 /// Passes the word to and fro; the largest step back.
-fn rally(lab: &Lab, read: fn() -> u64, job: Job) -> Result<u64, End> {
+fn rally(cx: &Context, read: fn() -> u64, job: Job) -> Result<u64, End> {
     LAST.store(0, SeqCst);
     BACK.store(0, SeqCst);
     TURN.store(FIRST, SeqCst);
-    let passes = both(lab, job, |_| {
+    let passes = both(cx, job, |_| {
         let start = time::now();
         let enough = |done: u32| done >= PASSES || done >= PASSES_MIN && time::now() - start > 2 * PATIENCE;
         let mut done = 0;
@@ -233,7 +233,7 @@ fn rally(lab: &Lab, read: fn() -> u64, job: Job) -> Result<u64, End> {
         }
         done
     })?;
-    lab.did(format_args!("{passes} passes"));
+    cx.did(format_args!("{passes} passes"));
     if passes < PASSES_MIN {
         return Err(error(format_args!("only {passes} passes in 10 s")));
     }
@@ -244,8 +244,8 @@ fn in_order(back: u64) -> Verdict {
     equal("largest step back", 0, back)
 }
 
-fn tsc_never_goes_back(lab: &Lab) -> Verdict {
-    let back = rally(lab, tsc, || receive(tsc))?;
+fn tsc_never_goes_back(cx: &Context) -> Verdict {
+    let back = rally(cx, tsc, || receive(tsc))?;
     if !invariant_tsc() {
         return Err(skip(format_args!("CPUID promises no invariant TSC; the largest step back was {back} ticks")));
     }
@@ -285,19 +285,19 @@ fn kvm_time<const OF: u32>() -> u64 {
     }
 }
 
-fn kvm_clocks_of_both_cpus_agree(lab: &Lab) -> Verdict {
+fn kvm_clocks_of_both_cpus_agree(cx: &Context) -> Verdict {
     fn job() {
         let before = register(SECOND);
         receive(kvm_time::<SECOND>);
         // SAFETY: the value from before.
         unsafe { cpu::write_msr(MSR_SYSTEM_TIME, before) };
     }
-    if lab.found.signature != CPUID_SIGNATURE || !lab.found.kvm.contains(Features::CLOCKSOURCE2) {
+    if cx.found.signature != CPUID_SIGNATURE || !cx.found.kvm.contains(Features::CLOCKSOURCE2) {
         return Err(skip("there is no KVM clock"));
     }
-    second(lab)?;
+    second(cx)?;
     let before = register(FIRST);
-    let back = rally(lab, kvm_time::<FIRST>, job);
+    let back = rally(cx, kvm_time::<FIRST>, job);
     // SAFETY: the value from before.
     unsafe { cpu::write_msr(MSR_SYSTEM_TIME, before) };
     let back = back?;

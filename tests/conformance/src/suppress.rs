@@ -2,7 +2,7 @@
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Queue, link, wait_until};
-use super::{End, Lab, Verdict, advice, equal, fail, holds, skip, worst};
+use super::{Context, End, Verdict, advice, equal, fail, holds, skip, worst};
 use alloc::format;
 use shared_abi::virtio::ring::AVAIL_NO_INTERRUPT;
 use shared_abi::virtio::{CommonFeatures, DeviceType};
@@ -19,8 +19,8 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn start(lab: &'a Lab, features: CommonFeatures) -> Result<Self, End> {
-        let dev = Dev::with_features(lab.device(DeviceType::RNG)?, features.bits())?;
+    fn start(cx: &'a Context, features: CommonFeatures) -> Result<Self, End> {
+        let dev = Dev::with_features(cx.device(DeviceType::RNG)?, features.bits())?;
         dev.needs(features)?;
         let queue = dev.queue(0, 64)?;
         dev.start()?;
@@ -62,8 +62,8 @@ impl<'a> Source<'a> {
     }
 }
 
-pub fn no_interrupt_is_followed(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::empty())?;
+pub fn no_interrupt_is_followed(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::empty())?;
     source.queue.set_flags(AVAIL_NO_INTERRUPT);
     let before = source.interrupts()?;
     (0..10).try_for_each(|_| source.once())?;
@@ -81,24 +81,24 @@ fn each_interrupts(source: &mut Source<'_>, count: u16, prepare: impl Fn(&Queue)
     Ok(())
 }
 
-pub fn interrupt_without_the_flag(lab: &Lab) -> Verdict {
-    each_interrupts(&mut Source::start(lab, CommonFeatures::empty())?, 10, |_| ())
+pub fn interrupt_without_the_flag(cx: &Context) -> Verdict {
+    each_interrupts(&mut Source::start(cx, CommonFeatures::empty())?, 10, |_| ())
 }
 
-pub fn event_index_asks(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+pub fn event_index_asks(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     each_interrupts(&mut source, 10, |queue| queue.set_used_event(queue.seen()))
 }
 
-pub fn event_index_overrules_the_flag(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+pub fn event_index_overrules_the_flag(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     source.queue.set_flags(AVAIL_NO_INTERRUPT);
     each_interrupts(&mut source, 5, |queue| queue.set_used_event(queue.seen()))
 }
 
 /// The first one is a check of its own: a device may not know yet which index it told the driver last.
-pub fn event_index_holds_the_first_back(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+pub fn event_index_holds_the_first_back(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     source.queue.set_used_event(0x4000);
     let before = source.interrupts()?;
     source.once()?;
@@ -110,8 +110,8 @@ fn warm_up(source: &mut Source<'_>) -> Verdict {
     each_interrupts(source, 1, |queue| queue.set_used_event(queue.seen()))
 }
 
-pub fn event_index_holds_back(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+pub fn event_index_holds_back(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     warm_up(&mut source)?;
     source.queue.set_used_event(0x4000);
     let before = source.interrupts()?;
@@ -119,9 +119,9 @@ pub fn event_index_holds_back(lab: &Lab) -> Verdict {
     source.quiet(before)
 }
 
-pub fn event_index_in_the_middle(lab: &Lab) -> Verdict {
+pub fn event_index_in_the_middle(cx: &Context) -> Verdict {
     const MIDDLE: u16 = 5;
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     warm_up(&mut source)?;
     source.queue.set_used_event(MIDDLE);
     // One that was not asked for is advice, one that is missing is not.
@@ -138,15 +138,15 @@ pub fn event_index_in_the_middle(lab: &Lab) -> Verdict {
     more
 }
 
-pub fn idle_device_asks(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::empty())?;
+pub fn idle_device_asks(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::empty())?;
     source.once()?;
     let asks = wait_until(PATIENCE, || source.queue.used_flags() == 0);
     holds(asks, "used flags of an idle device", 0, source.queue.used_flags())
 }
 
-pub fn idle_device_moves_avail_event(lab: &Lab) -> Verdict {
-    let mut source = Source::start(lab, CommonFeatures::EVENT_IDX)?;
+pub fn idle_device_moves_avail_event(cx: &Context) -> Verdict {
+    let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
     for _ in 0..3 {
         source.once()?;
         let next = source.queue.next();
@@ -158,9 +158,9 @@ pub fn idle_device_moves_avail_event(lab: &Lab) -> Verdict {
 
 /// More requests than an index can count. With the event index, an interrupt is asked for at the end of each batch near
 /// the wrap, so that one that is off by one there is missed.
-pub fn wraps(lab: &Lab, features: CommonFeatures) -> Verdict {
+pub fn wraps(cx: &Context, features: CommonFeatures) -> Verdict {
     const REQUESTS: u32 = 66_000;
-    let mut source = Source::start(lab, features)?;
+    let mut source = Source::start(cx, features)?;
     let batch = source.queue.size;
     let events = features.contains(CommonFeatures::EVENT_IDX);
     if !events {

@@ -3,7 +3,7 @@
 use super::device::{Dev, Target};
 use super::raw::wait_until;
 use super::registers::Regs;
-use super::{End, Lab, Verdict, equal, holds, skip};
+use super::{Context, End, Verdict, equal, holds, skip};
 use alloc::format;
 use alloc::vec::Vec;
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status, blk, net};
@@ -16,8 +16,8 @@ pub enum Bus {
 }
 
 /// Applies a check to all devices of a transport; the first that fails is the verdict.
-pub fn each(lab: &Lab, bus: Bus, check: impl Fn(&Target) -> Verdict) -> Verdict {
-    let mut targets = lab.targets.iter().filter(|target| bus == bus_of(target)).peekable();
+pub fn each(cx: &Context, bus: Bus, check: impl Fn(&Target) -> Verdict) -> Verdict {
+    let mut targets = cx.targets.iter().filter(|target| bus == bus_of(target)).peekable();
     if targets.peek().is_none() {
         return Err(skip(match bus {
             Bus::Mmio => "there is no virtio-mmio device",
@@ -54,7 +54,7 @@ const MISSING: u32 = 900;
 macro_rules! transport_code {
     ($group:literal, $bus:expr; $($common:ident $name:literal),*; $($own_name:literal => $own:expr),* $(,)?) => {
         &[
-            $((concat!($group, "/", $name), |lab| $crate::transport::each(lab, $bus, $crate::transport::$common)),)*
+            $((concat!($group, "/", $name), |cx| $crate::transport::each(cx, $bus, $crate::transport::$common)),)*
             $((concat!($group, "/", $own_name), $own),)*
         ]
     };

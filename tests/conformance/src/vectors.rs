@@ -6,7 +6,7 @@ use super::raw::wait_until;
 use super::registers::Regs;
 use super::rng::Rng;
 use super::transport::{Bus, each};
-use super::{End, Lab, Verdict, equal, error, holds, skip};
+use super::{Context, End, Verdict, equal, error, holds, skip};
 use alloc::format;
 use core::mem::offset_of;
 use frontends::transport::Registers;
@@ -24,10 +24,10 @@ const PATIENCE: u64 = 1_000_000_000;
 const QUIET: u64 = 20_000_000;
 
 /// Applies a check to the devices that have MSI-X, with queue 0 selected.
-fn each_with_vectors(lab: &Lab, check: fn(&Target, &Window) -> Verdict) -> Verdict {
+fn each_with_vectors(cx: &Context, check: fn(&Target, &Window) -> Verdict) -> Verdict {
     let mut any = false;
-    each(lab, Bus::Pci, |_| Ok(()))?;
-    for target in &lab.targets {
+    each(cx, Bus::Pci, |_| Ok(()))?;
+    for target in &cx.targets {
         if matches!(target.regs, Regs::Pci(_, Some(_))) {
             any = true;
             with_queue_0(target, |common| check(target, common)).map_err(|end| end.of(target.name()))?;
@@ -42,48 +42,48 @@ fn map(common: &Window, (name, at): (&str, usize), vector: u16, expected: u16) -
     equal(&format!("{name}, {vector:#x} written"), expected, common.read16(at))
 }
 
-pub fn are_none_at_first(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |_, common| {
+pub fn are_none_at_first(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |_, common| {
         [CONFIG, QUEUE].into_iter().try_for_each(|(name, at)| equal(name, NO_VECTOR, common.read16(at)))
     })
 }
 
-pub fn read_back(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |_, common| {
+pub fn read_back(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |_, common| {
         map(common, CONFIG, 0, 0)?;
         map(common, QUEUE, 1, 1)?;
         equal("config_msix_vector, read again", 0, common.read16(CONFIG.1))
     })
 }
 
-pub fn beyond_the_table_is_refused(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |_, common| map(common, QUEUE, 0x7fe, NO_VECTOR))
+pub fn beyond_the_table_is_refused(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |_, common| map(common, QUEUE, 0x7fe, NO_VECTOR))
 }
 
-pub fn every_one_can_be_mapped(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |target, common| {
+pub fn every_one_can_be_mapped(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |target, common| {
         (0..table_size(target)?)
             .try_for_each(|vector| [CONFIG, QUEUE].into_iter().try_for_each(|event| map(common, event, vector, vector)))
     })
 }
 
-pub fn can_be_unmapped(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |_, common| {
+pub fn can_be_unmapped(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |_, common| {
         map(common, CONFIG, 0, 0)?;
         map(common, QUEUE, 1, 1)?;
         [CONFIG, QUEUE].into_iter().try_for_each(|event| map(common, event, NO_VECTOR, NO_VECTOR))
     })
 }
 
-pub fn table_has_2_to_2048(lab: &Lab) -> Verdict {
-    each_with_vectors(lab, |target, _| {
+pub fn table_has_2_to_2048(cx: &Context) -> Verdict {
+    each_with_vectors(cx, |target, _| {
         let size = table_size(target)?;
         holds((2..=0x800).contains(&size), "vectors", "2 to 2048", size)
     })
 }
 
-pub fn queue_without_one_stays_quiet(lab: &Lab) -> Verdict {
-    let target = lab.device(DeviceType::RNG)?;
+pub fn queue_without_one_stays_quiet(cx: &Context) -> Verdict {
+    let target = cx.device(DeviceType::RNG)?;
     let quiet = with(target, |vectors| Vectors { first_queue: NO_VECTOR, ..vectors })?;
     stays_quiet(target, || once(&quiet))?;
     // The same with a vector: else the silence says nothing.

@@ -9,7 +9,7 @@ use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
 use serde::{Deserialize, Serialize};
-use shared_abi::outside::Wish;
+use shared_abi::host_action::HostAction;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -114,7 +114,7 @@ pub struct Probe {
 /// Whose words a control socket understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Speaks {
+pub enum ControlProtocol {
     /// Our host's: host-backend/src/control.rs.
     Ringside,
     /// QEMU's; the first drive is called `d0`, the network `n0`, the balloon `b0`, and the console's socket is
@@ -126,13 +126,13 @@ pub enum Speaks {
     CloudHypervisor,
 }
 
-/// How the machine is changed from outside while it runs.
+/// What the harness can change about the machine while it runs, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Outside {
+pub struct HostActions {
     /// What the socket at `{control}` understands.
-    pub speaks: Speaks,
-    /// Which wishes can be granted (see `shared_abi::outside`): others are not made, their checks skip themselves.
+    pub protocol: ControlProtocol,
+    /// Supported host actions (see `shared_abi::host_action`); checks that need another one skip themselves.
     /// `balloon/256` is for a balloon that moves by 256 pages.
     pub can: Vec<String>,
 }
@@ -198,8 +198,8 @@ pub struct Profile {
     pub untested: Option<String>,
     /// A short start that shows whether it can work here.
     pub probe: Option<Probe>,
-    /// How it is changed from outside; if it cannot be, checks that need it skip themselves.
-    pub outside: Option<Outside>,
+    /// Changes to the running machine; without them, checks that need one skip themselves.
+    pub host_actions: Option<HostActions>,
     /// Files made for the program.
     #[serde(default)]
     pub files: Vec<ConfigFile>,
@@ -288,11 +288,11 @@ impl Profile {
             let names = fill::names(text);
             used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
         }
-        if let Some(outside) = &self.outside {
-            let known = outside.can.iter().all(|word| Wish::able(word).is_some());
-            sense(known, "outside.can has words out of balloon, disk, link, statistics, type, echo")?;
+        if let Some(actions) = &self.host_actions {
+            let known = actions.can.iter().all(|word| HostAction::able(word).is_some());
+            sense(known, "host_actions.can has words out of balloon, disk, link, statistics, type, echo")?;
             let reachable = self.program == HOST_IN_TCG || used.contains(&"control");
-            sense(reachable, "outside needs {control}: the socket by which the machine is changed")?;
+            sense(reachable, "host_actions needs {control}: the socket by which the machine is changed")?;
         }
         if self.program == HOST_IN_TCG {
             sense(

@@ -4,10 +4,10 @@
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::follow::Follower;
+use crate::conform::host_action::{self, Handler};
 use crate::conform::hostile;
 use crate::conform::logs::{self, Logs};
 use crate::conform::outcome::{State, TestbedResult};
-use crate::conform::outside::{self, Granter};
 use crate::conform::profile::Profile;
 use crate::conform::start::{self, Setting, shown};
 use crate::conform::watch::{TAIL, watch};
@@ -86,9 +86,9 @@ fn boot(
         let patterns: Vec<&str> = profile.left_out.iter().map(|defect| defect.check.as_str()).collect();
         words = format!("{words} {WITHOUT}={}", patterns.join(","));
     }
-    if let Some(outside) = &profile.outside {
-        words = format!("{words} {}", outside::word(outside));
-        follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
+    if let Some(actions) = &profile.host_actions {
+        words = format!("{words} {}", host_action::word(actions));
+        follower.handler = Some(Handler::new(actions, folder.path(), profile.memory_mib << 20));
     }
     let logs = Logs::new(&setting.base, &profile.name, if more.is_empty() { WORD } else { more })?;
     let prepared = start::prepare(profile, setting, program, folder.path(), &words, &logs)?;

@@ -5,7 +5,7 @@
 //! error and changes nothing. The tables are bounded: a table that does not fit lets all of its kind in.
 
 use crate::config::Mac;
-use shared_abi::station::BROADCAST;
+use shared_abi::echo::BROADCAST;
 use shared_abi::virtio::net::Features;
 use shared_abi::virtio::net::control::{
     ADDR_SET, ALLMULTI, ALLUNI, ERR, MAC, NOBCAST, NOMULTI, NOUNI, OK, PROMISC, RX, TABLE_SET, VLAN, VLAN_ADD, VLAN_DEL,

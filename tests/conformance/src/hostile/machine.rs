@@ -150,7 +150,7 @@ fn access_window(trial: &mut Trial<'_>) -> Result<(), End> {
 fn wrong_width(trial: &mut Trial<'_>) -> Result<(), End> {
     // The scratch register keeps what is written; nothing lies behind it.
     touch(COM1_PORT + 7, false);
-    if trial.lab.found.board_slots.is_some() {
+    if trial.cx.found.board_slots.is_some() {
         // SAFETY: only a write of 32 bits ends the machine.
         unsafe {
             port::write_u8(EXIT_PORT, 1);
@@ -182,7 +182,7 @@ fn memory(trial: &mut Trial<'_>) -> Result<(), End> {
     /// Between the device windows of PCs and of our board.
     const NOBODY: u64 = 0xe000_0000;
     let last_slot = VIRTIO_MMIO_BASE + u64::from(VIRTIO_MMIO_SLOTS - 1) * VIRTIO_MMIO_STRIDE;
-    let places = [Some(NOBODY), trial.lab.found.board_slots.map(|_| last_slot)];
+    let places = [Some(NOBODY), trial.cx.found.board_slots.map(|_| last_slot)];
     for address in places.into_iter().flatten() {
         let window = Window::map(address, 4096).ok_or_else(|| error("it cannot be mapped"))?;
         for width in WIDTHS {

@@ -13,7 +13,7 @@ mod script;
 mod setup;
 mod trial;
 
-use super::{End, GROUPS, Lab, same};
+use super::{Context, End, GROUPS, same};
 use alloc::string::{String, ToString};
 use guest_kernel::cmdline::Cmdline;
 use guest_kernel::console;
@@ -86,10 +86,10 @@ pub fn start(machine: Machine) -> ! {
     let order = Order::from_cmdline(cmdline).unwrap_or(Order(""));
     machine.run_alone(async move {
         guest_kernel::time::refine().await;
-        let lab = Lab::new(found, cmdline);
+        let cx = Context::new(found, cmdline);
         let counts = match (order.seeds(), order.row()) {
-            (Some((first, end)), _) => report(SEEDED, script::play(&lab, first, end)),
-            (None, Some(row)) => report(row.0, attempt(&lab, row)),
+            (Some((first, end)), _) => report(SEEDED, script::play(&cx, first, end)),
+            (None, Some(row)) => report(row.0, attempt(&cx, row)),
             (None, None) => {
                 log::error!("{KEY}={}: there is no such check", order.0);
                 (0, 0, 0, 0)
@@ -106,8 +106,8 @@ pub fn start(machine: Machine) -> ! {
 /// A verdict and what it is founded on; or why there is none, or a bad one.
 pub(crate) type Judged = Result<(Handling, String), (Handling, End)>;
 
-fn attempt(lab: &Lab, &(name, device_type, attack): &Row) -> Judged {
-    let mut trial = Trial::open(lab, device_type).map_err(unjudged)?;
+fn attempt(cx: &Context, &(name, device_type, attack): &Row) -> Judged {
+    let mut trial = Trial::open(cx, device_type).map_err(unjudged)?;
     announce(name);
     match attack(&mut trial) {
         Ok(()) => trial.conclude(),

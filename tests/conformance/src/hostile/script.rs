@@ -5,7 +5,7 @@
 //! script's own, or of none.
 
 use super::super::raw::Queue;
-use super::super::{End, Lab, fail, skip};
+use super::super::{Context, End, fail, skip};
 use super::trial::{ARENA, Entry, INDIRECT, NEXT, SIZE, Trial, Unit, WRITE};
 use super::{Judged, announce, unjudged};
 use alloc::format;
@@ -43,16 +43,16 @@ impl Dice {
 }
 
 /// Plays the scripts of the seeds from `first` to before `end`.
-pub fn play(lab: &Lab, first: u64, end: u64) -> Judged {
+pub fn play(cx: &Context, first: u64, end: u64) -> Judged {
     let known = [DeviceType::BLOCK, DeviceType::NET, DeviceType::BALLOON, DeviceType::RNG, DeviceType::CONSOLE];
-    let targets: Vec<_> = lab.targets.iter().filter(|target| known.contains(&target.device_type)).collect();
+    let targets: Vec<_> = cx.targets.iter().filter(|target| known.contains(&target.device_type)).collect();
     if targets.is_empty() {
         return Err(unjudged(skip("there is no device")));
     }
     let mut refused = 0_u64;
     let mut announced = false;
     for (at, target) in targets.iter().enumerate() {
-        let mut trial = Trial::on(lab, target).map_err(unjudged)?;
+        let mut trial = Trial::on(cx, target).map_err(unjudged)?;
         if !announced {
             announce(SEEDED);
             announced = true;

@@ -2,7 +2,7 @@
 
 use super::super::device::{Dev, Target};
 use super::super::raw::{Buf, Queue, wait_until, write_descriptor};
-use super::super::{End, Lab, error, fail, skip};
+use super::super::{Context, End, error, fail, skip};
 use super::Judged;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -198,7 +198,7 @@ impl<'a> Unit<'a> {
 
 /// A device under attack, and what was seen so far.
 pub struct Trial<'a> {
-    pub lab: &'a Lab,
+    pub cx: &'a Context,
     pub target: &'a Target,
     witness: Option<Unit<'a>>,
     guard: Buf,
@@ -211,17 +211,17 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// Not applicable without a device; an error when it does not answer even before the attack.
-    pub fn open(lab: &'a Lab, device_type: DeviceType) -> Result<Self, End> {
-        Self::on(lab, lab.device(device_type)?)
+    pub fn open(cx: &'a Context, device_type: DeviceType) -> Result<Self, End> {
+        Self::on(cx, cx.device(device_type)?)
     }
 
     /// The same for a device.
     ///
     /// # Errors
     /// An error when it does not answer even before the attack.
-    pub fn on(lab: &'a Lab, target: &'a Target) -> Result<Self, End> {
+    pub fn on(cx: &'a Context, target: &'a Target) -> Result<Self, End> {
         let other = |wanted: &DeviceType| {
-            lab.targets.iter().find(|other| other.device_type == *wanted && *wanted != target.device_type)
+            cx.targets.iter().find(|other| other.device_type == *wanted && *wanted != target.device_type)
         };
         let unable = |name: &str, why: String| error(format!("{name} does not work even before: {why}"));
         let mut witness =
@@ -232,7 +232,7 @@ impl<'a> Trial<'a> {
         Unit::start(target, 0).map_err(as_error)?.ask(REVIVES).map_err(|why| unable(&target.name(), why))?;
         let (guard, _) = Buf::allocate(4096).ok_or_else(|| error("no memory"))?;
         guard.fill(GUARD);
-        Ok(Self { lab, target, witness, guard, refusals: Vec::new(), shots: 0 })
+        Ok(Self { cx, target, witness, guard, refusals: Vec::new(), shots: 0 })
     }
 
     /// A live unit for a shot.

@@ -1,6 +1,6 @@
 //! Exceptions: what Xen leaves on the stack, and what is left when they return.
 
-use super::super::{Lab, Verdict, equal, error, holds};
+use super::super::{Context, Verdict, equal, error, holds};
 use super::{event_sent, here, interrupts_on, with_channel};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -56,19 +56,19 @@ fn as_expected(caught: &Caught, vector: ExceptionVector, code: u64) -> Verdict {
     equal("RSP", caught.stack, caught.frame.rsp)
 }
 
-pub fn without_error_code(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn without_error_code(cx: &Context) -> Verdict {
+    here(cx)?;
     as_expected(&fault!("ud2")?, ExceptionVector::InvalidOpcode, 0)
 }
 
-pub fn with_error_code(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn with_error_code(cx: &Context) -> Verdict {
+    here(cx)?;
     // No descriptor is so far behind the start of the table.
     as_expected(&fault!("mov fs, r14w", in("r14") 0xfff0_u64)?, ExceptionVector::GeneralProtection, 0xfff0)
 }
 
-pub fn page_fault(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn page_fault(cx: &Context) -> Verdict {
+    here(cx)?;
     const NOWHERE: usize = 0xffff_ca00_0000_1234;
     const WRITE: PageFaultErrorCode = PageFaultErrorCode::CAUSED_BY_WRITE;
     let address = |offset: usize| VirtAddr::new((NOWHERE + offset) as u64);
@@ -81,8 +81,8 @@ pub fn page_fault(lab: &Lab) -> Verdict {
     fault(&fault!("mov byte ptr [r14], 0", in("r14") table)?, WRITE | PageFaultErrorCode::PROTECTION_VIOLATION)
 }
 
-pub fn shows_the_mask(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn shows_the_mask(cx: &Context) -> Verdict {
+    here(cx)?;
     let on = fault!("ud2")?;
     pvops::irq::disable();
     let off = fault!("ud2");
@@ -106,8 +106,8 @@ fn fault_inside() {
     }
 }
 
-pub fn inside_an_upcall(lab: &Lab) -> Verdict {
-    with_channel(lab, |line| {
+pub fn inside_an_upcall(cx: &Context) -> Verdict {
+    with_channel(cx, |line| {
         FAULTS.store(0, SeqCst);
         irq::set_handler(line.event, Some(fault_inside));
         let sent = (0..100).try_for_each(|_| event_sent(line));
@@ -117,8 +117,8 @@ pub fn inside_an_upcall(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn keeps_registers(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn keeps_registers(cx: &Context) -> Verdict {
+    here(cx)?;
     let caught = fault!("ud2", in("r14") 0x1111_2222_3333_4444_u64, in("r15") 0x5555_6666_7777_8888_u64)?;
     equal("R14", 0x1111_2222_3333_4444, caught.frame.r14)?;
     equal("R15", 0x5555_6666_7777_8888, caught.frame.r15)?;

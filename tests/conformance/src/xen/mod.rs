@@ -5,7 +5,7 @@
 mod faults;
 mod tables;
 
-use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
+use super::{Context, End, Row, Verdict, equal, error, holds, skip};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use guest_kernel::task::Event;
 use guest_kernel::trap::irq;
@@ -19,23 +19,23 @@ use spin::Once;
 use volatile::map_field;
 
 pub const ROWS: &[Row] = &[
-    ("xen/version-is-not-too-old", |lab| {
-        here(lab)?;
+    ("xen/version-is-not-too-old", |cx| {
+        here(cx)?;
         let version = version();
         let (major, minor) = (version >> 16, version & 0xffff);
-        lab.did(format_args!("Xen {major}.{minor}"));
+        cx.did(format_args!("Xen {major}.{minor}"));
         let fine = (major, minor) >= (OLDEST_VERSION.0.into(), OLDEST_VERSION.1.into());
         holds(fine, "version", format_args!("{OLDEST_VERSION:?} or newer"), format_args!("{major}.{minor}"))
     }),
-    ("xen/event-sent-arrives", |lab| {
-        with_channel(lab, |line| {
+    ("xen/event-sent-arrives", |cx| {
+        with_channel(cx, |line| {
             event_sent(line)?;
             equal("events that arrived", 1, line.arrived())
         })
     }),
     ("xen/event-waits-for-the-upcall-mask", event_waits_for_the_upcall_mask),
-    ("xen/event-waits-for-its-channel-mask", |lab| {
-        with_channel(lab, |line| {
+    ("xen/event-waits-for-its-channel-mask", |cx| {
+        with_channel(cx, |line| {
             event::mask_channel(line.channel);
             event_sent(line)?;
             equal("events on a masked channel", 0, line.arrived())?;
@@ -44,38 +44,38 @@ pub const ROWS: &[Row] = &[
             equal("events behind the unmasking", 1, line.arrived())
         })
     }),
-    ("xen/event-waits-for-xens-unmask", |lab| {
-        with_channel(lab, |line| {
+    ("xen/event-waits-for-xens-unmask", |cx| {
+        with_channel(cx, |line| {
             event::mask_channel(line.channel);
             event_sent(line)?;
             settled(event::unmask_by_xen(line.channel))?;
             equal("events behind Xen's unmasking", 1, line.arrived())
         })
     }),
-    ("xen/events-while-masked-are-one", |lab| {
-        with_channel(lab, |line| {
+    ("xen/events-while-masked-are-one", |cx| {
+        with_channel(cx, |line| {
             event::mask_channel(line.channel);
             (0..3).try_for_each(|_| event_sent(line))?;
             event::unmask_channel(line.channel);
             equal("events of three that were sent while masked", 1, line.arrived())
         })
     }),
-    ("xen/unmasking-loses-no-event", |lab| {
+    ("xen/unmasking-loses-no-event", |cx| {
         const ROUNDS: u64 = 20_000;
-        with_channel(lab, |line| {
+        with_channel(cx, |line| {
             for round in 0..ROUNDS {
                 event::mask_channel(line.channel);
                 event_sent(line)?;
                 event::unmask_channel(line.channel);
                 equal("events of so many rounds", round + 1, line.arrived())?;
             }
-            lab.did(format_args!("{ROUNDS} rounds"));
+            cx.did(format_args!("{ROUNDS} rounds"));
             Ok(())
         })
     }),
-    ("xen/enabling-loses-no-event", |lab| {
+    ("xen/enabling-loses-no-event", |cx| {
         const ROUNDS: u64 = 20_000;
-        with_channel(lab, |line| {
+        with_channel(cx, |line| {
             for round in 0..ROUNDS {
                 pvops::irq::disable();
                 let sent = event_sent(line);
@@ -83,25 +83,25 @@ pub const ROWS: &[Row] = &[
                 sent?;
                 equal("events of so many rounds", round + 1, line.arrived())?;
             }
-            lab.did(format_args!("{ROUNDS} rounds"));
+            cx.did(format_args!("{ROUNDS} rounds"));
             Ok(())
         })
     }),
     ("xen/upcall-does-not-nest", upcall_does_not_nest),
     ("xen/two-channels-both-arrive", two_channels_both_arrive),
     ("xen/channels-of-two-words-arrive", channels_of_two_words_arrive),
-    ("xen/closed-channel-refuses", |lab| {
-        here(lab)?;
+    ("xen/closed-channel-refuses", |cx| {
+        here(cx)?;
         let line = Line::new()?;
         settled(close(line.channel))?;
         refused("send to a closed channel", send(line.channel), EINVAL)
     }),
-    ("xen/channel-out-of-range-refuses", |lab| {
-        here(lab)?;
+    ("xen/channel-out-of-range-refuses", |cx| {
+        here(cx)?;
         refused("send to channel 1000000", send(1_000_000), EINVAL)
     }),
-    ("xen/virtual-interrupt-binds-once", |lab| {
-        here(lab)?;
+    ("xen/virtual-interrupt-binds-once", |cx| {
+        here(cx)?;
         let mut bind = BindVirq { virq: command::VIRQ_TIMER, cpu: 0, channel: 0 };
         // SAFETY: the structure of that command.
         let again = unsafe {
@@ -109,8 +109,8 @@ pub const ROWS: &[Row] = &[
         };
         refused("the timer's interrupt, bound again", again, EEXIST)
     }),
-    ("xen/block-returns-for-an-event", |lab| {
-        with_channel(lab, |line| {
+    ("xen/block-returns-for-an-event", |cx| {
+        with_channel(cx, |line| {
             for _ in 0..100 {
                 let before = line.arrived();
                 pvops::irq::disable();
@@ -124,8 +124,8 @@ pub const ROWS: &[Row] = &[
         })
     }),
     ("xen/disable-and-enable-cost-no-hypercall", disable_and_enable_cost_no_hypercall),
-    ("xen/save-and-restore-cost-no-hypercall", |lab| {
-        here(lab)?;
+    ("xen/save-and-restore-cost-no-hypercall", |cx| {
+        here(cx)?;
         let calls = counted(|| {
             for _ in 0..100_000 {
                 let flags = pvops::irq::save();
@@ -135,8 +135,8 @@ pub const ROWS: &[Row] = &[
         });
         equal("hypercalls of 100000 pairs", 0, calls)
     }),
-    ("xen/enabling-with-an-event-costs-one-hypercall", |lab| {
-        with_channel(lab, |line| {
+    ("xen/enabling-with-an-event-costs-one-hypercall", |cx| {
+        with_channel(cx, |line| {
             pvops::irq::disable();
             let sent = event_sent(line);
             let calls = counted(interrupts_on);
@@ -144,19 +144,19 @@ pub const ROWS: &[Row] = &[
             equal("hypercalls", 1, calls)
         })
     }),
-    ("xen/timer-is-not-early", |lab| {
-        here(lab)?;
+    ("xen/timer-is-not-early", |cx| {
+        here(cx)?;
         let mut latest = 0;
         for _ in 0..20 {
             let (deadline, fired) = timer(2_000_000)?;
             holds(fired >= deadline, "nanoseconds", format_args!("{deadline} or later"), fired)?;
             latest = latest.max(fired - deadline);
         }
-        lab.did(format_args!("at most {latest} ns late"));
+        cx.did(format_args!("at most {latest} ns late"));
         Ok(())
     }),
-    ("xen/timer-is-within-a-percent", |lab| {
-        here(lab)?;
+    ("xen/timer-is-within-a-percent", |cx| {
+        here(cx)?;
         const WAIT: u64 = 500_000_000;
         const MOST: u64 = WAIT / 100;
         // A machine that is busy with other things is late now and then.
@@ -168,7 +168,7 @@ pub const ROWS: &[Row] = &[
                 break;
             }
         }
-        lab.did(format_args!("{least} ns late"));
+        cx.did(format_args!("{least} ns late"));
         holds(
             least < MOST,
             "nanoseconds that each of five timers of half a second is late",
@@ -176,59 +176,59 @@ pub const ROWS: &[Row] = &[
             least,
         )
     }),
-    ("xen/timer-in-the-past-fires", |lab| {
-        here(lab)?;
+    ("xen/timer-in-the-past-fires", |cx| {
+        here(cx)?;
         let before = irq::timer_count();
         time::set_timer(1);
         spin_until(1_000_000_000, || irq::timer_count() != before);
         equal("timer events", 1, irq::timer_count() - before)
     }),
-    ("xen/timer-stops", |lab| {
-        here(lab)?;
+    ("xen/timer-stops", |cx| {
+        here(cx)?;
         let before = irq::timer_count();
         time::set_timer(time::now() + 50_000_000);
         time::set_timer(time::NEVER);
         spin(100_000_000);
         equal("timer events behind a timer that was stopped", 0, irq::timer_count() - before)
     }),
-    ("xen/time-page-version-is-even", |lab| {
-        here(lab)?;
+    ("xen/time-page-version-is-even", |cx| {
+        here(cx)?;
         let info = vcpu_info();
         let page = map_field!(info.time);
         (0..2000).try_for_each(|_| equal("lowest bit of the version", 0, page.read().version & 1))?;
         holds(page.read().tsc_to_system_mul != 0, "multiplier", "not 0", 0)
     }),
-    ("xen/wall-clock-is-set", |lab| {
-        here(lab)?;
+    ("xen/wall-clock-is-set", |cx| {
+        here(cx)?;
         // SAFETY: the shared page is mapped; Xen writes it.
         let [version, seconds, nanoseconds, _] = unsafe { (&raw const (*shared_info()).wall_clock).read_volatile() };
         equal("lowest bit of the version", 0, version & 1)?;
         holds(seconds > 1_577_836_800, "seconds since 1970", "behind 2020", seconds)?;
         holds(nanoseconds < 1_000_000_000, "nanoseconds", "below 1000000000", nanoseconds)
     }),
-    ("xen/console-without-input-reads-nothing", |lab| {
-        here(lab)?;
+    ("xen/console-without-input-reads-nothing", |cx| {
+        here(cx)?;
         equal("bytes", 0, pvops::vmm::read(&mut [0; 16]))
     }),
-    ("xen/unknown-hypercall-refuses", |lab| {
-        here(lab)?;
+    ("xen/unknown-hypercall-refuses", |cx| {
+        here(cx)?;
         // SAFETY: there is no such hypercall.
         equal("result of hypercall 63", ENOSYS, unsafe { hypercall::call2(63, 0, 0) })
     }),
-    ("xen/unknown-command-refuses", |lab| {
-        here(lab)?;
+    ("xen/unknown-command-refuses", |cx| {
+        here(cx)?;
         // SAFETY: there is no such command.
         equal("result of sched_op 99", ENOSYS, unsafe { hypercall::call2(number::SCHED_OP, 99, 0) })
     }),
-    ("xen/bad-pointer-is-an-error", |lab| {
-        here(lab)?;
+    ("xen/bad-pointer-is-an-error", |cx| {
+        here(cx)?;
         // SAFETY: Xen refuses an address that is its own.
         let result = unsafe { hypercall::call2(number::EVENT_CHANNEL_OP, command::SEND.into(), 0xffff_8300_0000_0000) };
         equal("result with an address of Xen's", EFAULT, result)
     }),
     ("xen/multicall-goes-on-behind-a-failure", multicall_goes_on_behind_a_failure),
-    ("xen/multicall-is-one-entry", |lab| {
-        here(lab)?;
+    ("xen/multicall-is-one-entry", |cx| {
+        here(cx)?;
         let mut calls = [Call { number: number::XEN_VERSION.into(), ..Call::default() }; 64];
         // SAFETY: asking for the version has no effect.
         let entries = counted(|| unsafe { hypercall::multicall(&mut calls) }.is_ok());
@@ -264,8 +264,8 @@ const EEXIST: i64 = -17;
 const EINVAL: i64 = -22;
 const ENOSYS: i64 = -38;
 
-fn here(lab: &Lab) -> Verdict {
-    if lab.found.world == World::Xen { Ok(()) } else { Err(skip("the kernel is no paravirtual guest of Xen")) }
+fn here(cx: &Context) -> Verdict {
+    if cx.found.world == World::Xen { Ok(()) } else { Err(skip("the kernel is no paravirtual guest of Xen")) }
 }
 
 fn version() -> u32 {
@@ -327,16 +327,16 @@ fn event_sent(line: &Line) -> Verdict {
 }
 
 /// Makes a channel for `check` and closes it.
-fn with_channel(lab: &Lab, check: impl FnOnce(&Line) -> Verdict) -> Verdict {
-    here(lab)?;
+fn with_channel(cx: &Context, check: impl FnOnce(&Line) -> Verdict) -> Verdict {
+    here(cx)?;
     let line = Line::new()?;
     let verdict = check(&line);
     settled(close(line.channel))?;
     verdict
 }
 
-fn event_waits_for_the_upcall_mask(lab: &Lab) -> Verdict {
-    with_channel(lab, |line| {
+fn event_waits_for_the_upcall_mask(cx: &Context) -> Verdict {
+    with_channel(cx, |line| {
         pvops::irq::disable();
         let sent = event_sent(line);
         let (arrived, pending, upcall) = (line.arrived(), is_pending(line.channel), upcall_pending().load(SeqCst));
@@ -365,8 +365,8 @@ fn send_again() {
     DEPTH.fetch_sub(1, SeqCst);
 }
 
-fn upcall_does_not_nest(lab: &Lab) -> Verdict {
-    with_channel(lab, |line| {
+fn upcall_does_not_nest(cx: &Context) -> Verdict {
+    with_channel(cx, |line| {
         TARGET.store(line.channel, SeqCst);
         AGAIN.store(100, SeqCst);
         DEEPEST.store(0, SeqCst);
@@ -380,8 +380,8 @@ fn upcall_does_not_nest(lab: &Lab) -> Verdict {
     })
 }
 
-fn two_channels_both_arrive(lab: &Lab) -> Verdict {
-    with_channel(lab, |first| {
+fn two_channels_both_arrive(cx: &Context) -> Verdict {
+    with_channel(cx, |first| {
         let second = Line::on(1)?;
         pvops::irq::disable();
         let sent = event_sent(first).and(event_sent(&second));
@@ -393,9 +393,9 @@ fn two_channels_both_arrive(lab: &Lab) -> Verdict {
     })
 }
 
-fn channels_of_two_words_arrive(lab: &Lab) -> Verdict {
+fn channels_of_two_words_arrive(cx: &Context) -> Verdict {
     const CHANNELS: usize = 70;
-    here(lab)?;
+    here(cx)?;
     let mut lines = alloc::vec::Vec::new();
     let made = (0..CHANNELS).try_for_each(|_| Line::new().map(|line| lines.push(line)));
     let before = lines.first().map_or(0, |line| irq::count_of(line.event));
@@ -410,9 +410,9 @@ fn channels_of_two_words_arrive(lab: &Lab) -> Verdict {
     equal("events on 70 channels", CHANNELS as u64, arrived)
 }
 
-fn disable_and_enable_cost_no_hypercall(lab: &Lab) -> Verdict {
+fn disable_and_enable_cost_no_hypercall(cx: &Context) -> Verdict {
     const PAIRS: u64 = 1_000_000;
-    here(lab)?;
+    here(cx)?;
     time::set_timer(time::NEVER);
     let calls = counted(|| {
         for _ in 0..PAIRS {
@@ -420,7 +420,7 @@ fn disable_and_enable_cost_no_hypercall(lab: &Lab) -> Verdict {
             interrupts_on();
         }
     });
-    lab.did(format_args!("{PAIRS} pairs"));
+    cx.did(format_args!("{PAIRS} pairs"));
     equal("hypercalls", 0, calls)
 }
 
@@ -451,8 +451,8 @@ fn timer(wait: u64) -> Result<(u64, u64), End> {
     if came { Ok((deadline, fired)) } else { Err(error("the timer did not fire")) }
 }
 
-fn multicall_goes_on_behind_a_failure(lab: &Lab) -> Verdict {
-    here(lab)?;
+fn multicall_goes_on_behind_a_failure(cx: &Context) -> Verdict {
+    here(cx)?;
     let ask = Call { number: number::XEN_VERSION.into(), ..Call::default() };
     let bad = Call { number: number::SCHED_OP.into(), arguments: [99, 0, 0, 0, 0, 0], ..Call::default() };
     let mut calls = [ask, bad, ask];

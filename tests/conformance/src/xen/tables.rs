@@ -1,6 +1,6 @@
 //! Page tables, frames and the balloon. Tables are made in frames of the checks' own; nothing live points to them.
 
-use super::super::{End, Lab, Verdict, equal, error, holds};
+use super::super::{Context, End, Verdict, equal, error, holds};
 use super::{counted, here, settled};
 use balloon::{Hypervisor, Pfn};
 use guest_kernel::mm::frames::FRAMES;
@@ -121,8 +121,8 @@ fn fill_in_a_batch(table: &Table, page: &Frame) {
     drop(batch);
 }
 
-pub fn batch_is_like_single_updates(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn batch_is_like_single_updates(cx: &Context) -> Verdict {
+    here(cx)?;
     let (page, single, batch) = (Frame::new()?, Table::new()?, Table::new()?);
     fill_one_by_one(&single, &page);
     fill_in_a_batch(&batch, &page);
@@ -132,22 +132,22 @@ pub fn batch_is_like_single_updates(lab: &Lab) -> Verdict {
     })
 }
 
-pub fn batch_costs(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn batch_costs(cx: &Context) -> Verdict {
+    here(cx)?;
     let (page, table) = (Frame::new()?, Table::new()?);
     let calls = counted(|| fill_in_a_batch(&table, &page));
-    lab.did(format_args!("{calls} hypercalls for {ENTRIES} updates"));
+    cx.did(format_args!("{calls} hypercalls for {ENTRIES} updates"));
     holds(calls <= 2, "hypercalls", "2 or fewer", calls)
 }
 
-pub fn singles_cost(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn singles_cost(cx: &Context) -> Verdict {
+    here(cx)?;
     let (page, table) = (Frame::new()?, Table::new()?);
     equal("hypercalls", ENTRIES as u64, counted(|| fill_one_by_one(&table, &page)))
 }
 
-pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn refused_update_leaves_the_table(cx: &Context) -> Verdict {
+    here(cx)?;
     let (page, table) = (Frame::new()?, Table::new()?);
     let good = mapping(&page, 1);
     // The table itself, writable.
@@ -159,8 +159,8 @@ pub fn refused_update_leaves_the_table(lab: &Lab) -> Verdict {
     equal("entries", [good, 0, 0], [0, 1, 2].map(|index| table.0.entry(index)))
 }
 
-pub fn writable_mapping_of_a_table_refused(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn writable_mapping_of_a_table_refused(cx: &Context) -> Verdict {
+    here(cx)?;
     let table = Table::new()?;
     let read_only = table.0.mapped(READ_ONLY);
     holds(update(&[table.0.update(0, table.0.mapped(WRITABLE))]).is_err(), "a writable mapping", "refused", "made")?;
@@ -168,8 +168,8 @@ pub fn writable_mapping_of_a_table_refused(lab: &Lab) -> Verdict {
     equal("the read-only mapping of the same frame", read_only, table.0.entry(0))
 }
 
-pub fn frame_of_another_refused(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn frame_of_another_refused(cx: &Context) -> Verdict {
+    here(cx)?;
     let table = Table::new()?;
     // Frames that no domain of this machine has: far behind its memory.
     let result = update(&[table.0.update(0, 0xf_ffff_0000_0000 | WRITABLE.bits())]);
@@ -177,14 +177,14 @@ pub fn frame_of_another_refused(lab: &Lab) -> Verdict {
     equal("the entry", 0, table.0.entry(0))
 }
 
-pub fn table_refuses_writes(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn table_refuses_writes(cx: &Context) -> Verdict {
+    here(cx)?;
     let root = direct(mmu::read_cr3().as_u64());
     holds(write_faults(root), "a write to the live top-level table", "a fault", "none")
 }
 
-pub fn pinned_frame_stays_a_table(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn pinned_frame_stays_a_table(cx: &Context) -> Verdict {
+    here(cx)?;
     let table = Table::new()?;
     let entry = table.0.mapped(WRITABLE);
     // SAFETY: a page of the check's own.
@@ -192,8 +192,8 @@ pub fn pinned_frame_stays_a_table(lab: &Lab) -> Verdict {
     holds(result.is_err(), "a writable mapping of a pinned table", "refused", "made")
 }
 
-pub fn unpinned_frame_is_memory_again(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn unpinned_frame_is_memory_again(cx: &Context) -> Verdict {
+    here(cx)?;
     let table = Table::new()?;
     let frame = table.0.0;
     drop(table);
@@ -201,8 +201,8 @@ pub fn unpinned_frame_is_memory_again(lab: &Lab) -> Verdict {
     holds(!write_faults(address), "a write to a frame that was a table", "no fault", "a fault")
 }
 
-pub fn bad_table_is_not_pinned(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn bad_table_is_not_pinned(cx: &Context) -> Verdict {
+    here(cx)?;
     let frame = Frame::new()?;
     // It maps itself writable.
     // SAFETY: the frame is the check's own.
@@ -215,16 +215,16 @@ pub fn bad_table_is_not_pinned(lab: &Lab) -> Verdict {
     holds(result.is_err(), "pinning a table that maps itself writable", "refused", "done")
 }
 
-pub fn base_pointer_must_be_a_table(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn base_pointer_must_be_a_table(cx: &Context) -> Verdict {
+    here(cx)?;
     let frame = Frame::new()?;
     let before = mmu::read_cr3();
     holds(pin(&frame, mmuext::NEW_BASEPTR).is_err(), "an ordinary frame as base pointer", "refused", "taken")?;
     equal("the live top-level table", before, mmu::read_cr3())
 }
 
-pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn new_mapping_is_seen_at_once(cx: &Context) -> Verdict {
+    here(cx)?;
     let (first, second) = (Frame::new()?, Frame::new()?);
     let address = |frame: &Frame| PhysAddr::new(frame.0 * PAGE_SIZE as u64);
     let own = mmu::encode(address(&first), WRITABLE | PageTableFlags::DIRTY);
@@ -243,8 +243,8 @@ pub fn new_mapping_is_seen_at_once(lab: &Lab) -> Verdict {
     equal("the word at one address, mapped in turn to two frames", [1, 2, 1], saw)
 }
 
-pub fn frame_lists_agree(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn frame_lists_agree(cx: &Context) -> Verdict {
+    here(cx)?;
     let shared = paging::lookup(shared_page()).map(|(physical, _)| physical.as_u64() / PAGE_SIZE as u64);
     let mut compared = 0;
     for frame in 0.. {
@@ -260,14 +260,14 @@ pub fn frame_lists_agree(lab: &Lab) -> Verdict {
             compared += 1;
         }
     }
-    lab.did(format_args!("{compared} frames"));
+    cx.did(format_args!("{compared} frames"));
     holds(compared > 1000, "frames compared", "more than 1000", compared)
 }
 
-pub fn block_becomes_contiguous(lab: &Lab) -> Verdict {
+pub fn block_becomes_contiguous(cx: &Context) -> Verdict {
     const ORDER: usize = 4;
     const PAGES: u64 = 1 << ORDER;
-    here(lab)?;
+    here(cx)?;
     let frame = FRAMES.lock().allocate(ORDER).ok_or_else(|| error("no block is left"))?;
     // Two pages change places, so that the block is not contiguous before.
     let scattered = swap_first_two(frame);
@@ -308,8 +308,8 @@ fn given_away<const N: usize>(check: impl FnOnce(&[u64; N]) -> Verdict) -> Resul
     frames.try_into().map_err(|_| error("another number of frames"))
 }
 
-pub fn balloon_moves_the_reservation(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn balloon_moves_the_reservation(cx: &Context) -> Verdict {
+    here(cx)?;
     let before = pvops::memory::reservation().unwrap_or(0);
     given_away::<64>(|frames| {
         equal("pages of the domain", before - 64, pvops::memory::reservation().unwrap_or(0))?;
@@ -318,8 +318,8 @@ pub fn balloon_moves_the_reservation(lab: &Lab) -> Verdict {
     equal("pages of the domain in the end", before, pvops::memory::reservation().unwrap_or(0))
 }
 
-pub fn page_from_the_balloon_is_clean(lab: &Lab) -> Verdict {
-    here(lab)?;
+pub fn page_from_the_balloon_is_clean(cx: &Context) -> Verdict {
+    here(cx)?;
     let frames = given_away::<16>(|_| Ok(()))?;
     for frame in frames {
         // SAFETY: the frame is ours, and mapped.

@@ -1,8 +1,8 @@
-//! The station: the other end of the guest's Ethernet during a run. It echoes frames, as `shared_abi::station` says, over
+//! The echo peer: the other end of the guest's Ethernet during a run. It echoes frames, as `shared_abi::echo` says, over
 //! a listening Unix socket in QEMU's stream framing: each frame after its length, a big-endian u32.
 
 use anyhow::{Context, Result};
-use shared_abi::station::{BROADCAST, MAC};
+use shared_abi::echo::{BROADCAST, MAC};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use std::thread;
 /// No frame is longer.
 const FRAME_MAX: usize = 1 << 17;
 
-/// A station that serves one connection. It ends with this.
+/// an echo peer that serves one connection. It ends with this.
 #[derive(Debug)]
-pub struct Station {
+pub struct EchoPeer {
     path: PathBuf,
 }
 
-impl Station {
+impl EchoPeer {
     /// Listens.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Station {
     }
 }
 
-impl Drop for Station {
+impl Drop for EchoPeer {
     fn drop(&mut self) {
         // If nobody has come, this is the one connection, and it is over at once.
         drop(UnixStream::connect(&self.path));
@@ -80,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn frames_for_the_station_and_for_all_come_back_and_others_do_not() {
+    fn frames_for_the_echo_peer_and_for_all_come_back_and_others_do_not() {
         let folder = tempfile::tempdir().unwrap();
-        let station = Station::start(&folder.path().join("s")).unwrap();
-        let mut wire = UnixStream::connect(&station.path).unwrap();
+        let echo_peer = EchoPeer::start(&folder.path().join("s")).unwrap();
+        let mut wire = UnixStream::connect(&echo_peer.path).unwrap();
         let (guest, other) = ([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 8]);
         for (to, payload) in [(MAC, &b"one"[..]), (other, b"two"), (BROADCAST, b""), (MAC, b"four")] {
             wire.write_all(&framed(to, guest, payload)).unwrap();
@@ -96,19 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_nobody_can_send_ends_the_station() {
+    fn a_frame_that_nobody_can_send_ends_the_echo_peer() {
         let folder = tempfile::tempdir().unwrap();
-        let station = Station::start(&folder.path().join("s")).unwrap();
-        let mut wire = UnixStream::connect(&station.path).unwrap();
+        let echo_peer = EchoPeer::start(&folder.path().join("s")).unwrap();
+        let mut wire = UnixStream::connect(&echo_peer.path).unwrap();
         wire.write_all(&[0xff; 4]).unwrap();
         assert_eq!(wire.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn a_station_that_nobody_visits_ends() {
+    fn echo_peer_without_a_connection_ends() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        drop(Station::start(&path).unwrap());
+        drop(EchoPeer::start(&path).unwrap());
         let refused = std::iter::repeat_with(|| {
             thread::sleep(std::time::Duration::from_millis(1));
             UnixStream::connect(&path)

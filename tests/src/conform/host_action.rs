@@ -1,12 +1,12 @@
-//! Somebody outside of the guest: grants the wishes that a check tells on the serial line, as the profile says how.
-//! What the wishes are is told in `shared_abi::outside`.
+//! Host actions: carries out what a check requests on the serial line, in the way the profile says.
+//! The actions are defined in `shared_abi::host_action`.
 
 use crate::conform::http;
-use crate::conform::profile::{Outside, Speaks};
+use crate::conform::profile::{ControlProtocol, HostActions};
 use crate::control::{Control, Protocol};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
-use shared_abi::outside::{WORD, Wish, field};
+use shared_abi::host_action::{HostAction, WORD, field};
 use shared_abi::report::Report;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -26,22 +26,22 @@ const TICK: Duration = Duration::from_millis(10);
 /// From the request for statistics to the end of asking for them.
 const POLLED: Duration = Duration::from_millis(100);
 
-/// The word on the guest's command line for what a profile can.
-pub fn word(outside: &Outside) -> String {
-    format!("{WORD}={}", outside.can.join(","))
+/// The word on the guest's command line that lists what a profile supports.
+pub fn word(actions: &HostActions) -> String {
+    format!("{WORD}={}", actions.can.join(","))
 }
 
-/// Who is spoken to.
+/// The control interface.
 enum Host {
-    /// One that is connected to once: JSON lines.
+    /// One connection that carries JSON lines.
     Lines { protocol: Protocol, control: Option<Control> },
-    /// One that takes requests one by one.
+    /// One HTTP request per connection.
     Http { firecracker: bool, disk: PathBuf },
 }
 
-/// Whoever grants wishes during a run.
-pub struct Granter {
-    can: Vec<Wish>,
+/// Carries out requests during a run.
+pub struct Handler {
+    can: Vec<HostAction>,
     socket: PathBuf,
     host: Host,
     /// The console's socket, where it has one of its own, and what was heard on the console.
@@ -50,27 +50,27 @@ pub struct Granter {
     heard: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Granter {
+impl Handler {
     /// For a machine whose sockets are in `folder`.
-    pub fn new(outside: &Outside, folder: &Path, memory: u64) -> Self {
+    pub fn new(actions: &HostActions, folder: &Path, memory: u64) -> Self {
         let lines = |protocol| Host::Lines { protocol, control: None };
         let http = |firecracker| Host::Http { firecracker, disk: folder.join("disk.img") };
-        let (host, console) = match outside.speaks {
-            Speaks::Ringside => (lines(Protocol::Ringside), None),
-            Speaks::Qmp => (lines(Protocol::Qmp { memory }), Some(folder.join(CONSOLE))),
-            Speaks::Firecracker => (http(true), None),
-            Speaks::CloudHypervisor => (http(false), None),
+        let (host, console) = match actions.protocol {
+            ControlProtocol::Ringside => (lines(Protocol::Ringside), None),
+            ControlProtocol::Qmp => (lines(Protocol::Qmp { memory }), Some(folder.join(CONSOLE))),
+            ControlProtocol::Firecracker => (http(true), None),
+            ControlProtocol::CloudHypervisor => (http(false), None),
         };
-        let can = outside.can.iter().filter_map(|word| Wish::able(word)).map(|(wish, _)| wish).collect();
+        let can = actions.can.iter().filter_map(|word| HostAction::able(word)).map(|(action, _)| action).collect();
         let socket = folder.join("control");
         Self { can, socket, host, console, line: None, heard: Arc::default() }
     }
 
-    /// Begins to listen to the console. To be called when the machine runs: what nobody hears is lost.
+    /// Begins to listen to the console. Call it once the machine runs: earlier output is lost.
     pub fn listen(&mut self) {
-        let wanted = self.can.contains(&Wish::Type) || self.can.contains(&Wish::Echo);
+        let wanted = self.can.contains(&HostAction::Type) || self.can.contains(&HostAction::Echo);
         let (Some(path), None, true) = (&self.console, &self.line, wanted) else { return };
-        // Without it the wishes that need it fail, and say so.
+        // Without it the requests that need it fail, and say so.
         let Ok(line) = UnixStream::connect(path) else { return };
         let Ok(mut reader) = line.try_clone() else { return };
         let heard = self.heard.clone();
@@ -87,34 +87,34 @@ impl Granter {
     ///
     /// # Errors
     /// Why it cannot be done: no fault of the guest's.
-    pub fn grant(&mut self, report: &Report<'_>) -> Result<()> {
-        let wish = Wish::from_word(report.name).filter(|wish| self.can.contains(wish));
-        let wish = wish.ok_or_else(|| anyhow!("the profile cannot do that"))?;
-        let value = |key: &str| report.field(key).ok_or_else(|| anyhow!("the wish has no {key}="));
+    pub fn handle(&mut self, report: &Report<'_>) -> Result<()> {
+        let action = HostAction::from_word(report.name).filter(|action| self.can.contains(action));
+        let action = action.ok_or_else(|| anyhow!("the profile cannot do that"))?;
+        let value = |key: &str| report.field(key).ok_or_else(|| anyhow!("the request has no {key}="));
         let number = |key: &str| value(key)?.number().ok_or_else(|| anyhow!("{key}= is no number"));
         if let Host::Http { firecracker, disk } = &self.host {
-            let number = match wish {
-                Wish::Balloon => number(field::PAGES)?,
-                Wish::Disk => number(field::SECTORS)?,
+            let number = match action {
+                HostAction::Balloon => number(field::PAGES)?,
+                HostAction::Disk => number(field::SECTORS)?,
                 _ => 0,
             };
             let requests = if *firecracker { firecracker_requests } else { cloud_hypervisor_requests };
-            let requests = requests(wish, number, disk)?;
+            let requests = requests(action, number, disk)?;
             return requests
                 .iter()
                 .try_for_each(|(method, place, body)| http::request(&self.socket, method, place, body));
         }
-        match wish {
-            Wish::Balloon => self.control()?.set_balloon(number(field::PAGES)?),
-            Wish::Disk => self.control()?.set_disk(number(field::SECTORS)?.saturating_mul(512)),
-            Wish::Link => match value(field::STATE)?.raw() {
+        match action {
+            HostAction::Balloon => self.control()?.set_balloon(number(field::PAGES)?),
+            HostAction::Disk => self.control()?.set_disk(number(field::SECTORS)?.saturating_mul(512)),
+            HostAction::Link => match value(field::STATE)?.raw() {
                 field::UP => self.control()?.set_link(field::UP),
                 field::DOWN => self.control()?.set_link(field::DOWN),
                 other => bail!("no state of a link: {other}"),
             },
-            Wish::Statistics => self.control()?.ask_for_statistics(POLLED),
-            Wish::Type => self.type_text(&value(field::TEXT)?.to_string()),
-            Wish::Echo => {
+            HostAction::Statistics => self.control()?.ask_for_statistics(POLLED),
+            HostAction::Type => self.type_text(&value(field::TEXT)?.to_string()),
+            HostAction::Echo => {
                 let text = value(field::TEXT)?.to_string();
                 // What was not heard is not typed: then the check fails, which is its business.
                 if self.hear(&text)? { self.type_text(&text) } else { Ok(()) }
@@ -167,17 +167,17 @@ impl Granter {
 /// Method, place and body.
 type Request = (&'static str, &'static str, Value);
 
-/// What Firecracker is asked for a wish (its swagger file: `PATCH /balloon`, `/balloon/statistics`, `/drives/{drive_id}`).
-fn firecracker_requests(wish: Wish, number: u64, disk: &Path) -> Result<Vec<Request>> {
+/// What Firecracker is asked for (its swagger file: `PATCH /balloon`, `/balloon/statistics`, `/drives/{drive_id}`).
+fn firecracker_requests(action: HostAction, number: u64, disk: &Path) -> Result<Vec<Request>> {
     const PAGES_OF_A_MIB: u64 = 256;
     let interval = |seconds: u64| ("PATCH", "/balloon/statistics", json!({"stats_polling_interval_s": seconds}));
-    match wish {
-        Wish::Balloon if number.is_multiple_of(PAGES_OF_A_MIB) => {
+    match action {
+        HostAction::Balloon if number.is_multiple_of(PAGES_OF_A_MIB) => {
             Ok(vec![("PATCH", "/balloon", json!({"amount_mib": number / PAGES_OF_A_MIB}))])
         }
-        Wish::Balloon => bail!("its balloon has whole MiB, not {number} pages"),
-        Wish::Statistics => Ok(vec![interval(1), interval(3600)]),
-        Wish::Disk => {
+        HostAction::Balloon => bail!("its balloon has whole MiB, not {number} pages"),
+        HostAction::Statistics => Ok(vec![interval(1), interval(3600)]),
+        HostAction::Disk => {
             // It looks at the file's size again when it is told of the same file.
             let file = OpenOptions::new().write(true).open(disk).context("cannot open the disk")?;
             file.set_len(number.saturating_mul(512)).context("cannot resize the disk")?;
@@ -187,11 +187,13 @@ fn firecracker_requests(wish: Wish, number: u64, disk: &Path) -> Result<Vec<Requ
     }
 }
 
-/// What Cloud Hypervisor is asked for a wish (its cloud-hypervisor.yaml: `/vm.resize`, `/vm.resize-disk`).
-fn cloud_hypervisor_requests(wish: Wish, number: u64, _: &Path) -> Result<Vec<Request>> {
-    match wish {
-        Wish::Balloon => Ok(vec![("PUT", "/api/v1/vm.resize", json!({"desired_balloon": number * 4096}))]),
-        Wish::Disk => Ok(vec![("PUT", "/api/v1/vm.resize-disk", json!({"id": "disk", "desired_size": number * 512}))]),
+/// What Cloud Hypervisor is asked for (its cloud-hypervisor.yaml: `/vm.resize`, `/vm.resize-disk`).
+fn cloud_hypervisor_requests(action: HostAction, number: u64, _: &Path) -> Result<Vec<Request>> {
+    match action {
+        HostAction::Balloon => Ok(vec![("PUT", "/api/v1/vm.resize", json!({"desired_balloon": number * 4096}))]),
+        HostAction::Disk => {
+            Ok(vec![("PUT", "/api/v1/vm.resize-disk", json!({"id": "disk", "desired_size": number * 512}))])
+        }
         _ => bail!("Cloud Hypervisor cannot do that"),
     }
 }
@@ -210,16 +212,16 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::unix::net::UnixListener;
 
-    fn outside(speaks: Speaks, can: &[&str]) -> Outside {
-        Outside { speaks, can: can.iter().map(|&word| word.into()).collect() }
+    fn actions(protocol: ControlProtocol, can: &[&str]) -> HostActions {
+        HostActions { protocol, can: can.iter().map(|&word| word.into()).collect() }
     }
 
-    fn granted(granter: &mut Granter, line: &str) -> Result<()> {
-        granter.grant(&report::parse(line).unwrap().unwrap())
+    fn handled(handler: &mut Handler, line: &str) -> Result<()> {
+        handler.handle(&report::parse(line).unwrap().unwrap())
     }
 
     #[test]
-    fn wishes_become_requests_and_others_are_refused() {
+    fn actions_become_http_requests_and_others_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("control")).unwrap();
         let server = thread::spawn(move || {
@@ -233,16 +235,19 @@ mod tests {
             }
             asked
         });
-        let can = outside(Speaks::Ringside, &["disk", "link", "echo"]);
-        assert_eq!(word(&can), "outside=disk,link,echo");
-        let mut granter = Granter::new(&can, folder.path(), 1 << 20);
-        granted(&mut granter, "@want disk waiting sectors=8").unwrap();
-        granted(&mut granter, "@want link waiting state=down").unwrap();
-        granted(&mut granter, "@want echo waiting text=heard").unwrap();
-        for refused in
-            ["@want balloon waiting pages=1", "@want moon waiting", "@want disk waiting", "@want link waiting state=x"]
-        {
-            assert!(granted(&mut granter, refused).is_err(), "{refused}");
+        let can = actions(ControlProtocol::Ringside, &["disk", "link", "echo"]);
+        assert_eq!(word(&can), "host_actions=disk,link,echo");
+        let mut handler = Handler::new(&can, folder.path(), 1 << 20);
+        handled(&mut handler, "@request disk waiting sectors=8").unwrap();
+        handled(&mut handler, "@request link waiting state=down").unwrap();
+        handled(&mut handler, "@request echo waiting text=heard").unwrap();
+        for refused in [
+            "@request balloon waiting pages=1",
+            "@request moon waiting",
+            "@request disk waiting",
+            "@request link waiting state=x",
+        ] {
+            assert!(handled(&mut handler, refused).is_err(), "{refused}");
         }
         let asked = server.join().unwrap();
         for (request, part) in
@@ -256,12 +261,12 @@ mod tests {
     fn a_console_with_a_socket_is_heard_and_typed_to() {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join(CONSOLE)).unwrap();
-        let mut granter = Granter::new(&outside(Speaks::Qmp, &["type", "echo"]), folder.path(), 1 << 20);
-        granter.listen();
+        let mut handler = Handler::new(&actions(ControlProtocol::Qmp, &["type", "echo"]), folder.path(), 1 << 20);
+        handler.listen();
         let mut guest = listener.accept().unwrap().0;
         guest.write_all(b"noise, then spoken").unwrap();
-        granted(&mut granter, "@want echo waiting text=spoken").unwrap();
-        granted(&mut granter, "@want type waiting text=two%20words").unwrap();
+        handled(&mut handler, "@request echo waiting text=spoken").unwrap();
+        handled(&mut handler, "@request type waiting text=two%20words").unwrap();
         let mut got = [0; 15];
         guest.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"spokentwo words");
