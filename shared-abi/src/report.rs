@@ -30,8 +30,6 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
-
 words! {
     /// What a line is about.
     Kind {
@@ -43,7 +41,7 @@ words! {
         Check = "@check",
         /// A measurement.
         Bench = "@bench",
-        /// A request for a host action; see [`host_action`](crate::host_action).
+        /// A request for a host action.
         Request = "@request",
     }
 }

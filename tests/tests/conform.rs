@@ -435,10 +435,10 @@ fn every_profile_that_we_ship_is_good_and_called_like_its_file() {
     for (stem, profile) in profiles {
         let profile = profile.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(profile.name, stem);
-        let groups: Vec<_> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
+        let groups: Vec<_> = conformance::iter().map(conformance::Check::group).collect();
         assert!(profile.offers.iter().all(|group| groups.contains(&group.as_str())), "{stem}");
         for (pattern, _) in profile.defects().unwrap() {
-            let alive = shared_abi::checks::iter().any(|check| pattern.matches(check.name));
+            let alive = conformance::iter().any(|check| pattern.matches(check.name));
             assert!(alive, "{stem}: no check matches the known defect {:?}", pattern.text());
         }
     }

@@ -12,7 +12,7 @@ use ringside_tests::conform::start::{self, Progress, Setting};
 use ringside_tests::console::Event;
 use ringside_tests::ready::{self, Files};
 use ringside_tests::running::Running;
-use shared_abi::checks::hostile::{GROUP, KEY, SEEDED, SEEDS};
+use conformance::hostile::{GROUP, KEY, SEEDED, SEEDS};
 use shared_abi::report::{self, Handling};
 use shared_abi::tour::SAMPLE_FILE;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! The echo peer: the other end of the guest's Ethernet during a run. It echoes frames, as `shared_abi::echo` says, over
+//! The echo peer: the other end of the guest's Ethernet during a run. It echoes frames, as `conformance::echo` says, over
 //! a listening Unix socket in QEMU's stream framing: each frame after its length, a big-endian u32.
 
 use anyhow::{Context, Result};
-use shared_abi::echo::{BROADCAST, MAC};
+use conformance::echo::{BROADCAST, MAC};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};

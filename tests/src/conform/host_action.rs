@@ -1,12 +1,12 @@
 //! Host actions: carries out what a check requests on the serial line, in the way the profile says.
-//! The actions are defined in `shared_abi::host_action`.
+//! The actions are defined in `conformance::host_action`.
 
 use crate::conform::http;
 use crate::conform::profile::{ControlProtocol, HostActions};
 use crate::control::{Control, Protocol};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
-use shared_abi::host_action::{HostAction, WORD, field};
+use conformance::host_action::{HostAction, WORD, field};
 use shared_abi::report::Report;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};

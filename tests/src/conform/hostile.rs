@@ -16,7 +16,7 @@ use crate::readable::readable;
 use crate::running::Running;
 use anyhow::Result;
 use inner_init::{ENDED, PEAK, RUN, RUN_SECONDS_MAX};
-use shared_abi::checks::hostile::{GROUP, KEY};
+use conformance::hostile::{GROUP, KEY};
 use shared_abi::report::{self, Handling, Kind};
 use std::collections::VecDeque;
 use std::path::Path;

@@ -9,7 +9,7 @@ use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
 use serde::{Deserialize, Serialize};
-use shared_abi::host_action::HostAction;
+use conformance::host_action::HostAction;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -132,7 +132,7 @@ pub enum ControlProtocol {
 pub struct HostActions {
     /// What the socket at `{control}` understands.
     pub protocol: ControlProtocol,
-    /// Supported host actions (see `shared_abi::host_action`); checks that need another one skip themselves.
+    /// Supported host actions (see `conformance::host_action`); checks that need another one skip themselves.
     /// `balloon/256` is for a balloon that moves by 256 pages.
     pub can: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use super::{KnownDefect, Profile};
 use crate::conform::catalogue::{self, Pattern, PatternError};
-use shared_abi::checks::hostile::GROUP;
+use conformance::hostile::GROUP;
 use thiserror::Error;
 
 /// Why a line can never apply.
