@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Place, Running, eventually, kvm_works, ringside, text};
+use common::{Place, Running, eventually, kvm_works, ringside, started, text};
 use host_backend::sample::{exit, halt, print, spin};
 use serde_json::{Value, json};
 use shared_abi::board;
 use shared_abi::kvm::{CLOCK_GUEST_STOPPED, ClockPage, MSR_SYSTEM_TIME, SYSTEM_TIME_ENABLE};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// A port of no device.
 const NO_PORT: u16 = 0x80;
@@ -76,8 +76,7 @@ impl Vm {
     }
 
     fn signal(&mut self, signal: libc::c_int) {
-        // SAFETY: the child has not been waited for, so the id is its.
-        unsafe { libc::kill(self.child.child().id() as libc::pid_t, signal) };
+        common::signal(&mut self.child, signal);
     }
 
     /// Ends with this status, and says nothing.
@@ -86,13 +85,6 @@ impl Vm {
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(status), ""));
         assert!(!self.place.path("control").exists());
     }
-}
-
-fn started(command: &mut Command) -> Running {
-    let mut child = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let mut byte = [0];
-    child.child().stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
-    child
 }
 
 /// Code that keeps exiting from the guest: mov dx, PORT; out dx, al; jmp back to the out

@@ -7,6 +7,7 @@ pub mod conform;
 pub mod console;
 pub mod control;
 pub mod firmware;
+pub mod generated;
 pub mod inner;
 pub mod machine;
 mod package;

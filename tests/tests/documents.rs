@@ -1,5 +1,10 @@
 //! Documents that list what the sources also list, so that neither can be forgotten.
 
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use pvops::patch::{self, Kind};
+use pvops::worlds::{kvm, native};
+use pvops::{Backend, Op};
+use ringside_tests::generated;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,10 +25,10 @@ fn every_dependency_has_its_line_in_the_table_and_every_line_its_dependency() {
         .map(|(name, _)| name)
         .collect();
     let document = read("docs/dependencies.md");
-    let told: BTreeSet<&str> =
+    let listed: BTreeSet<&str> =
         document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
     assert!(named.len() > 20, "the manifest was understood: {named:?}");
-    assert_eq!(named, told);
+    assert_eq!(named, listed);
 }
 
 #[test]
@@ -82,4 +87,87 @@ fn every_link_in_a_document_leads_somewhere() {
         }
     }
     assert!(links > 60, "only {links} links were found");
+}
+
+/// Parts of the project, for README: name and folders.
+const PARTS: [(&str, &[&str]); 8] = [
+    ("the kernel, without the suite and the crates below", &["guest-kernel/src", "guest-kernel/image/src"]),
+    ("`pvops`", &["guest-kernel/pvops"]),
+    ("`frontends`", &["guest-kernel/frontends"]),
+    ("`balloon`", &["guest-kernel/balloon"]),
+    ("loaders for BIOS, UEFI and the Linux boot protocol", &["guest-kernel/loader"]),
+    ("what both sides agree on", &["shared-abi"]),
+    ("the host", &["host-backend"]),
+    ("the conformance suite and the tests", &["tests"]),
+];
+
+/// Lines of Rust below a folder: of the product, and of tests (files and folders that are called so, and `mod tests`).
+fn lines_below(folder: &Path, in_tests: bool, count: &mut [usize; 3]) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let in_tests = in_tests || ["tests", "fuzz", "hostile"].contains(&name.as_str()) || name.ends_with("tests.rs");
+        if path.is_dir() && name != "target" {
+            lines_below(&path, in_tests, count);
+        } else if name.ends_with(".rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap().lines().count();
+            let all = text.lines().count();
+            count[0] += usize::from(!in_tests);
+            count[1] += if in_tests { 0 } else { product };
+            count[2] += if in_tests { all } else { all - product };
+        }
+    }
+}
+
+#[test]
+fn lines_of_code_in_readme_are_those_of_the_sources() {
+    let rounded = |lines: usize| format!("{:.1} k", lines as f64 / 1000.0);
+    let mut block = "\n| part | files | lines | lines of tests |\n|---|---|---|---|\n".to_owned();
+    for (name, folders) in PARTS {
+        let mut count = [0; 3];
+        for folder in folders {
+            lines_below(&generated::path(folder), false, &mut count);
+        }
+        let [files, product, tests] = count;
+        block += &format!("| {name} | {files} | {} | {} |\n", rounded(product), rounded(tests));
+    }
+    block.push('\n');
+    // Close enough: a table that every commit makes stale would only be in the way.
+    let numbers = |text: &str| -> Vec<f64> { text.split(' ').filter_map(|word| word.parse().ok()).collect() };
+    generated::check_with("README.md", "lines", &block, |old, new| {
+        let (old, new) = (numbers(old), numbers(new));
+        old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| (old - new).abs() <= (0.1 * new).max(2.0))
+    });
+}
+
+/// What stands at a patched site, as docs/worlds.md says it. Xen's inline code is in the kernel's image only: it has an
+/// address of the kernel in it.
+fn cost(op: Op, backend: &Backend) -> String {
+    let site = backend.target(op).or_else(|| native::BACKEND.target(op)).unwrap();
+    let plan = patch::plan(op, site, backend).unwrap();
+    match plan.kind {
+        Kind::Direct => "call".into(),
+        _ => {
+            let instructions = Decoder::new(64, &plan.bytes, DecoderOptions::NONE).into_iter();
+            format!("{} inline", instructions.filter(|instruction| instruction.mnemonic() != Mnemonic::Nop).count())
+        }
+    }
+}
+
+#[test]
+fn costs_of_operations_in_docs_are_those_of_the_worlds() {
+    let document = read("docs/worlds.md");
+    let mut rows = 0;
+    for line in document.lines().skip_while(|line| *line != "## What each operation costs") {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, names, native_cost, kvm_cost, ..] = cells[..] else { continue };
+        for name in names.split(", ").filter_map(|name| name.strip_prefix('`')?.strip_suffix('`')) {
+            let Some(op) = Op::all().find(|op| op.name() == name) else { continue };
+            let costs = [&native::BACKEND, &kvm::BACKEND].map(|backend| cost(op, backend));
+            assert_eq!([native_cost, kvm_cost], costs, "{name}");
+            rows += 1;
+        }
+    }
+    assert!(rows > 15, "{rows} operations were found");
 }

@@ -9,8 +9,9 @@ use syn::visit::Visit;
 use syn::{Item, ItemMod, UseTree};
 
 /// The crates, by the file that each begins with.
-const CRATES: [&str; 18] = [
+const CRATES: [&str; 19] = [
     "shared-abi/src/lib.rs",
+    "shared-abi/virtio/src/lib.rs",
     "guest-kernel/src/lib.rs",
     "guest-kernel/image/src/main.rs",
     "guest-kernel/pvops/src/lib.rs",

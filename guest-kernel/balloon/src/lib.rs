@@ -30,8 +30,8 @@ use frontends::ring::Ring;
 use frontends::transport::Transport;
 use list::PageList;
 use policy::Policy;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::balloon::{Config, Features, queues};
+use virtio_abi::DeviceType;
+use virtio_abi::balloon::{Config, Features, queues};
 
 /// What we make use of.
 const SUPPORTED: Features =

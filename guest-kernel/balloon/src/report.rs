@@ -45,7 +45,7 @@ impl Reporter {
         let mut room = u32::MAX;
         while self.lent.len() < self.ring.chain().into() {
             let Some(block) = source.take_free_block() else { break };
-            let len = block.pages.checked_mul(shared_abi::virtio::balloon::PAGE_SIZE as u32);
+            let len = block.pages.checked_mul(virtio_abi::balloon::PAGE_SIZE as u32);
             let Some((len, rest)) = len.and_then(|len| Some((len, room.checked_sub(len)?))) else {
                 source.return_free_block(block, Report::NotReported);
                 break;

@@ -5,7 +5,7 @@ use crate::pages::Statistics;
 use frontends::error::Violation;
 use frontends::memory::{DmaBuffer, DmaPages};
 use frontends::ring::{Ring, Segment};
-use shared_abi::virtio::balloon::{Stat, stat_tag};
+use virtio_abi::balloon::{Stat, stat_tag};
 use zerocopy::IntoBytes;
 
 /// Statistics that we have numbers for.

@@ -6,8 +6,8 @@ use balloon::{Balloon, FreeBlock, Pfn, Report, Settings, State};
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::FakeTransport;
 use host::{Host, Kernel, kernel, pair};
-use shared_abi::virtio::Status;
-use shared_abi::virtio::balloon::{Features, Stat, stat_tag};
+use virtio_abi::Status;
+use virtio_abi::balloon::{Features, Stat, stat_tag};
 use zerocopy::FromBytes;
 
 /// Polls and serves until the balloon rests.
@@ -130,7 +130,7 @@ fn it_inflates_and_deflates_to_the_target_in_batches() {
 fn a_target_that_is_there_at_the_start_is_met_without_an_interrupt() {
     let memory = frontends::fake::Memory::leaked(32);
     let config = [10, 0, 0, 0, 0, 0, 0, 0];
-    let transport = FakeTransport::new(shared_abi::virtio::DeviceType::BALLOON, 0, 2, &config);
+    let transport = FakeTransport::new(virtio_abi::DeviceType::BALLOON, 0, 2, &config);
     let mut balloon = Balloon::new(transport, memory, Settings::default()).unwrap();
     assert_eq!(balloon.poll(&mut kernel(100, 0)), State::Inflating);
 }

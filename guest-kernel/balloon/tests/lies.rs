@@ -9,8 +9,8 @@ use frontends::fake::{FakeTransport, Memory};
 use frontends::{InitError, Violation};
 use host::{Host, Kernel, kernel};
 use proptest::prelude::*;
-use shared_abi::virtio::balloon::Features;
-use shared_abi::virtio::{DeviceType, Status};
+use virtio_abi::balloon::Features;
+use virtio_abi::{DeviceType, Status};
 
 const ALL: Features =
     Features::DEFLATE_ON_OOM.union(Features::STATS_VQ).union(Features::REPORTING).union(Features::MUST_TELL_HOST);

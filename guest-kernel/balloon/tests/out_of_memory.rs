@@ -4,9 +4,9 @@ mod host;
 
 use balloon::{PageSource, Pfn, Settings, State, Statistics};
 use frontends::device::{Driver, InterruptSource};
-use shared_abi::virtio::balloon::Features;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use virtio_abi::balloon::Features;
 
 thread_local! {
     /// Uses of the heap by this thread, allocations and releases.

@@ -6,7 +6,7 @@
 
 use crate::memory::{DmaBuffer, DmaPages};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use shared_abi::virtio::ring::{Descriptor, UsedElement};
+use virtio_abi::ring::{Descriptor, UsedElement};
 
 /// DMA memory that is accessed cell by cell.
 pub(crate) struct Cells {

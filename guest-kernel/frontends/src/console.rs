@@ -10,8 +10,8 @@ use crate::ring::{Ring, Segment};
 use crate::transport::Transport;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::console::{Config, Features, RECEIVE_QUEUE, TRANSMIT_QUEUE};
+use virtio_abi::DeviceType;
+use virtio_abi::console::{Config, Features, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 
 /// What we make use of.
 const SUPPORTED: Features = Features::SIZE.union(Features::EMERG_WRITE);

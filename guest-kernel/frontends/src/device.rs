@@ -13,8 +13,8 @@ use crate::error::{InitError, Violation};
 use crate::memory::{DmaPages, Loan};
 use crate::ring::Ring;
 use crate::transport::Transport;
-use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use virtio_abi::mmio::InterruptStatus;
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 /// Reads of the status register that a reset is given to be confirmed.
 pub const RESET_POLLS: u32 = 1000;

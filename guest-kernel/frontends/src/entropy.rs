@@ -9,7 +9,7 @@ use crate::error::{InitError, Violation};
 use crate::memory::DmaPages;
 use crate::ring::{Ring, Segment};
 use crate::transport::Transport;
-use shared_abi::virtio::DeviceType;
+use virtio_abi::DeviceType;
 
 /// The most bytes of one request.
 pub const REQUEST_MAX: usize = 256;

@@ -1,7 +1,7 @@
 //! What can go wrong before a device works ([`InitError`]) and what a device does that it must not ([`Violation`]).
 
 use crate::transport::TransportError;
-use shared_abi::virtio::DeviceType;
+use virtio_abi::DeviceType;
 
 /// Why a driver did not come up. The device was reset or marked FAILED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

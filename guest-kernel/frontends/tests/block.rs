@@ -7,8 +7,8 @@ use frontends::block::{Block, Output, Rejection, Request, RequestError, Settings
 use frontends::device::{Driver, InterruptSource};
 use frontends::memory::DmaBuffer;
 use frontends::{Violation, fake::FakeTransport};
-use shared_abi::virtio::CommonFeatures;
-use shared_abi::virtio::blk::Features;
+use virtio_abi::CommonFeatures;
+use virtio_abi::blk::Features;
 
 const RING: u64 = CommonFeatures::EVENT_IDX.bits() | CommonFeatures::INDIRECT_DESC.bits();
 
@@ -57,7 +57,7 @@ fn what_is_written_is_read_back() {
 #[test]
 fn a_request_above_the_segment_limits_is_split_and_completes_once() {
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
-    let limits = |config: &mut shared_abi::virtio::blk::Config| {
+    let limits = |config: &mut virtio_abi::blk::Config| {
         config.size_max = 1024;
         config.seg_max = 2;
     };
@@ -84,7 +84,7 @@ fn a_request_above_the_segment_limits_is_split_and_completes_once() {
 #[test]
 fn parts_that_waited_for_room_are_notified_when_they_are_sent() {
     let features = all(Features::SIZE_MAX | Features::SEG_MAX);
-    let settings = shared_abi::virtio::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
+    let settings = virtio_abi::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
     let (mut block, mut disk) =
         disk::pair(features, settings, Settings { queue_size: 4, segments: 1, ..Default::default() });
     let data = buffer(&disk, 0, 512 * 20);
@@ -281,7 +281,7 @@ fn shutting_down_returns_the_buffers_of_pending_requests() {
 
 /// A disk of 4 KiB blocks that takes nothing else.
 fn large_blocks() -> (Block<FakeTransport>, Disk) {
-    let config = shared_abi::virtio::blk::Config {
+    let config = virtio_abi::blk::Config {
         blk_size: 4096,
         size_max: 6 * 512,
         seg_max: 4,
@@ -331,7 +331,7 @@ fn requests_are_cut_between_blocks() {
 
 #[test]
 fn blocks_that_no_request_can_hold_are_an_error() {
-    let config = shared_abi::virtio::blk::Config { blk_size: 4096, size_max: 512, seg_max: 4, ..config(64) };
+    let config = virtio_abi::blk::Config { blk_size: 4096, size_max: 512, seg_max: 4, ..config(64) };
     let transport = disk::transport(all(Features::BLK_SIZE | Features::SIZE_MAX | Features::SEG_MAX), config);
     let error = Block::new(transport, frontends::fake::Memory::leaked(64), Settings::default()).err();
     assert_eq!(error, Some(frontends::InitError::BadConfig { field: "blk_size", value: 4096 }));

@@ -3,8 +3,8 @@
 use frontends::console::{Console, Size};
 use frontends::device::{Driver, InterruptSource};
 use frontends::fake::{DeviceQueue, FakeTransport, Memory};
-use shared_abi::virtio::console::{Config, Features};
-use shared_abi::virtio::{CommonFeatures, DeviceType};
+use virtio_abi::console::{Config, Features};
+use virtio_abi::{CommonFeatures, DeviceType};
 use zerocopy::IntoBytes;
 
 fn pair(features: Features) -> (Console<FakeTransport>, FakeTransport, &'static Memory, DeviceQueue, DeviceQueue) {

@@ -4,7 +4,7 @@ use frontends::device::Driver;
 use frontends::entropy::{Entropy, REQUEST_MAX};
 use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::{InitError, Violation};
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 const LATE: Violation = Violation::Timeout { milliseconds: 100 };
 

@@ -13,9 +13,9 @@ use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::memory::DmaBuffer;
 use frontends::net::{Net, Settings as NetSettings, TransmitChecksum};
 use frontends::{InitError, Violation};
-use shared_abi::virtio::blk::Features as BlockFeatures;
-use shared_abi::virtio::net::Header;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use virtio_abi::blk::Features as BlockFeatures;
+use virtio_abi::net::Header;
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 /// A lie on a ring with chains available, and what the driver is to say; `None` if it cannot be told on this ring.
 type Lie = fn(&mut DeviceQueue, u16) -> Option<Violation>;
@@ -68,18 +68,14 @@ fn index_behind(device: &mut DeviceQueue, queue: u16) -> Option<Violation> {
 }
 
 /// A disk whose driver stops at the first failure.
-fn disk(
-    features: u64,
-    config: shared_abi::virtio::blk::Config,
-    settings: BlockSettings,
-) -> (Block<FakeTransport>, Disk) {
+fn disk(features: u64, config: virtio_abi::blk::Config, settings: BlockSettings) -> (Block<FakeTransport>, Disk) {
     let (mut block, disk) = disk::pair(features, config, settings);
     block.set_restart_limit(0);
     (block, disk)
 }
 
 /// A card whose driver stops at the first failure.
-fn card(features: u64, config: shared_abi::virtio::net::Config, settings: NetSettings) -> (Net<FakeTransport>, Card) {
+fn card(features: u64, config: virtio_abi::net::Config, settings: NetSettings) -> (Net<FakeTransport>, Card) {
     let (mut net, card) = card::pair(features, config, settings);
     net.set_restart_limit(0);
     (net, card)

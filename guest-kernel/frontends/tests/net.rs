@@ -7,10 +7,10 @@ use frontends::device::{Driver, InterruptSource};
 use frontends::fake::{FakeTransport, Memory};
 use frontends::net::{Net, Settings, TransmitChecksum};
 use frontends::{InitError, Violation};
-use shared_abi::virtio::net::{Features, HDR_DATA_VALID, HDR_NEEDS_CSUM, Header};
-use shared_abi::virtio::{CommonFeatures, DeviceType};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use virtio_abi::net::{Features, HDR_DATA_VALID, HDR_NEEDS_CSUM, Header};
+use virtio_abi::{CommonFeatures, DeviceType};
 use zerocopy::IntoBytes;
 
 const EVENT_IDX: u64 = CommonFeatures::EVENT_IDX.bits();

@@ -11,8 +11,8 @@ use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::memory::DmaBuffer;
 use frontends::net::{Frame, Settings as NetSettings, TransmitChecksum};
 use proptest::prelude::*;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 use std::sync::OnceLock;
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 /// What a device does between two calls of the driver.
 #[derive(Clone, Debug)]

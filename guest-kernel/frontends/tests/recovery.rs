@@ -13,10 +13,10 @@ use frontends::entropy::Entropy;
 use frontends::fake::{FakeTransport, Memory};
 use frontends::net::{Settings as NetSettings, TransmitChecksum};
 use frontends::{DmaBuffer, Violation};
-use shared_abi::virtio::blk::Features;
-use shared_abi::virtio::net::Header;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 use std::task::{Poll, Waker};
+use virtio_abi::blk::Features;
+use virtio_abi::net::Header;
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 const RING: u64 = CommonFeatures::EVENT_IDX.bits() | CommonFeatures::INDIRECT_DESC.bits();
 const WORKING: Status = Status::ACKNOWLEDGE.union(Status::DRIVER).union(Status::FEATURES_OK).union(Status::DRIVER_OK);
@@ -102,7 +102,7 @@ fn device_that_breaks_a_rule_is_restarted() {
 
 #[test]
 fn request_in_parts_is_done_again_from_the_start() {
-    let limits = shared_abi::virtio::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
+    let limits = virtio_abi::blk::Config { size_max: 512, seg_max: 1, ..config(256) };
     let features = RING | Features::SIZE_MAX.bits() | Features::SEG_MAX.bits();
     let (mut block, mut disk) = disk::pair(features, limits, Settings { queue_size: 4, segments: 1, patience: 0 });
     let data = DmaBuffer::allocate(disk.memory, 512 * 9).unwrap();

@@ -6,10 +6,10 @@ use disk::{Disk, config};
 use frontends::block::{Completion, Output, Request, Requests, Settings, Token};
 use frontends::fake::{Chain, FakeTransport};
 use frontends::{DmaBuffer, InterruptSource};
-use shared_abi::virtio::CommonFeatures;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Poll, Wake, Waker};
+use virtio_abi::CommonFeatures;
 
 fn pair() -> (Requests<FakeTransport>, Disk) {
     let features = CommonFeatures::EVENT_IDX.bits();

@@ -2,10 +2,10 @@
 
 use frontends::transport::pci::{Vectors, Windows};
 use frontends::transport::{MmioTransport, PciTransport, QueueLayout, Registers, Transport, TransportError};
-use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::{DeviceType, Status};
 use std::cell::RefCell;
 use std::rc::Rc;
+use virtio_abi::mmio::InterruptStatus;
+use virtio_abi::{DeviceType, Status};
 
 /// A window of plain memory that notes every write as (offset, width, value), and may answer reads otherwise.
 #[derive(Clone)]

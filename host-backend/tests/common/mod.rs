@@ -6,7 +6,8 @@ pub(crate) mod pty;
 pub(crate) mod writer;
 
 use host_backend::sample::pvh_elf;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -115,4 +116,31 @@ pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Starts a program whose output is read.
+pub(crate) fn start(command: &mut Command) -> Running {
+    Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+}
+
+/// Starts a guest that has printed its first byte.
+pub(crate) fn started(command: &mut Command) -> Running {
+    let mut child = start(command);
+    let mut byte = [0];
+    child.child().stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    child
+}
+
+pub(crate) fn signal(running: &mut Running, signal: libc::c_int) {
+    // SAFETY: the child has not been waited for, so the id is its own.
+    unsafe { libc::kill(running.child().id() as libc::pid_t, signal) };
+}
+
+/// The answer to `status`.
+pub(crate) fn status_of(path: &Path) -> serde_json::Value {
+    let mut client = BufReader::new(UnixStream::connect(path).unwrap());
+    client.get_mut().write_all(b"{\"command\":\"status\"}\n").unwrap();
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
 }

@@ -1,8 +1,7 @@
-//! What docs/ quotes of the guest. `cargo xtask docs` writes it, by running this test with `RINGSIDE_WRITE_DOCS` set.
+//! What docs/ quotes of the guest. `cargo xtask docs` writes it.
 
 use crate::guest;
-use std::path::Path;
-use std::{env, fs};
+use ringside_tests::generated;
 
 const OPERATIONS: [&str; 5] = ["irq.save", "irq.disable", "mmu.set_pte", "time.now", "mmu.lazy_end"];
 
@@ -25,7 +24,7 @@ fn the_sites_that_docs_quote_are_those_of_the_guest() {
         .collect();
     guest.type_line("poweroff");
     guest.end();
-    check("docs/patching.md", "sites", &format!("\n```text\n{}```\n\n", lines.concat()));
+    generated::check("docs/patching.md", "sites", &format!("\n```text\n{}```\n\n", lines.concat()));
 }
 
 /// Puts `xx` for the operands of calls: they change with every build.
@@ -38,18 +37,4 @@ fn without_addresses(bytes: &str) -> String {
     };
     bytes[operand].fill("xx");
     bytes.join(" ")
-}
-
-/// Compares a generated block of a document, or writes it.
-fn check(document: &str, name: &str, block: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
-    let text = fs::read_to_string(&path).unwrap();
-    let start = format!("<!-- generated: {name} -->\n");
-    let (before, rest) = text.split_once(&start).unwrap_or_else(|| panic!("{document} has no block {name}"));
-    let (old, after) = rest.split_once("<!-- end -->").unwrap_or_else(|| panic!("block {name} has no end"));
-    if env::var_os("RINGSIDE_WRITE_DOCS").is_some() {
-        fs::write(&path, format!("{before}{start}{block}<!-- end -->{after}")).unwrap();
-    } else {
-        assert_eq!(old, block, "{document} is stale: run cargo xtask docs");
-    }
 }

@@ -1,13 +1,15 @@
 //! The guest as the first domain of Xen: failures end with a report on Xen's console and end the machine, what Xen lacks is
 //! told, and the tour takes any size of memory.
 
-use super::{Guest, PROMPT, started};
+use super::{Guest, PATIENCE, PROMPT, started};
 use object::{Object, ObjectSymbol};
+use ringside_tests::console::Event;
 use ringside_tests::machine::{Boot, Machine, SerialLine};
 use ringside_tests::ready::Ready;
 use ringside_tests::running::Running;
 use ringside_tests::sample::crc32;
 use ringside_tests::testbed::Testbed;
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 
@@ -125,5 +127,21 @@ fn the_second_module_is_the_initrd() {
     guest.type_line("sum program");
     guest.expect(&format!("{:08x} 300000 program", crc32(&program)));
     guest.type_line("poweroff");
+    guest.end();
+}
+
+#[test]
+fn long_output_on_xen_comes_once() {
+    let Some(mut guest) = guest("long output on Xen") else { return };
+    guest.type_line("pvops time.now");
+    guest.expect("after ");
+    guest.type_line("poweroff");
+    let mut seen = HashSet::new();
+    while let Event::Line(line) = guest.running.console.next(PATIENCE) {
+        if line.starts_with("0xffff") {
+            assert!(seen.insert(line.clone()), "twice: {line}");
+        }
+    }
+    assert!(seen.len() > 100, "{seen:?}");
     guest.end();
 }

@@ -4,9 +4,9 @@
 use balloon::{Balloon, FreeBlock, PageSource, Pfn, Report, Settings, Statistics};
 use frontends::fake::{Chain, DeviceQueue, FakeTransport, Memory};
 use frontends::ring::Access;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::balloon::{Config, Features, queues};
 use std::collections::BTreeSet;
+use virtio_abi::DeviceType;
+use virtio_abi::balloon::{Config, Features, queues};
 use zerocopy::IntoBytes;
 
 /// Pages with numbers from 1000 on; never gives the last `reserve`.

@@ -16,7 +16,7 @@ use crate::cells::Cells;
 use crate::memory::DmaPages;
 use crate::ring::Segment;
 use alloc::vec::Vec;
-use shared_abi::virtio::blk::{
+use virtio_abi::blk::{
     ID_LEN, RequestHeader, RequestStatus, RequestType, SECTOR_SIZE, SEGMENT_UNMAP, Segment as Range,
 };
 

@@ -3,7 +3,7 @@
 use super::limits::Limits;
 use super::request::{Output, Request, RequestError, Token, Unmap};
 use crate::memory::DmaBuffer;
-use shared_abi::virtio::blk::{RequestType, SECTOR_SIZE};
+use virtio_abi::blk::{RequestType, SECTOR_SIZE};
 
 /// One request of a user, sent as one or more parts.
 pub(super) struct Job {

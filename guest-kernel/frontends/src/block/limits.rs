@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::error::InitError;
 use crate::transport::Transport;
 use core::mem::offset_of;
-use shared_abi::virtio::blk::{Config, Features, SECTOR_SIZE};
+use virtio_abi::blk::{Config, Features, SECTOR_SIZE};
 
 /// Bytes that one ring request transfers at most, whatever the device allows: its length must fit 32 bits.
 const PART_MAX: u32 = 1 << 30;

@@ -34,8 +34,8 @@ use alloc::vec::Vec;
 use chain::Slots;
 use job::Job;
 use limits::Limits;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::blk::{Features, RequestStatus, RequestType};
+use virtio_abi::DeviceType;
+use virtio_abi::blk::{Features, RequestStatus, RequestType};
 
 /// What we make use of.
 const SUPPORTED: Features = Features::SIZE_MAX

@@ -3,7 +3,7 @@
 use crate::error::Violation;
 use crate::memory::DmaBuffer;
 
-pub use shared_abi::virtio::blk::{ID_LEN, SECTOR_SIZE};
+pub use virtio_abi::blk::{ID_LEN, SECTOR_SIZE};
 
 /// What to do. The length of a buffer is the length of the transfer, a multiple of [`SECTOR_SIZE`].
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
-use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
+use virtio_abi::mmio::InterruptStatus;
+use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 /// Registers of a device, and its habits.
 pub struct Model {

@@ -5,8 +5,8 @@ use crate::ring::{Access, Segment, needs_notification};
 use crate::transport::QueueLayout;
 use alloc::vec::Vec;
 use core::num::Wrapping;
-use shared_abi::virtio::CommonFeatures;
-use shared_abi::virtio::ring::{
+use virtio_abi::CommonFeatures;
+use virtio_abi::ring::{
     AVAIL_NO_INTERRUPT, Descriptor, DescriptorFlags, ENTRIES_OFFSET, INDEX_OFFSET, USED_NO_NOTIFY, UsedElement,
     avail_event_offset, used_event_offset,
 };

@@ -3,7 +3,7 @@
 //! Used by both directions of the driver. Frames come from our own stack or from the network: every offset in them is
 //! checked.
 
-use shared_abi::virtio::net::ETHERNET_HEADER;
+use virtio_abi::net::ETHERNET_HEADER;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;

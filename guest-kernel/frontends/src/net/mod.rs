@@ -16,9 +16,9 @@ use crate::memory::DmaPages;
 use crate::transport::Transport;
 use core::mem::offset_of;
 use receive::Receiver;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::net::{Config, ETHERNET_HEADER, Features, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE};
 use transmit::Transmitter;
+use virtio_abi::DeviceType;
+use virtio_abi::net::{Config, ETHERNET_HEADER, Features, RECEIVE_QUEUE, STATUS_LINK_UP, TRANSMIT_QUEUE};
 
 /// What we make use of; MTU only if it is within the caller's limit.
 const SUPPORTED: Features =

@@ -5,7 +5,7 @@ use crate::error::{InitError, Violation};
 use crate::memory::{DmaBuffer, DmaPages};
 use crate::ring::{Ring, Segment};
 use alloc::vec::Vec;
-use shared_abi::virtio::net::{ETHERNET_HEADER, Features, GSO_NONE, HDR_NEEDS_CSUM, Header};
+use virtio_abi::net::{ETHERNET_HEADER, Features, GSO_NONE, HDR_NEEDS_CSUM, Header};
 use zerocopy::FromBytes;
 
 /// Bytes before each frame.

@@ -7,7 +7,7 @@ use crate::memory::{DmaBuffer, DmaPages};
 use crate::ring::{Ring, Segment};
 use alloc::vec;
 use alloc::vec::Vec;
-use shared_abi::virtio::net::{ETHERNET_HEADER, Features, HDR_NEEDS_CSUM, Header};
+use virtio_abi::net::{ETHERNET_HEADER, Features, HDR_NEEDS_CSUM, Header};
 use zerocopy::IntoBytes;
 
 /// Who completes the checksum of a frame to transmit.

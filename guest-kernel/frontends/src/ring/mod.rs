@@ -23,8 +23,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::Wrapping;
 use core::sync::atomic::{Ordering, fence};
-use shared_abi::virtio::CommonFeatures;
-use shared_abi::virtio::ring::{
+use virtio_abi::CommonFeatures;
+use virtio_abi::ring::{
     AVAIL_NO_INTERRUPT, Descriptor, DescriptorFlags, ENTRIES_OFFSET, FLAGS_OFFSET, INDEX_OFFSET, MAX_SIZE,
     USED_NO_NOTIFY, UsedElement, avail_event_offset, available_len, descriptor_table_len, used_event_offset, used_len,
 };

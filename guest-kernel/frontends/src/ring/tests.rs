@@ -2,7 +2,7 @@ use super::*;
 use crate::fake::{DeviceQueue, FakeTransport, Memory};
 use crate::transport::{QueueLayout, Transport};
 use proptest::prelude::*;
-use shared_abi::virtio::{DeviceType, ring};
+use virtio_abi::{DeviceType, ring};
 
 const EVENT_IDX: u64 = CommonFeatures::EVENT_IDX.bits();
 const INDIRECT: u64 = CommonFeatures::INDIRECT_DESC.bits();

@@ -3,8 +3,8 @@
 //! Made by whoever finds such a window: the board's table, or `virtio_mmio.device=` on a command line.
 
 use super::{QueueLayout, Registers, Transport, TransportError, read_field, write_field};
-use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
-use shared_abi::virtio::{DeviceType, Status};
+use virtio_abi::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
+use virtio_abi::{DeviceType, Status};
 
 /// Acknowledgements of one interrupt at most: a device that never ends is seen again at the next one.
 const ACKNOWLEDGEMENTS: usize = 8;

@@ -7,8 +7,8 @@ pub mod mmio;
 pub mod pci;
 
 use alloc::boxed::Box;
-use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::{DeviceType, Status};
+use virtio_abi::mmio::InterruptStatus;
+use virtio_abi::{DeviceType, Status};
 
 pub use mmio::MmioTransport;
 pub use pci::PciTransport;

@@ -6,9 +6,9 @@
 use super::{QueueLayout, Registers, Transport, TransportError, read_field, write_field};
 use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
-use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::pci::CommonConfig;
-use shared_abi::virtio::{DeviceType, Status};
+use virtio_abi::mmio::InterruptStatus;
+use virtio_abi::pci::CommonConfig;
+use virtio_abi::{DeviceType, Status};
 
 /// The windows of a device, each as long as its capability says (and its BAR holds).
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 
 use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::net::{Net, Settings};
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::net::{Config, Header};
+use virtio_abi::DeviceType;
+use virtio_abi::net::{Config, Header};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];

@@ -3,8 +3,8 @@
 
 use frontends::block::{Block, Settings};
 use frontends::fake::{Chain, DeviceQueue, FakeTransport, Memory};
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::blk::{Config, RequestHeader, RequestStatus, RequestType, Segment};
+use virtio_abi::DeviceType;
+use virtio_abi::blk::{Config, RequestHeader, RequestStatus, RequestType, Segment};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(crate) const PAGES: usize = 128;

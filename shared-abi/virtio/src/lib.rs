@@ -1,6 +1,10 @@
 //! Virtio 1.4: device ids, status, features and the layouts that both sides share.
 //!
 //! Source: "Virtual I/O Device (VIRTIO) Version 1.4". All fields are little-endian, as is every machine that this runs on.
+//! Every layout is `repr(C)` with its size and offsets asserted at compile time. There is no code but what computes with
+//! these numbers.
+#![no_std]
+#![forbid(unsafe_code)]
 
 pub mod balloon;
 pub mod blk;
@@ -9,6 +13,20 @@ pub mod mmio;
 pub mod net;
 pub mod pci;
 pub mod ring;
+
+pub use bitflags;
+pub use zerocopy;
+
+/// Asserts at compile time that a layout has the size and the field offsets that its specification gives.
+#[macro_export]
+macro_rules! assert_layout {
+    ($ty:ty, size $size:expr $(, $field:ident at $offset:expr)* $(,)?) => {
+        const _: () = {
+            assert!(core::mem::size_of::<$ty>() == $size);
+            $(assert!(core::mem::offset_of!($ty, $field) == $offset);)*
+        };
+    };
+}
 
 /// Device id (section 5 "Device Types"). Open: a transport may show anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,3 +103,8 @@ bitflags::bitflags! {
         const RING_RESET = 1 << 40;
     }
 }
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
