@@ -5,7 +5,7 @@ use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::host_action::Handler;
 use crate::conform::outcome::{CheckResult, Outcome, TestbedResult};
 use crate::conform::profile::{Ends, Profile};
-use crate::conform::start::{Progress, shown};
+use crate::conform::start::{Progress, Step, shown};
 use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TAIL, TICK, result_of};
 use crate::console::Event;
 use crate::readable::readable;
@@ -169,6 +169,7 @@ impl<'a> Follower<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(shown(&readable(line)));
+        self.progress.at(&self.profile.name, Step::Line(line));
         if let Some(handler) = &mut self.handler {
             handler.listen();
         }
@@ -215,7 +216,8 @@ impl<'a> Follower<'a> {
         }
         result.evidence.extend(failed_request.map(|why| ("host action".into(), shown(&why))));
         self.result.checks.push(result);
-        self.progress.at(&self.profile.name, self.result.checks.len(), report.name);
+        let step = Step::Check { done: self.result.checks.len(), last: report.name };
+        self.progress.at(&self.profile.name, step);
     }
 
     /// Adds what was not said, and the reasons of known defects.
@@ -227,7 +229,7 @@ impl<'a> Follower<'a> {
         {
             self.problem(format!("the guest counts {ran} checks, {said} have arrived"));
         }
-        for (pattern, reason) in self.profile.left_out().unwrap_or_default() {
+        for (pattern, reason) in self.profile.left_out(self.result.version.as_ref()).unwrap_or_default() {
             for entry in self.catalogue.iter().filter(|entry| pattern.matches(&entry.name)) {
                 let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
                 if asked && self.result.check(&entry.name).is_none() {
@@ -251,8 +253,10 @@ impl<'a> Follower<'a> {
                 });
             }
         }
-        for (pattern, reason) in self.profile.defects().unwrap_or_default() {
-            for check in self.result.checks.iter_mut().filter(|check| pattern.matches(&check.name)) {
+        for (pattern, reason) in self.profile.defects(self.result.version.as_ref()).unwrap_or_default() {
+            // A check that the hypervisor never came to shows no defect of it.
+            let tried = |check: &&mut CheckResult| check.reported && pattern.matches(&check.name);
+            for check in self.result.checks.iter_mut().filter(tried) {
                 check.known.get_or_insert_with(|| reason.to_owned());
             }
         }

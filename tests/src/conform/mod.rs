@@ -23,6 +23,7 @@ pub mod profile;
 pub mod run;
 pub mod start;
 pub mod text;
+pub mod version;
 pub mod watch;
 
 /// The word on the kernel's command line that runs the checks.

@@ -8,8 +8,10 @@ pub use stale::StaleLine;
 use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
-use serde::{Deserialize, Serialize};
+use crate::conform::version::{self, Printed};
 use conformance::host_action::HostAction;
+use semver::VersionReq;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -155,6 +157,8 @@ pub struct KnownDefect {
     pub check: String,
     /// For the report.
     pub reason: String,
+    /// The versions of the program that show it, as in `>=7.2, <9`; by default those of the profile.
+    pub versions: Option<VersionReq>,
 }
 
 /// A hypervisor.
@@ -196,6 +200,11 @@ pub struct Profile {
     pub without_hostile: Option<String>,
     /// Set where nobody has run it yet: what it was written from.
     pub untested: Option<String>,
+    /// The arguments with which the program prints its version; none if it does not.
+    #[serde(default = "version_args")]
+    pub version_args: Vec<String>,
+    /// The versions of the program for which `known_defects` and `left_out` hold; by default all.
+    pub versions: Option<VersionReq>,
     /// A short start that shows whether it can work here.
     pub probe: Option<Probe>,
     /// Changes to the running machine; without them, checks that need one skip themselves.
@@ -217,6 +226,10 @@ fn stdio() -> Serial {
 
 fn exits() -> Ends {
     Ends::Exits
+}
+
+fn version_args() -> Vec<String> {
+    vec!["--version".into()]
 }
 
 fn memory() -> u64 {
@@ -323,22 +336,30 @@ impl Profile {
         texts.filter_map(|text| fill::names(text).ok()).flatten().any(|name| name == placeholder)
     }
 
-    /// The known defects, their patterns compiled.
+    /// The known defects of a version of the program, their patterns compiled.
     ///
     /// # Errors
     /// When one is no pattern.
-    pub fn defects(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
-        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
-        self.known_defects.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    pub fn defects(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        self.applying(&self.known_defects, version)
     }
 
     /// The same for what is left out.
     ///
     /// # Errors
     /// The same.
-    pub fn left_out(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
-        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
-        self.left_out.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    pub fn left_out(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        self.applying(&self.left_out, version)
+    }
+
+    fn applying<'a>(
+        &self,
+        defects: &'a [KnownDefect],
+        version: Option<&Printed>,
+    ) -> Result<Vec<(Pattern, &'a str)>, PatternError> {
+        let range = |defect: &KnownDefect| defect.versions.clone().or_else(|| self.versions.clone());
+        let applying = defects.iter().filter(|defect| version::applies(range(defect).as_ref(), version));
+        applying.map(|defect| Ok((Pattern::new(&defect.check)?, defect.reason.as_str()))).collect()
     }
 
     /// After so long a run is ended.

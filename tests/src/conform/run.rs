@@ -10,6 +10,7 @@ use crate::conform::logs::{self, Logs};
 use crate::conform::outcome::{State, TestbedResult};
 use crate::conform::profile::Profile;
 use crate::conform::start::{self, Setting, shown};
+use crate::conform::version;
 use crate::conform::watch::{TAIL, watch};
 use crate::machine::run_folder;
 use anyhow::Result;
@@ -46,6 +47,7 @@ pub fn run_with(
     match start::available(profile, setting) {
         Err(why) => result.state = State::Skipped(shown(&format!("{why:#}"))),
         Ok(program) => {
+            result.version = version::ask(&program, &profile.version_args);
             let mut follower = Follower::new(profile, catalogue, only, &setting.progress, result);
             let asked = |entry: &&Entry| only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
             let (apart, together): (Vec<&Entry>, Vec<&Entry>) =
@@ -82,8 +84,9 @@ fn boot(
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
     let mut words = format!("{} {more}", word(follower.only)).trim_end().to_owned();
-    if !profile.left_out.is_empty() {
-        let patterns: Vec<&str> = profile.left_out.iter().map(|defect| defect.check.as_str()).collect();
+    let left_out = profile.left_out(follower.result.version.as_ref())?;
+    if !left_out.is_empty() {
+        let patterns: Vec<&str> = left_out.iter().map(|(pattern, _)| pattern.text()).collect();
         words = format!("{words} {WITHOUT}={}", patterns.join(","));
     }
     if let Some(actions) = &profile.host_actions {

@@ -49,25 +49,39 @@ pub struct Setting {
     pub xen: std::result::Result<Xen, String>,
     /// The folder of the loaders, for what firmware boots, or why there is none.
     pub loaders: std::result::Result<PathBuf, String>,
-    /// Is told how far a testbed is.
+    /// Follows the testbeds while they run.
     pub progress: Progress,
 }
 
-/// Whoever shows how far it is: the testbed, checks done, the one that was last done.
+/// What happens on a testbed while it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// A check has ended.
+    Check {
+        /// Checks that have ended so far.
+        done: usize,
+        /// The name of this one.
+        last: &'a str,
+    },
+    /// A line of its console, without control characters.
+    Line(&'a str),
+}
+
+/// Is called with the name of a testbed and what happens there.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<Watch>>);
 
-type Watch = dyn Fn(&str, usize, &str) + Send + Sync;
+type Watch = dyn Fn(&str, Step<'_>) + Send + Sync;
 
 impl Progress {
-    /// Calls `watch` with each result.
-    pub fn new(watch: impl Fn(&str, usize, &str) + Send + Sync + 'static) -> Self {
+    /// Calls `watch` at each step.
+    pub fn new(watch: impl Fn(&str, Step<'_>) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
 
-    pub(super) fn at(&self, testbed: &str, done: usize, last: &str) {
+    pub(super) fn at(&self, testbed: &str, step: Step<'_>) {
         if let Some(watch) = &self.0 {
-            watch(testbed, done, last);
+            watch(testbed, step);
         }
     }
 }
