@@ -10,13 +10,10 @@ pub mod bench;
 pub mod board;
 pub mod bundle;
 pub mod bzimage;
-pub mod checks;
 pub mod disk;
 pub mod kvm;
-pub mod outside;
 pub mod pvh;
 pub mod report;
-pub mod station;
 pub mod tour;
 pub mod xen;
 

@@ -30,8 +30,6 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
-
 words! {
     /// What a line is about.
     Kind {
@@ -43,8 +41,8 @@ words! {
         Check = "@check",
         /// A measurement.
         Bench = "@bench",
-        /// A wish to somebody outside of the machine; see [`outside`](crate::outside).
-        Want = "@want",
+        /// A request for a host action.
+        Request = "@request",
     }
 }
 

@@ -10,10 +10,10 @@ pub fn readable(line: &str) -> String {
         Kind::Tour => "tour step",
         Kind::Check => "check",
         Kind::Bench => "measured",
-        Kind::Want => "wish",
+        Kind::Request => "request",
     };
     let how = match (report.kind, report.outcome) {
-        (Kind::Want, _) => "",
+        (Kind::Request, _) => "",
         (_, Outcome::Success) => " ok",
         (_, Outcome::Waiting) => " waits",
         (_, Outcome::Skip) => " skipped",
@@ -35,7 +35,7 @@ mod tests {
         let line = "@check net/mtu fail why=too%20small expected=68 saw=9";
         assert_eq!(readable(line), "check net/mtu FAILED: why too small, expected 68, saw 9");
         assert_eq!(readable("@check net/mac ok"), "check net/mac ok");
-        assert_eq!(readable("@want balloon waiting pages=3"), "wish balloon: pages 3");
+        assert_eq!(readable("@request balloon waiting pages=3"), "request balloon: pages 3");
         for line in ["plain text", "@nonsense", "@check net/mac maybe", ""] {
             assert_eq!(readable(line), line);
         }

@@ -6,7 +6,7 @@ use ringside_tests::conform::catalogue::{Entry, Pattern};
 use ringside_tests::conform::outcome::{Counts, Outcome, State, Suite, TestbedResult};
 use ringside_tests::conform::profile::Profile;
 use ringside_tests::conform::start::{Progress, Setting};
-use ringside_tests::conform::{html, junit, run, text};
+use ringside_tests::conform::{catalogue, html, junit, run, text};
 use ringside_tests::testbed::{KvmPolicy, find_program};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -143,6 +143,62 @@ fn a_known_defect_does_not_fail_the_run_and_one_that_passes_is_reported() {
     let told = text::failures(&suite);
     assert!(told.contains("known block/flush on fake") && told.contains("told to its author"), "{told}");
     assert!(told.contains("fixed? net/mac on fake passes, and is listed as a known defect: long ago"), "{told}");
+}
+
+#[test]
+fn check_that_was_never_tried_is_an_error_though_it_is_a_known_defect() {
+    let bench = Bench::new();
+    let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'told to its author'";
+    let died_at_once = bench.run("exit 1", defects);
+    assert_eq!(died_at_once.counts(None), Counts { error: 4, ..Counts::default() });
+    let died_later = bench.run("echo '@check block/flush fail why=lost'; exit 1", defects);
+    assert_eq!(died_later.counts(None), Counts { known: 1, error: 3, ..Counts::default() });
+}
+
+#[test]
+fn known_defect_of_other_versions_is_a_failure_and_a_pass_there_is_no_fix() {
+    let bench = Bench::new();
+    let run = |version: &str, body: &str, more: &str| {
+        let script = format!("if [ \"$1\" = version ]; then echo 'fake VMM {version}-dev'; exit; fi\n{body}");
+        let path = bench.script().display().to_string();
+        let args = format!("version_args = ['{path}', 'version']\n{more}");
+        bench.run(&script, &args)
+    };
+    let defects = "versions = '>=7.2, <9'\n[[known_defects]]\ncheck = 'block/*'\nreason = 'told'\n
+                   [[known_defects]]\ncheck = 'net/mac*'\nreason = 'for good'\nversions = '>=1'";
+    let known = |result: &TestbedResult| result.counts(None).known;
+    let old = run("7.2", BAD, defects);
+    assert_eq!(old.version.as_ref().unwrap().line, "fake VMM 7.2-dev");
+    assert_eq!((known(&old), old.succeeded()), (2, true));
+    assert!(text::failures(&bench.suite(vec![old])).contains("fixed? net/mac"));
+    let new = run("9.0.1", BAD, defects);
+    assert_eq!((new.counts(None).fail, new.counts(None).error, known(&new)), (1, 1, 0));
+    let fixed = run("9.0.1", GOOD, defects);
+    assert!(!text::failures(&bench.suite(vec![fixed])).contains("fixed? block"), "another version is no fix");
+    assert_eq!(known(&run("unknown", BAD, defects)), 2, "whatever is listed applies to an unknown version");
+
+    // A check that ends one version is tried on another.
+    let left_out = "[[left_out]]\ncheck = 'net/mtu*'\nreason = 'crashes'\nversions = '<8'";
+    let script = format!(
+        "test \"$2\" = 'conform without=net/mtu*' || exit 3\n{}",
+        GOOD.replace("echo '@check net/mtu ok'", "").replace("ran=4", "ran=3")
+    );
+    assert!(run("7.2", &script, left_out).succeeded());
+    assert!(run("8.0", &format!("test \"$2\" = conform || exit 3\n{GOOD}"), left_out).succeeded());
+}
+
+#[test]
+fn every_report_has_the_versions_of_catalogue_and_hypervisor() {
+    let bench = Bench::new();
+    let script = format!("if [ \"$1\" = version ]; then echo 'fake VMM 7.2'; exit; fi\n{GOOD}");
+    let args = format!("version_args = ['{}', 'version']", bench.script().display());
+    let suite = bench.suite(vec![bench.run(&script, &args)]);
+    let catalogue = catalogue::version();
+    for report in
+        [text::versions(&suite).join("\n"), suite.json().unwrap(), junit::xml(&suite).unwrap(), html::page(&suite)]
+    {
+        assert!(report.contains(&catalogue) && report.contains("fake VMM 7.2"), "{report}");
+    }
 }
 
 #[test]
@@ -368,16 +424,18 @@ fn a_serial_line_may_come_out_of_a_pipe_and_files_are_made_for_the_program() {
 }
 
 #[test]
-fn a_wish_that_cannot_be_granted_is_a_problem_of_the_testbed_and_the_rest_goes_on() {
+fn failed_request_is_a_problem_of_the_testbed_and_the_run_continues() {
     let bench = Bench::new();
     let script =
-        format!("test \"$2\" = 'conform outside=disk' || exit 3\necho '@want balloon waiting pages=1'\n{GOOD}");
-    let profile = bench
-        .profile(&script, "[outside]\nspeaks = 'ringside'\ncan = ['disk']\n[[files]]\nname = 'x'\ntext = '{control}'");
+        format!("test \"$2\" = 'conform host_actions=disk' || exit 3\necho '@request balloon waiting pages=1'\n{GOOD}");
+    let profile = bench.profile(
+        &script,
+        "[host_actions]\nprotocol = 'ringside'\ncan = ['disk']\n[[files]]\nname = 'x'\ntext = '{control}'",
+    );
     let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
-    assert_eq!(one_problem(&result), "outside: balloon: the profile cannot do that");
+    assert_eq!(one_problem(&result), "host action balloon: the profile cannot do that");
     assert_eq!(result.counts(None).pass, 3);
-    // A check that fails without its wish could not be tried.
+    // A check that fails without its host action could not be tried.
     let check = "echo '@check block/flush fail why=it%20did%20not%20come'";
     let failing = script.replace("echo '@check block/flush ok'", check);
     let profile = Profile { args: bench.profile(&failing, "").args, ..profile };
@@ -385,12 +443,12 @@ fn a_wish_that_cannot_be_granted_is_a_problem_of_the_testbed_and_the_rest_goes_o
     let flush = result.check("block/flush").unwrap();
     assert_eq!(flush.outcome, Outcome::Error);
     assert!(
-        flush.evidence.iter().any(|(key, why)| key == "not granted" && why.contains("cannot do that")),
+        flush.evidence.iter().any(|(key, why)| key == "host action" && why.contains("cannot do that")),
         "{flush:?}"
     );
-    let alone = bench.profile(&script.replace(" outside=disk", ""), "");
+    let alone = bench.profile(&script.replace(" host_actions=disk", ""), "");
     let result = run::run(&alone, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
-    assert_eq!(one_problem(&result), "outside: balloon: the profile has no [outside]");
+    assert_eq!(one_problem(&result), "host action balloon: the profile has no [host_actions]");
 }
 
 #[test]
@@ -412,9 +470,9 @@ fn a_wrong_profile_is_one_line_that_names_the_key() {
         (format!("{good}offers=['net', 'nte']"), "mine.toml: offers: there is no group \"nte\"; there are mmio, pci,"),
         (format!("{good}serial='pipe'"), "{serial} and serial = \"pipe\" belong together"),
         (format!("{good}[[files]]\nname='../x'\ntext=''"), "a word without folders"),
-        (format!("{good}[outside]\nspeaks='qmp'\ncan=['moon']"), "outside.can has words out of"),
-        (format!("{good}[outside]\nspeaks='qmp'\ncan=['disk']"), "outside needs {control}"),
-        (format!("{good}[outside]\nspeaks='klingon'\ncan=[]"), "unknown variant `klingon`"),
+        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['moon']"), "host_actions.can has words out of"),
+        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['disk']"), "host_actions needs {control}"),
+        (format!("{good}[host_actions]\nprotocol='klingon'\ncan=[]"), "unknown variant `klingon`"),
         ("name = ".into(), "mine.toml: line 1:"),
     ] {
         let error = parse(&text).unwrap_err().to_string();
@@ -433,10 +491,10 @@ fn every_profile_that_we_ship_is_good_and_called_like_its_file() {
     for (stem, profile) in profiles {
         let profile = profile.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(profile.name, stem);
-        let groups: Vec<_> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
+        let groups: Vec<_> = conformance::iter().map(conformance::Check::group).collect();
         assert!(profile.offers.iter().all(|group| groups.contains(&group.as_str())), "{stem}");
-        for (pattern, _) in profile.defects().unwrap() {
-            let alive = shared_abi::checks::iter().any(|check| pattern.matches(check.name));
+        for (pattern, _) in profile.defects(None).unwrap() {
+            let alive = conformance::iter().any(|check| pattern.matches(check.name));
             assert!(alive, "{stem}: no check matches the known defect {:?}", pattern.text());
         }
     }

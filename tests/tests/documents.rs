@@ -37,7 +37,7 @@ fn every_clause_with_a_number_is_a_section_of_virtio_1_4() {
         include_str!("virtio-1.4-sections.txt").lines().filter(|line| !line.starts_with('#')).collect();
     assert!(sections.len() > 300, "{} sections", sections.len());
     let mut cited = 0;
-    for check in shared_abi::checks::iter() {
+    for check in conformance::iter() {
         for clause in check.clause.split("; ").filter(|clause| clause.starts_with(|c: char| c.is_ascii_digit())) {
             // The data sheet of the 82093AA is no section.
             if clause.split(' ').next().is_some_and(|number| number.contains('.')) {

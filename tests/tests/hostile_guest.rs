@@ -3,6 +3,7 @@
 //! program, which is given bugs only to prove that they are found. The device models alone meet ten thousand scripts in
 //! `host-backend/hostile`.
 
+use conformance::hostile::{GROUP, KEY, SEEDED, SEEDS};
 use ringside_tests::conform::catalogue;
 use ringside_tests::conform::hostile;
 use ringside_tests::conform::logs::Logs;
@@ -12,7 +13,6 @@ use ringside_tests::conform::start::{self, Progress, Setting};
 use ringside_tests::console::Event;
 use ringside_tests::ready::{self, Files};
 use ringside_tests::running::Running;
-use shared_abi::checks::hostile::{GROUP, KEY, SEEDED, SEEDS};
 use shared_abi::report::{self, Handling};
 use shared_abi::tour::SAMPLE_FILE;
 use std::path::{Path, PathBuf};

@@ -139,12 +139,14 @@ fn first() -> VolatilePtr<'static, Block, ReadOnly> {
 }
 
 /// The first CPU's word.
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "of the world kvm"))]
 pub(crate) fn eoi_word() -> VolatilePtr<'static, u32, ReadOnly> {
     let block = first();
     map_field!(block.eoi)
 }
 
 /// The first CPU's count. Interrupt handlers of the same CPU write it with one instruction.
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "of the world kvm"))]
 pub(crate) fn ends_saved() -> u64 {
     let block = first();
     map_field!(block.ends_saved).read()

@@ -4,7 +4,7 @@
 use crate::patch::{Kind, NOP_MAX, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
 use crate::site::{self, SITE_LEN};
 use crate::table::{Backend, Op, Ops, op};
-use crate::template::{Template, template};
+use crate::template::Template;
 use crate::worlds::{kvm, native};
 use crate::{install, mmu};
 use core::arch::naked_asm;
@@ -26,9 +26,9 @@ answers! {
     answer_by_direct_call: 43;
 }
 
-template!(ANSWER_INLINE, "mov eax, 0x42000");
-template!(TOO_LONG, "mov eax, 42", "mov eax, 42");
-template!(NOTHING,);
+crate::template!(ANSWER_INLINE, "mov eax, 0x42000");
+crate::template!(TOO_LONG, "mov eax, 42", "mov eax, 42");
+crate::template!(NOTHING,);
 
 /// A world that user mode can be in.
 fn ops() -> Ops {

@@ -1,139 +1,242 @@
 //! Virtio over MMIO: the registers themselves.
 
-use super::device::{Dev, Target};
-use super::raw::{Dir, Queue, link};
-use super::registers::Regs;
-use super::transport::{Bus, each, live, still_live};
-use super::{End, Lab, Row, Verdict, equal, error, holds, skip};
-use alloc::format;
-use frontends::transport::Registers;
-use guest_kernel::platform::registers::Window;
-use shared_abi::virtio::DeviceType;
-use shared_abi::virtio::mmio::{MAGIC, Register, VERSION};
+use crate::catalogue::{Check, checks};
+use crate::transport::{config, features, notifications, queues, status};
+#[cfg(feature = "guest")]
+use {
+    crate::support::device::{Dev, Target},
+    crate::support::raw::{Dir, Queue, link},
+    crate::support::registers::Regs,
+    crate::support::transport::{Bus, each, live, still_live},
+    crate::support::{Context, End, Verdict, equal, error, holds, skip},
+    alloc::format,
+    code::*,
+    frontends::transport::Registers,
+    guest_kernel::platform::registers::Window,
+    shared_abi::virtio::DeviceType,
+    shared_abi::virtio::mmio::{MAGIC, Register, VERSION},
+};
 
-pub const ROWS: &[Row] = crate::transport_code!("mmio", Bus::Mmio;
-    "magic-reads-virt" => |lab| registers(lab, |window| {
-        equal("MagicValue", MAGIC, Regs::mmio_read(window, Register::MagicValue))
-    }),
-    "version-is-2" => |lab| registers(lab, |window| {
-        equal("Version", VERSION, Regs::mmio_read(window, Register::Version))
-    }),
-    "device-id-is-stable" => |lab| each(lab, Bus::Mmio, |target| constant(target, Register::DeviceId)),
-    "vendor-id-is-stable" => |lab| each(lab, Bus::Mmio, |target| constant(target, Register::VendorId)),
-    "constants-refuse-writes" => constants_refuse_writes,
-    "reserved-offsets-are-harmless" => reserved_offsets_are_harmless,
-    "write-only-registers-are-harmless-to-read" => write_only_registers_are_harmless_to_read,
-    "absent-shared-memory-has-length-all-ones" => absent_shared_memory_has_length_all_ones,
-    "acknowledging-nothing-is-harmless" => acknowledging_nothing_is_harmless,
-    "used-buffer-sets-interrupt-status" => |lab| used(lab, |_, window| {
-        equal("bit 0 of InterruptStatus", 1, Regs::mmio_read(window, Register::InterruptStatus) & 1)
-    }),
-    "acknowledge-clears-interrupt-status" => |lab| used(lab, |_, window| {
-        Regs::mmio_write(window, Register::InterruptAck, 1);
-        equal("InterruptStatus", 0, Regs::mmio_read(window, Register::InterruptStatus))
-    }),
-    "acknowledge-clears-only-its-bits" => |lab| used(lab, |_, window| {
-        Regs::mmio_write(window, Register::InterruptAck, 2);
-        equal("bit 0 of InterruptStatus", 1, Regs::mmio_read(window, Register::InterruptStatus) & 1)
-    }),
-    "reset-clears-interrupt-status" => |lab| used(lab, |dev, window| {
-        holds(dev.target.reset(), "status after a reset", 0, dev.regs().status())?;
-        equal("InterruptStatus", 0, Regs::mmio_read(window, Register::InterruptStatus))
-    }),
-);
+const LAYOUT: &str = "4.2.2 MMIO Device Register Layout";
+const DEVICE: &str = "4.2.2.1 Device Requirements: MMIO Device Register Layout";
+/// Binds the driver alone: what the device does about it is its own.
+const DRIVER: &str = "4.2.2.2 Driver Requirements: MMIO Device Register Layout";
 
-fn window(target: &Target) -> Result<&Window, End> {
-    match &target.regs {
-        Regs::Mmio(window) => Ok(window),
-        Regs::Pci(..) => Err(error("not a virtio-mmio device")),
+/// The checks of the group.
+pub(crate) const CHECKS: &[&[Check]] =
+    &[status::MMIO, features::MMIO, queues::MMIO, notifications::MMIO, config::MMIO, OWN];
+
+/// Those that only this transport has.
+const OWN: &[Check] = checks![
+    Check {
+        name: "mmio/magic-reads-virt",
+        rule: "The magic register holds \"virt\"",
+        clause: DEVICE,
+        method: "Read MagicValue",
+        expectation: "0x74726976",
+        run: |cx| registers(cx, |window| { equal("MagicValue", MAGIC, Regs::mmio_read(window, Register::MagicValue)) }),
+    },
+    Check {
+        name: "mmio/version-is-2",
+        rule: "A modern device says version 2",
+        clause: DEVICE,
+        method: "Read Version",
+        expectation: "2",
+        run: |cx| registers(cx, |window| { equal("Version", VERSION, Regs::mmio_read(window, Register::Version)) }),
+    },
+    Check {
+        name: "mmio/device-id-is-stable",
+        rule: "The device id is a constant",
+        clause: LAYOUT,
+        method: "Read DeviceID before and after a reset",
+        expectation: "Equal and not 0",
+        run: |cx| each(cx, Bus::Mmio, |target| constant(target, Register::DeviceId)),
+    },
+    Check {
+        name: "mmio/vendor-id-is-stable",
+        rule: "The vendor id is a constant",
+        clause: LAYOUT,
+        method: "Read VendorID before and after a reset",
+        expectation: "Equal",
+        run: |cx| each(cx, Bus::Mmio, |target| constant(target, Register::VendorId)),
+    },
+    Check {
+        name: "mmio/constants-refuse-writes",
+        rule: "Identification registers are read-only",
+        clause: DRIVER,
+        method: "Write all ones to MagicValue, Version, DeviceID and VendorID",
+        expectation: "They read as before",
+        level: Should,
+        run: |cx| {
+            each(cx, Bus::Mmio, |target| {
+                let window = window(target)?;
+                for register in CONSTANTS {
+                    let before = Regs::mmio_read(window, register);
+                    Regs::mmio_write(window, register, u32::MAX);
+                    equal(&format!("{register:?}"), before, Regs::mmio_read(window, register))?;
+                }
+                Ok(())
+            })
+        },
+    },
+    Check {
+        name: "mmio/reserved-offsets-are-harmless",
+        rule: "An access to an offset without a register has no effect",
+        clause: DRIVER,
+        method: "Read and write 0x018, 0x048, 0x068 and 0x0d0 of a live device",
+        expectation: "Status and queue 0 stay as they are",
+        level: Should,
+        run: |cx| {
+            each(cx, Bus::Mmio, |target| {
+                let (dev, _queue) = live(target)?;
+                for offset in [0x018, 0x048, 0x068, 0x0d0] {
+                    window(target)?.read32(offset);
+                    window(target)?.write32(offset, u32::MAX);
+                }
+                still_live(&dev)
+            })
+        },
+    },
+    Check {
+        name: "mmio/write-only-registers-are-harmless-to-read",
+        rule: "Reading a write-only register has no effect",
+        clause: DRIVER,
+        method: "Read QueueSel, QueueNotify, InterruptACK and the address registers of a live device",
+        expectation: "Status and queue 0 stay as they are",
+        level: Should,
+        run: |cx| {
+            each(cx, Bus::Mmio, |target| {
+                let (dev, _queue) = live(target)?;
+                for register in [
+                    Register::QueueSel,
+                    Register::QueueNotify,
+                    Register::InterruptAck,
+                    Register::QueueDescLow,
+                    Register::QueueDriverHigh,
+                    Register::QueueDeviceLow,
+                ] {
+                    Regs::mmio_read(window(target)?, register);
+                }
+                still_live(&dev)
+            })
+        },
+    },
+    Check {
+        name: "mmio/absent-shared-memory-has-length-all-ones",
+        rule: "A shared memory region that is not there has length -1",
+        clause: DEVICE,
+        method: "Select region 200 and read SHMLenLow and SHMLenHigh",
+        expectation: "0xffffffff in both",
+        run: |cx| {
+            each(cx, Bus::Mmio, |target| {
+                let window = window(target)?;
+                Regs::mmio_write(window, Register::ShmSel, 200);
+                equal("SHMLenLow", u32::MAX, Regs::mmio_read(window, Register::ShmLenLow))?;
+                equal("SHMLenHigh", u32::MAX, Regs::mmio_read(window, Register::ShmLenHigh))
+            })
+        },
+    },
+    Check {
+        name: "mmio/acknowledging-nothing-is-harmless",
+        rule: "Acknowledging bits that are not pending has no effect",
+        clause: DRIVER,
+        method: "Write 3 to InterruptACK of a live device with nothing pending",
+        expectation: "Interrupt status 0, no DEVICE_NEEDS_RESET",
+        level: Should,
+        run: |cx| {
+            each(cx, Bus::Mmio, |target| {
+                let (dev, _queue) = live(target)?;
+                Regs::mmio_write(window(target)?, Register::InterruptAck, 3);
+                equal("InterruptStatus", 0, Regs::mmio_read(window(target)?, Register::InterruptStatus))?;
+                still_live(&dev)
+            })
+        },
+    },
+    Check {
+        name: "mmio/used-buffer-sets-interrupt-status",
+        rule: "Bit 0 of the interrupt status says that a buffer was used",
+        clause: LAYOUT,
+        method: "Let the device use a buffer, read InterruptStatus",
+        expectation: "Bit 0 is set",
+        run: |cx| used(cx, |_, window| {
+            equal("bit 0 of InterruptStatus", 1, Regs::mmio_read(window, Register::InterruptStatus) & 1)
+        }),
+    },
+    Check {
+        name: "mmio/acknowledge-clears-interrupt-status",
+        rule: "Acknowledged bits are pending no more",
+        clause: DEVICE,
+        method: "Let the device use a buffer, write 1 to InterruptACK",
+        expectation: "InterruptStatus reads 0",
+        run: |cx| used(cx, |_, window| {
+            Regs::mmio_write(window, Register::InterruptAck, 1);
+            equal("InterruptStatus", 0, Regs::mmio_read(window, Register::InterruptStatus))
+        }),
+    },
+    Check {
+        name: "mmio/acknowledge-clears-only-its-bits",
+        rule: "Bits that were not acknowledged stay pending",
+        clause: LAYOUT,
+        method: "Let the device use a buffer, write 2 to InterruptACK",
+        expectation: "Bit 0 of InterruptStatus is still set",
+        run: |cx| used(cx, |_, window| {
+            Regs::mmio_write(window, Register::InterruptAck, 2);
+            equal("bit 0 of InterruptStatus", 1, Regs::mmio_read(window, Register::InterruptStatus) & 1)
+        }),
+    },
+    Check {
+        name: "mmio/reset-clears-interrupt-status",
+        rule: "A reset clears all bits of the interrupt status",
+        clause: DEVICE,
+        method: "Let the device use a buffer, reset",
+        expectation: "InterruptStatus reads 0",
+        run: |cx| used(cx, |dev, window| {
+            holds(dev.target.reset(), "status after a reset", 0, dev.regs().status())?;
+            equal("InterruptStatus", 0, Regs::mmio_read(window, Register::InterruptStatus))
+        }),
+    },
+];
+
+#[cfg(feature = "guest")]
+mod code {
+    use super::*;
+
+    pub fn window(target: &Target) -> Result<&Window, End> {
+        match &target.regs {
+            Regs::Mmio(window) => Ok(window),
+            Regs::Pci(..) => Err(error("not a virtio-mmio device")),
+        }
     }
-}
 
-fn registers(lab: &Lab, check: fn(&Window) -> Verdict) -> Verdict {
-    each(lab, Bus::Mmio, |_| Ok(()))?;
-    let windows = lab.targets.iter().filter_map(|target| window(target).ok());
-    windows.into_iter().try_for_each(check)
-}
+    pub fn registers(cx: &Context, check: fn(&Window) -> Verdict) -> Verdict {
+        each(cx, Bus::Mmio, |_| Ok(()))?;
+        let windows = cx.targets.iter().filter_map(|target| window(target).ok());
+        windows.into_iter().try_for_each(check)
+    }
 
-fn constant(target: &Target, register: Register) -> Verdict {
-    let window = window(target)?;
-    let before = Regs::mmio_read(window, register);
-    holds(target.reset(), "status after a reset", 0, target.regs.status())?;
-    equal(&format!("{register:?}"), before, Regs::mmio_read(window, register))
-}
-
-const CONSTANTS: [Register; 4] = [Register::MagicValue, Register::Version, Register::DeviceId, Register::VendorId];
-
-fn constants_refuse_writes(lab: &Lab) -> Verdict {
-    each(lab, Bus::Mmio, |target| {
+    pub fn constant(target: &Target, register: Register) -> Verdict {
         let window = window(target)?;
-        for register in CONSTANTS {
-            let before = Regs::mmio_read(window, register);
-            Regs::mmio_write(window, register, u32::MAX);
-            equal(&format!("{register:?}"), before, Regs::mmio_read(window, register))?;
-        }
-        Ok(())
-    })
-}
+        let before = Regs::mmio_read(window, register);
+        holds(target.reset(), "status after a reset", 0, target.regs.status())?;
+        equal(&format!("{register:?}"), before, Regs::mmio_read(window, register))
+    }
 
-fn reserved_offsets_are_harmless(lab: &Lab) -> Verdict {
-    each(lab, Bus::Mmio, |target| {
-        let (dev, _queue) = live(target)?;
-        for offset in [0x018, 0x048, 0x068, 0x0d0] {
-            window(target)?.read32(offset);
-            window(target)?.write32(offset, u32::MAX);
-        }
-        still_live(&dev)
-    })
-}
+    pub const CONSTANTS: [Register; 4] =
+        [Register::MagicValue, Register::Version, Register::DeviceId, Register::VendorId];
 
-fn write_only_registers_are_harmless_to_read(lab: &Lab) -> Verdict {
-    each(lab, Bus::Mmio, |target| {
-        let (dev, _queue) = live(target)?;
-        for register in [
-            Register::QueueSel,
-            Register::QueueNotify,
-            Register::InterruptAck,
-            Register::QueueDescLow,
-            Register::QueueDriverHigh,
-            Register::QueueDeviceLow,
-        ] {
-            Regs::mmio_read(window(target)?, register);
-        }
-        still_live(&dev)
-    })
-}
-
-fn absent_shared_memory_has_length_all_ones(lab: &Lab) -> Verdict {
-    each(lab, Bus::Mmio, |target| {
-        let window = window(target)?;
-        Regs::mmio_write(window, Register::ShmSel, 200);
-        equal("SHMLenLow", u32::MAX, Regs::mmio_read(window, Register::ShmLenLow))?;
-        equal("SHMLenHigh", u32::MAX, Regs::mmio_read(window, Register::ShmLenHigh))
-    })
-}
-
-fn acknowledging_nothing_is_harmless(lab: &Lab) -> Verdict {
-    each(lab, Bus::Mmio, |target| {
-        let (dev, _queue) = live(target)?;
-        Regs::mmio_write(window(target)?, Register::InterruptAck, 3);
-        equal("InterruptStatus", 0, Regs::mmio_read(window(target)?, Register::InterruptStatus))?;
-        still_live(&dev)
-    })
-}
-
-/// Looks at the registers right behind a used buffer: the entropy device is the one that can use a buffer of any kind.
-fn used(lab: &Lab, check: fn(&Dev<'_>, &Window) -> Verdict) -> Verdict {
-    let target = lab.device(DeviceType::RNG)?;
-    let window = window(target).map_err(|_| skip("there is no virtio-mmio entropy device"))?;
-    let dev = Dev::with_features(target, 0)?;
-    let mut queue: Queue = dev.queue(0, 8)?;
-    dev.start()?;
-    let buf = dev.buffer(64)?;
-    let head = queue.chain(0, &[link(&buf, Dir::In)]);
-    // With interrupts off nothing but this code acknowledges.
-    queue.send(&dev, head);
-    queue.wait()?;
-    super::raw::wait_until(1_000_000_000, || Regs::mmio_read(window, Register::InterruptStatus) != 0);
-    check(&dev, window)
+    /// Looks at the registers right behind a used buffer: the entropy device is the one that can use a buffer of any kind.
+    pub fn used(cx: &Context, check: fn(&Dev<'_>, &Window) -> Verdict) -> Verdict {
+        let target = cx.device(DeviceType::RNG)?;
+        let window = window(target).map_err(|_| skip("there is no virtio-mmio entropy device"))?;
+        let dev = Dev::with_features(target, 0)?;
+        let mut queue: Queue = dev.queue(0, 8)?;
+        dev.start()?;
+        let buf = dev.buffer(64)?;
+        let head = queue.chain(0, &[link(&buf, Dir::In)]);
+        // With interrupts off nothing but this code acknowledges.
+        queue.send(&dev, head);
+        queue.wait()?;
+        crate::support::raw::wait_until(1_000_000_000, || Regs::mmio_read(window, Register::InterruptStatus) != 0);
+        check(&dev, window)
+    }
 }

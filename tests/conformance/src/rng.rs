@@ -1,127 +1,135 @@
 //! The entropy device.
 
-use super::device::{Dev, Target};
-use super::raw::{Buf, Dir, Queue, link};
-use super::{End, Lab, Row, Verdict, equal, fail, holds};
-use alloc::vec::Vec;
-use shared_abi::virtio::DeviceType;
+use crate::catalogue::{Check, checks};
+#[cfg(feature = "guest")]
+use {
+    crate::support::raw::{Dir, link},
+    crate::support::rng::Rng,
+    crate::support::{Context, Verdict, equal, fail, holds},
+    code::*,
+};
 
-pub const ROWS: &[Row] = &[
-    ("rng/buffer-is-answered", |lab| answered(lab, 64)),
-    ("rng/one-byte-is-answered", |lab| answered(lab, 1)),
-    ("rng/large-buffer-is-answered", |lab| answered(lab, 65536)),
-    ("rng/bytes-are-not-constant", bytes_are_not_constant),
-    ("rng/two-answers-differ", two_answers_differ),
-    ("rng/nothing-behind-the-used-length", nothing_behind_the_used_length),
-    ("rng/all-buffers-in-flight-are-answered", all_buffers_in_flight_are_answered),
-    ("rng/neighbours-are-left-alone", neighbours_are_left_alone),
+const OPERATION: &str = "5.4.6.2 Device Requirements: Device Operation";
+
+/// The checks.
+pub(crate) const CHECKS: &[Check] = checks![
+    Check {
+        name: "rng/buffer-is-answered",
+        rule: "The device places one or more random bytes into the buffer",
+        clause: OPERATION,
+        method: "Give it 64 bytes",
+        expectation: "A used length from 1 to 64",
+        run: |cx| answered(cx, 64),
+    },
+    Check {
+        name: "rng/one-byte-is-answered",
+        rule: "A buffer may be as small as a byte",
+        clause: OPERATION,
+        method: "Give it 1 byte",
+        expectation: "A used length of 1",
+        run: |cx| answered(cx, 1),
+    },
+    Check {
+        name: "rng/large-buffer-is-answered",
+        rule: "A buffer may be large",
+        clause: OPERATION,
+        method: "Give it 64 KiB",
+        expectation: "A used length from 1 to 65536",
+        run: |cx| answered(cx, 65536),
+    },
+    Check {
+        name: "rng/bytes-are-not-constant",
+        rule: "The bytes are random",
+        clause: OPERATION,
+        method: "Gather 64 bytes",
+        expectation: "At least 16 different values, which chance misses once in 10^24 times",
+        run: |cx| {
+            let bytes = Rng::start(cx, 0, 8)?.gather(64)?;
+            let different = (0..=255u8).filter(|value| bytes.contains(value)).count();
+            holds(different >= 16, "different values in 64 bytes", "16 or more", different)
+        },
+    },
+    Check {
+        name: "rng/two-answers-differ",
+        rule: "The bytes are random",
+        clause: OPERATION,
+        method: "Gather 32 bytes twice",
+        expectation: "They differ",
+        run: |cx| {
+            let mut rng = Rng::start(cx, 0, 8)?;
+            let (first, second) = (rng.gather(32)?, rng.gather(32)?);
+            if first == second { Err(fail("32 bytes, twice", "different ones", "the same")) } else { Ok(()) }
+        },
+    },
+    Check {
+        name: "rng/nothing-behind-the-used-length",
+        rule: "A device writes no more than it says",
+        clause: "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
+        method: "Fill 128 bytes with 0xa5, give the first 64 away",
+        expectation: "The bytes behind the used length are 0xa5",
+        run: |cx| {
+            let mut rng = Rng::start(cx, 0, 8)?;
+            let buf = rng.dev.buffer(128)?;
+            buf.fill(0xa5);
+            let len = rng.fill(&buf.part(0, 64))?;
+            equal("first byte changed behind the used length", None, buf.part(len, 128 - len).first_not(0xa5))
+        },
+    },
+    Check {
+        name: "rng/all-buffers-in-flight-are-answered",
+        rule: "Every buffer is used once",
+        clause: OPERATION,
+        method: "Give it 8 buffers at once",
+        expectation: "Eight used elements with eight ids",
+        run: |cx| {
+            const MOST: u16 = 8;
+            let mut rng = Rng::start(cx, 0, MOST)?;
+            let buf = rng.dev.buffer(usize::from(MOST) * 32)?;
+            // A device may keep a larger size.
+            let count = rng.queue.size.min(MOST);
+            for n in 0..count {
+                let head = rng.queue.chain(n, &[link(&buf.part(usize::from(n) * 32, 32), Dir::In)]);
+                rng.queue.offer(head);
+            }
+            rng.queue.publish();
+            rng.queue.notify(&rng.dev);
+            let mut seen = 0u32;
+            for _ in 0..count {
+                let used = rng.queue.wait()?;
+                holds(used.id < 8 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
+                seen |= 1 << used.id;
+            }
+            equal("used index", count, rng.queue.used_index())
+        },
+    },
+    Check {
+        name: "rng/neighbours-are-left-alone",
+        rule: "A device writes only what it was given",
+        clause: "2.7.5.1 Device Requirements: The Virtqueue Descriptor Table",
+        method: "Look at the 64 bytes before and behind a buffer after eight answers",
+        expectation: "Unchanged",
+        run: |cx| {
+            let mut rng = Rng::start(cx, 0, 8)?;
+            let buf = rng.dev.buffer(3 * 64)?;
+            buf.pattern(7);
+            let (before, after) = (buf.part(0, 64).bytes(), buf.part(128, 64).bytes());
+            for _ in 0..8 {
+                rng.fill(&buf.part(64, 64))?;
+            }
+            equal("bytes before the buffer", before, buf.part(0, 64).bytes())?;
+            equal("bytes behind the buffer", after, buf.part(128, 64).bytes())
+        },
+    },
 ];
 
-/// A live entropy device.
-pub struct Rng<'a> {
-    pub dev: Dev<'a>,
-    pub queue: Queue,
-}
+#[cfg(feature = "guest")]
+mod code {
+    use super::*;
 
-impl<'a> Rng<'a> {
-    /// Starts the first one.
-    ///
-    /// # Errors
-    /// Not applicable without one.
-    pub fn start(lab: &'a Lab, features: u64, size: u16) -> Result<Self, End> {
-        Self::on(lab.device(DeviceType::RNG)?, features, size)
+    pub fn answered(cx: &Context, len: usize) -> Verdict {
+        let mut rng = Rng::start(cx, 0, 8)?;
+        let buf = rng.dev.buffer(len)?;
+        rng.fill(&buf)?;
+        rng.dev.healthy()
     }
-
-    /// Starts one.
-    ///
-    /// # Errors
-    /// A failure when it does not come up.
-    pub fn on(target: &'a Target, features: u64, size: u16) -> Result<Self, End> {
-        let dev = Dev::with_features(target, features)?;
-        let queue = dev.queue(0, size)?;
-        dev.start()?;
-        Ok(Self { dev, queue })
-    }
-
-    /// Has a buffer filled; returns the used length, which fits.
-    pub fn fill(&mut self, buf: &Buf) -> Result<usize, End> {
-        let head = self.queue.chain(0, &[link(buf, Dir::In)]);
-        self.queue.send(&self.dev, head);
-        let used = self.queue.wait()?;
-        equal("id of the used element", 0, used.id)?;
-        let len = used.len as usize;
-        holds((1..=buf.len()).contains(&len), "used length", format_args!("1 to {}", buf.len()), len)?;
-        Ok(len)
-    }
-
-    /// Gathers bytes, however few come at a time.
-    fn gather(&mut self, count: usize) -> Result<Vec<u8>, End> {
-        let buf = self.dev.buffer(count)?;
-        let mut bytes = Vec::new();
-        while bytes.len() < count {
-            let len = self.fill(&buf.part(0, count - bytes.len()))?;
-            bytes.extend(buf.part(0, len).bytes());
-        }
-        Ok(bytes)
-    }
-}
-
-fn answered(lab: &Lab, len: usize) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
-    let buf = rng.dev.buffer(len)?;
-    rng.fill(&buf)?;
-    rng.dev.healthy()
-}
-
-fn bytes_are_not_constant(lab: &Lab) -> Verdict {
-    let bytes = Rng::start(lab, 0, 8)?.gather(64)?;
-    let different = (0..=255u8).filter(|value| bytes.contains(value)).count();
-    holds(different >= 16, "different values in 64 bytes", "16 or more", different)
-}
-
-fn two_answers_differ(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
-    let (first, second) = (rng.gather(32)?, rng.gather(32)?);
-    if first == second { Err(fail("32 bytes, twice", "different ones", "the same")) } else { Ok(()) }
-}
-
-fn nothing_behind_the_used_length(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
-    let buf = rng.dev.buffer(128)?;
-    buf.fill(0xa5);
-    let len = rng.fill(&buf.part(0, 64))?;
-    equal("first byte changed behind the used length", None, buf.part(len, 128 - len).first_not(0xa5))
-}
-
-fn all_buffers_in_flight_are_answered(lab: &Lab) -> Verdict {
-    const MOST: u16 = 8;
-    let mut rng = Rng::start(lab, 0, MOST)?;
-    let buf = rng.dev.buffer(usize::from(MOST) * 32)?;
-    // A device may keep a larger size.
-    let count = rng.queue.size.min(MOST);
-    for n in 0..count {
-        let head = rng.queue.chain(n, &[link(&buf.part(usize::from(n) * 32, 32), Dir::In)]);
-        rng.queue.offer(head);
-    }
-    rng.queue.publish();
-    rng.queue.notify(&rng.dev);
-    let mut seen = 0u32;
-    for _ in 0..count {
-        let used = rng.queue.wait()?;
-        holds(used.id < 8 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
-        seen |= 1 << used.id;
-    }
-    equal("used index", count, rng.queue.used_index())
-}
-
-fn neighbours_are_left_alone(lab: &Lab) -> Verdict {
-    let mut rng = Rng::start(lab, 0, 8)?;
-    let buf = rng.dev.buffer(3 * 64)?;
-    buf.pattern(7);
-    let (before, after) = (buf.part(0, 64).bytes(), buf.part(128, 64).bytes());
-    for _ in 0..8 {
-        rng.fill(&buf.part(64, 64))?;
-    }
-    equal("bytes before the buffer", before, buf.part(0, 64).bytes())?;
-    equal("bytes behind the buffer", after, buf.part(128, 64).bytes())
 }

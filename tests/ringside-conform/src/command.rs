@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ringside_tests::conform::catalogue::{self, Entry, Pattern};
 use ringside_tests::conform::outcome::{State, Suite, TestbedResult};
 use ringside_tests::conform::profile::{self, Named, Profile};
-use ringside_tests::conform::start::{Progress, Setting};
+use ringside_tests::conform::start::{Progress, Setting, Step};
 use ringside_tests::conform::{agree, html, junit, text};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
@@ -84,10 +84,14 @@ pub fn run(
     let ready: Vec<&str> =
         columns.iter().filter(|(_, profile)| profile.is_ok()).map(|(name, _)| name.as_str()).collect();
     ui::say(&format!("{} checks on {}", chosen.entries().count(), ready.join(", ")));
-    let shown = Arc::new(ui::Checks::new());
-    let watched = shown.clone();
-    let setting =
-        Setting { progress: Progress::new(move |testbed, done, last| watched.at(testbed, done, last)), ..setting };
+    let shown = Arc::new(ui::Checks::new(chosen.entries().count()));
+    let (watched, verbose) = (shown.clone(), options.verbose);
+    let progress = Progress::new(move |testbed, step| match step {
+        Step::Check { done, last } => watched.at(testbed, done, last),
+        Step::Line(line) if verbose => watched.say(&format!("{testbed}| {line}")),
+        Step::Line(_) => {}
+    });
+    let setting = Setting { progress, ..setting };
     let mut testbeds = run_all(&shown, columns, &setting, &chosen.catalogue, &chosen.patterns, interrupted);
     if options.strict {
         testbeds.iter_mut().for_each(TestbedResult::make_strict);
@@ -178,6 +182,7 @@ fn report(suite: &Suite) {
         ui::table(&text::matrix(suite).into_iter().map(coloured).collect::<Vec<_>>());
         println!();
     }
+    text::versions(suite).iter().for_each(|line| println!("  {line}"));
     text::absences(suite).iter().for_each(|line| println!("  {line}"));
     text::failures(suite).lines().for_each(|line| println!("  {}", ui::verdict(line)));
     let count = suite.ran().count();

@@ -5,8 +5,8 @@
 //! arguments are no good.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use mkimage::bootable::{self, Image};
+use clap::{Args, Parser, Subcommand};
+use mkimage::bootable::{Format, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use ringside_conform::clauses::{self, ClausesOptions};
@@ -60,7 +60,7 @@ enum Command {
         /// The file
         output: PathBuf,
         /// What the hypervisor boots
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, default_value = "elf")]
         format: Format,
         /// The guest's command line, where the format has one
         #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
@@ -100,19 +100,6 @@ struct Parts {
     /// Do as if there were no /dev/kvm
     #[arg(long)]
     no_kvm: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// An ELF file with a PVH entry; it takes its command line from the hypervisor
-    #[default]
-    Elf,
-    /// For the Linux boot protocol
-    Bzimage,
-    /// A disk that BIOS and UEFI boot
-    Disk,
-    /// A CD that BIOS and UEFI boot
-    Iso,
 }
 
 fn main() -> ExitCode {
@@ -156,10 +143,6 @@ impl Parts {
 
 fn run(options: &SuiteOptions, parts: &Parts) -> Result<ExitCode> {
     let chosen = Chosen::new(&options.only)?;
-    if options.list {
-        chosen.list();
-        return Ok(ExitCode::SUCCESS);
-    }
     let columns = command::columns(parts::profiles(), options)?;
     let outputs = Outputs::create(options)?;
     // Kept where something went wrong: the logs are there.
@@ -220,17 +203,12 @@ fn export(path: &Path, format: Format, cmdline: &str, force: bool, parts: &Parts
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let image = parts.image(folder.path())?;
     let existing = if force { Existing::Replace } else { Existing::Keep };
-    let format = match format {
-        Format::Elf => {
-            ensure!(cmdline.is_empty(), "--cmdline: the hypervisor gives an ELF file its command line");
-            output::check_existing(path, existing)?;
-            let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
-            return Ok(output::write_bytes(path, &bytes)?);
-        }
-        Format::Bzimage => bootable::Format::BzImage,
-        Format::Disk => bootable::Format::Disk,
-        Format::Iso => bootable::Format::Iso,
-    };
+    if format == Format::Elf {
+        ensure!(cmdline.is_empty(), "--cmdline: the hypervisor gives an ELF file its command line");
+        output::check_existing(path, existing)?;
+        let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
+        return Ok(output::write_bytes(path, &bytes)?);
+    }
     let mut image = Image::read(&image, cmdline, None)?;
     let loaders = parts.loaders(folder.path())?.map_err(|why| anyhow!("there are no loaders: {why}"))?;
     image.loaders = Some(Loaders::read(&loaders)?);

@@ -12,16 +12,16 @@ pub struct SuiteOptions {
     /// Only checks whose names match, as in 'block/*'; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub only: Vec<String>,
-    /// List the checks with their rules, and run nothing
-    #[arg(long)]
-    pub list: bool,
     /// Take advice, where a rule that need not hold does not, for a failure
     #[arg(long)]
     pub strict: bool,
     /// On the hypervisor that this file describes (docs/conformance.md); alone, or beside those of --on
     #[arg(long, value_name = "FILE.toml")]
     pub profile: Vec<PathBuf>,
-    /// A tap device for profiles that want one
+    /// Show each line of the guests' consoles as it comes, report lines and the hypervisor's own among them
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// A tap device for profiles that need one
     #[arg(long, value_name = "NAME")]
     pub tap: Option<String>,
     /// Write the results as a page that needs nothing else

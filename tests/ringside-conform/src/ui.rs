@@ -1,7 +1,7 @@
 //! What the user sees: progress, verdicts and tables. Plain text where there is no terminal.
 
 use console::{Alignment, Term, measure_text_width, pad_str, style};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,24 +26,30 @@ pub fn progress(text: &str) -> ProgressBar {
     bar
 }
 
-/// How far the testbeds of a conformance run are: a line that changes on a terminal, else one now and then.
+/// How far the testbeds of a run are: a line for each that changes on a terminal, else one for all now and then.
 #[derive(Debug)]
 pub struct Checks {
-    bar: ProgressBar,
-    state: Mutex<(BTreeMap<String, String>, Instant)>,
+    /// `None` without a terminal.
+    bars: Option<MultiProgress>,
+    total: usize,
+    state: Mutex<State>,
 }
 
-impl Default for Checks {
-    fn default() -> Self {
-        Self::new()
-    }
+#[derive(Debug)]
+struct State {
+    running: BTreeMap<String, (ProgressBar, String)>,
+    printed: Instant,
 }
 
 impl Checks {
-    /// None has begun.
-    pub fn new() -> Self {
-        let bar = if Term::stderr().is_term() { progress("running") } else { ProgressBar::hidden() };
-        Self { bar, state: Mutex::new((BTreeMap::new(), Instant::now())) }
+    /// None has begun. Each has so many checks.
+    pub fn new(total: usize) -> Self {
+        let bars = Term::stderr().is_term().then(MultiProgress::new);
+        Self::on(bars, total)
+    }
+
+    fn on(bars: Option<MultiProgress>, total: usize) -> Self {
+        Self { bars, total, state: Mutex::new(State { running: BTreeMap::new(), printed: Instant::now() }) }
     }
 
     /// A testbed has come so far.
@@ -51,31 +57,42 @@ impl Checks {
         /// Without a terminal: from line to line.
         const NOW_AND_THEN: Duration = Duration::from_secs(5);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0.insert(testbed.to_owned(), format!("{testbed} {done}, {last}"));
-        let text = state.0.values().cloned().collect::<Vec<_>>().join("; ");
-        if !self.bar.is_hidden() {
-            self.bar.set_message(text);
-        } else if state.1.elapsed() >= NOW_AND_THEN {
-            state.1 = Instant::now();
-            println!("    {text}");
+        let (bar, text) = state.running.entry(testbed.to_owned()).or_insert_with(|| (self.bar(testbed), String::new()));
+        bar.set_position(done as u64);
+        bar.set_message(last.to_owned());
+        *text = format!("{testbed} {done}/{}, {last}", self.total);
+        if self.bars.is_none() && state.printed.elapsed() >= NOW_AND_THEN {
+            state.printed = Instant::now();
+            println!("    {}", state.running.values().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; "));
         }
+    }
+
+    fn bar(&self, testbed: &str) -> ProgressBar {
+        let Some(bars) = &self.bars else { return ProgressBar::hidden() };
+        let bar = bars.add(ProgressBar::new(self.total as u64));
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {pos}/{len} [{elapsed}] {wide_msg:.dim}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(testbed.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
     }
 
     /// A testbed has ended.
     pub fn ended(&self, testbed: &str, text: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.remove(testbed);
+        let ended = self.state.lock().unwrap_or_else(PoisonError::into_inner).running.remove(testbed);
+        if let Some((bar, _)) = ended {
+            bar.finish_and_clear();
+        }
         self.say(text);
     }
 
-    /// Prints a line above the one that changes.
+    /// Prints a line above those that change.
     pub fn say(&self, text: &str) {
-        self.bar.suspend(|| println!("{text}"));
-    }
-}
-
-impl Drop for Checks {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        match &self.bars {
+            Some(bars) => bars.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
     }
 }
 
@@ -103,5 +120,26 @@ pub fn table(rows: &[Vec<String>]) {
         let cells: Vec<_> =
             row.iter().zip(&widths).map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None)).collect();
         println!("  {}", cells.join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::{InMemoryTerm, ProgressDrawTarget};
+
+    #[test]
+    fn each_testbed_has_a_line_until_it_ends() {
+        let term = InMemoryTerm::new(10, 60);
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(term.clone())));
+        let checks = Checks::on(Some(bars), 537);
+        checks.at("qemu", 12, "rng/two-answers-differ");
+        checks.at("host", 3, "mmio/version-is-2");
+        checks.at("qemu", 13, "rng/one-byte-is-answered");
+        let shown = |part: &str| term.contents().contains(part);
+        checks.state.lock().unwrap().running.values().for_each(|(bar, _)| bar.force_draw());
+        assert!(shown("qemu 13/537") && shown("rng/one-byte") && shown("host 3/537"), "{}", term.contents());
+        checks.ended("qemu", "");
+        assert!(!shown("qemu") && shown("host"), "{}", term.contents());
     }
 }

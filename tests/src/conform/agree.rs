@@ -54,7 +54,11 @@ pub fn run(
         let names = different.iter().map(|name| Pattern::new(name)).collect::<Result<Vec<_>, _>>()?;
         (verdict, different) = both(&names, &mut result.seconds);
     }
-    let defect = profile.defects().unwrap_or_default().into_iter().find(|(pattern, _)| pattern.matches(NAME));
+    let defect = profile
+        .defects(result.version.as_ref())
+        .unwrap_or_default()
+        .into_iter()
+        .find(|(pattern, _)| pattern.matches(NAME));
     verdict.known = defect.map(|(_, reason)| reason.to_owned());
     result.checks.push(verdict);
     Ok(result)

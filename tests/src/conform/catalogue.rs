@@ -49,7 +49,7 @@ fn agree() -> Entry {
 
 /// All checks, in the order in which they run: the guest's, and that of the harness with its group.
 pub fn all() -> Vec<Entry> {
-    let entry = |check: &shared_abi::checks::Check| Entry {
+    let entry = |check: &conformance::Check| Entry {
         name: check.name.into(),
         rule: check.rule.into(),
         clause: check.clause.into(),
@@ -57,7 +57,7 @@ pub fn all() -> Vec<Entry> {
         expectation: check.expectation.into(),
         level: check.level.word().into(),
     };
-    let mut all: Vec<Entry> = shared_abi::checks::iter().map(entry).collect();
+    let mut all: Vec<Entry> = conformance::iter().map(entry).collect();
     let own = agree();
     let behind = all.iter().rposition(|entry| entry.group() == own.group()).map_or(all.len(), |last| last + 1);
     all.insert(behind, own);
@@ -81,7 +81,7 @@ pub fn version() -> String {
 
 /// The groups in which the guest has checks.
 pub fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = shared_abi::checks::iter().map(shared_abi::checks::Check::group).collect();
+    let mut groups: Vec<&str> = conformance::iter().map(conformance::Check::group).collect();
     groups.dedup();
     groups
 }

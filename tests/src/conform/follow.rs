@@ -1,11 +1,11 @@
-//! Follows the guest of one run line by line: what it says of checks, what it wishes for, how it ends.
+//! Follows the guest of one run line by line: what it says of checks, what it requests, how it ends.
 
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
+use crate::conform::host_action::Handler;
 use crate::conform::outcome::{CheckResult, Outcome, TestbedResult};
-use crate::conform::outside::Granter;
 use crate::conform::profile::{Ends, Profile};
-use crate::conform::start::{Progress, shown};
+use crate::conform::start::{Progress, Step, shown};
 use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TAIL, TICK, result_of};
 use crate::console::Event;
 use crate::readable::readable;
@@ -36,10 +36,10 @@ pub(super) struct Follower<'a> {
     bad_end: Option<String>,
     /// The guest's count of checks in its last line, once it is there.
     pub(super) through: Option<u64>,
-    /// Who grants wishes, if anybody.
-    pub(super) granter: Option<Granter>,
-    /// Why a wish of the check that runs could not be granted.
-    ungranted: Option<String>,
+    /// Carries out host actions, where the profile has any.
+    pub(super) handler: Option<Handler>,
+    /// Why a request of the running check failed.
+    failed_request: Option<String>,
     /// How many checks are from machines of their own.
     pub(super) apart: usize,
 }
@@ -63,8 +63,8 @@ impl<'a> Follower<'a> {
             more_problems: 0,
             bad_end: None,
             through: None,
-            granter: None,
-            ungranted: None,
+            handler: None,
+            failed_request: None,
             apart: 0,
         }
     }
@@ -169,19 +169,20 @@ impl<'a> Follower<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(shown(&readable(line)));
-        if let Some(granter) = &mut self.granter {
-            granter.listen();
+        self.progress.at(&self.profile.name, Step::Line(line));
+        if let Some(handler) = &mut self.handler {
+            handler.listen();
         }
         match report::parse(line) {
-            Ok(Some(report)) if report.kind == Kind::Want => {
-                let granted = match &mut self.granter {
-                    Some(granter) => granter.grant(&report),
-                    None => Err(anyhow!("the profile has no [outside]")),
+            Ok(Some(report)) if report.kind == Kind::Request => {
+                let handled = match &mut self.handler {
+                    Some(handler) => handler.handle(&report),
+                    None => Err(anyhow!("the profile has no [host_actions]")),
                 };
-                if let Err(error) = granted {
-                    let why = format!("outside: {}: {error:#}", report.name);
+                if let Err(error) = handled {
+                    let why = format!("host action {}: {error:#}", report.name);
                     self.problem(why.clone());
-                    self.ungranted.get_or_insert(why);
+                    self.failed_request.get_or_insert(why);
                 }
             }
             Ok(Some(report)) if report.kind == Kind::Check => self.check(&report),
@@ -200,9 +201,9 @@ impl<'a> Follower<'a> {
     }
 
     fn check(&mut self, report: &Report<'_>) {
-        let ungranted = self.ungranted.take();
+        let failed_request = self.failed_request.take();
         let Some(mut result) = result_of(report) else { return };
-        if ungranted.is_some() && matches!(result.outcome, Outcome::Fail | Outcome::Advice) {
+        if failed_request.is_some() && matches!(result.outcome, Outcome::Fail | Outcome::Advice) {
             // It says nothing about the machine.
             result.outcome = Outcome::Error;
         }
@@ -213,9 +214,10 @@ impl<'a> Follower<'a> {
         if self.result.check(report.name).is_some() {
             return self.problem(format!("{} was reported twice", report.name));
         }
-        result.evidence.extend(ungranted.map(|why| ("not granted".into(), shown(&why))));
+        result.evidence.extend(failed_request.map(|why| ("host action".into(), shown(&why))));
         self.result.checks.push(result);
-        self.progress.at(&self.profile.name, self.result.checks.len(), report.name);
+        let step = Step::Check { done: self.result.checks.len(), last: report.name };
+        self.progress.at(&self.profile.name, step);
     }
 
     /// Adds what was not said, and the reasons of known defects.
@@ -227,7 +229,7 @@ impl<'a> Follower<'a> {
         {
             self.problem(format!("the guest counts {ran} checks, {said} have arrived"));
         }
-        for (pattern, reason) in self.profile.left_out().unwrap_or_default() {
+        for (pattern, reason) in self.profile.left_out(self.result.version.as_ref()).unwrap_or_default() {
             for entry in self.catalogue.iter().filter(|entry| pattern.matches(&entry.name)) {
                 let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
                 if asked && self.result.check(&entry.name).is_none() {
@@ -251,8 +253,10 @@ impl<'a> Follower<'a> {
                 });
             }
         }
-        for (pattern, reason) in self.profile.defects().unwrap_or_default() {
-            for check in self.result.checks.iter_mut().filter(|check| pattern.matches(&check.name)) {
+        for (pattern, reason) in self.profile.defects(self.result.version.as_ref()).unwrap_or_default() {
+            // A check that the hypervisor never came to shows no defect of it.
+            let tried = |check: &&mut CheckResult| check.reported && pattern.matches(&check.name);
+            for check in self.result.checks.iter_mut().filter(tried) {
                 check.known.get_or_insert_with(|| reason.to_owned());
             }
         }

@@ -15,8 +15,8 @@ use crate::machine::run_folder;
 use crate::readable::readable;
 use crate::running::Running;
 use anyhow::Result;
+use conformance::hostile::{GROUP, KEY};
 use inner_init::{ENDED, PEAK, RUN, RUN_SECONDS_MAX};
-use shared_abi::checks::hostile::{GROUP, KEY};
 use shared_abi::report::{self, Handling, Kind};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -290,7 +290,7 @@ impl Runs<'_> {
 fn untried_result(name: &str, how: &str) -> CheckResult {
     let why = format!("it was not tried: {}", shown(how));
     let evidence = vec![("why".into(), why)];
-    CheckResult { name: name.into(), outcome: Outcome::Error, evidence, reported: true, known: None }
+    CheckResult { name: name.into(), outcome: Outcome::Error, evidence, reported: false, known: None }
 }
 
 /// One check while its machine runs.

@@ -44,8 +44,9 @@ fn write_page(out: &mut String, suite: &Suite) -> fmt::Result {
     let word = if suite.succeeded() { "nothing unexpected failed" } else { "something failed" };
     writeln!(
         out,
-        "<header><h1>Ringside conformance</h1><p><b class=\"mark {verdict}\">{word}</b> {checks} checks on {ran} of {} testbeds</p></header>",
-        suite.testbeds.len()
+        "<header><h1>Ringside conformance</h1><p><b class=\"mark {verdict}\">{word}</b> {checks} checks on {ran} of {} testbeds, catalogue {}</p></header>",
+        suite.testbeds.len(),
+        Text(&catalogue::version())
     )?;
     matrix(out, suite)?;
     testbeds(out, suite)?;
@@ -86,6 +87,9 @@ fn testbeds(out: &mut String, suite: &Suite) -> fmt::Result {
             State::Broken(why) => ("fail", format!("broken: {why}")),
         };
         write!(out, "<dt>{}</dt><dd>{} ", Text(&testbed.name), Text(&testbed.title))?;
+        if let Some(version) = &testbed.version {
+            write!(out, "({}) ", Text(&version.line))?;
+        }
         write!(out, "<span class=\"mark {class}\">{}</span>", Text(word))?;
         if let Some(from) = &testbed.untested {
             write!(out, " <small>profile untested: {}</small>", Text(from))?;

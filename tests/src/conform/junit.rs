@@ -1,7 +1,8 @@
 //! The results as JUnit XML, which every CI system shows: a suite a testbed, a case a check.
 
+use crate::conform::catalogue;
 use crate::conform::outcome::{CheckResult, Outcome, State, Suite, TestbedResult};
-use quick_junit::{NonSuccessKind, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
+use quick_junit::{NonSuccessKind, Property, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
 use std::time::Duration;
 
 /// The XML.
@@ -13,6 +14,10 @@ pub fn xml(suite: &Suite) -> Result<String, SerializeError> {
     for testbed in &suite.testbeds {
         let mut cases = TestSuite::new(testbed.name.as_str());
         cases.set_time(Duration::from_secs_f64(testbed.seconds));
+        cases.add_property(Property::new("catalogue", catalogue::version()));
+        if let Some(version) = &testbed.version {
+            cases.add_property(Property::new("version", version.line.as_str()));
+        }
         cases.add_test_case(whole(testbed));
         cases.add_test_cases(testbed.checks.iter().map(|check| case(suite, testbed, check)));
         report.add_test_suite(cases);

@@ -8,6 +8,7 @@ pub mod agree;
 pub mod catalogue;
 pub mod fill;
 mod follow;
+pub mod host_action;
 pub mod hostile;
 pub mod html;
 pub mod http;
@@ -16,12 +17,13 @@ pub mod ledger;
 pub mod logs;
 pub mod media;
 pub mod outcome;
-pub mod outside;
+
+pub mod echo;
 pub mod profile;
 pub mod run;
 pub mod start;
-pub mod station;
 pub mod text;
+pub mod version;
 pub mod watch;
 
 /// The word on the kernel's command line that runs the checks.

@@ -1,6 +1,7 @@
 //! What came of it: checks by testbed, counted by group, and whether that is a success.
 
 use crate::conform::catalogue::{self, Entry};
+use crate::conform::version::Printed;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -90,6 +91,8 @@ pub struct TestbedResult {
     pub name: String,
     /// The profile's title.
     pub title: String,
+    /// What the program prints about its version.
+    pub version: Option<Printed>,
     /// The profile was never run before by its author.
     pub untested: Option<String>,
     /// What became of it.
@@ -117,6 +120,7 @@ impl TestbedResult {
         Self {
             name: name.into(),
             title: title.into(),
+            version: None,
             untested: None,
             state,
             checks: Vec::new(),

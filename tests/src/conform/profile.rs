@@ -8,8 +8,10 @@ pub use stale::StaleLine;
 use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
+use crate::conform::version::{self, Printed};
+use conformance::host_action::HostAction;
+use semver::VersionReq;
 use serde::{Deserialize, Serialize};
-use shared_abi::outside::Wish;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -114,7 +116,7 @@ pub struct Probe {
 /// Whose words a control socket understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Speaks {
+pub enum ControlProtocol {
     /// Our host's: host-backend/src/control.rs.
     Ringside,
     /// QEMU's; the first drive is called `d0`, the network `n0`, the balloon `b0`, and the console's socket is
@@ -126,13 +128,13 @@ pub enum Speaks {
     CloudHypervisor,
 }
 
-/// How the machine is changed from outside while it runs.
+/// What the harness can change about the machine while it runs, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Outside {
+pub struct HostActions {
     /// What the socket at `{control}` understands.
-    pub speaks: Speaks,
-    /// Which wishes can be granted (see `shared_abi::outside`): others are not made, their checks skip themselves.
+    pub protocol: ControlProtocol,
+    /// Supported host actions (see `conformance::host_action`); checks that need another one skip themselves.
     /// `balloon/256` is for a balloon that moves by 256 pages.
     pub can: Vec<String>,
 }
@@ -155,6 +157,8 @@ pub struct KnownDefect {
     pub check: String,
     /// For the report.
     pub reason: String,
+    /// The versions of the program that show it, as in `>=7.2, <9`; by default those of the profile.
+    pub versions: Option<VersionReq>,
 }
 
 /// A hypervisor.
@@ -196,10 +200,15 @@ pub struct Profile {
     pub without_hostile: Option<String>,
     /// Set where nobody has run it yet: what it was written from.
     pub untested: Option<String>,
+    /// The arguments with which the program prints its version; none if it does not.
+    #[serde(default = "version_args")]
+    pub version_args: Vec<String>,
+    /// The versions of the program for which `known_defects` and `left_out` hold; by default all.
+    pub versions: Option<VersionReq>,
     /// A short start that shows whether it can work here.
     pub probe: Option<Probe>,
-    /// How it is changed from outside; if it cannot be, checks that need it skip themselves.
-    pub outside: Option<Outside>,
+    /// Changes to the running machine; without them, checks that need one skip themselves.
+    pub host_actions: Option<HostActions>,
     /// Files made for the program.
     #[serde(default)]
     pub files: Vec<ConfigFile>,
@@ -217,6 +226,10 @@ fn stdio() -> Serial {
 
 fn exits() -> Ends {
     Ends::Exits
+}
+
+fn version_args() -> Vec<String> {
+    vec!["--version".into()]
 }
 
 fn memory() -> u64 {
@@ -288,11 +301,11 @@ impl Profile {
             let names = fill::names(text);
             used.extend(names.map_err(|why| ProfileError::Placeholder { path: path.into(), place, why })?);
         }
-        if let Some(outside) = &self.outside {
-            let known = outside.can.iter().all(|word| Wish::able(word).is_some());
-            sense(known, "outside.can has words out of balloon, disk, link, statistics, type, echo")?;
+        if let Some(actions) = &self.host_actions {
+            let known = actions.can.iter().all(|word| HostAction::able(word).is_some());
+            sense(known, "host_actions.can has words out of balloon, disk, link, statistics, type, echo")?;
             let reachable = self.program == HOST_IN_TCG || used.contains(&"control");
-            sense(reachable, "outside needs {control}: the socket by which the machine is changed")?;
+            sense(reachable, "host_actions needs {control}: the socket by which the machine is changed")?;
         }
         if self.program == HOST_IN_TCG {
             sense(
@@ -323,22 +336,30 @@ impl Profile {
         texts.filter_map(|text| fill::names(text).ok()).flatten().any(|name| name == placeholder)
     }
 
-    /// The known defects, their patterns compiled.
+    /// The known defects of a version of the program, their patterns compiled.
     ///
     /// # Errors
     /// When one is no pattern.
-    pub fn defects(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
-        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
-        self.known_defects.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    pub fn defects(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        self.applying(&self.known_defects, version)
     }
 
     /// The same for what is left out.
     ///
     /// # Errors
     /// The same.
-    pub fn left_out(&self) -> Result<Vec<(Pattern, &str)>, PatternError> {
-        let compile = |defect: &'_ KnownDefect| Pattern::new(&defect.check);
-        self.left_out.iter().map(|defect| Ok((compile(defect)?, defect.reason.as_str()))).collect()
+    pub fn left_out(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+        self.applying(&self.left_out, version)
+    }
+
+    fn applying<'a>(
+        &self,
+        defects: &'a [KnownDefect],
+        version: Option<&Printed>,
+    ) -> Result<Vec<(Pattern, &'a str)>, PatternError> {
+        let range = |defect: &KnownDefect| defect.versions.clone().or_else(|| self.versions.clone());
+        let applying = defects.iter().filter(|defect| version::applies(range(defect).as_ref(), version));
+        applying.map(|defect| Ok((Pattern::new(&defect.check)?, defect.reason.as_str()))).collect()
     }
 
     /// After so long a run is ended.

@@ -4,17 +4,18 @@
 use crate::conform::WORD;
 use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::follow::Follower;
+use crate::conform::host_action::{self, Handler};
 use crate::conform::hostile;
 use crate::conform::logs::{self, Logs};
 use crate::conform::outcome::{State, TestbedResult};
-use crate::conform::outside::{self, Granter};
 use crate::conform::profile::Profile;
 use crate::conform::start::{self, Setting, shown};
+use crate::conform::version;
 use crate::conform::watch::{TAIL, watch};
 use crate::machine::run_folder;
 use anyhow::Result;
-use shared_abi::checks::WITHOUT;
-use shared_abi::checks::hostile::GROUP;
+use conformance::WITHOUT;
+use conformance::hostile::GROUP;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -46,6 +47,7 @@ pub fn run_with(
     match start::available(profile, setting) {
         Err(why) => result.state = State::Skipped(shown(&format!("{why:#}"))),
         Ok(program) => {
+            result.version = version::ask(&program, &profile.version_args);
             let mut follower = Follower::new(profile, catalogue, only, &setting.progress, result);
             let asked = |entry: &&Entry| only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
             let (apart, together): (Vec<&Entry>, Vec<&Entry>) =
@@ -82,13 +84,14 @@ fn boot(
 ) -> Result<()> {
     let folder = run_folder(&setting.base)?;
     let mut words = format!("{} {more}", word(follower.only)).trim_end().to_owned();
-    if !profile.left_out.is_empty() {
-        let patterns: Vec<&str> = profile.left_out.iter().map(|defect| defect.check.as_str()).collect();
+    let left_out = profile.left_out(follower.result.version.as_ref())?;
+    if !left_out.is_empty() {
+        let patterns: Vec<&str> = left_out.iter().map(|(pattern, _)| pattern.text()).collect();
         words = format!("{words} {WITHOUT}={}", patterns.join(","));
     }
-    if let Some(outside) = &profile.outside {
-        words = format!("{words} {}", outside::word(outside));
-        follower.granter = Some(Granter::new(outside, folder.path(), profile.memory_mib << 20));
+    if let Some(actions) = &profile.host_actions {
+        words = format!("{words} {}", host_action::word(actions));
+        follower.handler = Some(Handler::new(actions, folder.path(), profile.memory_mib << 20));
     }
     let logs = Logs::new(&setting.base, &profile.name, if more.is_empty() { WORD } else { more })?;
     let prepared = start::prepare(profile, setting, program, folder.path(), &words, &logs)?;

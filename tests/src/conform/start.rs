@@ -1,10 +1,10 @@
 //! From a profile to a process: whether the machine has what it needs, its files, its command.
 
+use crate::conform::echo::EchoPeer;
 use crate::conform::fill::{Quoting, fill};
 use crate::conform::logs::Logs;
 use crate::conform::media;
 use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial, VMX_OR_SVM};
-use crate::conform::station::Station;
 use crate::inner::Inner;
 use crate::machine::{Access, Boot, Disk, Machine, Publish};
 use crate::running::{Running, Stdio};
@@ -49,25 +49,39 @@ pub struct Setting {
     pub xen: std::result::Result<Xen, String>,
     /// The folder of the loaders, for what firmware boots, or why there is none.
     pub loaders: std::result::Result<PathBuf, String>,
-    /// Is told how far a testbed is.
+    /// Follows the testbeds while they run.
     pub progress: Progress,
 }
 
-/// Whoever shows how far it is: the testbed, checks done, the one that was last done.
+/// What happens on a testbed while it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// A check has ended.
+    Check {
+        /// Checks that have ended so far.
+        done: usize,
+        /// The name of this one.
+        last: &'a str,
+    },
+    /// A line of its console, without control characters.
+    Line(&'a str),
+}
+
+/// Is called with the name of a testbed and what happens there.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<Watch>>);
 
-type Watch = dyn Fn(&str, usize, &str) + Send + Sync;
+type Watch = dyn Fn(&str, Step<'_>) + Send + Sync;
 
 impl Progress {
-    /// Calls `watch` with each result.
-    pub fn new(watch: impl Fn(&str, usize, &str) + Send + Sync + 'static) -> Self {
+    /// Calls `watch` at each step.
+    pub fn new(watch: impl Fn(&str, Step<'_>) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
 
-    pub(super) fn at(&self, testbed: &str, done: usize, last: &str) {
+    pub(super) fn at(&self, testbed: &str, step: Step<'_>) {
         if let Some(watch) = &self.0 {
-            watch(testbed, done, last);
+            watch(testbed, step);
         }
     }
 }
@@ -152,7 +166,7 @@ pub struct Prepared {
     /// The command.
     pub command: Command,
     /// The other end of the guest's Ethernet, for as long as the run lasts.
-    pub station: Option<Station>,
+    pub echo_peer: Option<EchoPeer>,
     /// A pipe to read the serial line from instead of the standard output.
     pub pipe: Option<PathBuf>,
     /// What its standard input and output are.
@@ -176,7 +190,7 @@ pub fn prepare(
     }
     let path = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{path:?} is no UTF-8"));
     let (disk, serial) = (folder.join("disk.img"), folder.join("serial"));
-    let (station, second_disk) = (folder.join("station"), folder.join("second.img"));
+    let (echo_peer, second_disk) = (folder.join("echo_peer"), folder.join("second.img"));
     let mut values = BTreeMap::from([
         ("image", path(&setting.image)?),
         ("cmdline", cmdline.to_owned()),
@@ -184,7 +198,7 @@ pub fn prepare(
         ("second_disk", path(&second_disk)?),
         ("memory_mib", profile.memory_mib.to_string()),
         ("cpus", profile.cpus.to_string()),
-        ("station", path(&station)?),
+        ("echo_peer", path(&echo_peer)?),
         ("folder", path(folder)?),
         ("control", path(&folder.join("control"))?),
         ("serial", path(&serial)?),
@@ -237,9 +251,9 @@ pub fn prepare(
             Some(serial)
         }
     };
-    let station = if profile.uses("station") { Some(Station::start(&station)?) } else { None };
+    let echo_peer = if profile.uses("echo_peer") { Some(EchoPeer::start(&echo_peer)?) } else { None };
     let stdio = if profile.serial == Serial::Pty { Stdio::Terminal } else { Stdio::Pipes };
-    Ok(Prepared { command, station, pipe, stdio })
+    Ok(Prepared { command, echo_peer, pipe, stdio })
 }
 
 /// For a profile whose host runs inside a stock Linux: one start of the Linux, in which the host runs for each command line.
@@ -275,7 +289,12 @@ fn prepare_inner(
         folder: folder.into(),
     };
     machine.prepare_runs(runs)?;
-    let path = folder.join("station");
-    let station = Station::start(&path)?;
-    Ok(Prepared { command: machine.command_on_wire(&path), station: Some(station), pipe: None, stdio: Stdio::Pipes })
+    let path = folder.join("echo_peer");
+    let echo_peer = EchoPeer::start(&path)?;
+    Ok(Prepared {
+        command: machine.command_on_wire(&path),
+        echo_peer: Some(echo_peer),
+        pipe: None,
+        stdio: Stdio::Pipes,
+    })
 }

@@ -1,6 +1,6 @@
 //! The matrix and what needs words, as plain text for the terminal.
 
-use crate::conform::catalogue::Entry;
+use crate::conform::catalogue::{self, Entry};
 use crate::conform::outcome::{CheckResult, Counts, Outcome, State, Suite, TestbedResult};
 
 /// The rows of the matrix: groups down, the testbeds that were started across.
@@ -15,6 +15,15 @@ pub fn matrix(suite: &Suite) -> Vec<Vec<String>> {
     rows.extend(suite.groups().into_iter().map(|group| row(group, Some(group))));
     rows.push(row("all", None));
     rows
+}
+
+/// What was run: the catalogue, and what each testbed's program prints about its version.
+pub fn versions(suite: &Suite) -> Vec<String> {
+    let testbeds = suite.ran().map(|testbed| {
+        let version = testbed.version.as_ref().map_or("of an unknown version", |printed| printed.line.as_str());
+        format!("{}: {version}", testbed.name)
+    });
+    std::iter::once(format!("catalogue {}", catalogue::version())).chain(testbeds).collect()
 }
 
 /// As in `12 pass, 1 FAIL`.

@@ -3,8 +3,8 @@
 mod bar;
 
 use bar::Bar;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use mkimage::bootable::{self, Image};
+use clap::{Args, Parser, Subcommand};
+use mkimage::bootable::{self, Format, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use mkimage::time::Timestamp;
@@ -51,56 +51,6 @@ struct ImageArgs {
     /// The folder of the loaders, as `cargo xtask build` makes it.
     #[arg(long, value_name = "DIR")]
     loaders: Option<PathBuf>,
-}
-
-/// Formats of bootable images.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// One ELF that boots alone wherever a PVH ELF boots.
-    Elf,
-    /// The same for hypervisors that boot by the Linux boot protocol alone.
-    #[value(name = "bzimage")]
-    BzImage,
-    /// A raw disk that boots with BIOS and with UEFI.
-    Disk,
-    /// An ISO 9660 image that boots with BIOS and with UEFI, from a CD or written to a USB stick.
-    Iso,
-    /// The disk for QEMU; needs qemu-img.
-    Qcow2,
-    /// The same for Hyper-V; needs qemu-img.
-    Vhdx,
-    /// The same for VMware; needs qemu-img.
-    Vmdk,
-}
-
-impl Format {
-    /// What a file of this name is.
-    fn of_name(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "elf" => Some(Self::Elf),
-            "bzimage" => Some(Self::BzImage),
-            "img" | "raw" => Some(Self::Disk),
-            "iso" => Some(Self::Iso),
-            "qcow2" => Some(Self::Qcow2),
-            "vhdx" => Some(Self::Vhdx),
-            "vmdk" => Some(Self::Vmdk),
-            _ => None,
-        }
-    }
-}
-
-impl From<Format> for bootable::Format {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Elf => Self::Elf,
-            Format::BzImage => Self::BzImage,
-            Format::Disk => Self::Disk,
-            Format::Iso => Self::Iso,
-            Format::Qcow2 => Self::Qcow2,
-            Format::Vhdx => Self::Vhdx,
-            Format::Vmdk => Self::Vmdk,
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -184,22 +134,21 @@ fn make(args: ImageArgs) -> anyhow::Result<()> {
             anyhow::anyhow!("cannot tell the format of {path} from its name; use --format elf, bzimage, disk, iso, qcow2, vhdx or vmdk")
         })?,
     };
-    let format = bootable::Format::from(format);
     format.check_output(&args.output, &inputs, existing(args.force))?;
     let mut bar = Bar::start("reading input for", &args.output.display());
     let mut image = Image::read(&args.kernel, &args.cmdline, args.initrd.as_deref())?;
     image.time = Timestamp::from_environment()?;
     image.size = args.size;
     image.files = args.files;
-    let name = if format == bootable::Format::BzImage { "bzimage" } else { "elf" };
-    if matches!(format, bootable::Format::Elf | bootable::Format::BzImage) {
+    let name = if format == Format::BzImage { "bzimage" } else { "elf" };
+    if matches!(format, Format::Elf | Format::BzImage) {
         anyhow::ensure!(image.size.is_none(), "--size is for disks; the format {name} is as large as it needs to be");
         anyhow::ensure!(image.files.is_none(), "--files is for disks; the format {name} has no file system");
     } else {
-        let sized = format != bootable::Format::Iso || image.size.is_none();
+        let sized = format != Format::Iso || image.size.is_none();
         anyhow::ensure!(sized, "--size is for disks; the format iso is as large as it needs to be");
     }
-    if format != bootable::Format::Elf {
+    if format != Format::Elf {
         image.loaders = Some(Loaders::read(&args.loaders.map_or_else(Loaders::find, Ok)?)?);
     }
     let made = image.write(format, &args.output, existing(args.force), &mut |step, bytes| bar.at(step, bytes));

@@ -1,11 +1,10 @@
 //! `cargo xtask conform`: builds what the testbeds need, and runs the suite on it.
 
 use crate::artifacts::{Artifacts, GuestBuild, Needs};
-use crate::options::Common;
+use crate::options::{Common, ConformOptions};
 use crate::{artifacts, setup, workspace};
 use anyhow::Result;
 use ringside_conform::command::{self, Chosen, Outputs};
-use ringside_conform::options::SuiteOptions;
 use ringside_tests::conform::media;
 use ringside_tests::conform::profile::{self, HOST_IN_TCG, Profile, RINGSIDE};
 use ringside_tests::conform::start::{Progress, Setting};
@@ -13,9 +12,10 @@ use ringside_tests::testbed::Testbed;
 use std::process::ExitCode;
 
 /// `cargo xtask conform`.
-pub(crate) fn command(common: &Common, options: &SuiteOptions) -> Result<ExitCode> {
+pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitCode> {
+    let ConformOptions { suite: options, list } = options;
     let chosen = Chosen::new(&options.only)?;
-    if options.list {
+    if *list {
         chosen.list();
         return Ok(ExitCode::SUCCESS);
     }

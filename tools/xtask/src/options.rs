@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Run all tests, here and on every testbed present, and print a table
     Test(TestOptions),
     /// Run the conformance suite on every testbed present, and print the matrix and every failure with its rule
-    Conform(SuiteOptions),
+    Conform(ConformOptions),
     /// Build the conformance suite as one static program with the guest and the profiles inside: target/dist/ringside-conform
     Dist,
     /// Write what docs/ quotes of the guest; a test fails while it is stale
@@ -82,6 +82,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: BenchCommand,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConformOptions {
+    #[command(flatten)]
+    pub(crate) suite: SuiteOptions,
+    /// List the checks with their rules, and run nothing
+    #[arg(long)]
+    pub(crate) list: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -59,6 +59,7 @@ pub(crate) fn open_clock(slot: usize) {
 }
 
 /// Reads the time from a page of this layout that the hypervisor set up and keeps. It has no flags for the guest to clear.
+#[cfg(feature = "xen")]
 pub(crate) fn use_clock(page: *const ClockPage) {
     CLOCKS.get().store(page.cast_mut(), Ordering::Release);
 }

@@ -5,12 +5,13 @@
 //! error and changes nothing. The tables are bounded: a table that does not fit lets all of its kind in.
 
 use crate::config::Mac;
-use shared_abi::station::BROADCAST;
 use shared_abi::virtio::net::Features;
 use shared_abi::virtio::net::control::{
     ADDR_SET, ALLMULTI, ALLUNI, ERR, MAC, NOBCAST, NOMULTI, NOUNI, OK, PROMISC, RX, TABLE_SET, VLAN, VLAN_ADD, VLAN_DEL,
 };
 
+/// The address of everybody on an Ethernet.
+const BROADCAST: [u8; 6] = [0xff; 6];
 /// Addresses in a table.
 const TABLE_MAX: usize = 64;
 /// Bytes of a command, at most: two tables far larger than ours.

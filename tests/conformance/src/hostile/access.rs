@@ -1,6 +1,6 @@
 //! Accesses that no register method offers: of any width at any offset, in one instruction each.
 
-use super::super::registers::Regs;
+use crate::support::registers::Regs;
 use alloc::vec::Vec;
 use core::arch::asm;
 use frontends::transport::Registers;

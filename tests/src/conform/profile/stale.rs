@@ -2,8 +2,7 @@
 
 use super::{KnownDefect, Profile};
 use crate::conform::catalogue::{self, Pattern, PatternError};
-use shared_abi::checks::hostile::GROUP;
-use shared_abi::outside::WORD as OUTSIDE;
+use conformance::hostile::GROUP;
 use thiserror::Error;
 
 /// Why a line can never apply.
@@ -58,7 +57,7 @@ pub(super) fn look(profile: &Profile) -> Result<(), StaleLine> {
 fn never_runs(profile: &Profile, left_out: &[Pattern], name: &str) -> Option<&'static str> {
     match catalogue::group(name) {
         GROUP if profile.without_hostile.is_some() => Some("without_hostile leaves its group out"),
-        OUTSIDE if profile.outside.is_none() => Some("the profile has no [outside]"),
+        "outside" if profile.host_actions.is_none() => Some("the profile has no [host_actions]"),
         _ if left_out.iter().any(|pattern| pattern.matches(name)) => Some("left_out has it"),
         _ => None,
     }
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    const OUTSIDE_LINES: &str = "[outside]\nspeaks = 'qmp'\ncan = ['balloon']\n";
+    const HOST_ACTIONS: &str = "[host_actions]\nprotocol = 'qmp'\ncan = ['balloon']\n";
 
     fn parse(keys: &str) -> Result<Profile, String> {
         let text = format!(
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_defect_that_is_left_out_or_needs_somebody_outside_who_is_not_there_is_an_error() {
+    fn a_defect_that_is_left_out_or_needs_unsupported_host_actions_is_an_error() {
         let (known, left_out) = (line("known_defects", "block/flush*"), line("left_out", "block/*"));
         assert!(
             parse(&format!("{known}{left_out}")).unwrap_err().contains("\"block/flush*\" never runs: left_out has it")
@@ -101,8 +100,8 @@ mod tests {
         let (narrow, wide) = (line("left_out", "block/flush-succeeds"), line("known_defects", "block/*"));
         assert!(parse(&format!("{narrow}{wide}")).is_ok(), "the rest of the group runs");
         let outside = line("known_defects", "outside/*");
-        assert!(parse(&outside).unwrap_err().contains("never runs: the profile has no [outside]"));
-        assert!(parse(&format!("{outside}{OUTSIDE_LINES}")).is_ok());
+        assert!(parse(&outside).unwrap_err().contains("never runs: the profile has no [host_actions]"));
+        assert!(parse(&format!("{outside}{HOST_ACTIONS}")).is_ok());
     }
 
     #[test]

@@ -1,0 +1,11 @@
+//! The block device.
+
+mod errors;
+mod queues;
+mod ranges;
+mod requests;
+
+use crate::catalogue::Check;
+
+/// The checks of the group.
+pub(crate) const CHECKS: &[&[Check]] = &[requests::CHECKS, errors::CHECKS, ranges::CHECKS, queues::CHECKS];
