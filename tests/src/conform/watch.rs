@@ -1,8 +1,9 @@
 //! Watches a hypervisor that may hang, crash, talk rubbish or flood: the bounds, and what a line of the guest says.
 
 use crate::conform::outcome::{CheckResult, Outcome};
-use crate::conform::start::{Prepared, shown};
+use crate::conform::start::Prepared;
 use crate::console::{Console, Event};
+use crate::readable::shown;
 use crate::running::Running;
 use anyhow::Result;
 use shared_abi::report::{self, Report};
