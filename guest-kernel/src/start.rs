@@ -204,7 +204,7 @@ fn report_ready() {
     let ticks = pvops::time::tsc() - entry - task::idle_time().ticks;
     let sites = patches().sites();
     let mut calls = alloc::string::String::new();
-    for (_, name, count) in pvops::worlds::xen::hypercall::named_counts() {
+    for (_, name, count) in pvops::hypercalls() {
         let _ = core::fmt::Write::write_fmt(&mut calls, format_args!(" {name} {count}"));
     }
     if !calls.is_empty() {

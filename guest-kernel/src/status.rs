@@ -97,7 +97,7 @@ fn counters(system: &System, page: &mut String) -> fmt::Result {
             counters.dropped
         )?;
     }
-    for (number, name, count) in pvops::worlds::xen::hypercall::named_counts() {
+    for (number, name, count) in pvops::hypercalls() {
         write!(page, "<tr><td>hypercall {number} {name}<td>{count}")?;
     }
     page.push_str("</table>");

@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use host_backend::config::{self, Config, Console, Disk, Kernel, Net, OnReset, Publish, StatsFormat};
+use host_backend::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat, hostile};
 use host_backend::{control, log, say, status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,6 +82,14 @@ struct Run {
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
+    /// Devices that lie to the guest, as this number says: a driver that trusts them breaks, and the same seed breaks it
+    /// again. device=TYPE: only these (block, net, balloon, console, rng); lies=KIND: only these kinds; rate=N: one lie in N
+    /// chances (32). Several types or kinds are joined by +
+    #[arg(long, value_name = "SEED[,device=TYPE][,lies=KIND][,rate=N]")]
+    hostile_device: Option<hostile::Options>,
+    /// Write each lie to this file, one per line, the last before a crash at its end; size= and keep= as for --console
+    #[arg(long, value_name = "PATH", requires = "hostile_device")]
+    hostile_log: Option<LogFile>,
     /// Inject a bug into the machine
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
@@ -166,6 +174,8 @@ impl From<Run> for Config {
             console_rate: run.console_rate.0,
             on_reset: run.on_reset,
             stats: run.stats,
+            hostile: run.hostile_device,
+            hostile_log: run.hostile_log,
             kvm: run.kvm,
         }
     }

@@ -1,5 +1,8 @@
 //! What a user asks for: the description of one VM, and the words in which it is written on the command line.
 
+pub mod hostile;
+pub mod lie;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -52,6 +55,10 @@ pub struct Config {
     pub on_reset: OnReset,
     /// How to print the statistics on exit.
     pub stats: Option<StatsFormat>,
+    /// Which devices lie to the guest, if any.
+    pub hostile: Option<hostile::Options>,
+    /// Where the lies are written down.
+    pub hostile_log: Option<LogFile>,
     /// The KVM device.
     pub kvm: PathBuf,
 }
@@ -169,6 +176,13 @@ pub enum StatsFormat {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(String);
+
+impl ParseError {
+    /// With this explanation.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
 
 fn bad<T>(why: impl Into<String>) -> Result<T, ParseError> {
     Err(ParseError(why.into()))

@@ -16,6 +16,7 @@ pub mod devices;
 pub mod event;
 #[cfg(any(test, feature = "test-faults"))]
 pub mod faulty;
+pub mod hostile;
 pub mod log;
 pub mod run;
 pub mod sample;
@@ -27,3 +28,4 @@ pub mod threads;
 pub mod unix_socket;
 pub mod virtio;
 pub mod vmm;
+pub mod wrap;

@@ -42,7 +42,7 @@ struct Cost {
 }
 
 fn hypercalls() -> u64 {
-    pvops::worlds::xen::hypercall::named_counts().map(|(_, _, count)| count).sum()
+    pvops::hypercalls().map(|(_, _, count)| count).sum()
 }
 
 /// Hypercalls of one run, and the median of its ticks.

@@ -1,4 +1,4 @@
-//! What did we wake up on? Asked once, at boot; the answer chooses the backend and is shown to people, nothing else.
+//! Detects what the kernel runs on, once, at boot. The result chooses the backend and is printed; nothing else uses it.
 
 use core::arch::x86_64::__cpuid;
 use shared_abi::{board, kvm};
@@ -11,23 +11,33 @@ pub enum World {
     /// Ring 0, nothing paravirtual.
     Native,
     /// Ring 0 under KVM, or under a hypervisor with KVM's interface.
+    #[cfg(feature = "kvm")]
     Kvm,
     /// Ring 3 under Xen's paravirtual interface.
+    #[cfg(feature = "xen")]
     Xen,
 }
 
 impl World {
+    /// That of a machine with KVM's interface.
+    #[cfg(feature = "kvm")]
+    const KVM: Self = Self::Kvm;
+    #[cfg(not(feature = "kvm"))]
+    const KVM: Self = Self::Native;
+
     /// Its backend.
     pub fn backend(self) -> &'static Backend {
         match self {
             Self::Native => &crate::worlds::native::BACKEND,
+            #[cfg(feature = "kvm")]
             Self::Kvm => &crate::worlds::kvm::BACKEND,
+            #[cfg(feature = "xen")]
             Self::Xen => &crate::worlds::xen::BACKEND,
         }
     }
 }
 
-/// Where a person reads and types.
+/// The console for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
     /// The first serial port.
@@ -39,7 +49,7 @@ pub enum Console {
     },
 }
 
-/// What there is around the CPU.
+/// What was detected.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
     /// The world.
@@ -48,9 +58,9 @@ pub struct Surroundings {
     pub signature: [u8; 12],
     /// KVM's features; empty elsewhere.
     pub kvm: kvm::Features,
-    /// TSC frequency if the hypervisor tells it.
+    /// TSC frequency in kHz if the hypervisor reports it.
     pub tsc_khz: Option<u32>,
-    /// Local APIC timer frequency if the hypervisor tells it.
+    /// Local APIC timer frequency in kHz if the hypervisor reports it.
     pub apic_khz: Option<u32>,
     /// Number of virtio-mmio slots, on our own board.
     pub board_slots: Option<u32>,
@@ -73,7 +83,8 @@ impl Surroundings {
     }
 }
 
-/// What a kernel knows that Xen entered: CPUID tells a paravirtual guest of the hardware.
+/// What a kernel knows that Xen entered: CPUID describes the hardware to a paravirtual guest.
+#[cfg(feature = "xen")]
 pub fn on_xen() -> Surroundings {
     Surroundings {
         world: World::Xen,
@@ -88,7 +99,7 @@ pub fn on_xen() -> Surroundings {
     }
 }
 
-/// Looks.
+/// Detects, by CPUID.
 pub fn detect() -> Surroundings {
     let mut found = Surroundings {
         world: World::Native,
@@ -115,7 +126,7 @@ pub fn detect() -> Surroundings {
             kvm::CPUID_SIGNATURE if max == 0 || max > base => {
                 found.kvm = kvm::Features::from_bits_truncate(__cpuid(base + kvm::CPUID_FEATURES).eax);
                 if found.kvm.contains(kvm::Features::CLOCKSOURCE2) {
-                    found.world = World::Kvm;
+                    found.world = World::KVM;
                 }
                 if max >= base + kvm::CPUID_TIMING && max - base < kvm::CPUID_STEP {
                     let timing = __cpuid(base + kvm::CPUID_TIMING);

@@ -134,17 +134,19 @@ pub fn slot() -> usize {
 
 /// The first CPU's block. Its host and its interrupt handlers write it.
 fn first() -> VolatilePtr<'static, Block, ReadOnly> {
-    // SAFETY: a static, of which nobody makes references.
+    // SAFETY: a static, to which there are no references.
     unsafe { VolatilePtr::new_read_only(NonNull::new_unchecked((&raw mut BLOCKS).cast::<Block>())) }
 }
 
 /// The first CPU's word.
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "of the world kvm"))]
 pub(crate) fn eoi_word() -> VolatilePtr<'static, u32, ReadOnly> {
     let block = first();
     map_field!(block.eoi)
 }
 
 /// The first CPU's count. Interrupt handlers of the same CPU write it with one instruction.
+#[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "of the world kvm"))]
 pub(crate) fn ends_saved() -> u64 {
     let block = first();
     map_field!(block.ends_saved).read()

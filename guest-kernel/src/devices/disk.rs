@@ -64,7 +64,7 @@ struct Pending<'a> {
 }
 
 /// Why a request did not succeed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DiskError(pub String);
 
 impl core::fmt::Display for DiskError {

@@ -39,7 +39,11 @@ struct Reader {
     /// The disk's sector that the file system starts with, if it has larger sectors.
     rescaled: Option<u64>,
     cache: RefCell<Option<(u64, Vec<u8>)>>,
+    /// The first failure of the disk: the library takes some for the end of a directory.
+    failure: Failure,
 }
+
+type Failure = Rc<RefCell<Option<DiskError>>>;
 
 /// Entries of an old partition table.
 const ENTRIES: core::ops::Range<usize> = 446..510;
@@ -78,7 +82,7 @@ pub fn end_of_data(disk: &Disk) -> Result<u64, DiskError> {
 }
 
 impl Reader {
-    fn new(disk: Rc<Disk>) -> Result<Self, DiskError> {
+    fn new(disk: Rc<Disk>, failure: Failure) -> Result<Self, DiskError> {
         let first = disk.read_now(0, SECTOR_SIZE)?;
         let (made_up, shift) = if fat::is_fat(&first) {
             (Some(Partition { first: 1, sectors: disk.capacity() }), 1)
@@ -95,7 +99,7 @@ impl Reader {
             let boot = disk.read_now(start, SECTOR_SIZE)?;
             rescaled = (fat::sector_size(&boot) != SECTOR_SIZE).then_some(start);
         }
-        Ok(Self { disk, made_up, shift, rescaled, cache: RefCell::new(None) })
+        Ok(Self { disk, made_up, shift, rescaled, cache: RefCell::new(None), failure })
     }
 
     fn partitions(disk: &Disk, table: gpt::Layout) -> Result<Vec<Partition>, DiskError> {
@@ -163,7 +167,9 @@ impl BlockDevice for Reader {
 
     fn read(&self, blocks: &mut [Block], start: BlockIdx) -> Result<(), DiskError> {
         for (block, sector) in blocks.iter_mut().zip(u64::from(start.0)..) {
-            self.sector(sector, &mut block.contents)?;
+            self.sector(sector, &mut block.contents).inspect_err(|error| {
+                self.failure.borrow_mut().get_or_insert_with(|| error.clone());
+            })?;
         }
         Ok(())
     }
@@ -246,7 +252,8 @@ fn with_directory<R>(
     path: &str,
     then: impl FnOnce(&mut Directory<'_>) -> Result<R, Error>,
 ) -> Result<R, String> {
-    let reader = Reader::new(disk.clone()).map_err(|error| error.to_string())?;
+    let failure = Failure::default();
+    let reader = Reader::new(disk.clone(), failure.clone()).map_err(|error| error.to_string())?;
     let manager: VolumeManager<_, _, 4, 4, 1> = VolumeManager::new(reader, NoTime);
     let work = || {
         let volume = manager.open_volume(VolumeIdx(0))?;
@@ -257,7 +264,11 @@ fn with_directory<R>(
         }
         then(&mut directory)
     };
-    work().map_err(|error| message(&error))
+    let result = work().map_err(|error| message(&error));
+    match failure.take() {
+        Some(DiskError(why)) => Err(why),
+        None => result,
+    }
 }
 
 fn message(error: &Error) -> String {

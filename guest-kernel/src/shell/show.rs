@@ -21,7 +21,7 @@ pub(super) fn operations(out: &mut String) -> fmt::Result {
         let how = summary.kind.map_or("indirect", |kind| kind.name());
         writeln!(out, "{:20} {:>5}  {how:8}  {}", op.name(), summary.sites, mnemonics(op, summary.kind))?;
     }
-    for (number, name, count) in pvops::worlds::xen::hypercall::named_counts() {
+    for (number, name, count) in pvops::hypercalls() {
         writeln!(out, "hypercall {number:>2} {name:18} {count:>9}")?;
     }
     Ok(())

@@ -1,16 +1,19 @@
 //! The registers of a slot with a bug: what the driver writes is changed before the transport sees it, what it reads after.
 
 use super::Bug;
-use crate::devices::BusDevice;
 use crate::virtio::mmio::MmioTransport;
-use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, Register};
+use crate::wrap::{Registers, SlotWrapper, WrappedSlot};
+use shared_abi::virtio::mmio::{InterruptStatus, Register};
 use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A slot with a bug.
-pub struct FaultySlot {
+pub type FaultySlot = WrappedSlot<FaultInRegisters>;
+
+/// The bug of a slot.
+pub struct FaultInRegisters {
     bug: Bug,
-    inner: Arc<MmioTransport>,
+    transport: Arc<MmioTransport>,
     offered: u64,
     written: Mutex<Written>,
 }
@@ -31,32 +34,21 @@ impl Written {
 
 impl FaultySlot {
     /// This slot, which has no driver yet, with a bug.
-    pub fn new(bug: Bug, inner: Arc<MmioTransport>) -> Self {
-        let mut slot = Self { bug, inner, offered: 0, written: Mutex::new(Written::NOTHING) };
-        for half in [1, 0] {
-            slot.put(Register::DeviceFeaturesSel, half);
-            slot.offered = slot.offered << 32 | u64::from(slot.get(Register::DeviceFeatures));
-        }
-        slot
+    pub fn new(bug: Bug, transport: Arc<MmioTransport>) -> Self {
+        let inner = Registers::new(transport.clone());
+        let offered = inner.offered();
+        Self::around(inner, FaultInRegisters { bug, transport, offered, written: Mutex::new(Written::NOTHING) })
     }
+}
 
-    fn get(&self, register: Register) -> u32 {
-        let mut data = [0; 4];
-        self.inner.read(register.offset(), &mut data);
-        u32::from_le_bytes(data)
-    }
-
-    fn put(&self, register: Register, value: u32) {
-        self.inner.write(register.offset(), &value.to_le_bytes());
-    }
-
-    fn read_register(&self, register: Register, value: u32) -> u32 {
+impl SlotWrapper for FaultInRegisters {
+    fn read(&self, _inner: &Registers, register: Register, value: u32) -> u32 {
         let shown = || self.written.lock().unwrap_or_else(PoisonError::into_inner).shown;
         match register {
             Register::ConfigGeneration if self.bug == Bug::ConfigGenerationStuck => 0,
             // There is no driver yet.
             Register::DeviceFeatures
-                if self.bug == Bug::StrictDriver && !self.inner.status().contains(Status::DRIVER) =>
+                if self.bug == Bug::StrictDriver && !self.transport.status().contains(Status::DRIVER) =>
             {
                 0
             }
@@ -65,10 +57,10 @@ impl FaultySlot {
         }
     }
 
-    fn write_register(&self, register: Register, value: u32) {
+    fn write(&self, inner: &Registers, register: Register, value: u32) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         match register {
-            Register::Status => return self.write_status(&mut written, value),
+            Register::Status => return self.write_status(inner, &mut written, value),
             Register::DriverFeaturesSel => written.driver_features_sel = value,
             Register::DriverFeatures => {
                 let half = if written.driver_features_sel == 0 { 0 } else { 32 };
@@ -78,15 +70,23 @@ impl FaultySlot {
             Register::QueueSel => written.queue_sel = value,
             _ => {}
         }
-        self.put(register, value);
+        inner.put(register, value);
     }
 
-    fn write_status(&self, written: &mut Written, value: u32) {
-        let before = self.inner.status() | written.shown;
+    fn after_access(&self) {
+        if self.bug == Bug::FaultEndsHost && self.transport.fault().is_some() {
+            std::process::abort();
+        }
+    }
+}
+
+impl FaultInRegisters {
+    fn write_status(&self, inner: &Registers, written: &mut Written, value: u32) {
+        let before = self.transport.status() | written.shown;
         if value == 0 {
-            self.put(Register::Status, 0);
+            inner.put(Register::Status, 0);
             *written = Written::NOTHING;
-            if self.bug == Bug::FaultOutlivesReset && self.inner.fault().is_some() {
+            if self.bug == Bug::FaultOutlivesReset && self.transport.fault().is_some() {
                 written.shown = Status::DEVICE_NEEDS_RESET;
             }
             return;
@@ -96,45 +96,45 @@ impl FaultySlot {
             if is_out_of_step(before, value) {
                 return;
             }
-            if new.contains(Status::DRIVER_OK) && self.lacks_queues(written.queue_sel) {
+            if new.contains(Status::DRIVER_OK) && self.lacks_queues(inner, written.queue_sel) {
                 written.shown |= Status::DEVICE_NEEDS_RESET;
             }
         }
         if self.bug == Bug::FeaturesOkAlways && new.contains(Status::FEATURES_OK) {
-            self.accept_what_is_offered(written);
+            self.accept_what_is_offered(inner, written);
         }
         if !written.shown.contains(Status::DEVICE_NEEDS_RESET) {
-            return self.put(Register::Status, value);
+            return inner.put(Register::Status, value);
         }
-        self.put(Register::Status, value & !u32::from(Status::DRIVER_OK.bits()));
-        if new.contains(Status::DRIVER_OK) && self.inner.status().contains(Status::FEATURES_OK) {
+        inner.put(Register::Status, value & !u32::from(Status::DRIVER_OK.bits()));
+        if new.contains(Status::DRIVER_OK) && self.transport.status().contains(Status::FEATURES_OK) {
             written.shown |= Status::DRIVER_OK;
-            self.inner.signal().raise(InterruptStatus::CONFIG_CHANGE);
+            self.transport.signal().raise(InterruptStatus::CONFIG_CHANGE);
         }
     }
 
     /// Gives the transport features that it agrees to instead of those that the driver has accepted.
-    fn accept_what_is_offered(&self, written: &Written) {
+    fn accept_what_is_offered(&self, inner: &Registers, written: &Written) {
         let features = written.driver_features & self.offered | CommonFeatures::VERSION_1.bits();
         for half in [0, 1] {
-            self.put(Register::DriverFeaturesSel, half);
-            self.put(Register::DriverFeatures, (features >> (32 * half)) as u32);
+            inner.put(Register::DriverFeaturesSel, half);
+            inner.put(Register::DriverFeatures, (features >> (32 * half)) as u32);
         }
-        self.put(Register::DriverFeaturesSel, written.driver_features_sel);
+        inner.put(Register::DriverFeaturesSel, written.driver_features_sel);
     }
 
     /// For [`Bug::StrictDriver`]: a queue is missing that every driver of the device sets up.
-    fn lacks_queues(&self, queue_sel: u32) -> bool {
-        let needed = match self.inner.device_type() {
-            DeviceType::BALLOON => self.inner.queue_count() as u32,
+    fn lacks_queues(&self, inner: &Registers, queue_sel: u32) -> bool {
+        let needed = match self.transport.device_type() {
+            DeviceType::BALLOON => self.transport.queue_count() as u32,
             DeviceType::NET | DeviceType::CONSOLE => 2,
             _ => 1,
         };
         let lacks = (0..needed).any(|index| {
-            self.put(Register::QueueSel, index);
-            self.get(Register::QueueReady) == 0
+            inner.put(Register::QueueSel, index);
+            inner.get(Register::QueueReady) == 0
         });
-        self.put(Register::QueueSel, queue_sel);
+        inner.put(Register::QueueSel, queue_sel);
         lacks
     }
 }
@@ -146,25 +146,4 @@ fn is_out_of_step(before: Status, value: u32) -> bool {
     let known = (0..steps.len()).any(|step| before == reached(step) && value == u32::from(reached(step + 1).bits()));
     let failed = value & u32::from(Status::FAILED.bits()) != 0 && before.contains(Status::DRIVER);
     !known && !failed && value != u32::from(before.bits())
-}
-
-impl BusDevice for FaultySlot {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        self.inner.read(offset, data);
-        if offset < CONFIG
-            && let (Some(register), Ok(data)) = (Register::at(offset), <&mut [u8; 4]>::try_from(data))
-        {
-            *data = self.read_register(register, u32::from_le_bytes(*data)).to_le_bytes();
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        match (Register::at(offset), data.try_into()) {
-            (Some(register), Ok(data)) if offset < CONFIG => self.write_register(register, u32::from_le_bytes(data)),
-            _ => self.inner.write(offset, data),
-        }
-        if self.bug == Bug::FaultEndsHost && self.inner.fault().is_some() {
-            std::process::abort();
-        }
-    }
 }

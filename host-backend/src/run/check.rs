@@ -4,6 +4,7 @@ use super::Error;
 use crate::config::{Config, Console, Kernel, LogFile, Peer};
 use crate::target::identity;
 use crate::vmm::memory;
+use shared_abi::virtio::DeviceType;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,25 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
     if wanted > slots {
         return usage(&format!("{wanted} devices do not fit the board's {slots} slots"));
     }
+    check_hostile(config)?;
     check_files(config)?;
     Ok(memory::check_size(config.memory)?)
+}
+
+/// Whether there is something that can lie.
+fn check_hostile(config: &Config) -> Result<(), Error> {
+    let Some(hostile) = &config.hostile else { return Ok(()) };
+    let has = |device_type: &DeviceType| match *device_type {
+        DeviceType::BLOCK => !config.disks.is_empty(),
+        DeviceType::NET => config.net.is_some(),
+        DeviceType::BALLOON => config.balloon,
+        DeviceType::CONSOLE => config.virtio_console.is_some(),
+        _ => config.rng,
+    };
+    if !hostile.devices.iter().any(has) {
+        return Err(Error::Usage("--hostile-device: the VM has no such device; add one, such as --rng".into()));
+    }
+    Ok(())
 }
 
 /// A console's file is emptied, and so are those that it is renamed to: none of them may be anything else that is named.
@@ -56,7 +74,8 @@ fn check_files(config: &Config) -> Result<(), Error> {
     }
     let serial = log_of(&config.console);
     let virtio = config.virtio_console.as_ref().and_then(log_of).filter(|log| Some(*log) != serial);
-    for log in [serial, virtio].into_iter().flatten() {
+    let lies = config.hostile_log.as_ref();
+    for log in [serial, virtio, lies].into_iter().flatten() {
         for file in names(log) {
             if let Some((what, _)) = others.iter().find(|(_, path)| same(&file, path)) {
                 let (log, file) = (log.path.display(), file.display());
@@ -64,7 +83,8 @@ fn check_files(config: &Config) -> Result<(), Error> {
             }
         }
     }
-    serial.zip(virtio).map_or(Ok(()), |(serial, virtio)| check_consoles(serial, virtio))
+    let pairs = [serial.zip(virtio), serial.zip(lies), virtio.zip(lies)];
+    pairs.into_iter().flatten().try_for_each(|(one, other)| check_consoles(one, other))
 }
 
 /// Two consoles may share a device or a pipe, but no file, and neither what is kept of one.

@@ -3,14 +3,17 @@
 use super::devices::{Models, devices};
 use super::peer::Peer;
 use super::platform::Platform;
-use super::{Error, open_output};
+use super::{Error, open_lies, open_output};
 use crate::config::{self, Config};
 use crate::control::{ControlConsole, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::reset::{ControlRegister, KeyboardController, ResetLine};
 use crate::devices::serial::SerialPort;
-use crate::devices::{Bus, InputSink};
+use crate::devices::{Bus, InputSink, InterruptLine};
+use crate::hostile::Hostile;
+use crate::hostile::liar::Liar;
+use crate::say;
 use crate::stop::Stop;
 use crate::virtio::Change;
 use crate::virtio::balloon::BalloonHandle;
@@ -22,6 +25,7 @@ use crate::vmm::lifecycle::{Event, Illegal, State};
 use crate::vmm::{kvm, memory, vcpu};
 use serde_json::{Map, Value, json};
 use shared_abi::board;
+use shared_abi::virtio::DeviceType;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,6 +61,8 @@ pub struct Machine {
     pub(super) stop: Arc<Stop>,
     /// The other end of the network card.
     pub(super) peer: Option<Arc<Peer>>,
+    /// The devices that lie, if any.
+    pub(super) hostile: Option<Hostile>,
 }
 
 /// A machine that is built but does not run yet.
@@ -78,6 +84,7 @@ impl Machine {
         let entry = super::image::load(&memory, config)?;
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let output = open_output(&config.console, config.console_rate, &reset)?;
+        let lies = config.hostile_log.as_ref().map(open_lies).transpose()?;
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
             devices(config, &memory, stop, &reset, &output)?;
 
@@ -94,9 +101,19 @@ impl Machine {
         ports.insert(board::KEYBOARD_PORT.into(), 1, Arc::new(KeyboardController(reset.clone())));
         let mut mmio = Bus::default();
         let mut devices = Vec::new();
-        for (slot, (name, model)) in (0..).zip(models) {
-            let transport = MmioTransport::named(&name, model, memory.clone(), line(board::VIRTIO_MMIO_GSI + slot)?);
-            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, super::parts::slot(&transport));
+        let mut hostile = config.hostile.clone().map(|options| Hostile::new(options, lies.clone()));
+        for (slot, (name, mut model)) in (0..).zip(models) {
+            let mut line: Arc<dyn InterruptLine> = line(board::VIRTIO_MMIO_GSI + slot)?;
+            if let Some(hostile) = &mut hostile {
+                let balloon = balloon.as_ref().filter(|_| model.device_type() == DeviceType::BALLOON);
+                (model, line) = hostile.device(&name, model, line, balloon);
+            }
+            let transport = MmioTransport::named(&name, model, memory.clone(), line);
+            let mut registers = super::parts::slot(&transport);
+            if let Some(hostile) = &hostile {
+                registers = hostile.slot(&transport, registers);
+            }
+            mmio.insert(slot_address(slot), board::VIRTIO_MMIO_STRIDE, registers);
             devices.push((name, transport));
         }
         let exits = Arc::new(Counters::default());
@@ -109,8 +126,13 @@ impl Machine {
         // All that was named is as it must be: from here on something is made.
         let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
         let virtio = config.virtio_console.as_ref().zip(virtio_output.as_deref());
-        let consoles: Vec<_> = [(&config.console, &*output)].into_iter().chain(virtio).collect();
+        let log = config.hostile_log.clone().map(config::Console::File);
+        let log = log.as_ref().zip(lies.as_deref());
+        let consoles: Vec<_> = [(&config.console, &*output)].into_iter().chain(virtio).chain(log).collect();
         create(&consoles)?;
+        if let Some(hostile) = &hostile {
+            say!("{}", hostile.notice());
+        }
         let machine = Self {
             devices,
             output,
@@ -125,6 +147,7 @@ impl Machine {
             config: config.clone(),
             stop: stop.clone(),
             peer,
+            hostile,
         };
         Ok(BuiltMachine { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
     }
@@ -133,12 +156,16 @@ impl Machine {
 impl Controlled for Machine {
     fn status(&self) -> Value {
         let device = |(name, transport): &(String, Arc<MmioTransport>)| {
-            json!({
+            let mut device = json!({
                 "name": name,
                 "type": transport.device_type().name(),
                 "status": transport.status().bits(),
                 "problems": transport.problems(),
-            })
+            });
+            if let Some(liar) = self.liar(name) {
+                device["lies"] = liar.counters();
+            }
+            device
         };
         let mut status = json!({
             "state": if self.stop.requested() { "stopping" } else { self.gate.state().name() },
@@ -164,6 +191,9 @@ impl Controlled for Machine {
                 let mut counters = json!(transport.counters());
                 if let (Some(fault), Some(object)) = (transport.fault(), counters.as_object_mut()) {
                     object.insert("first_fault".into(), fault.into());
+                }
+                if let Some(liar) = self.liar(name) {
+                    counters["lies"] = liar.counters();
                 }
                 (name.clone(), counters)
             })
@@ -209,6 +239,10 @@ impl Controlled for Machine {
 }
 
 impl Machine {
+    fn liar(&self, device: &str) -> Option<&Arc<Liar>> {
+        self.hostile.as_ref().and_then(|hostile| hostile.liar(device))
+    }
+
     /// Refuses `event` as soon as the VM's end is requested; its vCPUs are stopped a little later.
     fn must_not_end(&self, event: Event) -> Result<(), String> {
         let illegal = Illegal { state: State::Stopped, event };

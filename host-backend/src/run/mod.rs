@@ -156,6 +156,12 @@ fn open_output(console: &Console, rate: Option<u64>, reset: &Arc<ResetLine>) -> 
     Ok(Arc::new(output.give_up_on(reset.clone()).at_rate(rate)))
 }
 
+/// Opens the file for the lies, and neither makes nor empties it.
+fn open_lies(log: &crate::config::LogFile) -> Result<Arc<Output>, Error> {
+    let output = Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?;
+    Ok(Arc::new(output))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

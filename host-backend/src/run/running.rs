@@ -79,6 +79,9 @@ impl RunningMachine {
             }
         }
         super::parts::clock(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
+        if let Some(hostile) = &self.machine.hostile {
+            hostile.start(&self.machine.stop).map_err(Error::system("start a thread"))?;
+        }
         for (index, vcpu) in (0..).zip(std::mem::take(&mut self.platform.vcpus)) {
             let vcpu = vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?;
             self.vcpus.push(vcpu);

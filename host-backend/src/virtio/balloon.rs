@@ -274,6 +274,14 @@ impl BalloonHandle {
         }
     }
 
+    /// Asks the guest for new numbers, if it can be asked, and does not wait for them.
+    pub(crate) fn ask(&self) {
+        if self.0.can_ask.load(Ordering::Relaxed) {
+            self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).wanted = true;
+            self.0.poke();
+        }
+    }
+
     /// The numbers after asking the guest for new ones, which it has `patience` to give. A guest that cannot be asked is
     /// not waited for.
     pub fn fresh_numbers(&self, patience: Duration) -> BalloonNumbers {

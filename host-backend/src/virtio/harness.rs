@@ -53,8 +53,17 @@ impl Rig {
     }
 
     pub(crate) fn with_memory(device: impl Device + 'static, memory: GuestRam) -> Self {
+        Self::made(memory, |line| (Box::new(device), line))
+    }
+
+    /// A device with something around its interrupt line.
+    pub(crate) fn made(
+        memory: GuestRam,
+        make: impl FnOnce(Arc<dyn InterruptLine>) -> (Box<dyn Device>, Arc<dyn InterruptLine>),
+    ) -> Self {
         let edges = Arc::new(Edges::default());
-        let transport = MmioTransport::new(Box::new(device), memory.clone(), edges.clone());
+        let (device, line) = make(edges.clone());
+        let transport = MmioTransport::new(device, memory.clone(), line);
         Self { memory, bus: transport.clone(), transport, edges }
     }
 

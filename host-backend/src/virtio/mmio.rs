@@ -248,7 +248,7 @@ impl MmioTransport {
     }
 
     /// Has the device look at queue `index`, which is no notification of the guest.
-    fn run_queue(&self, index: usize) {
+    pub(crate) fn run_queue(&self, index: usize) {
         match self.notifier.get() {
             Some(notifier) => drop(notifier.queues.get(index).map(QueueEvent::signal_own)),
             None => while self.process_queue(index) == Progress::More {},

@@ -6,7 +6,6 @@
 mod chain;
 
 use crate::vmm::GuestRam;
-use chain::Buffer;
 pub use chain::Chain;
 use shared_abi::virtio::ring;
 use std::fmt::Debug;
@@ -47,6 +46,8 @@ pub enum Fault {
     NoAnswer(u16),
     #[error("the ring cannot be accessed: {0}")]
     Ring(Error),
+    #[error("nothing: a hostile device asks for a reset without a reason")]
+    Pretended,
 }
 
 impl From<Error> for Fault {
@@ -71,13 +72,16 @@ pub struct Placement {
     pub device: u64,
 }
 
-/// The ring of a queue: that of virtio-queue, or a wrapper around another one.
+/// A ring as something around another one has it; most queues have that of virtio-queue alone.
 pub trait Ring: Debug + Send {
     /// Where the ring is and how far it has come.
     fn queue(&self) -> &Queue;
 
     /// The same to be changed.
     fn queue_mut(&mut self) -> &mut Queue;
+
+    /// A chain was taken, as it was read then.
+    fn taken(&mut self, _chain: &Chain) {}
 
     /// Returns a chain to the driver.
     ///
@@ -120,10 +124,33 @@ impl Ring for Queue {
     }
 }
 
+/// The ring of a queue. What is around it costs a queue that has nothing around it no indirect call.
+#[derive(Debug)]
+enum AnyRing {
+    Plain(Queue),
+    Wrapped(Box<dyn Ring>),
+}
+
+impl AnyRing {
+    fn queue(&self) -> &Queue {
+        match self {
+            Self::Plain(queue) => queue,
+            Self::Wrapped(ring) => ring.queue(),
+        }
+    }
+
+    fn queue_mut(&mut self) -> &mut Queue {
+        match self {
+            Self::Plain(queue) => queue,
+            Self::Wrapped(ring) => ring.queue_mut(),
+        }
+    }
+}
+
 /// A queue of a device.
 #[derive(Debug)]
 pub struct VirtQueue {
-    ring: Box<dyn Ring>,
+    ring: AnyRing,
     /// Chains returned since the driver was last considered for an interrupt.
     returned: u16,
 }
@@ -138,7 +165,7 @@ impl VirtQueue {
     /// A queue that the driver has not set up.
     pub fn new() -> Self {
         // SIZE_MAX is a power of two, the only thing that is checked.
-        Self { ring: Box::new(Queue::new(SIZE_MAX).unwrap_or_default()), returned: 0 }
+        Self { ring: AnyRing::Plain(Queue::new(SIZE_MAX).unwrap_or_default()), returned: 0 }
     }
 
     /// Makes the queue live where the driver put it.
@@ -174,8 +201,11 @@ impl VirtQueue {
 
     /// Puts a wrapper around the ring, until the queue is reset.
     pub fn wrap_ring(&mut self, wrap: impl FnOnce(Box<dyn Ring>) -> Box<dyn Ring>) {
-        let ring = std::mem::replace(&mut self.ring, Box::new(Queue::default()));
-        self.ring = wrap(ring);
+        let inner = match std::mem::replace(&mut self.ring, AnyRing::Plain(Queue::default())) {
+            AnyRing::Plain(queue) => Box::new(queue),
+            AnyRing::Wrapped(ring) => ring,
+        };
+        self.ring = AnyRing::Wrapped(wrap(inner));
     }
 
     /// Takes the queue away from the driver.
@@ -199,31 +229,12 @@ impl VirtQueue {
     /// Any [`Fault`] of the ring or the chain.
     pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
         let size = self.ring.queue().size();
-        let Some(mut descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
-        let head = descriptors.head_index();
-        if head >= size {
-            return Err(Fault::Head(head));
+        let Some(descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
+        let chain = Chain::read_all(memory, size, descriptors)?;
+        if let AnyRing::Wrapped(ring) = &mut self.ring {
+            ring.taken(&chain);
         }
-        let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
-        let mut goes_on = true;
-        for descriptor in descriptors.by_ref() {
-            if chain.readable.len() + chain.writable.len() == CHAIN_MAX {
-                return Err(Fault::ChainTooLong(head));
-            }
-            let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
-            if !buffer.lies_in(memory) {
-                return Err(Fault::OutsideMemory { head, address: buffer.address.0, len: buffer.len });
-            }
-            if descriptor.is_write_only() {
-                chain.writable.push(buffer);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(buffer);
-            } else {
-                return Err(Fault::Direction(head));
-            }
-            goes_on = descriptor.has_next();
-        }
-        if goes_on { Err(Fault::BrokenChain(head)) } else { Ok(Some(chain)) }
+        Ok(Some(chain))
     }
 
     /// Takes the next available chain; if the queue is empty, asks for a notification and looks again.
@@ -253,7 +264,10 @@ impl VirtQueue {
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         self.returned = self.returned.saturating_add(1);
-        self.ring.add_used(memory, head, written)
+        match &mut self.ring {
+            AnyRing::Plain(queue) => Ring::add_used(queue, memory, head, written),
+            AnyRing::Wrapped(ring) => ring.add_used(memory, head, written),
+        }
     }
 
     /// Asks the driver not to notify.
@@ -285,7 +299,10 @@ impl VirtQueue {
         if std::mem::take(&mut self.returned) == 0 {
             return Ok(false);
         }
-        self.ring.wants_interrupt(memory)
+        match &mut self.ring {
+            AnyRing::Plain(queue) => Ring::wants_interrupt(queue, memory),
+            AnyRing::Wrapped(ring) => ring.wants_interrupt(memory),
+        }
     }
 }
 

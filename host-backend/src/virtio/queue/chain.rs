@@ -1,32 +1,65 @@
 //! A descriptor chain as a device sees it: whole, and inside guest memory.
 
-use super::Slice;
+use super::{CHAIN_MAX, Fault, Slice};
 use crate::vmm::GuestRam;
+use virtio_queue::DescriptorChain;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend, Permissions};
 
 /// A buffer of a chain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Buffer {
-    pub(super) address: GuestAddress,
-    pub(super) len: u32,
+struct Buffer {
+    address: GuestAddress,
+    len: u32,
 }
 
 impl Buffer {
     /// Whether all of it is in memory. An empty buffer has an address too, and code that rounds it.
-    pub(super) fn lies_in(self, memory: &GuestRam) -> bool {
+    fn lies_in(self, memory: &GuestRam) -> bool {
         GuestMemory::check_range(memory, self.address, self.len.max(1) as usize, Permissions::ReadWrite)
     }
 }
 
 /// A descriptor chain, checked and copied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Chain {
-    pub(super) head: u16,
-    pub(super) readable: Vec<Buffer>,
-    pub(super) writable: Vec<Buffer>,
+    head: u16,
+    readable: Vec<Buffer>,
+    writable: Vec<Buffer>,
 }
 
 impl Chain {
+    /// Checks and copies a chain of a queue with `size` entries.
+    pub(super) fn read_all(
+        memory: &GuestRam,
+        size: u16,
+        mut descriptors: DescriptorChain<&GuestRam>,
+    ) -> Result<Self, Fault> {
+        let head = descriptors.head_index();
+        if head >= size {
+            return Err(Fault::Head(head));
+        }
+        let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
+        let mut goes_on = true;
+        for descriptor in descriptors.by_ref() {
+            if chain.readable.len() + chain.writable.len() == CHAIN_MAX {
+                return Err(Fault::ChainTooLong(head));
+            }
+            let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
+            if !buffer.lies_in(memory) {
+                return Err(Fault::OutsideMemory { head, address: buffer.address.0, len: buffer.len });
+            }
+            if descriptor.is_write_only() {
+                chain.writable.push(buffer);
+            } else if chain.writable.is_empty() {
+                chain.readable.push(buffer);
+            } else {
+                return Err(Fault::Direction(head));
+            }
+            goes_on = descriptor.has_next();
+        }
+        if goes_on { Err(Fault::BrokenChain(head)) } else { Ok(chain) }
+    }
+
     /// What to return it under.
     pub fn head(&self) -> u16 {
         self.head

@@ -9,7 +9,7 @@ pub mod tsc;
 use crate::ops::cpu::msr;
 use crate::percpu;
 use crate::table::{Backend, CpuOps, EventOps, IrqOps, MemoryOps, MmuOps, Op, Ops, SmpOps, TimeOps, VmmOps, op};
-use crate::template::{Template, template};
+use crate::template::Template;
 use crate::types::Flags;
 use core::arch::{asm, naked_asm};
 use x86_64::registers::control::Cr4Flags;
@@ -113,7 +113,7 @@ pub(crate) const TEMPLATES: &[(Op, Template)] = &[
 macro_rules! instructions {
     ($($(#[$doc:meta])* $function:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $template:ident: $($line:literal),* $(,)?;)*) => {
         $(
-            template!($(#[$doc])* $template, $($line),*);
+            crate::template!($(#[$doc])* pub(crate) $template, $($line),*);
 
             $(#[$doc])*
             #[unsafe(naked)]
@@ -165,7 +165,7 @@ instructions! {
     relax(), RELAX: "pause";
 }
 
-template!(
+crate::template!(
     /// The frame is on top of the stack.
     IRET,
     "iretq",
@@ -177,7 +177,7 @@ pub(crate) unsafe extern "sysv64" fn iret() {
     naked_asm!("add rsp, 8", "iretq")
 }
 
-template!(
+crate::template!(
     /// For operations that do nothing here.
     NOTHING,
 );

@@ -2,13 +2,13 @@
 
 use super::entry;
 use crate::table::{Op, op};
-use crate::template::{Template, template};
+use crate::template::Template;
 use crate::worlds::native;
 
 pub(super) const TEMPLATES: &[(Op, Template)] =
     &[(op::irq::save, SAVE), (op::irq::disable, DISABLE), (op::irq::enable, ENABLE), (op::smp::relax, native::RELAX)];
 
-template!(
+crate::template!(
     /// The upcall mask of CPU 0 as it was, then set.
     SAVE,
     "mov al, 1",
@@ -16,13 +16,13 @@ template!(
     "movzx eax, al",
 );
 
-template!(
+crate::template!(
     /// The upcall mask of CPU 0.
     DISABLE,
     "mov byte ptr [XEN_SHARED_INFO + 1], 1",
 );
 
-template!(
+crate::template!(
     /// Unmasks, and only then looks: an event that arrives in between is seen by one or the other.
     ENABLE,
     "mov byte ptr [XEN_SHARED_INFO + 1], 0",
