@@ -153,7 +153,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// For whoever writes a profile.
+    /// What an author of a profile should look at.
     fn hint(&self) -> String {
         let heard = if self.console.trim().is_empty() {
             "nothing was heard from the serial port"

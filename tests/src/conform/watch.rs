@@ -49,7 +49,7 @@ pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Re
     Ok(stderr)
 }
 
-/// What a program says beside the serial line must be read, or it would wait.
+/// What a program prints apart from the serial line must be read, or it would block.
 fn drain(mut talk: Console) {
     while talk.next(Duration::from_secs(60)) != Event::Closed {}
 }
