@@ -26,6 +26,16 @@ pub fn readable(line: &str) -> String {
     format!("{what} {}{how}{gap}{}", report.name, fields.join(", "))
 }
 
+/// A line for people: bounded, without control characters.
+pub fn shown(text: &str) -> String {
+    const MAX: usize = 400;
+    let mut out: String = text.chars().filter(|char| !char.is_control() || *char == '\t').take(MAX).collect();
+    if text.chars().count() > MAX {
+        out.push('…');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use crate::transport::{config, features, notifications, queues, status};
 #[cfg(feature = "guest")]
 use {
     crate::support::device::{Dev, Target},
-    crate::support::raw::{Dir, Queue, link},
+    crate::support::raw::{Dir, Queue, link, wait_until},
     crate::support::registers::Regs,
     crate::support::transport::{Bus, each, live, still_live},
     crate::support::{Context, End, Verdict, equal, error, holds, skip},
@@ -185,6 +185,31 @@ const OWN: &[Check] = checks![
         }),
     },
     Check {
+        name: "mmio/queue-that-is-not-ready-is-left-alone",
+        rule: "A device does not access a queue while its QueueReady is 0",
+        clause: DEVICE,
+        method: "Let the device use a buffer, write 0 to QueueReady, offer the buffer again, notify, wait 20 ms",
+        expectation: "QueueReady reads 0, the used index stays",
+        run: |cx| {
+            const QUIET: u64 = 20_000_000;
+            let target = cx.device(DeviceType::RNG)?;
+            let window = window(target).map_err(|_| skip("there is no virtio-mmio entropy device"))?;
+            let dev = Dev::with_features(target, 0)?;
+            let mut queue = dev.queue(0, 8)?;
+            dev.start()?;
+            let buf = dev.buffer(64)?;
+            let head = queue.chain(0, &[link(&buf, Dir::In)]);
+            queue.send(&dev, head);
+            queue.wait()?;
+            Regs::mmio_write(window, Register::QueueSel, 0);
+            Regs::mmio_write(window, Register::QueueReady, 0);
+            equal("QueueReady", 0, Regs::mmio_read(window, Register::QueueReady))?;
+            queue.send(&dev, head);
+            wait_until(QUIET, || queue.used_index() != queue.seen());
+            equal("used index of a queue that is not ready", queue.seen(), queue.used_index())
+        },
+    },
+    Check {
         name: "mmio/reset-clears-interrupt-status",
         rule: "A reset clears all bits of the interrupt status",
         clause: DEVICE,
@@ -236,7 +261,7 @@ mod code {
         // With interrupts off nothing but this code acknowledges.
         queue.send(&dev, head);
         queue.wait()?;
-        crate::support::raw::wait_until(1_000_000_000, || Regs::mmio_read(window, Register::InterruptStatus) != 0);
+        wait_until(1_000_000_000, || Regs::mmio_read(window, Register::InterruptStatus) != 0);
         check(&dev, window)
     }
 }

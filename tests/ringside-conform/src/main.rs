@@ -1,4 +1,4 @@
-//! `ringside-conform`: runs the conformance suite on hypervisors, with nothing beside it but them. See
+//! `ringside-conform`: runs the conformance suite on hypervisors, and needs nothing else. See
 //! `ringside-conform --help`.
 //!
 //! Exit status 0: done, and nothing failed that is not a known defect; 1: something did, or a step failed and was named; 2: the

@@ -15,7 +15,7 @@ pub struct SuiteOptions {
     /// Take advice, where a rule that need not hold does not, for a failure
     #[arg(long)]
     pub strict: bool,
-    /// On the hypervisor that this file describes (docs/conformance.md); alone, or beside those of --on
+    /// On the hypervisor that this file describes (docs/conformance.md); alone, or in addition to those of --on
     #[arg(long, value_name = "FILE.toml")]
     pub profile: Vec<PathBuf>,
     /// Show each line of the guests' consoles as it comes, report lines and the hypervisor's own among them

@@ -5,10 +5,11 @@ use crate::conform::catalogue::{Entry, Pattern};
 use crate::conform::host_action::Handler;
 use crate::conform::outcome::{CheckResult, Outcome, TestbedResult};
 use crate::conform::profile::{Ends, Profile};
-use crate::conform::start::{Progress, Step, shown};
+use crate::conform::start::{Progress, Step};
 use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TAIL, TICK, result_of};
 use crate::console::Event;
 use crate::readable::readable;
+use crate::readable::shown;
 use crate::running::Running;
 use anyhow::anyhow;
 use shared_abi::report::{self, Kind, Report};
@@ -152,7 +153,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// For whoever writes a profile.
+    /// What an author of a profile should look at.
     fn hint(&self) -> String {
         let heard = if self.console.trim().is_empty() {
             "nothing was heard from the serial port"

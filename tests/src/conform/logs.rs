@@ -1,4 +1,4 @@
-//! What is kept of a run for whoever looks into a failure: the exact command line of each machine, its console, its error
+//! What is kept of a run to analyse a failure: the exact command line of each machine, its console, its error
 //! output and its own log. Each process of ours has a folder of its own for each testbed, so that two runs in one checkout
 //! do not write into each other's files; folders of processes that have ended go with the next run.
 

@@ -104,7 +104,7 @@ pub struct TestbedResult {
     pub problems: Vec<String>,
     /// The last console lines, kept where something went wrong.
     pub tail: Vec<String>,
-    /// What the program wrote to its error output, likewise.
+    /// What the program wrote to its error output, kept in the same case.
     pub stderr: Vec<String>,
     /// The command that started its machine, as a shell takes it.
     pub command: Option<String>,

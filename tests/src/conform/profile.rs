@@ -194,7 +194,7 @@ pub struct Profile {
     /// The guest's processors.
     #[serde(default = "one")]
     pub cpus: u32,
-    /// What the program may have at most beside the guest's memory, looked at behind each check of the group `hostile`.
+    /// What the program may have at most in addition to the guest's memory, checked after each check of the group `hostile`.
     pub overhead_mib: Option<u64>,
     /// Why the group `hostile`, with a machine for each check, is left out.
     pub without_hostile: Option<String>,

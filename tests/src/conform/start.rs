@@ -7,6 +7,7 @@ use crate::conform::media;
 use crate::conform::profile::{HOST_IN_TCG, KVM, Probe, Profile, RINGSIDE, Serial, VMX_OR_SVM};
 use crate::inner::Inner;
 use crate::machine::{Access, Boot, Disk, Machine, Publish};
+use crate::readable::shown;
 use crate::running::{Running, Stdio};
 use crate::testbed::{KvmPolicy, QEMU, Testbed, check_kvm, check_vmx_or_svm, find_program};
 use crate::web;
@@ -148,16 +149,6 @@ fn attempt(program: &Path, probe: &Probe) -> Result<()> {
         Ok(status) => bail!("{}: {} ({status})", probe.otherwise, shown(said)),
         Err(error) => bail!("{}: {error:#}", probe.otherwise),
     }
-}
-
-/// A line for people: bounded, without control characters.
-pub(super) fn shown(text: &str) -> String {
-    const MAX: usize = 400;
-    let mut out: String = text.chars().filter(|char| !char.is_control() || *char == '\t').take(MAX).collect();
-    if text.chars().count() > MAX {
-        out.push('…');
-    }
-    out
 }
 
 /// A command, ready to start, and where its serial line is.

@@ -4,9 +4,8 @@
 //! number with a dot in it, after a word boundary or a `v`. Its first three parts count; a missing one is 0. What follows is
 //! ignored: `1.17.0-dev`, `53.0-246-gae44c29` and `7.2.22 (Debian 1:7.2+dfsg-7)` are 1.17.0, 53.0.0 and 7.2.22.
 
-use crate::conform::start::shown;
-use crate::conform::watch::TICK;
 use crate::console::Event;
+use crate::readable::shown;
 use crate::running::Running;
 use semver::{Version, VersionReq};
 use serde::Serialize;
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 
 /// How long a program may take to print its version.
 const PATIENCE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(50);
 /// Lines that are kept of what it prints.
 const LINES_MAX: usize = 20;
 

@@ -1,8 +1,9 @@
 //! Watches a hypervisor that may hang, crash, talk rubbish or flood: the bounds, and what a line of the guest says.
 
 use crate::conform::outcome::{CheckResult, Outcome};
-use crate::conform::start::{Prepared, shown};
+use crate::conform::start::Prepared;
 use crate::console::{Console, Event};
+use crate::readable::shown;
 use crate::running::Running;
 use anyhow::Result;
 use shared_abi::report::{self, Report};
@@ -48,7 +49,7 @@ pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Re
     Ok(stderr)
 }
 
-/// What a program says beside the serial line must be read, or it would wait.
+/// What a program prints apart from the serial line must be read, or it would block.
 fn drain(mut talk: Console) {
     while talk.next(Duration::from_secs(60)) != Event::Closed {}
 }

@@ -3,15 +3,17 @@
 use crate::catalogue::{Check, attacks};
 #[cfg(feature = "guest")]
 use {
-    crate::support::End,
     crate::support::raw::{Buf, write_descriptor},
     crate::support::trial::{
         ARENA, DATA_AT, Entry, HEADER_AT, INDIRECT, NEXT, READ, SIZE, STATUS_AT, Trial, Unit, WRITE,
     },
+    crate::support::{End, skip},
     alloc::vec,
     alloc::vec::Vec,
     code::*,
     core::sync::atomic::{Ordering, fence},
+    guest_kernel::mm::PAGE_SIZE,
+    guest_kernel::mm::frames::{FRAMES, MAX_ORDER},
     shared_abi::virtio::CommonFeatures,
     shared_abi::virtio::blk::RequestType,
     shared_abi::virtio::ring::{self, DescriptorFlags},
@@ -132,9 +134,14 @@ pub(crate) const CHECKS: &[Check] = attacks![
         name: "hostile/buffer-of-4-gib",
         rule: INSIDE,
         clause: TABLE,
-        method: "A writable buffer of 0xffffffff bytes that starts in memory",
+        method: "A writable buffer of 0xffffffff bytes that starts in the last page of memory",
         device: RNG,
-        run: |trial| trial.shoot(0, 0, |unit| vec![(unit.at(DATA_AT), u32::MAX, WRITE, 0)]),
+        run: |trial| {
+            trial.cx.has("the end of memory")?;
+            // A device may write what lies in memory: that must be nobody else's.
+            let page = LastPage::take().ok_or_else(|| skip("the last page of memory is in use"))?;
+            trial.shoot(0, 0, |_| vec![(page.address(), u32::MAX, WRITE, 0)])
+        },
     },
     Attack {
         name: "hostile/buffer-over-device-registers",
@@ -359,6 +366,45 @@ pub(crate) const CHECKS: &[Check] = attacks![
 #[cfg(feature = "guest")]
 mod code {
     use super::*;
+
+    /// The last page of memory, which ends a block of free ones.
+    pub struct LastPage {
+        block: (u64, usize),
+    }
+
+    impl LastPage {
+        /// Takes all that is free, and gives back all but the block at the end. `None` if the last page is not free.
+        pub fn take() -> Option<Self> {
+            const BLOCKS_MAX: usize = 4096;
+            let mut blocks = Vec::with_capacity(BLOCKS_MAX);
+            let mut frames = FRAMES.lock();
+            for order in (0..=MAX_ORDER).rev() {
+                while blocks.len() < BLOCKS_MAX
+                    && let Some(frame) = frames.allocate(order)
+                {
+                    blocks.push((frame, order));
+                }
+            }
+            let limit = frames.limit();
+            let last = blocks.iter().position(|&block| end(block) == limit).map(|at| blocks.swap_remove(at));
+            blocks.drain(..).for_each(|(frame, order)| frames.free(frame, order));
+            last.map(|block| Self { block })
+        }
+
+        pub fn address(&self) -> u64 {
+            (end(self.block) - 1) * PAGE_SIZE as u64
+        }
+    }
+
+    impl Drop for LastPage {
+        fn drop(&mut self) {
+            FRAMES.lock().free(self.block.0, self.block.1);
+        }
+    }
+
+    fn end((frame, order): (u64, usize)) -> u64 {
+        frame + (1 << order)
+    }
 
     /// An address that no machine of ours has memory at.
     pub const FAR: u64 = 1 << 45;

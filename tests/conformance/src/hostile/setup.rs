@@ -7,7 +7,7 @@ use {
     crate::support::device::Dev,
     crate::support::raw::wait_until,
     crate::support::registers::{Layout, Regs},
-    crate::support::trial::{DATA_AT, HEADER_AT, NEXT, SIZE, STATUS_AT, Trial, Unit, WRITE},
+    crate::support::trial::{DATA_AT, HEADER_AT, NEXT, READ, SIZE, STATUS_AT, Trial, Unit, WRITE},
     crate::support::{End, equal},
     alloc::format,
     alloc::vec::Vec,
@@ -76,7 +76,11 @@ pub(crate) const CHECKS: &[Check] = attacks![
         method: "All three parts at one address, with requests in them",
         device: RNG,
         run: |trial| {
-            place(trial, |own| Layout { available: own.descriptors, used: own.descriptors, ..own })?;
+            // The first descriptor is the available ring then, and its address has the index: one entry, and far too many.
+            for index in [1, u16::MAX] {
+                let first = (u64::from(index) << 16, READ);
+                placed(trial, Some(first), &|own| Layout { available: own.descriptors, used: own.descriptors, ..own })?;
+            }
             place(trial, |own| Layout { used: own.available, ..own })
         },
     },
@@ -420,17 +424,24 @@ mod code {
 
     /// Sets a queue up where no driver would, whether the device likes it or not, publishes a request in a proper place, notifies.
     pub fn place(trial: &mut Trial<'_>, spoil: impl Fn(Layout) -> Layout) -> Result<(), End> {
-        placed(trial, &spoil)
+        placed(trial, None, &spoil)
     }
 
-    pub fn placed(trial: &mut Trial<'_>, spoil: &dyn Fn(Layout) -> Layout) -> Result<(), End> {
+    /// A queue at a place that `spoil` makes of a good one, with one request: by default a buffer that is written, else one at
+    /// an address, with flags.
+    pub fn placed(
+        trial: &mut Trial<'_>,
+        first: Option<(u64, u16)>,
+        spoil: &dyn Fn(Layout) -> Layout,
+    ) -> Result<(), End> {
         let dev = Dev::with_features(trial.target, 0)?;
         let data = dev.buffer(4096)?;
         let [table, available, used] = [dev.buffer(4096)?, dev.buffer(4096)?, dev.buffer(4096)?];
         let [descriptors, driver, device] = [&table, &available, &used].map(|part| part.address());
-        table.write64(0, data.address());
+        let (address, flags) = first.unwrap_or((data.address(), WRITE));
+        table.write64(0, address);
         table.write32(8, 16);
-        table.write16(12, WRITE);
+        table.write16(12, flags);
         available.write16(2, 1);
         let regs = dev.regs();
         regs.select_queue(0);

@@ -59,6 +59,18 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| each_interrupts(&mut Source::start(cx, CommonFeatures::empty())?, 10, |_| ()),
     },
     Check {
+        name: "queue/used-event-is-ignored-without-the-feature",
+        rule: "Without EVENT_IDX the device ignores used_event",
+        clause: INTERRUPTS,
+        method: "Ten requests, one at a time, with a used_event that is a thousand further",
+        expectation: "An interrupt for each",
+        run: |cx| {
+            each_interrupts(&mut Source::start(cx, CommonFeatures::empty())?, 10, |queue| {
+                queue.set_used_event(queue.seen().wrapping_add(1000));
+            })
+        },
+    },
+    Check {
         name: "queue/event-index-asks-for-interrupts",
         rule: "The device interrupts when the used index passes used_event",
         clause: INTERRUPTS,

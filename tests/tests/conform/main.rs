@@ -1,5 +1,8 @@
 //! The conformance harness against hypervisors that are shell scripts: good ones, and all kinds of bad ones.
 
+mod known_defects;
+mod profiles;
+
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use ringside_tests::conform::catalogue::{Entry, Pattern};
@@ -130,75 +133,6 @@ fn failures_are_told_with_their_rule_and_what_was_expected_and_seen() {
     let xml = junit::xml(&suite).unwrap();
     assert!(xml.contains("failures=\"1\" errors=\"1\""), "{xml}");
     assert!(xml.contains("&lt;script&gt;alert(1)"), "{xml}");
-}
-
-#[test]
-fn a_known_defect_does_not_fail_the_run_and_one_that_passes_is_reported() {
-    let bench = Bench::new();
-    let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'told to its author'\n
-                   [[known_defects]]\ncheck = 'net/mac*'\nreason = 'long ago'";
-    let suite = bench.suite(vec![bench.run(BAD, defects)]);
-    assert!(suite.succeeded(), "{}", text::failures(&suite));
-    assert_eq!(suite.testbeds[0].counts(None), Counts { pass: 2, known: 2, ..Counts::default() });
-    let told = text::failures(&suite);
-    assert!(told.contains("known block/flush on fake") && told.contains("told to its author"), "{told}");
-    assert!(told.contains("fixed? net/mac on fake passes, and is listed as a known defect: long ago"), "{told}");
-}
-
-#[test]
-fn check_that_was_never_tried_is_an_error_though_it_is_a_known_defect() {
-    let bench = Bench::new();
-    let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'told to its author'";
-    let died_at_once = bench.run("exit 1", defects);
-    assert_eq!(died_at_once.counts(None), Counts { error: 4, ..Counts::default() });
-    let died_later = bench.run("echo '@check block/flush fail why=lost'; exit 1", defects);
-    assert_eq!(died_later.counts(None), Counts { known: 1, error: 3, ..Counts::default() });
-}
-
-#[test]
-fn known_defect_of_other_versions_is_a_failure_and_a_pass_there_is_no_fix() {
-    let bench = Bench::new();
-    let run = |version: &str, body: &str, more: &str| {
-        let script = format!("if [ \"$1\" = version ]; then echo 'fake VMM {version}-dev'; exit; fi\n{body}");
-        let path = bench.script().display().to_string();
-        let args = format!("version_args = ['{path}', 'version']\n{more}");
-        bench.run(&script, &args)
-    };
-    let defects = "versions = '>=7.2, <9'\n[[known_defects]]\ncheck = 'block/*'\nreason = 'told'\n
-                   [[known_defects]]\ncheck = 'net/mac*'\nreason = 'for good'\nversions = '>=1'";
-    let known = |result: &TestbedResult| result.counts(None).known;
-    let old = run("7.2", BAD, defects);
-    assert_eq!(old.version.as_ref().unwrap().line, "fake VMM 7.2-dev");
-    assert_eq!((known(&old), old.succeeded()), (2, true));
-    assert!(text::failures(&bench.suite(vec![old])).contains("fixed? net/mac"));
-    let new = run("9.0.1", BAD, defects);
-    assert_eq!((new.counts(None).fail, new.counts(None).error, known(&new)), (1, 1, 0));
-    let fixed = run("9.0.1", GOOD, defects);
-    assert!(!text::failures(&bench.suite(vec![fixed])).contains("fixed? block"), "another version is no fix");
-    assert_eq!(known(&run("unknown", BAD, defects)), 2, "whatever is listed applies to an unknown version");
-
-    // A check that ends one version is tried on another.
-    let left_out = "[[left_out]]\ncheck = 'net/mtu*'\nreason = 'crashes'\nversions = '<8'";
-    let script = format!(
-        "test \"$2\" = 'conform without=net/mtu*' || exit 3\n{}",
-        GOOD.replace("echo '@check net/mtu ok'", "").replace("ran=4", "ran=3")
-    );
-    assert!(run("7.2", &script, left_out).succeeded());
-    assert!(run("8.0", &format!("test \"$2\" = conform || exit 3\n{GOOD}"), left_out).succeeded());
-}
-
-#[test]
-fn every_report_has_the_versions_of_catalogue_and_hypervisor() {
-    let bench = Bench::new();
-    let script = format!("if [ \"$1\" = version ]; then echo 'fake VMM 7.2'; exit; fi\n{GOOD}");
-    let args = format!("version_args = ['{}', 'version']", bench.script().display());
-    let suite = bench.suite(vec![bench.run(&script, &args)]);
-    let catalogue = catalogue::version();
-    for report in
-        [text::versions(&suite).join("\n"), suite.json().unwrap(), junit::xml(&suite).unwrap(), html::page(&suite)]
-    {
-        assert!(report.contains(&catalogue) && report.contains("fake VMM 7.2"), "{report}");
-    }
 }
 
 #[test]
@@ -452,71 +386,6 @@ fn failed_request_is_a_problem_of_the_testbed_and_the_run_continues() {
 }
 
 #[test]
-fn a_wrong_profile_is_one_line_that_names_the_key() {
-    let good = "name='x'\ntitle='t'\nprogram='p'\nargs=['{image}','{cmdline}']\ntimeout_seconds=1\n";
-    let parse = |text: &str| Profile::parse(Path::new("mine.toml"), text);
-    assert!(parse(good).is_ok());
-    for (text, part) in [
-        (format!("{good}tiemout = 1"), "mine.toml: line 6: unknown field `tiemout`"),
-        (good.replace("timeout_seconds=1", ""), "missing field `timeout_seconds`"),
-        (good.replace("'{image}'", "'{imgae}'"), "args: there is no placeholder {imgae}"),
-        (good.replace("'{image}',", ""), "{image} is nowhere"),
-        (good.replace(",'{cmdline}'", ""), "{cmdline} is nowhere"),
-        (good.replace("name='x'", "name='x y'"), "name is a word"),
-        (good.replace("seconds=1", "seconds=0"), "timeout_seconds is from 1 to 3600"),
-        (good.replace("seconds=1", "seconds='a'"), "line 5: invalid type: string"),
-        (format!("{good}[[known_defects]]\ncheck='*'\nreason=' '"), "a known defect has no reason"),
-        (format!("{good}[[known_defects]]\ncheck='a b'\nreason='x'"), "known_defects: the pattern \"a b\""),
-        (format!("{good}offers=['net', 'nte']"), "mine.toml: offers: there is no group \"nte\"; there are mmio, pci,"),
-        (format!("{good}serial='pipe'"), "{serial} and serial = \"pipe\" belong together"),
-        (format!("{good}[[files]]\nname='../x'\ntext=''"), "a word without folders"),
-        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['moon']"), "host_actions.can has words out of"),
-        (format!("{good}[host_actions]\nprotocol='qmp'\ncan=['disk']"), "host_actions needs {control}"),
-        (format!("{good}[host_actions]\nprotocol='klingon'\ncan=[]"), "unknown variant `klingon`"),
-        ("name = ".into(), "mine.toml: line 1:"),
-    ] {
-        let error = parse(&text).unwrap_err().to_string();
-        assert!(error.contains(part), "{part} is not in {error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-    }
-    assert!(Profile::read(Path::new("/nonexistent.toml")).unwrap_err().to_string().contains("cannot read"));
-    assert!(Profile::read(Path::new("/dev/zero")).is_err());
-}
-
-#[test]
-fn every_profile_that_we_ship_is_good_and_called_like_its_file() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
-    let profiles = ringside_tests::conform::profile::read_folder(&folder).unwrap();
-    assert!(profiles.len() >= 8);
-    for (stem, profile) in profiles {
-        let profile = profile.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(profile.name, stem);
-        let groups: Vec<_> = conformance::iter().map(conformance::Check::group).collect();
-        assert!(profile.offers.iter().all(|group| groups.contains(&group.as_str())), "{stem}");
-        for (pattern, _) in profile.defects(None).unwrap() {
-            let alive = conformance::iter().any(|check| pattern.matches(check.name));
-            assert!(alive, "{stem}: no check matches the known defect {:?}", pattern.text());
-        }
-    }
-}
-
-/// What a browser makes of the page, after its script has run.
-fn in_browser(page: &Path, hash: &str) -> String {
-    let program = find_program("chromium").unwrap();
-    let profile = tempfile::tempdir().unwrap();
-    let output = Command::new("timeout")
-        .arg("60")
-        .arg(program)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("file://{}#{hash}", page.display()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-#[test]
 fn the_page_stands_alone_and_shows_and_filters_in_a_browser() {
     let bench = Bench::new();
     let suite = bench.suite(vec![bench.run(BAD, "")]);
@@ -540,4 +409,20 @@ fn the_page_stands_alone_and_shows_and_filters_in_a_browser() {
     let text = in_browser(&path, "text=rule%20of%20net/");
     assert!(text.contains("2 of 4 checks"), "{text}");
     assert_eq!(suite.testbeds[0].check("block/flush").unwrap().outcome, Outcome::Fail);
+}
+
+/// What a browser makes of the page, after its script has run.
+fn in_browser(page: &Path, hash: &str) -> String {
+    let program = find_program("chromium").unwrap();
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .arg("60")
+        .arg(program)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("file://{}#{hash}", page.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
