@@ -24,7 +24,7 @@ impl Reporter {
 
     /// What it needs beside a ring.
     pub(crate) fn buffer(dma: &'static dyn DmaPages) -> Option<DmaBuffer> {
-        DmaBuffer::allocate(dma, TAGS * size_of::<Stat>())
+        DmaBuffer::allocate_shared(dma, TAGS * size_of::<Stat>())
     }
 
     /// Sends numbers if the device wants some, as it does at first. True if it did.

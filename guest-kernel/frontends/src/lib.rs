@@ -32,7 +32,7 @@ pub use console::Console;
 pub use device::{Driver, InterruptSource};
 pub use entropy::Entropy;
 pub use error::{InitError, Violation};
-pub use memory::{DmaBuffer, DmaPages};
+pub use memory::{DmaBuffer, DmaMapper, DmaPages};
 pub use net::Net;
 pub use transport::Transport;
 

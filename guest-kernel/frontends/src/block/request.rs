@@ -1,7 +1,7 @@
 //! Requests to a block device, as its users see them.
 
 use crate::error::Violation;
-use crate::memory::DmaBuffer;
+use crate::memory::{Direction, DmaBuffer};
 
 pub use virtio_abi::blk::{ID_LEN, SECTOR_SIZE};
 
@@ -52,6 +52,20 @@ impl Request {
             Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Id => None,
         }
     }
+
+    /// Lets the device reach the buffer, if there is one. False if that is not possible now.
+    pub(super) fn lend(&mut self) -> bool {
+        let (buffer, direction) = match self {
+            Self::Read { buffer, .. } => (buffer, Direction::FromDevice),
+            Self::Write { buffer, .. } => (buffer, Direction::ToDevice),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Id => return true,
+        };
+        let is_mapped = buffer.map(direction).is_some();
+        if is_mapped {
+            buffer.sync_for_device(0..buffer.len());
+        }
+        is_mapped
+    }
 }
 
 /// The whole blocks around a range: first sector and sectors. `None` if they end beyond all sectors.
@@ -86,6 +100,7 @@ pub struct Rejected {
 
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Rejection {
     /// Too many requests are pending: take completions first.
     #[error("too many requests are pending")]
@@ -122,6 +137,9 @@ pub enum Rejection {
     /// The device does not offer this.
     #[error("the device does not support this request")]
     Unsupported,
+    /// The buffer cannot be mapped for the device now: take completions first.
+    #[error("the buffer cannot be mapped for the device")]
+    NotMapped,
     /// The driver has stopped.
     #[error("the device is stopped: {0}")]
     Broken(Violation),
@@ -129,6 +147,7 @@ pub enum Rejection {
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// The device says IOERR.
     #[error("input/output error")]

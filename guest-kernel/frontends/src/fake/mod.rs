@@ -3,6 +3,7 @@
 //! Used by the tests of this crate, of `balloon` and of the workspace; not built into the kernel (feature
 //! `fake-device`). Everything runs in one thread: the test plays the device between two calls of the driver.
 
+mod iommu;
 mod memory;
 mod queue;
 
