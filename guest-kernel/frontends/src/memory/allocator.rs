@@ -12,6 +12,7 @@ use super::pages::RawPages;
 /// `allocate` returns `count` contiguous pages, aligned to [`PAGE_SIZE`](super::PAGE_SIZE), readable and writable, initialised (to
 /// anything; they need not be zero), used for nothing else until `free`. Driver and device see each other's writes to
 /// them without further calls (cache-coherent memory).
+/// `mapper` returns the same mapper at each call, or always none.
 pub unsafe trait DmaPages: Sync {
     /// Takes `count` pages, contiguous for the device; `None` if there are none.
     fn allocate(&self, count: usize) -> Option<RawPages>;
@@ -28,8 +29,7 @@ pub unsafe trait DmaPages: Sync {
     }
 
     /// How buffers of callers reach the device, if they must be mapped first. `None`, the default, is for devices that
-    /// reach all memory: then buffers also come from [`DmaPages::allocate`], and no further calls are made for them. The
-    /// answer must not change.
+    /// reach all memory: then buffers also come from [`DmaPages::allocate`], and no further calls are made for them.
     fn mapper(&self) -> Option<&dyn DmaMapper> {
         None
     }

@@ -8,13 +8,15 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-/// Where pages came from and go back to.
+/// Whether the device reaches a buffer.
 #[derive(Clone, Copy)]
-enum Origin {
-    /// The device reaches them all the time.
+enum Reach {
+    /// All the time: the pages came from [`DmaPages`].
     Shared,
-    /// The device reaches them while they are mapped.
-    Mapped(&'static dyn DmaMapper),
+    /// Not now: the pages came from a [`DmaMapper`].
+    Unmapped,
+    /// From `map` until `unmap`, of a [`DmaMapper`].
+    Mapped { device_address: u64, len: usize, direction: Direction },
 }
 
 /// An owned, page-aligned buffer in DMA memory. Freed on drop.
@@ -25,8 +27,7 @@ pub struct DmaBuffer {
     len: usize,
     /// `None` once leaked.
     owner: Option<&'static dyn DmaPages>,
-    origin: Origin,
-    mapping: Option<Mapping>,
+    reach: Reach,
 }
 
 // SAFETY: the buffer owns its pages exclusively (contracts of DmaPages and DmaMapper), and both are Sync.
@@ -40,14 +41,14 @@ impl DmaBuffer {
     pub fn allocate(owner: &'static dyn DmaPages, len: usize) -> Option<Self> {
         let Some(mapper) = owner.mapper() else { return Self::allocate_shared(owner, len) };
         let pages = mapper.allocate_data(pages_for(len))?;
-        Some(Self { pages, len, owner: Some(owner), origin: Origin::Mapped(mapper), mapping: None })
+        Some(Self { pages, len, owner: Some(owner), reach: Reach::Unmapped })
     }
 
     /// Allocates a buffer of `len` bytes (at least one page) that the device reaches until it is dropped: for rings, small
     /// fields of requests, and data that is copied anyway. The content is arbitrary.
     pub fn allocate_shared(owner: &'static dyn DmaPages, len: usize) -> Option<Self> {
         let pages = owner.allocate(pages_for(len))?;
-        Some(Self { pages, len, owner: Some(owner), origin: Origin::Shared, mapping: None })
+        Some(Self { pages, len, owner: Some(owner), reach: Reach::Shared })
     }
 
     /// Bytes that a request with this buffer transfers.
@@ -76,10 +77,10 @@ impl DmaBuffer {
 
     /// Where the device finds the buffer. A buffer that has to be mapped and is not has no such address: 0.
     pub fn device_address(&self) -> u64 {
-        match (&self.mapping, self.origin) {
-            (Some(mapping), _) => mapping.device_address,
-            (None, Origin::Shared) => self.pages.device_address,
-            (None, Origin::Mapped(_)) => 0,
+        match self.reach {
+            Reach::Shared => self.pages.device_address,
+            Reach::Unmapped => 0,
+            Reach::Mapped { device_address, .. } => device_address,
         }
     }
 
@@ -88,18 +89,22 @@ impl DmaBuffer {
     ///
     /// For drivers; callers of the drivers in this crate need not map their buffers.
     pub fn map(&mut self, direction: Direction) -> Option<u64> {
-        let Origin::Mapped(mapper) = self.origin else { return Some(self.pages.device_address) };
+        if matches!(self.reach, Reach::Shared) {
+            return Some(self.pages.device_address);
+        }
         self.unmap();
+        let len = self.len;
         // SAFETY: the pages came from this mapper, have `len` bytes, and are not mapped.
-        let device_address = unsafe { mapper.map(self.pages, self.len, direction)? };
-        self.mapping = Some(Mapping { pages: self.pages, len: self.len, direction, device_address });
+        let device_address = unsafe { self.mapper()?.map(self.pages, len, direction)? };
+        self.reach = Reach::Mapped { device_address, len, direction };
         Some(device_address)
     }
 
     /// Ends what [`map`](Self::map) began. The device must have returned the buffer.
     pub fn unmap(&mut self) {
-        if let (Some(mapping), Origin::Mapped(mapper)) = (self.mapping.take(), self.origin) {
-            // SAFETY: `map` made the mapping, and it has just been taken.
+        if let Some((mapper, mapping)) = self.mapping() {
+            self.reach = Reach::Unmapped;
+            // SAFETY: `map` made the mapping, and it has just been forgotten.
             unsafe { mapper.unmap(&mapping) }
         }
     }
@@ -109,12 +114,12 @@ impl DmaBuffer {
     /// # Panics
     /// If the range is not within the mapped bytes.
     pub fn sync_for_device(&self, range: Range<usize>) {
-        if let (Some(mapping), Origin::Mapped(mapper)) = (&self.mapping, self.origin)
+        if let Some((mapper, mapping)) = self.mapping()
             && mapping.direction.device_reads()
         {
-            check_range(mapping, &range);
+            check_range(&mapping, &range);
             // SAFETY: the mapping is live, and the range was just checked.
-            unsafe { mapper.sync_for_device(mapping, range) }
+            unsafe { mapper.sync_for_device(&mapping, range) }
         }
     }
 
@@ -123,12 +128,12 @@ impl DmaBuffer {
     /// # Panics
     /// If the range is not within the mapped bytes.
     pub fn sync_for_driver(&mut self, range: Range<usize>) {
-        if let (Some(mapping), Origin::Mapped(mapper)) = (&self.mapping, self.origin)
+        if let Some((mapper, mapping)) = self.mapping()
             && mapping.direction.device_writes()
         {
-            check_range(mapping, &range);
+            check_range(&mapping, &range);
             // SAFETY: as in `sync_for_device`; the buffer is borrowed exclusively.
-            unsafe { mapper.sync_for_driver(mapping, range) }
+            unsafe { mapper.sync_for_driver(&mapping, range) }
         }
     }
 
@@ -194,11 +199,21 @@ impl DmaBuffer {
         unsafe { self.pages.address.add(offset) }
     }
 
+    /// Where the pages came from, if the device does not reach them all the time.
+    fn mapper(&self) -> Option<&'static dyn DmaMapper> {
+        self.owner?.mapper()
+    }
+
+    /// The mapping, if there is one. None of a buffer that was leaked.
+    fn mapping(&self) -> Option<(&'static dyn DmaMapper, Mapping)> {
+        let Reach::Mapped { device_address, len, direction } = self.reach else { return None };
+        Some((self.mapper()?, Mapping { pages: self.pages, len, direction, device_address }))
+    }
+
     /// Gives the pages up for good, because a device may still write to them: they are never unmapped or freed. Returns how
     /// many, 0 the second time.
     pub fn leak(&mut self) -> usize {
         let Some(owner) = self.owner.take() else { return 0 };
-        self.mapping = None;
         owner.note_leak(self.pages.count);
         self.pages.count
     }
@@ -253,9 +268,10 @@ impl Drop for DmaBuffer {
         // SAFETY: the pages came from there and are not mapped; a driver that cannot rule out that the device still uses
         // them has leaked them.
         unsafe {
-            match self.origin {
-                Origin::Shared => owner.free(self.pages),
-                Origin::Mapped(mapper) => mapper.free_data(self.pages),
+            match (self.reach, owner.mapper()) {
+                (Reach::Shared, _) => owner.free(self.pages),
+                (_, Some(mapper)) => mapper.free_data(self.pages),
+                (_, None) => {}
             }
         }
     }
@@ -286,7 +302,7 @@ mod tests {
                 let mut back = [0; 42];
                 buffer.copy_to(offset, &mut back[1..=bytes.len()]);
                 assert_eq!(back[1..=bytes.len()], bytes);
-                assert_eq!((back[0], back[bytes.len() + 1]), (0, 0), "nothing beside it");
+                assert_eq!((back[0], back[bytes.len() + 1]), (0, 0), "nothing next to it");
                 let mut appended = Vec::from([7]);
                 buffer.append_to(offset, bytes.len(), &mut appended);
                 assert_eq!(appended, [&[7], bytes.as_slice()].concat());

@@ -46,8 +46,8 @@ pub struct Mapping {
 ///
 /// # Safety
 /// `allocate_data` returns pages as [`DmaPages::allocate`](super::DmaPages::allocate) does, except that no device needs
-/// to reach them. The device reaches no memory through a mapping other than the mapped bytes or a copy of them. `sync_for_driver` initialises what it
-/// writes and writes nothing outside its range.
+/// to reach them. Through a mapping the device reaches the mapped bytes or a copy of them, and no other memory.
+/// `sync_for_driver` writes nothing outside its range.
 pub unsafe trait DmaMapper: Sync {
     /// Takes `count` pages for a buffer, which no device reaches yet; `None` if there are none.
     fn allocate_data(&self, count: usize) -> Option<RawPages>;
