@@ -32,6 +32,7 @@ const COMMON: CommonFeatures = CommonFeatures::VERSION_1
 
 /// What the kernel knows about an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InterruptSource {
     /// A line, or one vector for everything: the device is asked why.
     Shared,

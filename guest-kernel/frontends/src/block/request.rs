@@ -7,6 +7,7 @@ pub use virtio_abi::blk::{ID_LEN, SECTOR_SIZE};
 
 /// What to do. The length of a buffer is the length of the transfer, a multiple of [`SECTOR_SIZE`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Request {
     /// Fills the buffer from the disk.
     Read {
@@ -24,7 +25,7 @@ pub enum Request {
     },
     /// Makes all writes that have completed before durable.
     Flush,
-    /// Tells that the content of a range is not needed any more.
+    /// Says that the content of a range is no longer needed.
     Discard {
         /// First sector.
         sector: u64,
@@ -188,8 +189,9 @@ pub struct Completion {
     pub buffer: Option<DmaBuffer>,
 }
 
-/// What a request gave, beside the content of its buffer.
+/// What a request gave, other than the content of its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Output {
     /// Nothing more.
     Done,

@@ -36,7 +36,7 @@ impl Memory {
         Self::new(pages, None)
     }
 
-    /// An arena with a virtual IOMMU in front of it: buffers of requests have device addresses only while they are mapped, never the
+    /// An arena with a virtual IOMMU: buffers of requests have device addresses only while they are mapped, never the
     /// same ones twice, and only in the mapped direction. Any other access of the device panics.
     pub fn leaked_with_iommu(pages: usize) -> &'static Self {
         Self::new(pages, Some(Mutex::default()))
@@ -62,7 +62,7 @@ impl Memory {
     /// Takes back what was leaked, so that the next test starts with a whole arena.
     ///
     /// # Safety
-    /// Nobody uses an allocation of it any more: what is still allocated was given up for good.
+    /// No allocation of it is in use any more: what is still allocated was given up for good.
     pub unsafe fn reclaim(&self) {
         let mut used = self.used.lock().unwrap();
         used.map.fill(false);

@@ -48,7 +48,7 @@ impl Vectors {
     }
 }
 
-/// A device behind modern virtio-pci windows.
+/// A device with modern virtio-pci windows.
 pub struct PciTransport<R> {
     windows: Windows<R>,
     device_type: DeviceType,
@@ -66,7 +66,7 @@ macro_rules! common {
 impl<R: Registers> PciTransport<R> {
     /// Takes the windows of a device of a type (of its PCI id); without `vectors` it interrupts by its line.
     pub fn new(windows: Windows<R>, device_type: DeviceType, vectors: Option<Vectors>) -> Result<Self, TransportError> {
-        // Devices of older revisions of the specification end behind queue_device.
+        // Devices of older revisions of the specification end after queue_device.
         for (what, window, needed) in [
             ("common configuration", &windows.common, common!(queue_notify_data)),
             ("notification", &windows.notify, size_of::<u16>()),
