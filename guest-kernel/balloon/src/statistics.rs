@@ -22,7 +22,7 @@ impl Reporter {
         Self { ring, buffer, is_ours: true }
     }
 
-    /// What it needs beside a ring.
+    /// What it needs in addition to a ring.
     pub(crate) fn buffer(dma: &'static dyn DmaPages) -> Option<DmaBuffer> {
         DmaBuffer::allocate_shared(dma, TAGS * size_of::<Stat>())
     }

@@ -80,7 +80,7 @@ impl<T: Transport> Console<T> {
         Ok(this)
     }
 
-    /// The terminal's size, if the device tells; follows the device.
+    /// The terminal's size, if the device reports it; follows the device.
     pub fn size(&self) -> Option<Size> {
         self.size
     }

@@ -138,7 +138,7 @@ impl Job {
     }
 }
 
-/// How much of a discard to take so that the cut behind it is aligned, if one is needed and an aligned one is in reach.
+/// How much of a discard to take so that the cut after it is aligned, if one is needed and an aligned one is in reach.
 fn aligned(sector: u64, left: u64, limit: u32, alignment: u32) -> u32 {
     if left <= limit.into() {
         return limit;

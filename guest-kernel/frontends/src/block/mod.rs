@@ -53,7 +53,7 @@ pub struct Settings {
     pub queue_size: u16,
     /// Data segments of one ring request, at most; only a device with a limit on segment sizes makes more than one.
     pub segments: u16,
-    /// Nanoseconds that a request may take before the device is restarted; 0 for any time. Whoever sets it calls
+    /// Nanoseconds that a request may take before the device is restarted; 0 for any time. A caller that sets it calls
     /// [`Block::check_time`] from time to time.
     pub patience: u64,
 }

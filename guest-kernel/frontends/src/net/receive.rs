@@ -26,7 +26,7 @@ impl Frame {
         &self.bytes
     }
 
-    /// The frame, for who wants to change it in place.
+    /// The frame, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
