@@ -51,7 +51,7 @@ struct Run {
     /// or none; mac=ADDRESS may follow
     #[arg(long, value_name = "PEER[,mac=ADDRESS]", default_value = "none", value_parser = parse_net)]
     net: OptionalNet,
-    /// Lead TCP connections to 127.0.0.1:HOST to the guest's port GUEST (with --net passt)
+    /// Forward TCP connections from 127.0.0.1:HOST to the guest's port GUEST (with --net passt)
     #[arg(long, value_name = "HOST:GUEST")]
     publish: Vec<Publish>,
     /// Give the guest a memory balloon
@@ -64,8 +64,8 @@ struct Run {
     /// resume, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// Serial port: stdio, or file=PATH (output only). A file has at most 64M or what follows as ",size=SIZE"; of full ones
-    /// one, or as many as follow as ",keep=N", are kept as PATH.1 and so on
+    /// Serial port: stdio, or file=PATH[,size=SIZE][,keep=N] (output only). A file grows to at most SIZE (64M); full ones are
+    /// kept as PATH.1 to PATH.N (1)
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
     /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH as for
@@ -75,14 +75,14 @@ struct Run {
     /// Output limit of each console in bytes per second, or none; a guest that prints faster waits
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = parse_rate)]
     console_rate: Rate,
-    /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does: exit ends the VM, with status 0, but for a
-    /// triple fault, which is a failure with its registers; reboot starts it again from its kernel
+    /// What a guest's reset (port 0xcf9, port 0x64 or a triple fault) does. exit: end the VM, with status 0, except for a
+    /// triple fault, which is a failure with its registers; reboot: start it again from its kernel
     #[arg(long, value_name = "ACTION", value_enum, default_value_t = OnReset::Exit)]
     on_reset: OnReset,
     /// Print exits by cause and the devices' counters to standard error when the VM ends
     #[arg(long, value_name = "FORMAT", value_enum)]
     stats: Option<StatsFormat>,
-    /// Devices that lie to the guest, as this number says: a driver that trusts them breaks, and the same seed breaks it
+    /// Devices lie to the guest, chosen by this seed: a driver that trusts them breaks, and the same seed breaks it
     /// again. device=TYPE: only these (block, net, balloon, console, rng); lies=KIND: only these kinds; rate=N: one lie in N
     /// chances (32). Several types or kinds are joined by +
     #[arg(long, value_name = "SEED[,device=TYPE][,lies=KIND][,rate=N]")]

@@ -3,20 +3,26 @@
 
 mod common;
 
-use common::{Place, finish, kvm_works, ringside, text};
-use host_backend::sample::{exit, pvh_elf, store32};
+use common::{Place, Running, eventually, finish, kvm_works, ringside, text};
+use host_backend::sample::{exit, halt, pvh_elf, store32};
 use shared_abi::board;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 const BAD_INPUT: i32 = 2;
 /// Accesses of the guest to its only device.
 const ACCESSES: usize = 5;
 
-/// A guest that writes to the first slot.
+/// A guest that writes to the first slot, and ends.
 fn guest(place: &Place) -> Command {
+    guest_then(place, &exit(0))
+}
+
+fn guest_then(place: &Place, end: &[u8]) -> Command {
     let slot = board::VIRTIO_MMIO_BASE as u32;
     let stores: Vec<u8> = (0..ACCESSES).flat_map(|_| store32(slot + 0x14, 0)).collect();
-    let mut command = ringside(&place.file("kernel", &pvh_elf(&[stores, exit(0)].concat())));
+    let mut command = ringside(&place.file("kernel", &pvh_elf(&[&stores, end].concat())));
     command.args(["--rng", "--stats", "json"]);
     command
 }
@@ -76,4 +82,27 @@ fn honest_machine_has_nothing_of_it() {
     let rng = stats["devices"]["rng"].as_object().unwrap();
     assert!(!rng.contains_key("lies") && rng["interrupts"] == 0, "{stats}");
     assert_eq!(stats["exits"]["mmio_write"], ACCESSES, "{stats}");
+}
+
+#[test]
+fn control_socket_reports_lies_while_the_machine_runs() {
+    if !kvm_works("control_socket_reports_lies_while_the_machine_runs") {
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("control");
+    let mut command = guest_then(&place, &halt());
+    command.args(["--hostile-device", "1,lies=interrupt-spurious,rate=1", "--control"]).arg(&path);
+    let running = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    eventually("the control socket", || UnixStream::connect(&path).is_ok());
+    let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
+    let mut ask = |command: &str| {
+        writeln!(client.get_mut(), "{{\"command\":\"{command}\"}}").unwrap();
+        let mut answer = String::new();
+        client.read_line(&mut answer).unwrap();
+        answer
+    };
+    eventually("the lies", || ask("status").contains(&format!("\"lies\":{{\"interrupt-spurious\":{ACCESSES}}}")));
+    ask("stop");
+    assert_eq!(running.wait().status.code(), Some(0));
 }

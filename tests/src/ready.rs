@@ -23,6 +23,8 @@ pub const LOADERS: &str = "RINGSIDE_LOADERS";
 pub const HOST: &str = "RINGSIDE_HOST";
 /// Names the conformance suite as one program.
 pub const SUITE: &str = "RINGSIDE_SUITE";
+/// Names the example kernel.
+pub const EXAMPLE: &str = "RINGSIDE_EXAMPLE";
 /// Names the folder of a Xen.
 pub const XEN: &str = "RINGSIDE_XEN";
 /// Names our host program with bugs that can be injected.

@@ -1,4 +1,4 @@
-//! What did we wake up on? Asked once, at boot; the answer chooses the backend and is shown to people, nothing else.
+//! Detects what the kernel runs on, once, at boot. The result chooses the backend and is printed; nothing else uses it.
 
 use core::arch::x86_64::__cpuid;
 use shared_abi::{board, kvm};
@@ -37,7 +37,7 @@ impl World {
     }
 }
 
-/// Where a person reads and types.
+/// The console for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
     /// The first serial port.
@@ -49,7 +49,7 @@ pub enum Console {
     },
 }
 
-/// What there is around the CPU.
+/// What was detected.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings {
     /// The world.
@@ -99,7 +99,7 @@ pub fn on_xen() -> Surroundings {
     }
 }
 
-/// Looks.
+/// Detects, by CPUID.
 pub fn detect() -> Surroundings {
     let mut found = Surroundings {
         world: World::Native,

@@ -1,4 +1,4 @@
-//! The paravirtual operations: everything that a kernel does differently in different worlds, behind one table.
+//! The paravirtual operations: everything that a kernel does differently in different worlds, in one table.
 //!
 //! [`table`] is the table, [`site`] the call sites, [`patch`] the patcher that rewrites them at boot. Each of [`worlds`] fills the
 //! table, and so can a world of yours ([`template!`]). The kernel calls the wrappers in [`ops`], and never asks where it runs; what each CPU has of its own is in

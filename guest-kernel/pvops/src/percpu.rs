@@ -134,7 +134,7 @@ pub fn slot() -> usize {
 
 /// The first CPU's block. Its host and its interrupt handlers write it.
 fn first() -> VolatilePtr<'static, Block, ReadOnly> {
-    // SAFETY: a static, of which nobody makes references.
+    // SAFETY: a static, to which there are no references.
     unsafe { VolatilePtr::new_read_only(NonNull::new_unchecked((&raw mut BLOCKS).cast::<Block>())) }
 }
 

@@ -100,7 +100,7 @@ pub const fn len_of(op: Op) -> usize {
     }
 }
 
-/// What stands at a site.
+/// The bytes of a site.
 #[derive(Clone, Copy)]
 pub struct Code {
     bytes: [u8; SITE_MAX],
@@ -142,7 +142,7 @@ impl PartialEq for Code {
 
 impl Eq for Code {}
 
-/// The call and its record, as `asm!` or `naked_asm!`; the caller adds lines behind them, operands and clobbers.
+/// The call and its record, as `asm!` or `naked_asm!`; the caller adds lines after them, operands and clobbers.
 macro_rules! site {
     ($asm:ident, $group:ident.$op:ident, $clobbers:expr, [$($line:literal)*], $($operands:tt)*) => {
         core::arch::$asm!(

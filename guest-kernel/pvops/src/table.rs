@@ -127,7 +127,7 @@ groups! {
         reservation: fn() -> u64;
         /// Gives unmapped frames back to the hypervisor; returns how many it took.
         give_back: fn(pfns: *const u64, count: usize) -> usize;
-        /// Puts memory behind frames that were given back; returns behind how many.
+        /// Backs frames that were given back with memory; returns how many.
         populate: fn(pfns: *const u64, count: usize) -> usize;
     }
     /// Interrupt lines.
@@ -160,18 +160,18 @@ groups! {
         cpu: fn() -> u32;
         /// Gives this CPU its block, its clock and its interrupts, by its slot.
         enter: fn(slot: u64);
-        /// Tells the CPU that this is a spin loop.
+        /// Hints to the CPU that this is a spin loop.
         relax: fn();
         /// Starts another CPU at a `Start`; returns 0 when that was asked for, whatever comes of it.
         start_cpu: fn(cpu: u32, start: *const Start) -> u64;
         /// Raises a vector on another CPU.
         send_ipi: fn(cpu: u32, vector: u32);
     }
-    /// Services of a hypervisor that is there to be asked.
+    /// Services of a hypervisor.
     vmm: VmmOps {
-        /// Says that the kernel has crashed; returns where nobody can be told.
+        /// Reports that the kernel has crashed; returns where no hypervisor takes the report.
         crash: fn();
-        /// Ends the machine; returns where nobody can be asked. `sleep` is what ACPI has for the PM1a control port, all
+        /// Ends the machine; returns where no hypervisor takes the request. `sleep` is what ACPI has for the PM1a control port, all
         /// ones if that is not known.
         power_off: fn(sleep: u32);
         /// Writes to the hypervisor's console; returns how much was taken.

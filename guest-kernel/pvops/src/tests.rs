@@ -249,12 +249,12 @@ fn only_behind_sti_is_a_halt_passed_over() {
     const HLT: u8 = 0xf4;
     const NOP: u8 = 0x90;
     let code = [STI, HLT, NOP, HLT, STI, NOP];
-    let behind = |at: usize| {
+    let after = |at: usize| {
         let address = code.as_ptr().addr() + at;
         // SAFETY: it reads the bytes there and before, all of the array; offset 0 is no `hlt`, so nothing before it is read.
-        unsafe { crate::irq::behind_unprotected_halt(address) }.map(|rip| rip - address)
+        unsafe { crate::irq::after_unprotected_halt(address) }.map(|rip| rip - address)
     };
-    assert_eq!([0, 1, 2, 3, 4, 5].map(behind), [None, Some(1), None, None, None, None]);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(after), [None, Some(1), None, None, None, None]);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn the_halt_of_ring_0_is_one_that_is_recognized() {
     let Some(halt) = native::OPS.irq.halt else { panic!("ring 0 halts") };
     let address = halt as usize + 1;
     // SAFETY: the second instruction of a function of this program, and the first before it.
-    assert_eq!(unsafe { crate::irq::behind_unprotected_halt(address) }, Some(address + 1));
+    assert_eq!(unsafe { crate::irq::after_unprotected_halt(address) }, Some(address + 1));
 }
 
 #[test]

@@ -119,7 +119,7 @@ extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
 fn go_on_after_halt(frame: &mut TrapFrame) {
     if SegmentSelector(frame.cs as u16).rpl() == PrivilegeLevel::Ring0
         // SAFETY: ring 0 is where `halt` is `sti; hlt`, and all that runs there is the kernel.
-        && let Some(rip) = unsafe { pvops::irq::behind_unprotected_halt(frame.rip as usize) }
+        && let Some(rip) = unsafe { pvops::irq::after_unprotected_halt(frame.rip as usize) }
     {
         frame.rip = rip as u64;
         irq::count_unprotected_halt();

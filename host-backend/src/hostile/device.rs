@@ -14,11 +14,13 @@ pub(super) struct Lying {
     liar: Arc<Liar>,
     /// What the rings hold back, by queue.
     held: Vec<Arc<Held>>,
+    /// Requests that were a chance for a lie. How often a device is called depends on time.
+    requests: u64,
 }
 
 impl Lying {
     pub(super) fn new(liar: Arc<Liar>) -> Self {
-        Self { liar, held: Vec::new() }
+        Self { liar, held: Vec::new(), requests: 0 }
     }
 
     fn change_configuration(&self, io: &Io<'_>) {
@@ -65,14 +67,19 @@ impl DeviceWrapper for Lying {
     }
 
     fn after_work(&mut self, result: Result<Progress, Fault>, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        self.change_configuration(io);
-        if let Some(balloon) = self.liar.balloon()
-            && self.liar.chance(Lie::Statistics).is_some()
-        {
-            self.liar.tell(Lie::Statistics, "statistics are asked for");
-            balloon.ask();
+        let requests = io.signal.counters.requests.get();
+        let mut needs_reset = false;
+        for _ in std::mem::replace(&mut self.requests, requests)..requests {
+            self.change_configuration(io);
+            if let Some(balloon) = self.liar.balloon()
+                && self.liar.chance(Lie::Statistics).is_some()
+            {
+                self.liar.tell(Lie::Statistics, "statistics are asked for");
+                balloon.ask();
+            }
+            needs_reset |= self.liar.chance(Lie::NeedsReset).is_some();
         }
-        if self.liar.chance(Lie::NeedsReset).is_some() && result.is_ok() {
+        if needs_reset && result.is_ok() {
             self.liar.tell(Lie::NeedsReset, "a reset is asked for");
             return Err(Fault::Pretended);
         }

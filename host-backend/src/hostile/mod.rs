@@ -6,10 +6,10 @@
 //!
 //! | wrapper | around | lies about |
 //! |---|---|---|
-//! | [`slot`] | the registers of a slot | identity, features, status, queue sizes, configuration, resets |
-//! | [`device`] | a device | configuration changes, resets that it asks for |
-//! | [`ring`] | the rings of its queues | used elements, their order and time, what was written to their buffers |
-//! | [`line`](mod@line) | its interrupt line | interrupts |
+//! | `slot` | the registers of a slot | identity, features, status, queue sizes, configuration, resets |
+//! | `device` | a device | configuration changes, resets that it asks for |
+//! | `ring` | the rings of its queues | used elements, their order and time, what was written to their buffers |
+//! | `line` | its interrupt line | interrupts |
 //!
 //! A lie never writes guest memory except for the used rings and the buffers that the driver posted, and a device that
 //! claims to ignore a reset has let go of its queues all the same. So a guest that breaks was broken by its own driver.

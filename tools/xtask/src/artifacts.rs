@@ -176,6 +176,11 @@ pub(crate) struct Guest {
     pub(crate) loaders: PathBuf,
 }
 
+/// Builds the example kernel.
+pub(crate) fn build_example(toolchain: Toolchain) -> Result<PathBuf> {
+    build_bare(toolchain, &Place::here(), Bare::Example, "the example kernel")
+}
+
 /// Builds it in a place.
 pub(crate) fn build_guest(toolchain: Toolchain, place: &Place) -> Result<Guest> {
     let kernel = build_bare(toolchain, place, Bare::Kernel, "the guest")?;

@@ -109,7 +109,8 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TestOptions {
-    /// Also the long forms of tests that repeat: 200 kills and 200 signals at random points while a guest writes
+    /// Also the long forms of tests that repeat: 200 kills and 200 signals at random points while a guest writes, a thousand
+    /// seeds of devices that lie
     #[arg(long)]
     pub(crate) long: bool,
 }

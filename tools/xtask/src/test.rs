@@ -27,7 +27,7 @@ const VARIANTS: [(&str, &str); 3] = [
     ("tour, drivers=reference", "tour drivers=reference"),
 ];
 /// What does not build for the target that we run on.
-const BARE: [&str; 4] = ["guest-kernel-image", "loader-bios", "loader-efi", "loader-linux"];
+const BARE: [&str; 5] = ["example-kernel", "guest-kernel-image", "loader-bios", "loader-efi", "loader-linux"];
 /// Tells tests that repeat to do so for long.
 const LONG: &str = "RINGSIDE_LONG";
 /// Boots at a time.
@@ -48,6 +48,7 @@ struct Programs<'a> {
     loaders: &'a Path,
     ringside: &'a Path,
     suite: &'a Path,
+    example: &'a Path,
     /// Only where our host can run, on this machine's KVM or in the inner Linux.
     with_bugs: Option<&'a Path>,
     inner: Option<&'a Inner>,
@@ -75,8 +76,10 @@ pub(crate) fn command(common: &Common, options: &TestOptions) -> Result<ExitCode
     let with_bugs = if has_host { Some(artifacts::build_host_with_bugs()?) } else { None };
     let xen = artifacts.xen.as_ref().ok();
     let suite = artifacts::build_suite(&artifacts)?;
+    let example = artifacts::build_example(setup.toolchain)?;
     let programs = Programs {
         suite: &suite,
+        example: &example,
         kernel: &artifacts.kernel,
         loaders: &artifacts.loaders,
         ringside: &artifacts.ringside,
@@ -116,7 +119,7 @@ fn run_cargo_tests(
         command.env(ready::XEN, xen.folder());
     }
     command.env(ready::LOADERS, programs.loaders).env(ready::HOST, programs.ringside);
-    command.env(ready::SUITE, programs.suite);
+    command.env(ready::SUITE, programs.suite).env(ready::EXAMPLE, programs.example);
     command.env(ready::KERNEL, programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
     if kvm == KvmPolicy::Absent {
         command.env(ready::NO_KVM, "1");

@@ -21,6 +21,8 @@ pub(crate) enum Bare {
     EfiLoader,
     /// The setup part of a bzImage.
     LinuxLoader,
+    /// The example kernel.
+    Example,
 }
 
 impl Bare {
@@ -30,12 +32,13 @@ impl Bare {
             Self::BiosLoader => "loader-bios",
             Self::EfiLoader => "loader-efi",
             Self::LinuxLoader => "loader-linux",
+            Self::Example => "example-kernel",
         }
     }
 
     fn target(self) -> &'static str {
         match self {
-            Self::Kernel | Self::BiosLoader | Self::LinuxLoader => TARGETS[0],
+            Self::Kernel | Self::BiosLoader | Self::LinuxLoader | Self::Example => TARGETS[0],
             Self::EfiLoader => TARGETS[1],
         }
     }
@@ -43,7 +46,7 @@ impl Bare {
     fn file(self) -> &'static str {
         match self {
             Self::Kernel => "guest-kernel",
-            Self::BiosLoader | Self::LinuxLoader => self.package(),
+            Self::BiosLoader | Self::LinuxLoader | Self::Example => self.package(),
             Self::EfiLoader => "loader-efi.efi",
         }
     }

@@ -50,13 +50,13 @@ pub unsafe fn halt() {
     unsafe { hot!(irq.halt) };
 }
 
-/// Where code that an interrupt stopped at `rip` is to go on, if that is not `rip`: behind a `hlt` that `sti` should have
+/// Where code that an interrupt stopped at `rip` is to go on, if that is not `rip`: after a `hlt` that `sti` should have
 /// protected. The CPU lets no interrupt in between the two (Intel SDM volume 2, "STI"), but a hypervisor that forgets
 /// this state over an exit does; to halt after that is to wait for an interrupt that has come already.
 ///
 /// # Safety
 /// `rip` is the address of an instruction of the kernel that was about to run, in a world where [`halt`] is `sti; hlt`.
-pub unsafe fn behind_unprotected_halt(rip: usize) -> Option<usize> {
+pub unsafe fn after_unprotected_halt(rip: usize) -> Option<usize> {
     const STI: u8 = 0xfb;
     const HLT: u8 = 0xf4;
     // SAFETY: an instruction can be read where it runs; a `hlt` of ours has its `sti` before it.

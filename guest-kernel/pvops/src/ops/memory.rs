@@ -25,7 +25,7 @@ pub fn reservation() -> Option<u64> {
 /// Gives frames back to the hypervisor; returns how many of them, from the first on, it took.
 ///
 /// # Safety
-/// The frames are nobody's and mapped nowhere.
+/// The frames are unused and mapped nowhere.
 pub unsafe fn give_back(pfns: &[u64]) -> usize {
     let taken: usize;
     // SAFETY: per the contract.
@@ -33,7 +33,7 @@ pub unsafe fn give_back(pfns: &[u64]) -> usize {
     taken
 }
 
-/// Puts memory behind frames that [`give_back`] took; returns behind how many of them, from the first on.
+/// Backs frames that [`give_back`] took with memory again; returns how many of them, from the first on.
 ///
 /// # Safety
 /// The frames were given back.

@@ -41,7 +41,7 @@ pub fn relax() {
 /// [`Refused`].
 ///
 /// # Safety
-/// The CPU does not run yet. The stack is its own; entry and stack are mapped by the tables for ever. No further CPU is
+/// The CPU does not run yet. The stack is its own; entry and stack are never unmapped from the tables. No further CPU is
 /// started before this one has begun.
 pub unsafe fn start_cpu(cpu: u32, start: &Start) -> Result<(), Refused> {
     let code: u64;

@@ -2,13 +2,13 @@
 
 use crate::site::calling;
 
-/// Says that the kernel has crashed; returns where nobody can be told.
+/// Reports that the kernel has crashed; returns where no hypervisor takes the report.
 pub fn crash() {
     // SAFETY: the machine ends, or nothing happens.
     unsafe { calling!(vmm.crash) };
 }
 
-/// Asks for the end of the machine; returns where nobody can be asked. `sleep` is what ACPI says to write to the PM1a
+/// Asks for the end of the machine; returns where no hypervisor takes the request. `sleep` is what ACPI says to write to the PM1a
 /// control port for state S5.
 pub fn power_off(sleep: Option<u16>) {
     // SAFETY: as for `crash`.

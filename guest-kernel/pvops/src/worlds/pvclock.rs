@@ -51,7 +51,7 @@ pub(crate) fn open_clock(slot: usize) {
     }
     // SAFETY: only `start_clock` stores there.
     let physical = unsafe { core::mem::transmute::<usize, fn(usize) -> u64>(physical) };
-    // SAFETY: inside of the array, of which nobody makes references.
+    // SAFETY: inside of the array, to which there are no references.
     let page: *mut ClockPage = unsafe { (&raw mut PAGES).cast::<Line>().add(slot) }.cast();
     // SAFETY: the MSR exists with the feature; the page lives forever. KVM writes it before the write returns.
     unsafe { crate::ops::cpu::write_msr(MSR_SYSTEM_TIME, physical(page.addr()) | SYSTEM_TIME_ENABLE) };

@@ -86,14 +86,14 @@ unsafe extern "sysv64" fn enter_cpu(slot: u64) {
     pvclock::open_clock(slot as usize);
 }
 
-/// Tells KVM where the word of this CPU is by which interrupts may be ended; the CPU's local APIC is open. Each end that
+/// Gives KVM the address of this CPU's word by which interrupts may be ended; the CPU's local APIC is open. Each end that
 /// KVM allows so saves an exit.
 ///
 /// # Safety
 /// `physical` translates the address of a static of this crate to a guest physical one; the feature PV_EOI is there.
 pub unsafe fn start_eoi(physical: impl FnOnce(usize) -> u64) {
     let address = physical(crate::percpu::eoi_word().as_raw_ptr().addr().get());
-    // SAFETY: the MSR exists with the feature; the word is this CPU's and lives for ever.
+    // SAFETY: the MSR exists with the feature; the word is this CPU's and never freed.
     unsafe { crate::ops::cpu::write_msr(MSR_PV_EOI, address | PV_EOI_ENABLE) };
 }
 

@@ -28,7 +28,7 @@ static MAILBOX: AtomicPtr<Start> = AtomicPtr::new(core::ptr::null_mut());
 /// Tells where CPUs start: a page below 1 MiB whose real-mode code goes on as `mailbox` says.
 ///
 /// # Safety
-/// The page holds such code, and both are nobody else's.
+/// The page holds such code, and both are used for this alone.
 pub unsafe fn set_trampoline(page: u8, mailbox: *mut Start) {
     MAILBOX.store(mailbox, Ordering::Relaxed);
     PAGE.store(page.into(), Ordering::Release);

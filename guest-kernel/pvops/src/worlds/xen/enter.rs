@@ -32,7 +32,7 @@ const ABOVE: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRIT
 
 const PAGE: u64 = 4096;
 const ENTRIES: u64 = 512;
-/// What Xen promises to map behind its own data, and the multiple that it maps up to.
+/// What Xen promises to map after its own data, and the multiple that it maps up to.
 const SLACK: u64 = 512 << 10;
 const MAPPED_TO: u64 = 4 << 20;
 /// The direct map covers at most this much before the final tables do.
@@ -132,7 +132,7 @@ pub unsafe fn enter(start: *const StartInfo, virtual_base: usize, direct_map: us
     let pfn_of = |address: u64| (address - virtual_base as u64) / PAGE;
     let frames = info.nr_pages.min(MOST / PAGE);
     let xen_end = pfn_of(info.pt_base) + info.nr_pt_frames;
-    // The page behind is the stack that Xen gave us, which is in use no more: its address is the scratch page's.
+    // The next page is the stack that Xen gave us, which is in use no more: its address is the scratch page's.
     let scratch = virtual_base + (xen_end * PAGE) as usize;
     let leaf_tables = frames.div_ceil(ENTRIES);
     let directories = leaf_tables.div_ceil(ENTRIES);
@@ -241,7 +241,7 @@ impl Build {
     /// Fills a frame with entries.
     fn table(&self, pfn: u64, entry: impl Fn(u64) -> u64) -> Result<(), Refused> {
         let mapping = self.entry(pfn, DATA);
-        // SAFETY: the scratch page is nobody else's, and the frame is free.
+        // SAFETY: the scratch page is used here alone, and the frame is free.
         unsafe {
             update_va_mapping(self.scratch, mapping, uvmf::INVLPG_LOCAL)?;
             for index in 0..ENTRIES {

@@ -123,7 +123,7 @@ pub(super) unsafe extern "sysv64" fn load_idt(descriptor: *const DescriptorTable
     }
 }
 
-/// Whether a gate is present, and for which privilege level: `Entry` does not tell. The bits are where segment descriptors
+/// Whether a gate is present, and for which privilege level: `Entry` has no accessor for them. The bits are where segment descriptors
 /// have them.
 fn attributes(gate: &Gate) -> DescriptorFlags {
     // SAFETY: a gate is 16 bytes, of which these are the first 8.
@@ -162,7 +162,7 @@ unsafe extern "C" fn next() {
     )
 }
 
-/// Xen could not load what the kernel returned to: a bug of the kernel. The frame has DS, ES, FS and GS behind R11.
+/// Xen could not load what the kernel returned to: a bug of the kernel. The frame has DS, ES, FS and GS after R11.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry")]
 unsafe extern "C" fn failsafe() {

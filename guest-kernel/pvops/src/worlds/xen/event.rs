@@ -38,14 +38,14 @@ static LINES: [(AtomicU32, AtomicU32); LINES_MAX] =
 pub(super) static END_NEEDED: AtomicU32 = AtomicU32::new(0);
 static UNBOUND: AtomicU64 = AtomicU64::new(0);
 
-/// Events on channels that nobody has bound.
+/// Events on channels without a handler.
 pub fn unbound_events() -> u64 {
     UNBOUND.load(Ordering::Relaxed)
 }
 
 /// A word of the shared page that both sides change.
 fn word(of: impl FnOnce(*mut shared_abi::xen::SharedInfo) -> *mut u64) -> &'static AtomicU64 {
-    // SAFETY: the shared page is mapped for ever and its words are aligned; both sides access them atomically.
+    // SAFETY: the shared page is never unmapped and its words are aligned; both sides access them atomically.
     unsafe { AtomicU64::from_ptr(of(shared_info())) }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn mask_all() {
     (0..64).for_each(|index| masked(index).store(u64::MAX, Ordering::SeqCst));
 }
 
-/// Takes one pending event; returns the address of its vector's handler, or 0 when there is none. Leaves the upcall
+/// Takes one pending event; returns the address of its vector's handler, or 0 if none is pending. Leaves the upcall
 /// pending if there are more.
 pub(super) unsafe extern "sysv64" fn take_handler() -> usize {
     upcall_pending().store(0, Ordering::SeqCst);

@@ -20,7 +20,7 @@ impl Handlers {
 
     /// Sets it; before events and exceptions arrive.
     pub(super) fn set(&self, vector: usize, address: usize) {
-        // SAFETY: one CPU runs, and nobody reads yet.
+        // SAFETY: one CPU runs, and there is no reader yet.
         unsafe { (*self.0.get())[vector] = address };
     }
 }

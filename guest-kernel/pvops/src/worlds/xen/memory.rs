@@ -97,7 +97,7 @@ pub fn physical_frame(mfn: u64) -> u64 {
 
 static SHARED_FRAME: AtomicU64 = AtomicU64::new(NO_FRAME);
 
-/// Remembers which physical frame has Xen's behind it.
+/// Remembers which machine frame backs a physical one.
 pub(super) fn note_shared_frame(pfn: u64) {
     SHARED_FRAME.store(pfn, Relaxed);
 }
@@ -154,7 +154,7 @@ pub fn machine_address(address: usize) -> u64 {
     let offset = address - DIRECT.load(Relaxed);
     match machine_frame((offset / PAGE_SIZE) as u64) {
         Some(mfn) => mfn * PAGE_SIZE as u64 + (offset % PAGE_SIZE) as u64,
-        None => panic!("no machine frame behind {address:#x}"),
+        None => panic!("no machine frame backs {address:#x}"),
     }
 }
 
@@ -386,7 +386,7 @@ pub(super) unsafe extern "sysv64" fn give_back(pfns: *const u64, count: usize) -
     })
 }
 
-/// Puts memory behind frames that have none; returns behind how many.
+/// Backs frames that have no memory; returns how many.
 pub(super) unsafe extern "sysv64" fn populate(pfns: *const u64, count: usize) -> usize {
     // SAFETY: the caller's list.
     let pfns = unsafe { core::slice::from_raw_parts(pfns, count) };

@@ -30,14 +30,14 @@ use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use x86_64::structures::DescriptorTablePointer;
 
-/// The page that the domain shares with Xen. Xen's own frame is behind it from [`enter`] on.
+/// The page that the domain shares with Xen. It is backed by Xen's own frame from [`enter`] on.
 ///
 /// A symbol of its own, because inline code names it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss.xen_shared_info")]
 static mut XEN_SHARED_INFO: SharedPage = SharedPage { bytes: [0; size_of::<SharedInfo>()] };
 
-/// Page-sized and page-aligned; all zeroes until Xen's frame is behind it.
+/// Page-sized and page-aligned; all zeroes until Xen's frame backs it.
 #[repr(C, align(4096))]
 union SharedPage {
     bytes: [u8; size_of::<SharedInfo>()],
@@ -51,7 +51,7 @@ pub fn shared_info() -> *mut SharedInfo {
 
 /// What the page has of CPU 0, for plain reads. Words that both sides change are atomics of [`event`].
 pub fn vcpu_info() -> VolatilePtr<'static, VcpuInfo, ReadOnly> {
-    // SAFETY: a part of a static, of which nobody makes references.
+    // SAFETY: a part of a static, to which there are no references.
     unsafe { VolatilePtr::new_read_only(NonNull::new_unchecked(&raw mut (*shared_info()).vcpus[0])) }
 }
 
@@ -144,7 +144,7 @@ unsafe extern "sysv64" fn keep_segments(_descriptor: *const DescriptorTablePoint
 /// Xen has the task state segment; exceptions arrive on the stack in use.
 unsafe extern "sysv64" fn no_task_register(_selector: u16) {}
 
-/// CR4 is Xen's: it protects itself from the kernel and the kernel from nobody.
+/// CR4 is Xen's: it protects itself from the kernel, and nothing else.
 unsafe extern "sysv64" fn protected_by_xen() -> u64 {
     0
 }

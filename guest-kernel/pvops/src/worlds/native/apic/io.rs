@@ -35,7 +35,7 @@ pub(crate) struct Block {
 }
 assert_layout!(Block, size 0x14, index at 0, window at 0x10);
 
-/// The same where they are mapped; before that, what reads where nobody is.
+/// The same where they are mapped; before that, the value of an absent device.
 pub(crate) struct Memory(Option<VolatileRef<'static, Block>>);
 
 impl Memory {
@@ -78,7 +78,7 @@ impl Io {
     /// Masks all pins of the one whose registers are mapped at `base`.
     ///
     /// # Safety
-    /// The registers stay mapped, and nobody else uses them.
+    /// The registers stay mapped, and nothing else uses them.
     pub(crate) unsafe fn take_over(&self, base: NonNull<Block>, first_line: u32) {
         // SAFETY: per the contract.
         self.registers.lock().0 = Some(unsafe { VolatileRef::new(base) });

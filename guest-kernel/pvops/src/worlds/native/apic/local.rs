@@ -142,7 +142,7 @@ pub(crate) fn take_over(map: impl FnOnce() -> usize) -> Result<(), u32> {
 /// [`event::start`](crate::ops::event::start), and only where CPUID offers it (leaf 1, ECX bit 21).
 ///
 /// # Safety
-/// Interrupts are off, and nobody uses the registers in memory.
+/// Interrupts are off, and nothing uses the registers in memory.
 pub unsafe fn switch_to_x2apic() {
     // SAFETY: every CPU with a local APIC has the register; from xAPIC mode the step is allowed.
     unsafe {
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_register_is_at_its_offset_and_its_msr_a_sixteenth_of_that_behind_the_first() {
+    fn a_register_is_at_its_offset_and_its_msr_a_sixteenth_of_that_after_the_first() {
         const WORDS: usize = size_of::<Block>() / 4;
         #[repr(align(16))]
         struct Memory([u32; WORDS]);
