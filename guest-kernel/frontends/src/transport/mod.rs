@@ -3,6 +3,7 @@
 //! The kernel finds devices and maps their registers; [`mmio`] and [`pci`] do the rest over [`Registers`], so that the
 //! same code runs on device memory in the kernel and on models in host tests.
 
+mod field;
 pub mod mmio;
 pub mod pci;
 
