@@ -8,10 +8,11 @@ use bounce::{Bounce, Work};
 use disk::{Disk, config};
 use frontends::block::{Block, Output, Rejection, Request, RequestError, Settings};
 use frontends::fake::{FakeTransport, Memory};
-use frontends::memory::{Direction, DmaBuffer, DmaPages, PAGE_SIZE};
+use frontends::memory::{Direction, DmaBuffer, DmaMapper, DmaPages, PAGE_SIZE, RawPages};
 use frontends::net::{Settings as NetSettings, TransmitChecksum};
 use frontends::{Console, Driver, Violation};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use virtio_abi::blk::Features;
 use virtio_abi::net::Header;
 use virtio_abi::{CommonFeatures, DeviceType, Status};
@@ -194,6 +195,46 @@ fn frames_and_console_bytes_need_no_bounce_buffer() {
     let mut bytes = [0; 8];
     assert_eq!(console.receive(&mut bytes), 2);
     assert_eq!(dma.work(), Work::default(), "the drivers' own copy is the only one");
+}
+
+/// Memory that devices reach as it is; counts how often it is asked for a mapper.
+struct Identity {
+    memory: &'static Memory,
+    asked: AtomicUsize,
+}
+
+// SAFETY: `Memory` keeps the contract.
+unsafe impl DmaPages for Identity {
+    fn allocate(&self, count: usize) -> Option<RawPages> {
+        self.memory.allocate(count)
+    }
+
+    unsafe fn free(&self, pages: RawPages) {
+        // SAFETY: from `allocate`, per the contract.
+        unsafe { self.memory.free(pages) }
+    }
+
+    fn mapper(&self) -> Option<&dyn DmaMapper> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
+#[test]
+fn identity_mapped_requests_cost_no_call() {
+    let memory = Memory::leaked(32);
+    let dma: &'static Identity = Box::leak(Box::new(Identity { memory, asked: AtomicUsize::new(0) }));
+    let (mut block, mut disk) = disk::pair_with(dma, memory, 0, config(64), Settings::default());
+    let mut buffer = filled(dma, &[1; 512]);
+    assert_eq!(dma.asked.load(Ordering::Relaxed), 1, "once for each buffer of a caller");
+    for sector in 0..10 {
+        block.submit(Request::Write { sector, buffer }).unwrap();
+        disk.serve();
+        buffer = block.poll().unwrap().buffer.unwrap();
+    }
+    drop((buffer, block));
+    assert_eq!(dma.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(memory.allocated_pages(), 0);
 }
 
 #[test]

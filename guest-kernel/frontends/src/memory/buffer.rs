@@ -268,10 +268,13 @@ impl Drop for DmaBuffer {
         // SAFETY: the pages came from there and are not mapped; a driver that cannot rule out that the device still uses
         // them has leaked them.
         unsafe {
-            match (self.reach, owner.mapper()) {
-                (Reach::Shared, _) => owner.free(self.pages),
-                (_, Some(mapper)) => mapper.free_data(self.pages),
-                (_, None) => {}
+            match self.reach {
+                Reach::Shared => owner.free(self.pages),
+                Reach::Unmapped | Reach::Mapped { .. } => {
+                    if let Some(mapper) = owner.mapper() {
+                        mapper.free_data(self.pages);
+                    }
+                }
             }
         }
     }
