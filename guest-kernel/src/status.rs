@@ -42,9 +42,7 @@ fn write(system: &System, page: &mut String) -> fmt::Result {
     for device in &system.devices.list {
         write!(page, "<tr><td>{}<td>{}<td>{}", device.device_type.name(), device.location, device.state)?;
     }
-    page.push_str(
-        "</table><h2>Patched operations</h2><table><tr><th>operation<th>sites<th>how<th>what stands there<th>bytes",
-    );
+    page.push_str("</table><h2>Patched operations</h2><table><tr><th>operation<th>sites<th>how<th>code<th>bytes");
     for (op, summary) in crate::patching::patches().ops() {
         let how = summary.kind.map_or("indirect", |kind| kind.name());
         write!(

@@ -25,7 +25,7 @@ const MAX_TASKS: usize = 64;
 struct State {
     /// Tasks to be polled. Other CPUs set bits, too.
     ready: AtomicU64,
-    /// Deadlines of sleeping tasks; `u64::MAX` is none.
+    /// Deadlines of sleeping tasks; `u64::MAX` means none.
     deadlines: RefCell<[u64; MAX_TASKS]>,
     /// The running task.
     current: Cell<usize>,

@@ -248,7 +248,7 @@ pub fn parse_net(text: &str) -> Result<Option<Net>, ParseError> {
         Some(("tap", name)) if (1..libc::IFNAMSIZ).contains(&name.len()) => Peer::Tap(name.into()),
         Some(("tap", _)) => return bad("the name of a tap interface has 1 to 15 bytes"),
         Some(("stream", path)) if !path.is_empty() => Peer::Stream(path.into()),
-        _ => return bad("it is none of tap=NAME, passt, stream=SOCKET, none"),
+        _ => return bad("expected tap=NAME, passt, stream=SOCKET or none"),
     };
     let mut net = Net { peer, mac: None };
     for option in parts {
@@ -303,7 +303,7 @@ impl FromStr for Console {
             None if text == "stdio" => Ok(Self::Stdio),
             None if text == "control" => Ok(Self::Control),
             Some(("file", file)) => file.parse().map(Self::File),
-            _ => bad("it is none of stdio, control, file=PATH"),
+            _ => bad("expected stdio, control or file=PATH"),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Control {
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Asks the guest for statistics of its balloon. Who asks from time to time does so for `patience`.
+    /// Asks the guest for statistics of its balloon. To poll, call it repeatedly for `patience`.
     ///
     /// # Errors
     /// What the other side says against it.

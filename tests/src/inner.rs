@@ -158,9 +158,9 @@ mod tests {
         assert_eq!(fs::read(to.join(MODULES).join("kvm.ko")).unwrap(), b"kvm");
         assert_eq!(wanted().newest_in(scratch.path()).as_deref(), Some(&*to));
         fs::write(to.join(MODULES).join("kvm.ko"), "another").unwrap();
-        assert_eq!(wanted().newest_in(scratch.path()), None, "a kernel whose content changed is none");
+        assert_eq!(wanted().newest_in(scratch.path()), None, "a kernel whose content changed is not used");
         fs::remove_file(to.join(MODULES).join("kvm.ko")).unwrap();
-        assert_eq!(wanted().newest_in(scratch.path()), None, "half a kernel is none");
+        assert_eq!(wanted().newest_in(scratch.path()), None, "half a kernel is not used");
         fs::remove_file(to.join("SHA256SUMS")).unwrap();
         assert_eq!(wanted().newest_in(scratch.path()), None, "nor is one of unknown origin");
     }

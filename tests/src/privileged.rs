@@ -61,7 +61,7 @@ pub fn instructions(code: &[u8]) -> usize {
     decoder.into_iter().filter(|instruction| instruction.mnemonic() != Mnemonic::Nop).count()
 }
 
-/// What was looked at, and what was found.
+/// What was examined, and what was found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// Instructions decoded.

@@ -102,7 +102,7 @@ mod tests {
         let xen = Xen::at(&to).unwrap();
         assert_eq!(fs::read(xen.file()).unwrap(), b"\x7fELF and more");
         fs::write(xen.file(), b"\x7fELF and less").unwrap();
-        assert_eq!(Xen::at(&to), None, "a hypervisor whose content changed is none");
+        assert_eq!(Xen::at(&to), None, "a hypervisor whose content changed is not used");
         package(&from, b"a script");
         assert_eq!(wanted().make(&from, &to).unwrap_err().to_string(), "its hypervisor is no ELF file");
         fs::write(from.join("boot/xen-4.17-amd64.gz"), "no gzip").unwrap();

@@ -46,7 +46,7 @@ fn every_clause_with_a_number_is_a_section_of_virtio_1_4() {
             }
         }
     }
-    assert!(cited > 100, "only {cited} clauses were looked at");
+    assert!(cited > 100, "only {cited} clauses were found");
 }
 
 /// Documents with links, by their paths in the repository.

@@ -112,7 +112,7 @@ fn a_neighbour_keeps_answering_while_every_hostile_check_runs_next_to_it() {
         assert!(result.outcome == Outcome::Skip || result.field(Handling::FIELD).is_some(), "{result:?}");
     }
     let peaks: Vec<u64> = results.iter().filter_map(|result| result.field("peak_mib")?.parse().ok()).collect();
-    assert!(peaks.len() * 10 > results.len() * 9, "memory was looked at: {peaks:?}");
+    assert!(peaks.len() * 10 > results.len() * 9, "memory was measured: {peaks:?}");
 }
 
 #[test]

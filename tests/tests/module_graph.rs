@@ -276,7 +276,7 @@ fn no_module_leads_back_to_itself() {
         let circles = graph.circles();
         assert!(circles.is_empty(), "{name}:\n{}", circles.join("\n"));
     }
-    assert!(modules > 200, "only {modules} modules were looked at");
+    assert!(modules > 200, "only {modules} modules were read");
 }
 
 /// Circles in a crate of one file.

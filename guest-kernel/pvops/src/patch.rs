@@ -1,6 +1,6 @@
 //! The patcher: rewrites every call site once, after the world is known.
 //!
-//! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks what stands there and writes through a
+//! [`plan`] decides what a site becomes and is pure; [`apply_all`] checks the bytes there and writes through a
 //! [`Text`], which knows how to write to code without ever having it writable and executable at once.
 
 use crate::live_table;
@@ -72,16 +72,16 @@ pub enum PatchError {
         /// Address of the function.
         target: usize,
     },
-    /// Something else than the call through the table stands there.
+    /// The bytes are not the call through the table.
     NotACall {
         /// The site.
         site: usize,
         /// The operation.
         op: Op,
-        /// What stands there.
+        /// The bytes.
         found: [u8; INDIRECT_CALL_LEN],
     },
-    /// The record's length is none that a site has.
+    /// No site has the record's length.
     BadLength {
         /// The site.
         site: usize,

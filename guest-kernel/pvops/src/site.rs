@@ -1,6 +1,6 @@
 //! Call sites: an indirect call through the table, padded so that inline code fits, and a record of where it is.
 //!
-//! Two kinds. A *hot* site clobbers RAX and the arithmetic flags and nothing else, whatever stands there: an indirect
+//! Two kinds. A *hot* site clobbers RAX and the arithmetic flags and nothing else, whatever its code is: an indirect
 //! call, a direct call or inline code. A *calling* site clobbers what any function does. Arguments are in RDI, RSI and RDX,
 //! the result in RAX.
 

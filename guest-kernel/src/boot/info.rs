@@ -10,7 +10,7 @@ use shared_abi::bundle::{self, Header, Part, Slot, Symbol};
 use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, StartInfo};
 use zerocopy::FromBytes;
 
-/// Longest command line that is looked at, the terminating NUL included.
+/// Longest command line that is read, including the terminating NUL.
 const CMDLINE_MAX: usize = 2048;
 const RESERVED_MAX: usize = 6;
 

@@ -56,7 +56,7 @@ const ERASE_LINE: &[u8] = b"\r\x1b[K";
 pub fn set_prompt(text: &str) {
     let mut prompt = PROMPT.lock();
     prompt.clear();
-    // One that is too long is as good as none.
+    // One that is too long is not redrawn.
     let _ = prompt.push_str(text);
 }
 

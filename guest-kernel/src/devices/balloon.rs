@@ -17,7 +17,7 @@ const RESERVE_DIVISOR: u64 = 16;
 const RESERVE_MIN: u64 = 1024;
 /// Blocks of this order and larger are reported as free: 2 MiB.
 const REPORT_ORDER: usize = 9;
-/// How often a target that could not be met is tried again, and free blocks are looked for.
+/// Interval of new attempts at a target that could not be met, and of searches for free blocks.
 const RETRY: u64 = 500_000_000;
 /// How long a request may take before the device is restarted, in nanoseconds.
 const PATIENCE: u64 = 30_000_000_000;
@@ -33,7 +33,7 @@ pub struct KernelBalloon {
     wanted: Event,
 }
 
-/// Who takes the pages.
+/// The device or hypervisor that takes the pages.
 enum Kind {
     /// A virtio device, which has the target, too.
     Device(Box<Balloon<AnyTransport>>, Interrupts),

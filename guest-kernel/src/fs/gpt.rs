@@ -1,5 +1,5 @@
 //! GUID partition tables (UEFI Specification 2.10, section 5.3, "GUID Partition Table (GPT) Disk Layout"), as far as `fs` needs
-//! them to find a file system. The disk is not trusted: checksums are compared, and places are checked by who reads there.
+//! them to find a file system. The disk is not trusted: checksums are compared, and positions are checked by the code that reads there.
 
 use alloc::vec::Vec;
 use crc::{CRC_32_ISO_HDLC, Crc};

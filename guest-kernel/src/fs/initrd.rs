@@ -2,7 +2,7 @@
 //! where it lies. Its content is not trusted: it is walked once when it is opened, and damage is an error
 //! that names the place.
 //!
-//! Published readers stop without a word at a damaged header, or read through a stream and copy; so this one is ours.
+//! Published readers stop silently at a damaged header, or read through a stream and copy; so this one is ours.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -14,7 +14,7 @@ use core::str;
 /// Bytes of a header: the magic number and 13 numbers of eight hexadecimal digits.
 const HEADER: usize = 110;
 const DIGITS: usize = 8;
-/// Numbers in a header that are looked at.
+/// Fields of a header that are used.
 mod field {
     pub(super) const INODE: usize = 0;
     pub(super) const MODE: usize = 1;

@@ -64,7 +64,7 @@ fn give(start: usize, order: usize) {
 /// Called when there are no frames left, with the heap unlocked: whether some came back.
 static RELIEF: spin::Once<fn() -> bool> = spin::Once::new();
 
-/// Sets who is asked when there are no frames left; the first one stays.
+/// Sets the hook that is called when no frames are left; later calls do nothing.
 pub fn set_relief(relieve: fn() -> bool) {
     RELIEF.call_once(|| relieve);
 }
@@ -81,7 +81,7 @@ fn grow(layout: Layout) -> bool {
     if wanted > MAX_ORDER {
         return false;
     }
-    // When memory is short, only what is needed; when there is none, what the balloon can give back.
+    // When memory is short, only what is needed; when none is left, what the balloon can give back.
     let take = || {
         let mut frames = FRAMES.lock();
         [GROWTH_ORDER.max(wanted), wanted].into_iter().find_map(|order| Some((frames.allocate(order)?, order)))

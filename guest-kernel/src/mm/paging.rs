@@ -129,7 +129,7 @@ pub unsafe fn reclaim_tables(range: Range) {
     unsafe { FRAMES.lock().add(range) };
 }
 
-/// Maps device registers; they stay mapped. `None` when the range is none.
+/// Maps device registers; they stay mapped. `None` when the range is invalid.
 pub fn map_device(physical: u64, len: u64) -> Option<usize> {
     let start = physical / PAGE_SIZE as u64 * PAGE_SIZE as u64;
     let end = physical.checked_add(len)?.checked_next_multiple_of(PAGE_SIZE as u64)?;

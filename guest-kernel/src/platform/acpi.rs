@@ -17,7 +17,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pvops::event::IoApic;
 
-/// Entries of a MADT that are looked at: one without a length would have no end.
+/// Most entries of a MADT that are read: one of length 0 would never end.
 const ENTRIES_MAX: usize = 4096;
 /// Bytes of a table that are mapped at most: more are a broken length, and its page tables would take the memory.
 const TABLE_MAX: usize = 16 << 20;
@@ -243,7 +243,7 @@ impl AcpiHandler for Handler {
         let size = size.clamp(size_of::<T>(), TABLE_MAX.max(size_of::<T>()));
         const { assert!(size_of::<T>() <= size_of::<Zeroes>() && align_of::<T>() <= align_of::<Zeroes>()) };
         let mapped = crate::mm::paging::map_device(address as u64, size as u64).map(|mapped| mapped as *mut T);
-        // The crate knows no failure here: a table that cannot be is one of zeroes, whose signature is none. A reader looks
+        // The crate allows no failure here: an impossible table reads as zeroes, which have no valid signature. A reader looks
         // no further than the structure until it has seen signature and length.
         let start = mapped.and_then(NonNull::new).unwrap_or(NonNull::from(&NOTHING).cast());
         // SAFETY: mapped and never unmapped, with that size, or as the last comment says.

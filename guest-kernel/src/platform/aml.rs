@@ -12,7 +12,7 @@ use pvops::event::Trigger;
 pub const VIRTIO_MMIO: &[u8] = b"LNRO0005";
 /// Blocks in blocks that are looked into.
 const DEPTH: usize = 8;
-/// Devices that are looked at.
+/// Most devices that are read.
 const DEVICES_MAX: usize = 256;
 
 /// The virtio-mmio devices that a table declares, and how many others have that id without resources that can be read.
@@ -27,7 +27,7 @@ pub fn virtio_mmio(aml: &[u8]) -> (Vec<Slot>, usize) {
 
 /// The first two elements of the package that the first object of a name is, those that are numbers of a byte.
 ///
-/// The name is looked for anywhere: what it takes running to pass over may stand before it.
+/// The name is searched for in every byte: code that only an interpreter could skip may come before it.
 pub fn start_of_package(aml: &[u8], name: &[u8; 4]) -> Option<[Option<u8>; 2]> {
     let at = find(aml, name)?;
     let Object::Package(elements) = Terms(&aml[at + name.len()..]).object()? else { return None };

@@ -56,7 +56,7 @@ pub enum Ending {
     Panic,
 }
 
-/// Looks up what there is to switch off with.
+/// Finds out how to switch the machine off.
 pub fn init(on_board: bool, has_legacy_chips: bool) {
     SWITCHES.call_once(|| match acpi::fadt().filter(|_| !on_board) {
         Some(fadt) => {

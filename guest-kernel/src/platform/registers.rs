@@ -13,7 +13,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Maps a window; `None` when the range is none.
+    /// Maps a window; `None` when the range is invalid.
     pub fn map(physical: u64, len: u64) -> Option<Self> {
         Some(Self { address: crate::mm::paging::map_device(physical, len)?, len: usize::try_from(len).ok()? })
     }

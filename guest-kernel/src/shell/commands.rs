@@ -37,7 +37,7 @@ pub(super) const COMMANDS: &[Command] = &[
         "pvops",
         &[],
         &[
-            ("", "every operation: sites, how they were patched, what stands there; hypercalls by number"),
+            ("", "every operation: sites, how they were patched, their code now; hypercalls by number"),
             ("OP", "its bytes before and after, and every site"),
         ],
     ),

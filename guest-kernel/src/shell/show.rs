@@ -16,7 +16,7 @@ use pvops::{Op, site, time};
 pub(super) fn operations(out: &mut String) -> fmt::Result {
     let patches = crate::patching::patches();
     writeln!(out, "backend {}, {} sites", crate::patching::world().backend().name, patches.sites())?;
-    writeln!(out, "{:20} {:>5}  {:8}  what stands there", "operation", "sites", "how")?;
+    writeln!(out, "{:20} {:>5}  {:8}  code", "operation", "sites", "how")?;
     for (op, summary) in patches.ops() {
         let how = summary.kind.map_or("indirect", |kind| kind.name());
         writeln!(out, "{:20} {:>5}  {how:8}  {}", op.name(), summary.sites, mnemonics(op, summary.kind))?;

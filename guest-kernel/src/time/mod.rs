@@ -64,7 +64,7 @@ static SOURCES: spin::Once<Sources> = spin::Once::new();
 
 /// Where the time comes from.
 pub fn sources() -> Sources {
-    const NONE: Sources = Sources { clock: "none", tsc: (0, "not looked at yet"), timer: Timer::Hypervisor };
+    const NONE: Sources = Sources { clock: "none", tsc: (0, "not detected yet"), timer: Timer::Hypervisor };
     SOURCES.get().copied().unwrap_or(NONE)
 }
 

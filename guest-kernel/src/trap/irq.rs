@@ -29,7 +29,7 @@ static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 /// Interrupts between `sti` and `hlt`.
 static UNPROTECTED_HALTS: AtomicU64 = AtomicU64::new(0);
 
-/// Who has a vector.
+/// The owner of a vector.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     /// Name of the device or driver.

@@ -51,7 +51,7 @@ impl Level {
     }
 
     /// Takes what was raised, by `take`, and with it the line. An interrupt that comes right after is not part of that: its line stays
-    /// masked until it is taken itself, or it would interrupt again before anybody has looked at the device.
+    /// masked until it is taken itself, or it would interrupt again before the device is served.
     pub fn take(&self, take: impl FnOnce() -> bool) -> (bool, Option<Masked>) {
         let raised = take();
         (raised, if raised { self.hold() } else { None })

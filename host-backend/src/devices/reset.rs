@@ -33,7 +33,7 @@ impl ResetLine {
         }
     }
 
-    /// Whether the machine is started again after a triple fault, which otherwise is a failure to be looked at.
+    /// Whether the machine is started again after a triple fault, which otherwise is a failure.
     pub fn reboots(&self) -> bool {
         self.on_reset == OnReset::Reboot
     }

@@ -22,7 +22,7 @@ pub(super) struct LyingSlot {
 struct Written {
     device_features_sel: u32,
     driver_features_sel: u32,
-    /// Features that were shown and are none of the device's.
+    /// Features that were shown and that the device does not have.
     invented: u64,
     /// A reset that is not confirmed.
     ignored: Option<IgnoredReset>,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// What takes longer than this is reported.
 const LONG: Duration = Duration::from_secs(1);
-/// How often the end is looked for at first, and at last.
+/// Shortest and longest interval of checks for the end.
 const STEP: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(10));
 
 /// Whether the user still waits.

@@ -67,7 +67,7 @@ impl Signals {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for signal in ENDING {
-                // Who starts us may want us to ignore it: nohup, a shell's background job.
+                // Our parent may want us to ignore it: nohup, a shell's background job.
                 let mut action: libc::sigaction = std::mem::zeroed();
                 libc::sigaction(signal, std::ptr::null(), &raw mut action);
                 if action.sa_sigaction != libc::SIG_IGN {

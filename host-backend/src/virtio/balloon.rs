@@ -26,9 +26,9 @@ use zerocopy::{FromZeros, IntoBytes};
 const FEATURES: Features = Features::STATS_VQ.union(Features::DEFLATE_ON_OOM).union(Features::REPORTING);
 const QUEUES: Queues = queues(FEATURES);
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Page numbers looked at together; adjacent ones are given back together.
+/// Page numbers processed together; adjacent ones are given back together.
 const CHUNK: usize = 1024;
-/// Statistics looked at; the specification has ten.
+/// Most statistics that are read; the specification has ten.
 const STATS_MAX: usize = 32;
 
 /// A balloon.

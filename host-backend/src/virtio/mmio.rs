@@ -277,7 +277,7 @@ impl MmioTransport {
     }
 
     fn work(&self, what: impl FnOnce(&mut dyn Device, &mut Io<'_>) -> Result<Progress, Fault>) -> Progress {
-        // Locks are not fair: who waits between two requests would come too late for each of them.
+        // Locks are not fair: a thread that waits between two requests would lose to each of them.
         while self.pause.waiting.load(Ordering::Acquire) > 0 {
             std::thread::sleep(WAIT_STEP);
         }

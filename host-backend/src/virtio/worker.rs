@@ -193,7 +193,7 @@ mod tests {
         input.input(b"in");
         until(&|| rig.used_index(0) == 1);
         assert_eq!(rig.get(DATA, 2), b"in");
-        // One for each of the two requests; that the device looked at its queues on its own at first is none.
+        // One for each of the two requests; that the device checked its queues by itself at first does not count.
         assert_eq!(rig.transport.counters().notifications.get(), 2);
         worker.leave();
         until(&|| worker.has_ended());

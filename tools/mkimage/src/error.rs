@@ -205,7 +205,7 @@ pub enum Error {
         /// The format.
         format: String,
     },
-    /// A loader is none.
+    /// A file is not a loader.
     #[error("cannot use the loader {path}: {what}")]
     BadLoader {
         /// The file.

@@ -55,7 +55,7 @@ pub type Section = SectionHeader64<LE>;
 /// An ELF note.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Note {
-    /// Who defines the type.
+    /// The owner that defines the type.
     pub owner: String,
     /// The type.
     pub kind: u32,
@@ -72,7 +72,7 @@ pub struct Note {
 /// The slot for the bundle, and where in the file it is.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacedSlot {
-    /// As it stands there.
+    /// As it is in the file.
     pub slot: Slot,
     /// Offset in the file.
     pub offset: usize,
@@ -96,7 +96,7 @@ impl<'data> Kernel<'data> {
     /// Looks through an ELF file for x86-64.
     ///
     /// # Errors
-    /// When it is none, or when a part of it lies outside the file.
+    /// When it is not one, or when a part of it lies outside the file.
     pub fn parse(data: &'data [u8]) -> Result<Self> {
         let Some(ident) = data.get(..20).filter(|start| start.starts_with(&elf::ELFMAG)) else {
             return Err(Error::NotElf);

@@ -55,7 +55,7 @@ impl Loaders {
         Ok(Self { efi, bios, linux })
     }
 
-    /// The folder where they are looked for unless the user names one: next to the program, or where the release build
+    /// The default folder to search: next to the program, or where the release build
     /// is next to that of the program.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ fn check_unused(output: &Path) -> Result<()> {
         l_pid: 0,
     };
     let mut lock = whole(libc::F_WRLCK);
-    // Where locks cannot be asked for there are none.
+    // Where locks cannot be queried, there are none.
     match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)) {
         Ok(_) if i32::from(lock.l_type) != libc::F_UNLCK => Err(Error::InUse(output.into())),
         _ => Ok(()),
@@ -88,7 +88,7 @@ pub fn write_bytes(output: &Path, bytes: &[u8]) -> Result<()> {
     write(output, 0o666, |file| file.write_all(bytes).map_err(|source| Error::Write { path: output.into(), source }))
 }
 
-/// The same for who wants the new file's path.
+/// The same for a writer that needs the new file's path.
 ///
 /// # Errors
 /// As [`write()`].

@@ -37,7 +37,7 @@ impl Loop {
         let mut backing = File::options().read(true).write(true).create_new(true).open(&file).unwrap();
         // Nothing that reads as anything: no zero, no text, no end of a table.
         let old = [0xa5; MIB as usize];
-        // A full disk, for who has one, is full from here on.
+        // A full disk is full from here on.
         (0..bytes.min(80 * MIB) / MIB).try_for_each(|_| backing.write_all(&old)).ok();
         backing.set_len(bytes).unwrap();
         backing.write_all_at(&old, bytes - MIB).ok();

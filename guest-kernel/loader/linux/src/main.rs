@@ -3,7 +3,7 @@
 //! kernel by its one entry. The kernel lies where it belongs: mkimage has put its segments after this part as they are in
 //! memory, and the loader of a bzImage puts that part at 1 MiB.
 //!
-//! Everything is addressed from the data segment, which the protocol makes that of this part. It trusts who has loaded it.
+//! Everything is addressed from the data segment, which the protocol makes that of this part. It trusts its loader.
 
 #![no_std]
 #![no_main]
@@ -16,7 +16,7 @@ use shared_abi::pvh::START_MAGIC;
 /// Entries of the memory map that are asked for.
 const E820_MAX: usize = 128;
 
-// The header: zero where who loads it writes, or mkimage does.
+// The header: fields that the loader or mkimage writes are zero.
 global_asm!(
     ".pushsection .setup, \"awx\"",
     ".code16",

@@ -138,7 +138,7 @@ fn windows_that_cannot_be_are_refused_with_the_reason() {
     assert_eq!((used[0].first, used[1].first, refused), (0, 0x80, vec![Refusal::Twice]));
     let (used, refused) = windows(&twice[..1], &RAM, END, |_| false);
     assert_eq!((used, refused), (vec![], vec![(twice[0], Refusal::OtherThanPorts)]));
-    assert_eq!(used_and_refused(&[entry(0, 7, 1, 0)]), (vec![], vec![]), "another segment group is none of ours");
+    assert_eq!(used_and_refused(&[entry(0, 7, 1, 0)]), (vec![], vec![]), "another segment group is not ours");
 }
 
 proptest! {
@@ -189,7 +189,7 @@ mod at {
     pub(super) const X_FIELDS: usize = 132;
 }
 
-/// A FADT of `len` bytes that claims ACPI 6 and is followed by bytes that are none of its own.
+/// A FADT of `len` bytes that claims ACPI 6 and is followed by bytes that do not belong to it.
 fn fadt_memory(len: usize) -> Vec<u8> {
     const LONGEST: usize = 276;
     const DSDT: usize = 0x3000;

@@ -5,7 +5,7 @@ use pci_types::{Bar, ConfigRegionAccess, EndpointHeader};
 /// Base address registers of an endpoint.
 pub(super) const BARS: usize = 6;
 
-/// Address and size of each memory BAR; a BAR of 64 bits stands at its first register, and its second is none. To learn the
+/// Address and size of each memory BAR; a 64-bit BAR is listed at its first register, and its second is not a BAR. To learn the
 /// sizes, the registers are written: the function must not answer to memory accesses meanwhile.
 pub(super) fn memory(header: &EndpointHeader, access: impl ConfigRegionAccess + Copy) -> [Option<(u64, u64)>; BARS] {
     const FIRST: u16 = 0x10;

@@ -55,7 +55,7 @@ impl AccessMechanism {
             Some("memory") => Self::Memory,
             None => Self::Any,
             Some(other) => {
-                log::warn!("ringside.pci={other}: not memory or ports; using what there is");
+                log::warn!("ringside.pci={other}: not memory or ports; using the default");
                 Self::Any
             }
         }

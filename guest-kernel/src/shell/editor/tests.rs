@@ -87,7 +87,7 @@ fn text_in_utf_8_is_edited_by_characters() {
     // Two to the left of the end, delete one, and the kana takes the place of the umlaut.
     assert_eq!(type_keys("grüße\x1b[D\x1b[D\x7fか\r".as_bytes()).0, ["grかße"]);
     assert_eq!(type_keys("世界\x02\x04\r".as_bytes()).0, ["世"]);
-    // Half a character, a byte that is none, a control character of Latin-1, a combining accent.
+    // Half a character, an invalid byte, a control character of Latin-1, a combining accent.
     assert_eq!(type_keys(b"a\xc3b\xffc\xc2\x85\xcc\x81d\r").0, ["abcd"]);
     let long = type_keys(&["ü".repeat(150).into_bytes(), b"\r".to_vec()].concat()).0;
     assert_eq!(long[0].len(), 200);

@@ -16,7 +16,7 @@ pub trait Engine: Send {
     /// Bytes.
     fn len(&self) -> u64;
 
-    /// Whether there are none.
+    /// Whether it is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,7 +1,7 @@
 //! Checksums and cuts that a guest leaves to the card, done here where its link cannot (a stream of plain frames).
 //!
 //! Header and frame are a copy of what the guest wrote, and hostile: every place in the frame is checked, lengths come from
-//! the frame itself, and `hdr_len` is not looked at (section 5.1.6.2 "Packet Transmission").
+//! the frame itself, and `hdr_len` is ignored (section 5.1.6.2 "Packet Transmission").
 
 use super::ETHERNET_HEADER;
 use shared_abi::virtio::net::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header};

@@ -66,7 +66,7 @@ impl StreamLink {
         Ok((bytes.len() >= LENGTH + length).then(|| start..start + length))
     }
 
-    /// Reads what there is; false if there is nothing now.
+    /// Reads what is available; false if nothing is.
     fn fill(&mut self) -> io::Result<bool> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 /// Sectors of the GPT's copy at the end: the header, and 128 entries of 128 bytes.
 const GPT_COPY: u64 = 33;
-/// The size that a user gets who asks for none, if all fits.
+/// The default size, if all fits.
 const DEFAULT_SIZE: u64 = 64 << 20;
 const ALIGN: u64 = 1 << 20;
 /// fatfs counts the bits of an allocation table in 32 bits, which is enough for 2^27 clusters of 4 KiB.

@@ -1,4 +1,4 @@
-//! Who has claimed a block device, in words. The kernel itself says only "busy"; `/proc` and sysfs have the rest, and may
+//! The holder of a block device, for messages. The kernel itself says only "busy"; `/proc` and sysfs have the rest, and may
 //! also not know: a device can be mounted where this process cannot see it, or be held open.
 
 use std::fs;

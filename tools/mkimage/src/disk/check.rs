@@ -1,4 +1,4 @@
-//! Looks through a FAT file system before fatfs does: that one trusts the disk, and would panic at a cluster that is none, or
+//! Looks through a FAT file system before fatfs does: that one trusts the disk, and would panic at an invalid cluster, or
 //! walk in circles. A volume that passes has every cluster at most once in a chain, and chains as long as their files.
 
 use super::fat::{ATTRIBUTES, DELETED, ENTRY, FOLDER, LONG_NAME, Root, Volume, damaged, len_of};

@@ -12,9 +12,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use zerocopy::FromBytes;
 
-/// Descriptors that are looked at; a handful is usual.
+/// Most descriptors that are read; a handful is usual.
 const DESCRIPTORS_MAX: u64 = 64;
-/// Bytes of a directory and number of entries that are looked at, and how deep: no image of ours comes near.
+/// Limits of bytes of a directory, of entries, and of depth: no image of ours comes near.
 const DIRECTORY_MAX: u32 = 1 << 20;
 const ENTRIES_MAX: usize = 1 << 16;
 const DEPTH_MAX: usize = 32;
@@ -200,7 +200,7 @@ fn records(mut block: &[u8]) -> Result<Vec<(DirectoryRecord, &[u8])>> {
 fn catalogue(block: &[u8]) -> Result<Vec<BootEntryReport>> {
     let (validation, mut rest) = ValidationEntry::read_from_prefix(block).map_err(damaged)?;
     if validation.header != ValidationEntry::HEADER || validation.key != ValidationEntry::KEY || validation.sum() != 0 {
-        return Err(damaged("its boot catalogue is none"));
+        return Err(damaged("its boot catalogue is invalid"));
     }
     let mut entries = Vec::new();
     let mut section = Some((validation.platform, 1));

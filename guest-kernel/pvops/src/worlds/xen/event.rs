@@ -263,7 +263,7 @@ pub unsafe fn bind_ipi(vector: u8) -> Result<u32, Refused> {
 /// Sends an event.
 ///
 /// # Errors
-/// [`Refused`], when the channel is none.
+/// [`Refused`], when there is no such channel.
 pub fn send(mut channel: u32) -> Result<(), Refused> {
     // SAFETY: an event on a channel without handler is counted and forgotten.
     unsafe { hypercall::command(number::EVENT_CHANNEL_OP, event::SEND, "evtchn send", &mut channel) }.map(drop)

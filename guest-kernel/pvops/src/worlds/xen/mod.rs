@@ -138,7 +138,7 @@ const TEMPLATES: &[(Op, Template)] = {
     }
 };
 
-/// Xen's flat segments are as good as ours.
+/// Xen's flat segments serve as well as ours.
 unsafe extern "sysv64" fn keep_segments(_descriptor: *const DescriptorTablePointer) {}
 
 /// Xen has the task state segment; exceptions arrive on the stack in use.

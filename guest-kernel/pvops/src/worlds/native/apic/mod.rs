@@ -138,7 +138,7 @@ pub(crate) unsafe extern "sysv64" fn set_timer(deadline: u64) {
     // Half a range at most: the kernel asks again when that ends too early.
     let wait = || scale.apply(deadline.saturating_sub(crate::ops::time::now()).min(1 << 31));
     if BY_DEADLINE.load(Relaxed) {
-        // SAFETY: ring 0. A deadline of 0 is none; one that has passed interrupts at once.
+        // SAFETY: ring 0. A deadline of 0 disarms the timer; one that has passed interrupts at once.
         let end = if deadline == u64::MAX { 0 } else { unsafe { _rdtsc() }.wrapping_add(wait()).max(1) };
         // SAFETY: CPUID offers the mode, so the register is there.
         unsafe { crate::worlds::native::write_msr(msr::TSC_DEADLINE, end) };
