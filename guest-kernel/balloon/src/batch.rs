@@ -23,7 +23,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(dma: &'static dyn DmaPages, capacity: usize) -> Option<Self> {
-        let array = DmaBuffer::allocate(dma, capacity * size_of::<u32>())?;
+        let array = DmaBuffer::allocate_shared(dma, capacity * size_of::<u32>())?;
         Some(Self { array, pages: Vec::with_capacity(capacity), count: 0, head: None })
     }
 

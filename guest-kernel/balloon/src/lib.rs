@@ -1,8 +1,8 @@
 //! The memory balloon driver (section 5.5) and its policy: pages go to the host and come back.
 //!
 //! Made by the kernel, which calls [`Balloon::poll`] when the device interrupts, from time to time while the target
-//! is not met, and when memory was freed. Each call does a bounded amount of work. The kernel's allocator is behind
-//! [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted: which
+//! is not met, and when memory was freed. Each call does a bounded amount of work. The kernel's allocator
+//! implements [`PageSource`]; its refusal to give a page is what keeps the kernel's reserve. The device is not trusted: which
 //! pages are in the balloon is known from private memory only, and a device that breaks a rule is reset and loses them.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +18,8 @@ mod report;
 mod reservation;
 mod statistics;
 
+/// The drivers whose types the signatures here name: transports, DMA memory, errors.
+pub use frontends;
 pub use pages::{FreeBlock, PageSource, Pfn, Report, Statistics};
 pub use reservation::{Hypervisor, Reservation};
 
@@ -41,6 +43,7 @@ const BATCH_MAX: u16 = 1024;
 
 /// Where the balloon stands after a [`Balloon::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
     /// The balloon has what the host wants.
     Steady,
@@ -107,8 +110,8 @@ pub struct Settings {
     pub batch: u16,
     /// Free blocks of one report.
     pub report_blocks: u16,
-    /// Nanoseconds that an inflate or deflate request may take before the device is restarted; 0 for any time. Whoever sets
-    /// it calls [`Balloon::check_time`] from time to time.
+    /// Nanoseconds that an inflate or deflate request may take before the device is restarted; 0 for any time. A caller
+    /// that sets it calls [`Balloon::check_time`] from time to time.
     pub patience: u64,
 }
 

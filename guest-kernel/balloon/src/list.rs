@@ -11,7 +11,7 @@ const CHUNK: usize = 1024;
 
 #[derive(Default)]
 pub(crate) struct PageList {
-    /// Chunks of equal capacity; those behind the one in use are empty.
+    /// Chunks of equal capacity; those after the one in use are empty.
     chunks: Vec<Vec<Pfn>>,
     len: usize,
 }
@@ -44,7 +44,7 @@ impl PageList {
         self.chunks[self.len / CHUNK].pop()
     }
 
-    /// Frees chunks, but for one behind the one in use.
+    /// Frees chunks, except for one after the one in use.
     pub(crate) fn trim(&mut self) {
         self.chunks.truncate(self.len / CHUNK + 2);
     }

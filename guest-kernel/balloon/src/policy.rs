@@ -27,7 +27,7 @@ impl Policy {
         self.target
     }
 
-    /// Takes a wish of the host; a new one is a reason to try again.
+    /// Takes the target that the host sets; a new one is a reason to try again.
     pub(crate) fn set_target(&mut self, target: u32) {
         if target != self.target {
             *self = Self { target, grow_at: 0 };

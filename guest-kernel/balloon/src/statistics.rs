@@ -22,9 +22,9 @@ impl Reporter {
         Self { ring, buffer, is_ours: true }
     }
 
-    /// What it needs beside a ring.
+    /// What it needs in addition to a ring.
     pub(crate) fn buffer(dma: &'static dyn DmaPages) -> Option<DmaBuffer> {
-        DmaBuffer::allocate(dma, TAGS * size_of::<Stat>())
+        DmaBuffer::allocate_shared(dma, TAGS * size_of::<Stat>())
     }
 
     /// Sends numbers if the device wants some, as it does at first. True if it did.

@@ -15,7 +15,7 @@ pub(crate) struct Cells {
 
 impl Cells {
     pub(crate) fn allocate(dma: &'static dyn DmaPages, len: usize) -> Option<Self> {
-        Some(Self { memory: DmaBuffer::allocate(dma, len)? })
+        Some(Self { memory: DmaBuffer::allocate_shared(dma, len)? })
     }
 
     pub(crate) fn device_address(&self) -> u64 {

@@ -55,7 +55,7 @@ impl<T: Transport> Console<T> {
         let mut transmit = device.ring(TRANSMIT_QUEUE, TRANSMIT_BUFFERS, 1, dma)?;
         transmit.disable_interrupts();
         let mut allocate = |count| -> Result<Vec<DmaBuffer>, InitError> {
-            let buffers = (0..count).map(|_| DmaBuffer::allocate(dma, PAGE_SIZE)).collect::<Option<_>>();
+            let buffers = (0..count).map(|_| DmaBuffer::allocate_shared(dma, PAGE_SIZE)).collect::<Option<_>>();
             buffers.ok_or_else(|| device.give_up(InitError::NoMemory { what: "console buffers" }))
         };
         let input = allocate(receive.size().min(RECEIVE_BUFFERS))?;
@@ -80,7 +80,7 @@ impl<T: Transport> Console<T> {
         Ok(this)
     }
 
-    /// The terminal's size, if the device tells; follows the device.
+    /// The terminal's size, if the device reports it; follows the device.
     pub fn size(&self) -> Option<Size> {
         self.size
     }

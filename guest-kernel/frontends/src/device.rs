@@ -13,6 +13,7 @@ use crate::error::{InitError, Violation};
 use crate::memory::{DmaPages, Loan};
 use crate::ring::Ring;
 use crate::transport::Transport;
+use core::task::{Context, Poll, Waker};
 use virtio_abi::mmio::InterruptStatus;
 use virtio_abi::{CommonFeatures, DeviceType, Status};
 
@@ -31,6 +32,7 @@ const COMMON: CommonFeatures = CommonFeatures::VERSION_1
 
 /// What the kernel knows about an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InterruptSource {
     /// A line, or one vector for everything: the device is asked why.
     Shared,
@@ -79,7 +81,7 @@ pub trait Driver {
     /// Handles an interrupt: acknowledges it, follows configuration changes, and says what it was about. Takes no
     /// completions.
     fn interrupt(&mut self, source: InterruptSource) -> InterruptStatus {
-        match self.device_mut().interrupt(source) {
+        let status = match self.device_mut().interrupt(source) {
             Ok(status) => {
                 if status.contains(InterruptStatus::CONFIG_CHANGE) {
                     self.config_changed();
@@ -90,7 +92,26 @@ pub trait Driver {
                 self.fail(violation);
                 InterruptStatus::CONFIG_CHANGE
             }
+        };
+        if !status.is_empty() {
+            self.device_mut().wake();
         }
+        status
+    }
+
+    /// For async callers that have taken all completions: ready if there are more, or the device has stopped. Otherwise
+    /// asks for an interrupt and keeps the waker; [`Driver::interrupt`], a restart and a stop wake it, once. A driver keeps
+    /// one waker, that of the last call: several tasks share a disk through [`Requests`](crate::block::Requests).
+    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.broken().is_some() {
+            return Poll::Ready(());
+        }
+        // The waker first: an interrupt handler that runs on another CPU must find it.
+        self.device_mut().set_waker(context.waker());
+        if self.enable_interrupts() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Handles a failure of the device: restarts it, or stops it if that does not help or has been done too often.
@@ -152,6 +173,8 @@ pub struct Device<T: Transport> {
     restart_limit: u32,
     /// For the memory that the device has been shown since its last reset.
     loan: Loan,
+    /// Of the task that waits for an interrupt.
+    waker: Option<Waker>,
 }
 
 impl<T: Transport> Device<T> {
@@ -187,6 +210,7 @@ impl<T: Transport> Device<T> {
             restarts: 0,
             restart_limit: RESTARTS,
             loan,
+            waker: None,
         };
         if features & CommonFeatures::VERSION_1.bits() == 0 {
             return Err(this.give_up(InitError::Legacy { offered }));
@@ -263,6 +287,8 @@ impl<T: Transport> Device<T> {
         let status = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
         self.transport.set_status(status);
         self.state = State::Live;
+        // After a restart interrupts are to be asked for again.
+        self.wake();
     }
 
     /// Marks the device FAILED before it was started, and passes the reason on. Rings that were set up are freed when
@@ -340,7 +366,23 @@ impl<T: Transport> Device<T> {
             (_, false) => log::error!("{name}: stopped: {reason}; the device does not confirm its reset"),
         }
         self.state = State::Stopped { reason, reset_confirmed };
+        self.wake();
         reset_confirmed
+    }
+
+    /// Keeps the waker of the task that waits for an interrupt, in place of any other.
+    fn set_waker(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(kept) => kept.clone_from(waker),
+            None => self.waker = Some(waker.clone()),
+        }
+    }
+
+    /// Wakes the task that waits for an interrupt.
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     /// Resets the device. If it confirms, all memory that it was shown is ours again.

@@ -5,6 +5,7 @@ use virtio_abi::DeviceType;
 
 /// Why a driver did not come up. The device was reset or marked FAILED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InitError {
     /// The transport belongs to another type of device.
     #[error("device is a {}, not a {}", found.name(), wanted.name())]
@@ -67,6 +68,7 @@ pub enum InitError {
 
 /// A rule of the ring or of the device type that the device broke. The driver stops, resets it and keeps this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Violation {
     /// A used id is no descriptor of the queue.
     #[error("queue {queue}: used id {id} is out of range (size {size})")]
@@ -93,7 +95,7 @@ pub enum Violation {
         queue: u16,
         /// The id.
         id: u32,
-        /// The length that the device told.
+        /// The length that the device reported.
         len: u32,
         /// The writable bytes.
         writable: u32,

@@ -116,7 +116,7 @@ fn a_failing_part_fails_the_whole_request_once() {
     let error = run(&mut block, &mut disk, Request::Write { sector: 0, buffer: data });
     assert_eq!(error.err(), Some(RequestError::Io));
     assert!(block.poll().is_none());
-    assert!(disk.chains.len() < 8, "parts behind the failure are not sent");
+    assert!(disk.chains.len() < 8, "parts after the failure are not sent");
     let data = buffer(&disk, 1, 512);
     assert!(run(&mut block, &mut disk, Request::Write { sector: 0, buffer: data }).is_ok());
 }

@@ -276,7 +276,7 @@ fn a_full_transmit_ring_refuses_until_the_device_is_done_and_interrupts_for_it()
     net.enable_interrupts();
     net.transmit(60, TransmitChecksum::Complete, |_| ()).unwrap();
     card.take_sent();
-    assert!(!card.transmit.interrupt_wanted(), "nobody waits for a buffer");
+    assert!(!card.transmit.interrupt_wanted(), "no caller waits for a buffer");
 }
 
 #[test]

@@ -260,7 +260,7 @@ impl Disk {
         let id = match &self.driver {
             DiskDriver::Own(_) => match self.run(Request::Id).await?.0 {
                 Output::Id(id) => id,
-                Output::Done => [0; 20],
+                _ => [0; 20],
             },
             DiskDriver::Reference { driver, .. } => {
                 let mut id = [0; 20];

@@ -82,7 +82,7 @@ fn request(script: &mut Script, memory: &'static Memory) -> Request {
     }
 }
 
-/// Any status, as a rule a good one.
+/// Any status, usually a good one.
 fn answer(_: usize, chain: &Chain, memory: &Memory, script: &mut Script) -> u32 {
     let status = if script.one_in(8) { script.byte() } else { RequestStatus::OK.0 };
     let len = chain.writable();

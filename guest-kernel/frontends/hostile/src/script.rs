@@ -11,7 +11,7 @@ impl Script {
     /// Bytes of the shortest and of the longest script that a seed makes.
     const LENGTHS: (u64, u64) = (32, 512);
 
-    /// The script of a seed, for ever the same: the bytes of the SplitMix64 sequence that starts there.
+    /// The script of a seed, always the same: the bytes of the SplitMix64 sequence that starts there.
     pub fn from_seed(seed: u64) -> Self {
         let mut state = seed;
         let mut next = || {

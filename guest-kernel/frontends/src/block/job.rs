@@ -86,6 +86,10 @@ impl Job {
 
     /// Starts over, after the device was reset.
     pub(super) fn rewind(&mut self) {
+        if let Some(buffer) = &self.buffer {
+            // The device may have overwritten its copy.
+            buffer.sync_for_device(0..buffer.len());
+        }
         (self.sector, self.left) = self.start;
         (self.offset, self.in_flight, self.since) = (0, 0, None);
     }
@@ -93,6 +97,16 @@ impl Job {
     /// Whether the device has seen any of it.
     pub(super) fn was_sent(&self) -> bool {
         self.in_flight > 0 || (self.sector, self.left) != self.start
+    }
+
+    /// Takes the buffer from the device, which has returned it or was reset, with what a read gave.
+    pub(super) fn take_buffer_back(&mut self) {
+        if let Some(buffer) = &mut self.buffer {
+            if self.result.is_ok() {
+                buffer.sync_for_driver(0..buffer.len());
+            }
+            buffer.unmap();
+        }
     }
 
     /// Keeps the first error and sends no more.
@@ -124,7 +138,7 @@ impl Job {
     }
 }
 
-/// How much of a discard to take so that the cut behind it is aligned, if one is needed and an aligned one is in reach.
+/// How much of a discard to take so that the cut after it is aligned, if one is needed and an aligned one is in reach.
 fn aligned(sector: u64, left: u64, limit: u32, alignment: u32) -> u32 {
     if left <= limit.into() {
         return limit;

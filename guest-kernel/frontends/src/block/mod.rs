@@ -53,7 +53,7 @@ pub struct Settings {
     pub queue_size: u16,
     /// Data segments of one ring request, at most; only a device with a limit on segment sizes makes more than one.
     pub segments: u16,
-    /// Nanoseconds that a request may take before the device is restarted; 0 for any time. Whoever sets it calls
+    /// Nanoseconds that a request may take before the device is restarted; 0 for any time. A caller that sets it calls
     /// [`Block::check_time`] from time to time.
     pub patience: u64,
 }
@@ -165,13 +165,17 @@ impl<T: Transport> Block<T> {
 
     /// Takes a request; call [`Driver::kick`] after the last one of a batch. A request that cannot be taken comes
     /// back with its buffer.
-    pub fn submit(&mut self, request: Request) -> Result<Token, Rejected> {
+    pub fn submit(&mut self, mut request: Request) -> Result<Token, Rejected> {
         if let Err(reason) = self.check(&request) {
             return Err(Rejected { reason, request });
         }
         let Some(number) = self.free_jobs.pop() else {
             return Err(Rejected { reason: Rejection::Full, request });
         };
+        if !request.lend() {
+            self.free_jobs.push(number);
+            return Err(Rejected { reason: Rejection::NotMapped, request });
+        }
         let token = Token(self.next_token);
         self.next_token += 1;
         if matches!(request, Request::Flush) && !self.has_flush() {
@@ -312,6 +316,7 @@ impl<T: Transport> Block<T> {
         }
         job.in_flight -= 1;
         if job.is_finished() {
+            job.take_buffer_back();
             self.finished.push_back(number);
         }
     }
@@ -340,7 +345,9 @@ impl<T: Transport> Driver for Block<T> {
             let Some(job) = job.as_mut().filter(|job| !job.is_finished()) else { continue };
             job.fail(RequestError::Broken(reason));
             job.in_flight = 0;
-            if !confirmed && let Some(mut buffer) = job.buffer.take() {
+            if confirmed {
+                job.take_buffer_back();
+            } else if let Some(mut buffer) = job.buffer.take() {
                 self.leaked_pages += buffer.leak();
             }
             self.finished.push_back(number);
@@ -376,6 +383,7 @@ impl<T: Transport> Driver for Block<T> {
                 again.push((job.token, number));
             } else {
                 job.in_flight = 0;
+                job.take_buffer_back();
                 self.finished.push_back(number);
             }
         }

@@ -1,12 +1,13 @@
 //! Requests to a block device, as its users see them.
 
 use crate::error::Violation;
-use crate::memory::DmaBuffer;
+use crate::memory::{Direction, DmaBuffer};
 
 pub use virtio_abi::blk::{ID_LEN, SECTOR_SIZE};
 
 /// What to do. The length of a buffer is the length of the transfer, a multiple of [`SECTOR_SIZE`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Request {
     /// Fills the buffer from the disk.
     Read {
@@ -24,7 +25,7 @@ pub enum Request {
     },
     /// Makes all writes that have completed before durable.
     Flush,
-    /// Tells that the content of a range is not needed any more.
+    /// Says that the content of a range is no longer needed.
     Discard {
         /// First sector.
         sector: u64,
@@ -51,6 +52,20 @@ impl Request {
             Self::Read { buffer, .. } | Self::Write { buffer, .. } => Some(buffer),
             Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Id => None,
         }
+    }
+
+    /// Lets the device reach the buffer, if there is one. False if that is not possible now.
+    pub(super) fn lend(&mut self) -> bool {
+        let (buffer, direction) = match self {
+            Self::Read { buffer, .. } => (buffer, Direction::FromDevice),
+            Self::Write { buffer, .. } => (buffer, Direction::ToDevice),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Id => return true,
+        };
+        let is_mapped = buffer.map(direction).is_some();
+        if is_mapped {
+            buffer.sync_for_device(0..buffer.len());
+        }
+        is_mapped
     }
 }
 
@@ -86,6 +101,7 @@ pub struct Rejected {
 
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Rejection {
     /// Too many requests are pending: take completions first.
     #[error("too many requests are pending")]
@@ -122,6 +138,9 @@ pub enum Rejection {
     /// The device does not offer this.
     #[error("the device does not support this request")]
     Unsupported,
+    /// The buffer cannot be mapped for the device now: take completions first.
+    #[error("the buffer cannot be mapped for the device")]
+    NotMapped,
     /// The driver has stopped.
     #[error("the device is stopped: {0}")]
     Broken(Violation),
@@ -129,6 +148,7 @@ pub enum Rejection {
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// The device says IOERR.
     #[error("input/output error")]
@@ -169,8 +189,9 @@ pub struct Completion {
     pub buffer: Option<DmaBuffer>,
 }
 
-/// What a request gave, beside the content of its buffer.
+/// What a request gave, other than the content of its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Output {
     /// Nothing more.
     Done,

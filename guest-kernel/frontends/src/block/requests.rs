@@ -17,7 +17,7 @@ pub struct Requests<T: Transport> {
     forgotten: u64,
 }
 
-/// A request that somebody waits for.
+/// A request that a task waits for.
 struct Waiting {
     token: Token,
     waker: Option<Waker>,
@@ -64,7 +64,7 @@ impl<T: Transport> Requests<T> {
         }
     }
 
-    /// How a request ended, once. Until then the waker is kept for it. A token that nobody waits for any more stays
+    /// How a request ended, once. Until then the waker is kept for it. A token that is no longer waited for stays
     /// pending.
     pub fn poll(&mut self, token: Token, waker: &Waker) -> Poll<Completion> {
         let Some(index) = self.waiting.iter().position(|waiting| waiting.token == token) else { return Poll::Pending };

@@ -1,8 +1,9 @@
-//! A device for tests: DMA memory, a transport, and the device's side of rings, all to be told to lie.
+//! A device for tests: DMA memory, a transport, and the device's side of rings, all of which can be made to lie.
 //!
 //! Used by the tests of this crate, of `balloon` and of the workspace; not built into the kernel (feature
 //! `fake-device`). Everything runs in one thread: the test plays the device between two calls of the driver.
 
+mod iommu;
 mod memory;
 mod queue;
 
@@ -18,6 +19,7 @@ use virtio_abi::mmio::InterruptStatus;
 use virtio_abi::{CommonFeatures, DeviceType, Status};
 
 /// Registers of a device, and its habits.
+#[non_exhaustive]
 pub struct Model {
     /// The type it says it is.
     pub device_type: DeviceType,
@@ -62,7 +64,7 @@ pub struct FakeTransport {
 }
 
 impl FakeTransport {
-    /// A well-behaved device with rings of 256 entries and version 1 beside the offered features.
+    /// A well-behaved device with rings of 256 entries and version 1 in addition to the offered features.
     pub fn new(device_type: DeviceType, features: u64, queues: usize, config: &[u8]) -> Self {
         let model = Model {
             device_type,

@@ -25,7 +25,7 @@ const SUPPORTED: Features =
     Features::CSUM.union(Features::GUEST_CSUM).union(Features::MAC).union(Features::MRG_RXBUF).union(Features::STATUS);
 /// The smallest MTU that a device may have (section 5.1.4).
 const MTU_MIN: u16 = 68;
-/// The MTU of a device that tells none.
+/// The MTU of a device that reports none.
 const MTU_DEFAULT: u16 = 1500;
 /// Bytes of a VLAN tag.
 const VLAN_TAG: usize = 4;
@@ -85,7 +85,7 @@ impl<T: Transport> Net<T> {
     pub fn new(transport: T, dma: &'static dyn DmaPages, settings: Settings) -> Result<Self, InitError> {
         let limit = settings.mtu_limit.max(MTU_MIN);
         let mut device = Device::begin_with(transport, DeviceType::NET, |fields| {
-            // Who agrees to an MTU has to have buffers for it.
+            // A driver that agrees to an MTU has to have buffers for it.
             let fits = fields.u16(offset_of!(Config, mtu)) <= limit;
             (if fits { SUPPORTED | Features::MTU } else { SUPPORTED }).bits()
         })?;
@@ -114,7 +114,7 @@ impl<T: Transport> Net<T> {
         self.mtu
     }
 
-    /// Whether the link is up; follows the device. A device that does not tell is up.
+    /// Whether the link is up; follows the device. A device that does not report it is up.
     pub fn link_up(&self) -> bool {
         self.link_up && self.device.is_live()
     }

@@ -26,7 +26,7 @@ impl Frame {
         &self.bytes
     }
 
-    /// The frame, for who wants to change it in place.
+    /// The frame, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -76,7 +76,7 @@ impl Receiver {
         let (mut missing, mut size) = (count, count);
         while missing > 0 && size > 0 {
             let count = size.min(missing);
-            let Some(memory) = DmaBuffer::allocate(dma, count * stride) else {
+            let Some(memory) = DmaBuffer::allocate_shared(dma, count * stride) else {
                 size /= 2;
                 continue;
             };

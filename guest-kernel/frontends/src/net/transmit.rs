@@ -53,7 +53,7 @@ impl Transmitter {
         }
         if self.free.is_empty()
             && self.allocated < self.ring.size()
-            && let Some(buffer) = DmaBuffer::allocate(self.dma, HEADER + self.frame_max)
+            && let Some(buffer) = DmaBuffer::allocate_shared(self.dma, HEADER + self.frame_max)
         {
             self.allocated += 1;
             self.free.push(buffer);

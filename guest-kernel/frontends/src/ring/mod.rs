@@ -165,7 +165,7 @@ impl Ring {
 
     /// Makes it empty, as new, for a device that was reset.
     pub(crate) fn clear(&mut self) {
-        // Entries and descriptors need no clearing: nobody reads one before its index says that it was written.
+        // Entries and descriptors need no clearing: none is read before its index says that it was written.
         for header in [self.available, self.used] {
             self.cells.store16(header + FLAGS_OFFSET, 0, Ordering::Relaxed);
             self.cells.store16(header + INDEX_OFFSET, 0, Ordering::Relaxed);
@@ -299,7 +299,7 @@ impl Ring {
             return Err(Violation::UsedIdNotInFlight { queue, id });
         }
         if len > writable {
-            // Devices in the field tell what they moved, not what they wrote: the length of a sent frame, of a block
+            // Devices in the field report what they moved, not what they wrote: the length of a sent frame, of a block
             // that was written. That is wrong and does no harm once cut; more than the whole chain is a lie in any
             // reading.
             if len > writable.saturating_add(readable) {
@@ -330,7 +330,7 @@ impl Ring {
     /// Asks for no interrupts. The device may send one that is on its way, and with EVENT_IDX one in 65536 chains.
     pub fn disable_interrupts(&mut self) {
         if self.event_idx {
-            // The index just behind us is the one that takes longest to come round.
+            // The index just before ours is the one that takes longest to come round.
             let event = self.available + used_event_offset(self.size);
             self.cells.store16(event, (self.next_used - Wrapping(1)).0, Ordering::Relaxed);
         } else {
@@ -408,7 +408,7 @@ impl Ring {
 }
 
 impl Drop for Ring {
-    /// A ring that its device may still use is leaked: whoever drops it need not think of that.
+    /// A ring that its device may still use is leaked: the caller that drops it need not do so.
     fn drop(&mut self) {
         if self.loan.as_ref().is_some_and(|loan| !loan.is_over()) {
             self.leak();

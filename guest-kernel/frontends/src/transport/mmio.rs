@@ -1,6 +1,6 @@
 //! Virtio over MMIO (section 4.2), version 2: one window of registers.
 //!
-//! Made by whoever finds such a window: the board's table, or `virtio_mmio.device=` on a command line.
+//! Made by the code that finds such a window: the board's table, or `virtio_mmio.device=` on a command line.
 
 use super::{QueueLayout, Registers, Transport, TransportError, read_field, write_field};
 use virtio_abi::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
@@ -9,7 +9,7 @@ use virtio_abi::{DeviceType, Status};
 /// Acknowledgements of one interrupt at most: a device that never ends is seen again at the next one.
 const ACKNOWLEDGEMENTS: usize = 8;
 
-/// A device behind a virtio-mmio window.
+/// A device with a virtio-mmio window.
 pub struct MmioTransport<R> {
     registers: R,
 }

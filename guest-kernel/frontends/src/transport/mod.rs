@@ -3,6 +3,7 @@
 //! The kernel finds devices and maps their registers; [`mmio`] and [`pci`] do the rest over [`Registers`], so that the
 //! same code runs on device memory in the kernel and on models in host tests.
 
+mod field;
 pub mod mmio;
 pub mod pci;
 
@@ -52,6 +53,7 @@ pub struct QueueLayout {
 
 /// Why a transport cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TransportError {
     /// The window is shorter than its structure.
     #[error("{what} window has {len} bytes, {needed} are needed")]
@@ -105,7 +107,7 @@ pub trait Transport {
     fn device_type(&self) -> DeviceType;
     /// All 64 feature bits that the device offers.
     fn device_features(&mut self) -> u64;
-    /// Tells the device the features that the driver wants.
+    /// Writes the features that the driver wants.
     fn set_driver_features(&mut self, features: u64);
     /// The device status register.
     fn status(&self) -> Status;
@@ -119,9 +121,9 @@ pub trait Transport {
         let _ = queue;
         Ok(size)
     }
-    /// Tells the device where a queue is and makes it live.
+    /// Writes where a queue is and makes it live.
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError>;
-    /// Tells the device that a queue has new buffers.
+    /// Notifies the device of new buffers in a queue.
     fn notify(&mut self, queue: u16);
     /// Reads and acknowledges the reasons of an interrupt.
     fn take_interrupt(&mut self) -> InterruptStatus;

@@ -3,6 +3,7 @@
 //! The kernel walks the capabilities, maps the BARs and programs the MSI-X table; this code is given the windows.
 //! Offsets that the device hands out (where to notify a queue) are checked against their window.
 
+use super::field::{Block, Field};
 use super::{QueueLayout, Registers, Transport, TransportError, read_field, write_field};
 use alloc::vec::Vec;
 use core::mem::{offset_of, size_of};
@@ -48,7 +49,7 @@ impl Vectors {
     }
 }
 
-/// A device behind modern virtio-pci windows.
+/// A device with modern virtio-pci windows.
 pub struct PciTransport<R> {
     windows: Windows<R>,
     device_type: DeviceType,
@@ -59,16 +60,16 @@ pub struct PciTransport<R> {
 
 macro_rules! common {
     ($field:ident) => {
-        offset_of!(CommonConfig, $field)
+        Field::new(offset_of!(CommonConfig, $field), |block: &CommonConfig| block.$field)
     };
 }
 
 impl<R: Registers> PciTransport<R> {
     /// Takes the windows of a device of a type (of its PCI id); without `vectors` it interrupts by its line.
     pub fn new(windows: Windows<R>, device_type: DeviceType, vectors: Option<Vectors>) -> Result<Self, TransportError> {
-        // Devices of older revisions of the specification end behind queue_device.
+        // Devices of older revisions of the specification end after queue_device.
         for (what, window, needed) in [
-            ("common configuration", &windows.common, common!(queue_notify_data)),
+            ("common configuration", &windows.common, common!(queue_notify_data).offset()),
             ("notification", &windows.notify, size_of::<u16>()),
             ("interrupt status", &windows.isr, size_of::<u8>()),
         ] {
@@ -80,19 +81,14 @@ impl<R: Registers> PciTransport<R> {
     }
 
     fn select(&self, queue: u16) -> bool {
-        self.windows.common.write16(common!(queue_select), queue);
-        queue < self.windows.common.read16(common!(num_queues))
-    }
-
-    fn write_address(&self, offset: usize, address: u64) {
-        self.windows.common.write32(offset, address as u32);
-        self.windows.common.write32(offset + 4, (address >> 32) as u32);
+        self.windows.common.write(common!(queue_select), queue);
+        queue < self.windows.common.read(common!(num_queues))
     }
 
     /// Writes a vector and reads it back: a device that has no room for it says so by NO_VECTOR.
-    fn assign(&self, offset: usize, vector: u16) -> Result<(), TransportError> {
-        self.windows.common.write16(offset, vector);
-        let taken = self.windows.common.read16(offset);
+    fn assign(&self, field: Field<u16>, vector: u16) -> Result<(), TransportError> {
+        self.windows.common.write(field, vector);
+        let taken = self.windows.common.read(field);
         if taken == vector { Ok(()) } else { Err(TransportError::VectorRefused { vector }) }
     }
 }
@@ -104,22 +100,22 @@ impl<R: Registers> Transport for PciTransport<R> {
 
     fn device_features(&mut self) -> u64 {
         let common = &self.windows.common;
-        common.write32(common!(device_feature_select), 0);
-        let low = common.read32(common!(device_feature));
-        common.write32(common!(device_feature_select), 1);
-        u64::from(common.read32(common!(device_feature))) << 32 | u64::from(low)
+        common.write(common!(device_feature_select), 0);
+        let low = common.read(common!(device_feature));
+        common.write(common!(device_feature_select), 1);
+        u64::from(common.read(common!(device_feature))) << 32 | u64::from(low)
     }
 
     fn set_driver_features(&mut self, features: u64) {
         let common = &self.windows.common;
-        common.write32(common!(driver_feature_select), 0);
-        common.write32(common!(driver_feature), features as u32);
-        common.write32(common!(driver_feature_select), 1);
-        common.write32(common!(driver_feature), (features >> 32) as u32);
+        common.write(common!(driver_feature_select), 0);
+        common.write(common!(driver_feature), features as u32);
+        common.write(common!(driver_feature_select), 1);
+        common.write(common!(driver_feature), (features >> 32) as u32);
     }
 
     fn status(&self) -> Status {
-        Status::from_bits_retain(self.windows.common.read8(common!(device_status)))
+        Status::from_bits_retain(self.windows.common.read(common!(device_status)))
     }
 
     fn set_status(&mut self, status: Status) {
@@ -127,11 +123,11 @@ impl<R: Registers> Transport for PciTransport<R> {
             // A reset takes queues and vectors away.
             self.notify_offsets.clear();
         }
-        self.windows.common.write8(common!(device_status), status.bits());
+        self.windows.common.write(common!(device_status), status.bits());
     }
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {
-        if self.select(queue) { self.windows.common.read16(common!(queue_size)).into() } else { 0 }
+        if self.select(queue) { self.windows.common.read(common!(queue_size)).into() } else { 0 }
     }
 
     /// The size is read back: kvmtool's devices keep the largest one whatever is written.
@@ -139,20 +135,20 @@ impl<R: Registers> Transport for PciTransport<R> {
         if !self.select(queue) {
             return Err(TransportError::QueueUnavailable { queue });
         }
-        self.windows.common.write16(common!(queue_size), wanted);
-        match self.windows.common.read16(common!(queue_size)) {
+        self.windows.common.write(common!(queue_size), wanted);
+        match self.windows.common.read(common!(queue_size)) {
             size if size.is_power_of_two() => Ok(size),
             size => Err(TransportError::BadQueueSize { queue, wanted, size }),
         }
     }
 
     fn set_queue(&mut self, queue: u16, layout: QueueLayout) -> Result<(), TransportError> {
-        if !self.select(queue) || self.windows.common.read16(common!(queue_enable)) != 0 {
+        if !self.select(queue) || self.windows.common.read(common!(queue_enable)) != 0 {
             return Err(TransportError::QueueUnavailable { queue });
         }
         let common = &self.windows.common;
-        let notify_at = usize::from(common.read16(common!(queue_notify_off)))
-            .saturating_mul(self.windows.notify_multiplier as usize);
+        let notify_at =
+            usize::from(common.read(common!(queue_notify_off))).saturating_mul(self.windows.notify_multiplier as usize);
         let needed = notify_at.saturating_add(size_of::<u16>());
         if needed > self.windows.notify.len() || !notify_at.is_multiple_of(2) {
             return Err(TransportError::WindowTooShort {
@@ -161,17 +157,17 @@ impl<R: Registers> Transport for PciTransport<R> {
                 needed,
             });
         }
-        common.write16(common!(queue_size), layout.size);
-        self.write_address(common!(queue_desc), layout.descriptors);
-        self.write_address(common!(queue_driver), layout.available);
-        self.write_address(common!(queue_device), layout.used);
+        common.write(common!(queue_size), layout.size);
+        common.write(common!(queue_desc), layout.descriptors);
+        common.write(common!(queue_driver), layout.available);
+        common.write(common!(queue_device), layout.used);
         if let Some(vectors) = self.vectors {
             if self.notify_offsets.is_empty() {
                 self.assign(common!(config_msix_vector), vectors.config)?;
             }
             self.assign(common!(queue_msix_vector), vectors.queue(queue))?;
         }
-        self.windows.common.write16(common!(queue_enable), 1);
+        self.windows.common.write(common!(queue_enable), 1);
 
         let slot = usize::from(queue);
         if self.notify_offsets.len() <= slot {
@@ -194,7 +190,7 @@ impl<R: Registers> Transport for PciTransport<R> {
     }
 
     fn config_generation(&self) -> u32 {
-        self.windows.common.read8(common!(config_generation)).into()
+        self.windows.common.read(common!(config_generation)).into()
     }
 
     fn config_len(&self) -> usize {

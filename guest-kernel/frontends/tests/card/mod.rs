@@ -1,6 +1,7 @@
 //! A network card for tests: the device's side of its queues.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use frontends::DmaPages;
 use frontends::fake::{DeviceQueue, FakeTransport, Memory};
 use frontends::net::{Net, Settings};
 use virtio_abi::DeviceType;
@@ -26,8 +27,19 @@ pub(crate) fn transport(features: u64, config: Config) -> FakeTransport {
 
 pub(crate) fn pair(features: u64, config: Config, settings: Settings) -> (Net<FakeTransport>, Card) {
     let memory = Memory::leaked(180);
+    pair_with(memory, memory, features, config, settings)
+}
+
+/// With an allocator whose devices reach `memory`.
+pub(crate) fn pair_with(
+    dma: &'static dyn DmaPages,
+    memory: &'static Memory,
+    features: u64,
+    config: Config,
+    settings: Settings,
+) -> (Net<FakeTransport>, Card) {
     let transport = transport(features, config);
-    let net = Net::new(transport.clone(), memory, settings).expect("the driver comes up");
+    let net = Net::new(transport.clone(), dma, settings).expect("the driver comes up");
     let (receive, transmit) = (transport.queue(memory, 0), transport.queue(memory, 1));
     (net, Card { memory, transport, receive, transmit })
 }

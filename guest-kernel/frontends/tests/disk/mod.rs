@@ -1,6 +1,7 @@
 //! A disk for tests of the block driver: the device's side of its queue, over a vector of bytes.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use frontends::DmaPages;
 use frontends::block::{Block, Settings};
 use frontends::fake::{Chain, DeviceQueue, FakeTransport, Memory};
 use virtio_abi::DeviceType;
@@ -33,8 +34,19 @@ pub(crate) fn transport(features: u64, config: Config) -> FakeTransport {
 
 pub(crate) fn pair(features: u64, config: Config, settings: Settings) -> (Block<FakeTransport>, Disk) {
     let memory = Memory::leaked(PAGES);
+    pair_with(memory, memory, features, config, settings)
+}
+
+/// With an allocator whose devices reach `memory`.
+pub(crate) fn pair_with(
+    dma: &'static dyn DmaPages,
+    memory: &'static Memory,
+    features: u64,
+    config: Config,
+    settings: Settings,
+) -> (Block<FakeTransport>, Disk) {
     let transport = transport(features, config);
-    let block = Block::new(transport.clone(), memory, settings).expect("the driver comes up");
+    let block = Block::new(transport.clone(), dma, settings).expect("the driver comes up");
     let queue = transport.queue(memory, 0);
     let data = vec![0; config.capacity as usize * 512];
     let (chains, ranges) = (Vec::new(), Vec::new());

@@ -1,65 +1,22 @@
-//! Memory that both the driver and its device reach.
-//!
-//! The kernel implements [`DmaPages`] once; drivers and their callers hold [`DmaBuffer`]s. A buffer has one owner at a
-//! time: who hands it to a driver gets it back with the completion. A device that keeps to the rules does not write to it
-//! then, but none is held to them: so no reference is ever made to this memory, and what is in it is copied.
+//! A buffer in DMA memory.
 
-use alloc::sync::Arc;
+use super::allocator::DmaPages;
+use super::map::{Direction, DmaMapper, Mapping};
+use super::pages::{PAGE_SIZE, RawPages};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes of a page; allocations are whole pages and aligned to it.
-pub const PAGE_SIZE: usize = 4096;
-
-/// Pages as an allocator hands them out and takes them back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RawPages {
-    /// Where the driver sees them.
-    pub address: NonNull<u8>,
-    /// Where the device sees them: contiguous for the whole length.
-    pub device_address: u64,
-    /// How many.
-    pub count: usize,
-}
-
-/// An allocator of pages that a device can reach.
-///
-/// # Safety
-/// `allocate` returns `count` contiguous pages, aligned to [`PAGE_SIZE`], readable and writable, initialised (to
-/// anything; they need not be zero), used by nobody else until `free`.
-pub unsafe trait DmaPages: Sync {
-    /// Takes `count` pages, contiguous for the device; `None` if there are none.
-    fn allocate(&self, count: usize) -> Option<RawPages>;
-
-    /// Takes pages back.
-    ///
-    /// # Safety
-    /// They came from `allocate` of this allocator, and neither the driver nor the device uses them any more.
-    unsafe fn free(&self, pages: RawPages);
-
-    /// Hears that so many pages will never be freed, because a device may still write to them.
-    fn note_leak(&self, pages: usize) {
-        let _ = pages;
-    }
-}
-
-/// The time for which a device may use the memory that it was shown: until it confirms a reset.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Loan {
-    over: Arc<AtomicBool>,
-}
-
-impl Loan {
-    /// The device has confirmed its reset.
-    pub(crate) fn end(&self) {
-        self.over.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
+/// Whether the device reaches a buffer.
+#[derive(Clone, Copy)]
+enum Reach {
+    /// All the time: the pages came from [`DmaPages`].
+    Shared,
+    /// Not now: the pages came from a [`DmaMapper`].
+    Unmapped,
+    /// From `map` until `unmap`, of a [`DmaMapper`].
+    Mapped { device_address: u64, len: usize, direction: Direction },
 }
 
 /// An owned, page-aligned buffer in DMA memory. Freed on drop.
@@ -70,18 +27,28 @@ pub struct DmaBuffer {
     len: usize,
     /// `None` once leaked.
     owner: Option<&'static dyn DmaPages>,
+    reach: Reach,
 }
 
-// SAFETY: the buffer owns its pages exclusively (contract of DmaPages), and the allocator is Sync.
+// SAFETY: the buffer owns its pages exclusively (contracts of DmaPages and DmaMapper), and both are Sync.
 unsafe impl Send for DmaBuffer {}
 // SAFETY: a shared DmaBuffer only gives shared access to its bytes.
 unsafe impl Sync for DmaBuffer {}
 
 impl DmaBuffer {
-    /// Allocates a buffer of `len` bytes (at least one page beneath). The content is arbitrary.
+    /// Allocates a buffer of `len` bytes (at least one page) for requests. The content is arbitrary. The device reaches it
+    /// while it is [mapped](Self::map), which drivers do for the buffers that they are given.
     pub fn allocate(owner: &'static dyn DmaPages, len: usize) -> Option<Self> {
-        let pages = owner.allocate(len.div_ceil(PAGE_SIZE).max(1))?;
-        Some(Self { pages, len, owner: Some(owner) })
+        let Some(mapper) = owner.mapper() else { return Self::allocate_shared(owner, len) };
+        let pages = mapper.allocate_data(pages_for(len))?;
+        Some(Self { pages, len, owner: Some(owner), reach: Reach::Unmapped })
+    }
+
+    /// Allocates a buffer of `len` bytes (at least one page) that the device reaches until it is dropped: for rings, small
+    /// fields of requests, and data that is copied anyway. The content is arbitrary.
+    pub fn allocate_shared(owner: &'static dyn DmaPages, len: usize) -> Option<Self> {
+        let pages = owner.allocate(pages_for(len))?;
+        Some(Self { pages, len, owner: Some(owner), reach: Reach::Shared })
     }
 
     /// Bytes that a request with this buffer transfers.
@@ -94,7 +61,7 @@ impl DmaBuffer {
         self.len == 0
     }
 
-    /// Bytes of the pages beneath.
+    /// Bytes of its pages.
     pub fn capacity(&self) -> usize {
         self.pages.count * PAGE_SIZE
     }
@@ -108,9 +75,66 @@ impl DmaBuffer {
         self.len = len;
     }
 
-    /// Where the device finds the buffer.
+    /// Where the device finds the buffer. A buffer that has to be mapped and is not has no such address: 0.
     pub fn device_address(&self) -> u64 {
-        self.pages.device_address
+        match self.reach {
+            Reach::Shared => self.pages.device_address,
+            Reach::Unmapped => 0,
+            Reach::Mapped { device_address, .. } => device_address,
+        }
+    }
+
+    /// Lets the device reach the bytes of the buffer, and returns where it finds them. `None` if that is not possible now.
+    /// A buffer that was mapped before is unmapped first. Costs nothing if the allocator has no [`DmaMapper`].
+    ///
+    /// For drivers; callers of the drivers in this crate need not map their buffers.
+    pub fn map(&mut self, direction: Direction) -> Option<u64> {
+        if matches!(self.reach, Reach::Shared) {
+            return Some(self.pages.device_address);
+        }
+        self.unmap();
+        let len = self.len;
+        // SAFETY: the pages came from this mapper, have `len` bytes, and are not mapped.
+        let device_address = unsafe { self.mapper()?.map(self.pages, len, direction)? };
+        self.reach = Reach::Mapped { device_address, len, direction };
+        Some(device_address)
+    }
+
+    /// Ends what [`map`](Self::map) began. The device must have returned the buffer.
+    pub fn unmap(&mut self) {
+        if let Some((mapper, mapping)) = self.mapping() {
+            self.reach = Reach::Unmapped;
+            // SAFETY: `map` made the mapping, and it has just been forgotten.
+            unsafe { mapper.unmap(&mapping) }
+        }
+    }
+
+    /// Shows the device the bytes of a mapped buffer, if it reads them: before it is given the buffer.
+    ///
+    /// # Panics
+    /// If the range is not within the mapped bytes.
+    pub fn sync_for_device(&self, range: Range<usize>) {
+        if let Some((mapper, mapping)) = self.mapping()
+            && mapping.direction.device_reads()
+        {
+            check_range(&mapping, &range);
+            // SAFETY: the mapping is live, and the range was just checked.
+            unsafe { mapper.sync_for_device(&mapping, range) }
+        }
+    }
+
+    /// Shows the driver what the device wrote to a mapped buffer: before the buffer is read.
+    ///
+    /// # Panics
+    /// If the range is not within the mapped bytes.
+    pub fn sync_for_driver(&mut self, range: Range<usize>) {
+        if let Some((mapper, mapping)) = self.mapping()
+            && mapping.direction.device_writes()
+        {
+            check_range(&mapping, &range);
+            // SAFETY: as in `sync_for_device`; the buffer is borrowed exclusively.
+            unsafe { mapper.sync_for_driver(&mapping, range) }
+        }
     }
 
     /// Copies bytes out, from `offset` on.
@@ -140,7 +164,7 @@ impl DmaBuffer {
     pub fn append_to(&self, offset: usize, len: usize, to: &mut Vec<u8>) {
         let from = self.at(offset, len);
         to.reserve(len);
-        // SAFETY: `at` has checked the range, and there is room for the bytes behind those that the vector has; then they
+        // SAFETY: `at` has checked the range, and there is room for the bytes after those that the vector has; then they
         // are initialised.
         unsafe {
             copy(from.as_ptr(), to.as_mut_ptr().add(to.len()), len);
@@ -175,13 +199,33 @@ impl DmaBuffer {
         unsafe { self.pages.address.add(offset) }
     }
 
-    /// Gives the pages up for good, because a device may still write to them: they are never freed. Returns how many, 0
-    /// the second time.
+    /// Where the pages came from, if the device does not reach them all the time.
+    fn mapper(&self) -> Option<&'static dyn DmaMapper> {
+        self.owner?.mapper()
+    }
+
+    /// The mapping, if there is one. None of a buffer that was leaked.
+    fn mapping(&self) -> Option<(&'static dyn DmaMapper, Mapping)> {
+        let Reach::Mapped { device_address, len, direction } = self.reach else { return None };
+        Some((self.mapper()?, Mapping { pages: self.pages, len, direction, device_address }))
+    }
+
+    /// Gives the pages up for good, because a device may still write to them: they are never unmapped or freed. Returns how
+    /// many, 0 the second time.
     pub fn leak(&mut self) -> usize {
         let Some(owner) = self.owner.take() else { return 0 };
         owner.note_leak(self.pages.count);
         self.pages.count
     }
+}
+
+/// Pages for so many bytes.
+fn pages_for(len: usize) -> usize {
+    len.div_ceil(PAGE_SIZE).max(1)
+}
+
+fn check_range(mapping: &Mapping, range: &Range<usize>) {
+    assert!(range.start <= range.end && range.end <= mapping.len, "range beyond the mapping");
 }
 
 /// Copies memory that a device may change meanwhile, which no memory model of the language knows of: by an instruction.
@@ -219,16 +263,26 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        if let Some(owner) = self.owner {
-            // SAFETY: the pages came from this owner, and who knows that the device may still use them has leaked them.
-            unsafe { owner.free(self.pages) }
+        let Some(owner) = self.owner else { return };
+        self.unmap();
+        // SAFETY: the pages came from there and are not mapped; a driver that cannot rule out that the device still uses
+        // them has leaked them.
+        unsafe {
+            match self.reach {
+                Reach::Shared => owner.free(self.pages),
+                Reach::Unmapped | Reach::Mapped { .. } => {
+                    if let Some(mapper) = owner.mapper() {
+                        mapper.free_data(self.pages);
+                    }
+                }
+            }
         }
     }
 }
 
 impl fmt::Debug for DmaBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DmaBuffer({} bytes at device {:#x})", self.len, self.pages.device_address)
+        write!(f, "DmaBuffer({} bytes at device {:#x})", self.len, self.device_address())
     }
 }
 
@@ -251,7 +305,7 @@ mod tests {
                 let mut back = [0; 42];
                 buffer.copy_to(offset, &mut back[1..=bytes.len()]);
                 assert_eq!(back[1..=bytes.len()], bytes);
-                assert_eq!((back[0], back[bytes.len() + 1]), (0, 0), "nothing beside it");
+                assert_eq!((back[0], back[bytes.len() + 1]), (0, 0), "nothing next to it");
                 let mut appended = Vec::from([7]);
                 buffer.append_to(offset, bytes.len(), &mut appended);
                 assert_eq!(appended, [&[7], bytes.as_slice()].concat());
