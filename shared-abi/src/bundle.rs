@@ -1,7 +1,7 @@
 //! What mkimage puts into a kernel ELF so that it boots alone: command line, initrd and symbols.
 //!
 //! The kernel has a [`Slot`] in a section of its own, [`SLOT_SECTION`], empty as linked. mkimage appends one loadable
-//! segment behind the kernel and fills the slot with its physical address and length. The segment starts with a
+//! segment after the kernel and fills the slot with its physical address and length. The segment starts with a
 //! [`Header`]; offsets in it count from the header. A part with length 0 is absent.
 //!
 //! Symbols are an array of [`Symbol`], ascending by address, then their names. `Symbol::name` counts from the end of the
@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Section of the kernel that holds the [`Slot`], and nothing else.
 pub const SLOT_SECTION: &str = ".ringside.bundle";
-/// Marks a slot, so that inspect can tell our kernels from others.
+/// Marks a slot, so that inspect distinguishes our kernels from others.
 pub const SLOT_MAGIC: [u8; 16] = *b"ringside bundle\0";
 /// Version of this page.
 pub const VERSION: u32 = 1;

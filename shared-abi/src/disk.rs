@@ -44,13 +44,13 @@ pub const BIOS_PARAMETERS: usize = 0x180;
 /// Marks the parameters.
 pub const BIOS_MAGIC: [u8; 8] = *b"RINGBIOS";
 
-/// What mkimage tells the BIOS loader about the medium.
+/// The medium, as mkimage describes it to the BIOS loader.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BiosParameters {
     /// [`BIOS_MAGIC`].
     pub magic: [u8; 8],
-    /// First block of the medium with the rest of the loader, which is behind the block that the BIOS has loaded.
+    /// First block of the medium with the rest of the loader, which follows the block that the BIOS has loaded.
     pub rest_first: u64,
     /// Sectors of the rest of the loader, in whole blocks.
     pub rest_sectors: u32,

@@ -19,3 +19,8 @@ pub mod xen;
 
 pub use virtio_abi as virtio;
 pub use virtio_abi::assert_layout;
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

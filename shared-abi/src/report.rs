@@ -1,4 +1,4 @@
-//! Report lines: how the guest tells checks, measurements and tour steps over any serial line.
+//! Report lines: how the guest reports checks, measurements and tour steps over any serial line.
 //!
 //! ```text
 //! @tour file ok path=README.TXT bytes=1234 crc32=cbf43926
@@ -162,7 +162,7 @@ pub enum ParseError {
     MissingName,
     /// The third word is no [`Outcome`].
     UnknownOutcome,
-    /// A word behind the outcome has no `=`.
+    /// A word after the outcome has no `=`.
     FieldWithoutValue,
 }
 

@@ -51,6 +51,7 @@ pub enum Console {
 
 /// What was detected.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Surroundings {
     /// The world.
     pub world: World,

@@ -37,6 +37,7 @@ impl Kind {
 
 /// Why a site cannot be patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PatchError {
     /// The record's operation number is not in the table.
     UnknownOp {

@@ -244,7 +244,7 @@ fn a_scale_converts_within_a_millionth() {
 }
 
 #[test]
-fn only_behind_sti_is_a_halt_passed_over() {
+fn halt_is_passed_over_only_after_sti() {
     const STI: u8 = 0xfb;
     const HLT: u8 = 0xf4;
     const NOP: u8 = 0x90;

@@ -1,5 +1,5 @@
 //! The worlds: each fills the [table](crate::table) with its own functions, and brings the inline code for its call sites. What
-//! a kernel has to tell a world before it works (frequencies, where its pages are) is a function of that world.
+//! a world needs from the kernel before it works (frequencies, where its pages are) is a function of that world.
 
 #[cfg(feature = "kvm")]
 pub mod kvm;

@@ -57,6 +57,7 @@ pub struct Boot {
 
 /// Why the kernel cannot run here.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum EnterError {
     /// Not Xen's start info.
     NoStartInfo,
