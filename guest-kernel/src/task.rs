@@ -258,9 +258,15 @@ fn halt() {
     state.halts.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Waits, with everything else standing still, until `done` or `patience` nanoseconds have passed. For code that cannot be
-/// a task: libraries that read a disk synchronously.
+/// Waits until `done` or `patience` nanoseconds have passed; no task runs meanwhile. For code that cannot be a task:
+/// libraries that read a disk synchronously.
 pub fn block_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
+    block_until_dyn(patience, &mut done)
+}
+
+/// One copy, however many things are waited for: call sites are patched one by one at boot.
+#[inline(never)]
+fn block_until_dyn(patience: u64, done: &mut dyn FnMut() -> bool) -> bool {
     let deadline = time::now().saturating_add(patience);
     loop {
         irq::disable();

@@ -248,6 +248,11 @@ mod code {
 
     /// Waits until something holds; whether it did.
     pub fn until(patience: u64, mut holds: impl FnMut() -> bool) -> bool {
+        until_dyn(patience, &mut holds)
+    }
+
+    #[inline(never)]
+    fn until_dyn(patience: u64, holds: &mut dyn FnMut() -> bool) -> bool {
         let end = time::now() + patience;
         while !holds() {
             if time::now() > end {

@@ -18,6 +18,11 @@ impl Quota {
     /// # Errors
     /// The first one of `once`.
     pub fn fill(&self, cx: &Context, what: &str, mut once: impl FnMut() -> Verdict) -> Verdict {
+        self.fill_dyn(cx, what, &mut once)
+    }
+
+    #[inline(never)]
+    fn fill_dyn(&self, cx: &Context, what: &str, once: &mut dyn FnMut() -> Verdict) -> Verdict {
         // Looking at the clock may cost more than what is done.
         const BETWEEN_LOOKS: u32 = 64;
         // A run without patching is a second one, which only looks whether it is the same.

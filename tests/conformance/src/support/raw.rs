@@ -355,6 +355,7 @@ pub fn wait_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
 }
 
 /// One copy of the waiting, however many things are waited for: call sites are patched one by one at boot.
+#[inline(never)]
 fn wait_until_dyn(patience: u64, done: &mut dyn FnMut() -> bool) -> bool {
     for _ in 0..SPINS {
         if done() {
