@@ -92,7 +92,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "balloon/returned-page-is-zero-or-old",
-        rule: "A page that comes back has nobody else's content",
+        rule: "A page that comes back has no other guest's content",
         clause: DEVICE,
         method: "Write a pattern to a page, give it, take it back, read",
         expectation: "Zero or the pattern",
@@ -127,7 +127,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "balloon/reported-page-is-zero-or-old",
         rule: "A reported page has its old content or none",
         clause: REPORTING,
-        method: "Write a pattern, report, read behind the acknowledgement",
+        method: "Write a pattern, report, read after the acknowledgement",
         expectation: "Zero or the pattern",
         level: Should,
         run: |cx| reported(cx, zero_or_old),
@@ -261,7 +261,7 @@ mod code {
         balloon.inflate(&middle)?;
         balloon.deflate(&middle)?;
         equal("first byte changed before it", None, pages.part(0, PAGE_SIZE).first_not(SEED))?;
-        equal("first byte changed behind it", None, pages.part(2 * PAGE_SIZE, PAGE_SIZE).first_not(SEED))
+        equal("first byte changed after it", None, pages.part(2 * PAGE_SIZE, PAGE_SIZE).first_not(SEED))
     }
 
     pub fn reported(cx: &Context, check: fn(&Buf) -> Verdict) -> Verdict {

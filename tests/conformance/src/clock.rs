@@ -50,7 +50,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "clock/tsc-and-clock-agree",
-        rule: "TSC and clock run at the rates that the hypervisor told",
+        rule: "TSC and clock run at the rates that the hypervisor reports",
         clause: KVM_CLOCK,
         method: "Compare both over 100 ms",
         expectation: "Within 1 percent",
@@ -72,7 +72,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "clock/timer-and-clock-agree",
-        rule: "The timer runs at the rate that the hypervisor told",
+        rule: "The timer runs at the rate that the hypervisor reports",
         clause: TIMER,
         method: "Count down by the APIC timer over 100 ms of the clock, twice at most",
         expectation: "Both halves within 1 percent of the whole",
@@ -101,9 +101,9 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A deadline is not before its time",
         clause: TIMER,
         method: "Deadlines in 1, 5 and 20 ms",
-        expectation: "Interrupts at these times or later, within 50 us and 1 percent (10 where nobody told the rate)",
+        expectation: "Interrupts at these times or later, within 50 us and 1 percent (10 where the rate is not reported)",
         run: |cx| {
-            // A rate that nobody told is the kernel's own measurement, over a time so short that it may be some percent off.
+            // A rate that is not reported is the kernel's own measurement, over a time so short that it may be some percent off.
             let tolerance = if cx.found.apic_khz.is_some() { 100 } else { 10 };
             for milliseconds in [1, 5, 20] {
                 let wanted = milliseconds * 1_000_000;

@@ -123,7 +123,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A write to emerg_wr is allowed on an unconfigured device",
         clause: INITIALIZATION,
         method: "Reset, write a line to emerg_wr, then drive the device as usual",
-        expectation: "Status 0 behind the write; output is taken",
+        expectation: "Status 0 after the write; output is taken",
         run: |cx| {
             write_in_emergency(cx, LINE)?;
             output(cx, 1)
@@ -133,7 +133,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "console/emergency-write-is-heard",
         rule: "The lower byte of emerg_wr is output",
         clause: INITIALIZATION,
-        method: "Write a text to emerg_wr byte by byte; who hears it types it back",
+        method: "Write a text to emerg_wr byte by byte; the harness types back what it reads",
         expectation: "The same text arrives",
         level: Should,
         run: |cx| {
@@ -174,11 +174,11 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A device writes no more than it says",
         clause: "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         method: "Fill the receive buffer with 0xa5 before a text is typed",
-        expectation: "0xa5 behind the used length",
+        expectation: "0xa5 after the used length",
         run: |cx| {
             let port = typed(cx, "short", 256)?;
             let (buf, len) = (port.buf.part(0, 256), port.lengths[0] as usize);
-            equal("first byte changed behind the used length", None, buf.part(len, 256 - len).first_not(FILL))
+            equal("first byte changed after the used length", None, buf.part(len, 256 - len).first_not(FILL))
         },
     },
     Check {
@@ -215,7 +215,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "console/output-is-heard",
         rule: "Output leaves the machine as it was sent",
         clause: OPERATION,
-        method: "Send a text in two buffers; who hears it types it back",
+        method: "Send a text in two buffers; the harness types back what it reads",
         expectation: "The same text arrives",
         run: |cx| {
             const TEXT: &str = "out-of-the-guest-and-back";
@@ -253,7 +253,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                     return equal("the console port", 0, message.id);
                 }
             }
-            Err(fail("messages behind PORT_READY", "CONSOLE_PORT", "none"))
+            Err(fail("messages after PORT_READY", "CONSOLE_PORT", "none"))
         },
     },
 ];
@@ -326,7 +326,7 @@ mod code {
             }
             equal("the input", text, &String::from_utf8_lossy(&got))?;
             wait_until(20_000_000, || false);
-            equal("used elements behind the input", 0, self.receive.used_index().wrapping_sub(self.receive.seen()))?;
+            equal("used elements after the input", 0, self.receive.used_index().wrapping_sub(self.receive.seen()))?;
             self.dev.healthy()
         }
     }
@@ -358,7 +358,7 @@ mod code {
         dev.healthy()
     }
 
-    /// Writes a text to `emerg_wr` of a device that nobody drives.
+    /// Writes a text to `emerg_wr` of a device without a driver.
     pub fn write_in_emergency(cx: &Context, text: &[u8]) -> Verdict {
         let target = cx.device(DeviceType::CONSOLE)?;
         let offered = Dev::new(target)?.offered;
@@ -367,7 +367,7 @@ mod code {
         }
         // The end of `Dev` has reset it.
         text.iter().for_each(|&byte| target.regs.config_write(offset_of!(Config, emerg_wr), 4, byte.into()));
-        equal("status behind the write", 0, target.regs.status())
+        equal("status after the write", 0, target.regs.status())
     }
 
     /// The control queues of a console with MULTIPORT.

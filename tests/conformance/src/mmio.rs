@@ -249,7 +249,7 @@ mod code {
     pub const CONSTANTS: [Register; 4] =
         [Register::MagicValue, Register::Version, Register::DeviceId, Register::VendorId];
 
-    /// Looks at the registers right behind a used buffer: the entropy device is the one that can use a buffer of any kind.
+    /// Looks at the registers right after a used buffer: the entropy device is the one that can use a buffer of any kind.
     pub fn used(cx: &Context, check: fn(&Dev<'_>, &Window) -> Verdict) -> Verdict {
         let target = cx.device(DeviceType::RNG)?;
         let window = window(target).map_err(|_| skip("there is no virtio-mmio entropy device"))?;

@@ -35,7 +35,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "net/link-is-up",
-        rule: "status tells the link",
+        rule: "status shows the link",
         clause: LAYOUT,
         method: "Read it, where offered",
         expectation: "Bit 0 set",
@@ -137,10 +137,10 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A device writes no more than it says",
         clause: "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         method: "Fill the buffer with 0xa5 before",
-        expectation: "0xa5 behind the used length",
+        expectation: "0xa5 after the used length",
         run: |cx| {
             let (buf, len) = answer(cx)?;
-            equal("first byte changed behind the used length", None, buf.part(len, BUFFER - len).first_not(FILL))
+            equal("first byte changed after the used length", None, buf.part(len, BUFFER - len).first_not(FILL))
         },
     },
     Check {
@@ -153,7 +153,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "net/mergeable-buffers-are-counted",
-        rule: "num_buffers tells how many buffers a frame spans",
+        rule: "num_buffers is the number of buffers that a frame spans",
         clause: COUNTED,
         method: "Receive buffers of 128 bytes, with MRG_RXBUF",
         expectation: "As many used elements as num_buffers, all but the last full",
@@ -168,7 +168,7 @@ mod code {
     pub const TRANSACTION: u32 = 0x5249_4e47;
 
     impl Card<'_> {
-        /// A frame of a protocol for experiments, behind its header, for nobody: an echo would be in the way of later checks.
+        /// A frame of a protocol for experiments, after its header, to no address: an echo would be in the way of later checks.
         pub fn frame(&self, len: usize) -> Result<Buf, End> {
             let buf = self.dev.buffer(HEADER + len)?;
             buf.part(HEADER, 6).put(&[2, 0, 0, 0, 0, 0xfe]);
@@ -200,7 +200,7 @@ mod code {
                     }
                 }
             }
-            Err(skip("nobody answers DHCP"))
+            Err(skip("there is no answer to DHCP"))
         }
     }
 
@@ -249,7 +249,7 @@ mod code {
         let buf = card.offer(SMALL, size)?;
         card.discover()?;
         if !wait_until(PATIENCE, || card.receive.used_index() != 0) {
-            return Err(skip("nobody answers DHCP"));
+            return Err(skip("there is no answer to DHCP"));
         }
         let first = card.receive.wait()?;
         holds(first.id < size.into(), "id of a used element", "one that is in flight", first.id)?;

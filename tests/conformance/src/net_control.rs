@@ -237,7 +237,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "net-control/announcement-is-cleared",
         rule: "ANNOUNCE_ACK clears the announce bit of status",
         clause: "5.1.9.5.4.2 Device Requirements: Gratuitous Packet Sending",
-        method: "With GUEST_ANNOUNCE: acknowledge, although nobody asked",
+        method: "With GUEST_ANNOUNCE: acknowledge, although no announcement was requested",
         expectation: "An answer of 0 or 1, and the bit is 0",
         run: |cx| {
             let mut control = Control::start(cx, Features::GUEST_ANNOUNCE | Features::STATUS)?;
@@ -435,7 +435,7 @@ mod code {
             self.must(MAC, TABLE_SET, &[part(unicast), part(multicast)].concat())
         }
 
-        /// Has the echo peer send to an address, and looks whether that arrives.
+        /// Has the echo peer send to an address, and checks whether that arrives.
         pub fn hears(&mut self, address: [u8; 6], expected: Heard) -> Verdict {
             let mut frame = self.card.to_echo_peer(80);
             frame[6..12].copy_from_slice(&address);
@@ -481,7 +481,7 @@ mod code {
         const ID: u16 = 5;
         let mut control = Control::filtering(cx, Features::CTRL_VLAN)?;
         let tagged = |control: &mut Control<'_>, expected, what: &str| {
-            // The echo is told from others by what follows the addresses: the tag, and behind it the protocol.
+            // The echo is recognized by what follows the addresses: the tag, and after it the protocol.
             let plain = control.card.to_echo_peer(100);
             let mut frame = plain[..12].to_vec();
             frame.extend([0x81, 0x00]);

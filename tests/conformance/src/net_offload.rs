@@ -100,7 +100,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "net-offload/checksum-outside-of-the-frame-is-survived",
         rule: "A frame that makes no sense is lost, not the card",
         clause: DEVICE,
-        method: "Five frames whose checksum lies behind their end, then a plain one",
+        method: "Five frames whose checksum lies after their end, then a plain one",
         expectation: "Each is used; the last comes back",
         level: Should,
         run: |cx| {
@@ -271,7 +271,7 @@ mod code {
         cut | Features::CSUM
     }
 
-    /// A port that tells a packet from those before.
+    /// A port that distinguishes a packet from earlier ones.
     pub fn port() -> u16 {
         0x8000 | tag() as u16
     }

@@ -125,14 +125,14 @@ pub(crate) const CHECKS: &[Check] = checks![
                 time::set_timer(time::now());
                 // SAFETY: as in `interrupts_on`.
                 unsafe { pvops::irq::halt() };
-                holds(irq::timer_count() > before, "timer interrupts behind hlt", "one more", "none")?;
+                holds(irq::timer_count() > before, "timer interrupts after hlt", "one more", "none")?;
             }
             Ok(())
         },
     },
     Check {
         name: "pvops/cr0-says-protected-and-paging",
-        rule: "CR0 tells the mode",
+        rule: "CR0 shows the mode",
         clause: SDM_CR,
         method: "Read it",
         expectation: "PE, WP and PG set",
@@ -156,7 +156,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "pvops/cr4-says-pae",
-        rule: "CR4 tells the mode",
+        rule: "CR4 shows the mode",
         clause: SDM_CR,
         method: "Read it",
         expectation: "PAE set",
@@ -172,7 +172,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             // One that every CPU has and every world lets the kernel change.
             const DEBUGGING_EXTENSIONS: Cr4Flags = Cr4Flags::DEBUGGING_EXTENSIONS;
             let before = cpu::read_cr4();
-            // SAFETY: DE only decides what debug registers mean that nobody uses.
+            // SAFETY: DE only decides the meaning of debug registers, which are not used.
             unsafe { cpu::write_cr4(before ^ DEBUGGING_EXTENSIONS) };
             let saw = cpu::read_cr4();
             // SAFETY: the value from before.
@@ -199,7 +199,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "pvops/efer-says-long-mode",
-        rule: "EFER tells the mode",
+        rule: "EFER shows the mode",
         clause: SDM_MSR,
         method: "Read it",
         expectation: "LME, LMA and NXE set",
@@ -260,7 +260,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             let walked = loop {
                 let index = usize::from(here.page_table_index(level));
                 let entry = (guest_kernel::mm::direct(table.as_u64()) + 8 * index) as *const u64;
-                // SAFETY: page tables are RAM, which the direct map has; nobody writes them now.
+                // SAFETY: page tables are RAM, which the direct map has; nothing writes them now.
                 let (physical, flags) = mmu::decode(unsafe { entry.read_volatile() });
                 let present = flags.contains(PageTableFlags::PRESENT);
                 holds(present, "entry on the way to a constant", "present", format_args!("{flags:#x}"))?;
@@ -280,7 +280,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "pvops/cr3-write-keeps-the-world",
         rule: "Writing CR3 flushes and changes nothing else",
         clause: SDM_PAGING,
-        method: "Write what was read; read memory before and behind",
+        method: "Write what was read; read memory before and after",
         expectation: "The same",
         run: |_| {
             let page = page()?;
@@ -307,7 +307,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "pvops/set-pte-writes-the-entry",
-        rule: "set_pte is visible at the latest behind a batch",
+        rule: "set_pte is visible at the latest after a batch",
         clause: "Ringside docs/patching.md, The source",
         method: "Write entries of an unused frame, alone and in a batch",
         expectation: "decode(entry) is what was encoded",
@@ -410,7 +410,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 interrupts_on();
             });
             equal("timer interrupts before the second deadline", 0, early)?;
-            equal("timer interrupts behind it", 1, timer_interrupts(400_000_000, |_| ()))
+            equal("timer interrupts after it", 1, timer_interrupts(400_000_000, |_| ()))
         },
     },
 ];

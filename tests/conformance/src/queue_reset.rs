@@ -184,7 +184,7 @@ mod code {
         if !wait_until(PATIENCE, || dev.regs().queue_reset() == 0) {
             return Err(fail("the reset register", "0 within 1 s", dev.regs().queue_reset()));
         }
-        equal("ready state behind the reset", 0, dev.regs().queue_ready())
+        equal("ready state after the reset", 0, dev.regs().queue_ready())
     }
 
     pub fn takes_the_queue_back(target: &Target) -> Verdict {
@@ -197,7 +197,7 @@ mod code {
         equal("status", all.bits(), dev.regs().status())?;
         holds(target.reset(), "status after a reset", 0, dev.regs().status())?;
         target.regs.select_queue(0);
-        equal("reset register behind a device reset", 0, target.regs.queue_reset())
+        equal("reset register after a device reset", 0, target.regs.queue_reset())
     }
 
     pub fn other_queues_stay(target: &Target) -> Verdict {

@@ -66,13 +66,13 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A device writes no more than it says",
         clause: "2.7.8.2 Device Requirements: The Virtqueue Used Ring",
         method: "Fill 128 bytes with 0xa5, give the first 64 away",
-        expectation: "The bytes behind the used length are 0xa5",
+        expectation: "The bytes after the used length are 0xa5",
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
             let buf = rng.dev.buffer(128)?;
             buf.fill(0xa5);
             let len = rng.fill(&buf.part(0, 64))?;
-            equal("first byte changed behind the used length", None, buf.part(len, 128 - len).first_not(0xa5))
+            equal("first byte changed after the used length", None, buf.part(len, 128 - len).first_not(0xa5))
         },
     },
     Check {
@@ -106,7 +106,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "rng/neighbours-are-left-alone",
         rule: "A device writes only what it was given",
         clause: "2.7.5.1 Device Requirements: The Virtqueue Descriptor Table",
-        method: "Look at the 64 bytes before and behind a buffer after eight answers",
+        method: "Look at the 64 bytes before and after a buffer after eight answers",
         expectation: "Unchanged",
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
@@ -117,7 +117,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 rng.fill(&buf.part(64, 64))?;
             }
             equal("bytes before the buffer", before, buf.part(0, 64).bytes())?;
-            equal("bytes behind the buffer", after, buf.part(128, 64).bytes())
+            equal("bytes after the buffer", after, buf.part(128, 64).bytes())
         },
     },
 ];

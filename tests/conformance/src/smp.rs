@@ -29,7 +29,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "smp/second-cpu-starts",
         rule: "INIT and a startup command start a CPU in real mode at the command's page",
         clause: STARTUP,
-        method: "Start the CPUs that ACPI or CPUID tells of; each goes on to 64-bit mode and reports",
+        method: "Start the CPUs that ACPI or CPUID reports; each goes on to 64-bit mode and reports",
         expectation: "One at least, within 2 s each",
         run: |cx| {
             second(cx)?;
@@ -56,7 +56,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "smp/registers-are-the-cpus-own",
         rule: "Each CPU has its own MSRs",
         clause: STARTUP,
-        method: "Both write KERNEL_GS_BASE, the second behind the first; both read",
+        method: "Both write KERNEL_GS_BASE, the second after the first; both read",
         expectation: "Each its own",
         run: |cx| {
             const OURS: u64 = 0x1111_2222_3000;
@@ -160,7 +160,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "smp/tsc-never-goes-back-across-cpus",
-        rule: "Where CPUID tells of an invariant TSC, the TSCs of all CPUs tell one time",
+        rule: "Where CPUID reports an invariant TSC, the TSCs of all CPUs show the same time",
         clause: TSC,
         method: "The CPUs pass a word to and fro; who has it reads its TSC behind a fence: for 2 s, 20000 times at \
             most",
@@ -177,7 +177,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "smp/clock-never-goes-back-across-cpus",
-        rule: "The kernel's clock tells all CPUs one time",
+        rule: "The kernel's clock shows the same time on all CPUs",
         clause: CLOCK,
         method: "The same with the clock",
         expectation: "Each reading is at least the other CPU's before",
@@ -205,7 +205,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             // SAFETY: the value from before.
             unsafe { cpu::write_msr(MSR_SYSTEM_TIME, before) };
             let back = back?;
-            // SAFETY: the pages are there for ever; KVM may write them, hence volatile.
+            // SAFETY: the pages are there forever; KVM may write them, hence volatile.
             let flags = [FIRST, SECOND].map(|of| unsafe { (&raw const (*clock_page(of)).flags).read_volatile() });
             if flags.iter().any(|flags| flags & CLOCK_TSC_STABLE == 0) {
                 return Err(skip(format_args!("bit 0 of flags promises nothing; the largest step back was {back} ns")));
@@ -224,7 +224,7 @@ mod code {
     /// A job ends after so long, whatever the first CPU does.
     pub const JOB_MAX: u64 = 15_000_000_000;
 
-    /// What a job finds or leaves behind.
+    /// What a job finds or leaves.
     pub static RESULT: AtomicU64 = AtomicU64::new(0);
 
     pub static STOP: AtomicBool = AtomicBool::new(false);
@@ -297,7 +297,7 @@ mod code {
     /// Nanoseconds for these few, on a machine that runs one of the two CPUs at a time.
     pub const RALLY_MAX: u64 = 10_000_000_000;
 
-    /// The fence keeps the reading behind the word that allowed it.
+    /// The fence keeps the reading after the word that allowed it.
     pub fn tsc() -> u64 {
         // SAFETY: a fence.
         unsafe { core::arch::asm!("lfence", options(nostack, preserves_flags)) };
@@ -363,14 +363,14 @@ mod code {
     pub static mut PAGES: [Page<ClockPage>; 2] = [const { Page(ClockPage::EMPTY) }; 2];
 
     pub fn clock_page(of: u32) -> *const ClockPage {
-        // SAFETY: inside of the array; nobody makes a reference of it.
+        // SAFETY: inside of the array; there are no references to it.
         unsafe { (&raw const PAGES).cast::<Page<ClockPage>>().add(of as usize).cast() }
     }
 
     /// Registers a CPU's page on the CPU that runs; returns what was registered before.
     pub fn register(of: u32) -> u64 {
         let address = guest_kernel::mm::image::physical(clock_page(of).addr());
-        // SAFETY: the feature is there; the page lives for ever and is that CPU's.
+        // SAFETY: the feature is there; the page lives forever and is that CPU's.
         unsafe {
             let before = cpu::read_msr(MSR_SYSTEM_TIME);
             cpu::write_msr(MSR_SYSTEM_TIME, address | SYSTEM_TIME_ENABLE);

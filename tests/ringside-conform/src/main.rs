@@ -45,7 +45,7 @@ enum Command {
         #[arg(long, value_name = "GLOB")]
         only: Vec<String>,
     },
-    /// Show what a check is about: its rule, the clause behind it, how it is made and what it expects
+    /// Show what a check is about: its rule, its clause, how it is made and what it expects
     Show {
         /// Its name, as `list` has it
         name: String,

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
-/// A check and the rule behind it.
+/// A check and its rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Group and name, as in `block/flush-order`.

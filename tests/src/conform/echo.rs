@@ -34,7 +34,7 @@ impl EchoPeer {
 
 impl Drop for EchoPeer {
     fn drop(&mut self) {
-        // If nobody has come, this is the one connection, and it is over at once.
+        // If no peer has connected, this is the one connection, and it is over at once.
         drop(UnixStream::connect(&self.path));
     }
 }

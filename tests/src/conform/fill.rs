@@ -33,7 +33,7 @@ pub enum FillError {
     /// A typing error, most likely.
     #[error("there is no placeholder {{{0}}}; there are {1}")]
     Unknown(String, String),
-    /// Known, but nobody gave a value.
+    /// Known, but without a value.
     #[error("nothing is known for {{{0}}}")]
     Missing(String),
 }

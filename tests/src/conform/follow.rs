@@ -19,7 +19,7 @@ use std::time::Instant;
 
 /// Problems that are worth telling; more are counted.
 const PROBLEMS_MAX: usize = 20;
-/// What to look at when not even the first check was heard of.
+/// What to check when not even the first check reported.
 const HINT: &str = "the guest has to be started by its PVH entry, and speaks through a 16550 at port 0x3f8, whose output \
                     the profile's serial has to bring here";
 
@@ -33,7 +33,7 @@ pub(super) struct Follower<'a> {
     pub(super) console: String,
     tail: VecDeque<String>,
     more_problems: usize,
-    /// How the run ended, if that was wrong: told before all other problems, and always.
+    /// How the run ended, if that was wrong: reported before all other problems, and always.
     bad_end: Option<String>,
     /// The guest's count of checks in its last line, once it is there.
     pub(super) through: Option<u64>,
@@ -103,7 +103,7 @@ impl<'a> Follower<'a> {
                     }
                 }
                 Event::Closed => break,
-                // Somebody else may hold the console open when the program itself is gone; but the last lines come first.
+                // Another process may hold the console open when the program itself is gone; but the last lines come first.
                 Event::Quiet if running.ended().is_some() => {
                     if gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
                         break;
@@ -155,11 +155,8 @@ impl<'a> Follower<'a> {
 
     /// What an author of a profile should look at.
     fn hint(&self) -> String {
-        let heard = if self.console.trim().is_empty() {
-            "nothing was heard from the serial port"
-        } else {
-            "no check was heard"
-        };
+        let heard =
+            if self.console.trim().is_empty() { "nothing came from the serial port" } else { "no check reported" };
         format!("{heard}: {HINT}")
     }
 

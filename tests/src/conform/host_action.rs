@@ -133,7 +133,7 @@ impl Handler {
     fn type_text(&mut self, text: &str) -> Result<()> {
         match (&self.console, &mut self.line) {
             (Some(_), Some(line)) => line.write_all(text.as_bytes()).context("cannot type on the console"),
-            (Some(path), None) => bail!("nobody listens at {}", path.display()),
+            (Some(path), None) => bail!("there is no listener at {}", path.display()),
             (None, _) => {
                 let heard = self.control()?.console(Some(text))?;
                 keep(&self.heard, heard.as_bytes());
@@ -178,7 +178,7 @@ fn firecracker_requests(action: HostAction, number: u64, disk: &Path) -> Result<
         HostAction::Balloon => bail!("its balloon has whole MiB, not {number} pages"),
         HostAction::Statistics => Ok(vec![interval(1), interval(3600)]),
         HostAction::Disk => {
-            // It looks at the file's size again when it is told of the same file.
+            // It looks at the file's size again when it is given the same file.
             let file = OpenOptions::new().write(true).open(disk).context("cannot open the disk")?;
             file.set_len(number.saturating_mul(512)).context("cannot resize the disk")?;
             Ok(vec![("PATCH", "/drives/disk", json!({"drive_id": "disk", "path_on_host": disk}))])

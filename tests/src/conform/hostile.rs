@@ -166,7 +166,7 @@ fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted
     }
     let end = match running.wait(END_MAX) {
         Ok(status) if profile.ends == Ends::Exits && !status.success() => {
-            // After the guest's clean last line a status tells of the ending, a signal of a crash.
+            // After the guest's clean last line a status shows the ending, a signal a crash.
             match (case.through, status.code()) {
                 (true, Some(code)) => {
                     case.status = Some(code);

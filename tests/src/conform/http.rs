@@ -14,10 +14,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 32;
 
-/// Sends a request, once somebody listens.
+/// Sends a request, once there is a listener.
 ///
 /// # Errors
-/// When nobody does, or the answer is not one of success: with what it says.
+/// When there is none, or the answer is not one of success: with what it says.
 pub fn request(socket: &Path, method: &str, place: &str, body: &Value) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let stream = loop {

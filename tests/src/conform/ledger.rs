@@ -21,7 +21,7 @@ pub enum Side {
     Driver,
 }
 
-/// A normative section and what stands behind it.
+/// A normative section and what covers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Clause {
     /// Number and title.
@@ -34,7 +34,7 @@ pub struct Clause {
     pub checks: Vec<String>,
     /// Tests of our drivers.
     pub tests: Vec<String>,
-    /// Why there is none of both.
+    /// Why there are neither.
     pub reason: Option<String>,
     /// What of it is not tested although there are some.
     pub untested: Option<String>,

@@ -61,7 +61,7 @@ impl CheckResult {
         self.evidence.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    /// Went wrong, and nobody has listed it.
+    /// Went wrong, and is not listed.
     pub fn is_news(&self) -> bool {
         self.outcome.is_bad() && self.known.is_none()
     }

@@ -215,7 +215,7 @@ pub struct Profile {
     /// What is known to fail.
     #[serde(default)]
     pub known_defects: Vec<KnownDefect>,
-    /// What is known to end the machine, and with it the checks behind: not tried.
+    /// What is known to end the machine, and with it all later checks: not tried.
     #[serde(default)]
     pub left_out: Vec<KnownDefect>,
 }

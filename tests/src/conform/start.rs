@@ -139,7 +139,7 @@ fn attempt(program: &Path, probe: &Probe) -> Result<()> {
     let mut command = Command::new(program);
     command.args(&probe.args);
     let mut running = Running::spawn(command)?;
-    // A program that has ended already cannot be typed to; its status tells.
+    // A program that has ended already cannot be typed to; its status shows why.
     let _ = running.write_input(&probe.input);
     let ended = running.wait(PROBE_MAX);
     let said = running.stderr();

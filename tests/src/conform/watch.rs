@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// A console that says more is ended.
 pub const LINES_MAX: usize = 50_000;
-/// Likewise, in bytes.
+/// The same in bytes.
 pub const BYTES_MAX: usize = 16 << 20;
 /// From the guest's last line to the end of the process.
 pub(super) const END_MAX: Duration = Duration::from_secs(20);
@@ -43,7 +43,7 @@ pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Re
     follow(&mut running);
     let stderr = running.stderr();
     if let Some(pipe) = &pipe {
-        // The reader may still wait for somebody to open the other end.
+        // The reader may still wait for the other end to open.
         drop(OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe));
     }
     Ok(stderr)

@@ -266,10 +266,10 @@ fn before_the_first_check_the_hint_names_the_entry_and_the_serial_port() {
     let bench = Bench::new();
     let silent = bench.run("exit 3", "");
     let told = one_problem(&silent);
-    assert!(told.contains("nothing was heard from the serial port") && told.contains("port 0x3f8"), "{told}");
+    assert!(told.contains("nothing came from the serial port") && told.contains("port 0x3f8"), "{told}");
     let talking = bench.run("echo booting; sleep 600", "timeout_seconds = 1");
     let told = one_problem(&talking);
-    assert!(told.contains("no check was heard") && told.contains("PVH entry"), "{told}");
+    assert!(told.contains("no check reported") && told.contains("PVH entry"), "{told}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "block/queues-serve-at-once",
         rule: "A device with MQ serves every queue",
         clause: FEATURES,
-        method: "A read of another sector in each queue (up to eight), all told before any answer is looked at",
+        method: "A read of another sector in each queue (up to eight), all notified before any answer is read",
         expectation: "Status OK, the right data and id on each",
         run: |cx| {
             let mut disk = Disk::start(cx)?;
@@ -70,7 +70,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "block/long-queue-holds-no-other-up",
         rule: "A device with MQ serves every queue",
         clause: FEATURES,
-        method: "Four reads in the first queue, one in the last, told one after the other",
+        method: "Four reads in the first queue, one in the last, notified one after the other",
         expectation: "All are used, with status OK",
         run: |cx| {
             let mut disk = Disk::start(cx)?;

@@ -226,7 +226,7 @@ mod code {
 
     pub const ZEROES: (Features, RequestType, u32) = (Features::WRITE_ZEROES, RequestType::WRITE_ZEROES, 0);
 
-    /// The sectors before and behind the range hold the pattern. It starts at each sector pair anew: see `Buf::pattern`.
+    /// The sectors before and after the range hold the pattern. It starts at each sector pair anew: see `Buf::pattern`.
     pub fn neighbours(cx: &Context, request: (Features, RequestType, u32)) -> Verdict {
         scratch(cx, request.0, COUNT, |disk, first| {
             let (data, expected) = (disk.sectors(COUNT as usize)?, disk.sectors(COUNT as usize)?);
@@ -234,7 +234,7 @@ mod code {
             disk.write(first, &expected)?;
             equal("status", OK, ranges(disk, request.1, &[(first + RANGE, RANGE, request.2)])?)?;
             disk.read(first, &data)?;
-            for (from, what) in [(0, "sectors before as they were"), (2 * RANGE, "sectors behind as they were")] {
+            for (from, what) in [(0, "sectors before as they were"), (2 * RANGE, "sectors after as they were")] {
                 let part = |buf: &crate::support::raw::Buf| {
                     buf.part(from as usize * SECTOR_SIZE, RANGE as usize * SECTOR_SIZE).bytes()
                 };

@@ -204,7 +204,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 let expected = [data.part(0, SECTOR_SIZE).bytes(), data.part(2 * SECTOR_SIZE, SECTOR_SIZE).bytes()];
                 disk.read(first, &data)?;
                 equal("sector before as it was", true, expected[0] == data.part(0, SECTOR_SIZE).bytes())?;
-                equal("sector behind as it was", true, expected[1] == data.part(2 * SECTOR_SIZE, SECTOR_SIZE).bytes())?;
+                equal("sector after as it was", true, expected[1] == data.part(2 * SECTOR_SIZE, SECTOR_SIZE).bytes())?;
                 equal("first other byte in the middle", None, data.part(SECTOR_SIZE, SECTOR_SIZE).first_not(0xee))
             })
         },

@@ -29,7 +29,7 @@ pub fn read(window: &Window, offset: usize, width: usize) -> u64 {
     let address = at(window, offset, width);
     let mut value = 0_u64;
     let mut byte = 0_u8;
-    // SAFETY: the window is mapped for ever and is no memory that Rust knows of; `at` keeps the access inside.
+    // SAFETY: the window is mapped forever and is no memory that Rust knows of; `at` keeps the access inside.
     unsafe {
         match width {
             1 => asm!("mov {1}, byte ptr [{0}]", in(reg) address, inout(reg_byte) byte, options(nostack)),

@@ -138,8 +138,8 @@ pub(crate) const CHECKS: &[Check] = attacks![
         device: BLOCK,
         run: |trial| {
             // Ports that no PC and no board of ours has a device at. Not those of COM2: kvmtool has one, on the same line.
-            let nobody = (0x220..0x230).chain(0x300..0x310).chain(0xfff0..=0xffff);
-            nobody.for_each(|port| touch(port, true));
+            let unused = (0x220..0x230).chain(0x300..0x310).chain(0xfff0..=0xffff);
+            unused.for_each(|port| touch(port, true));
             trial.revive()
         },
     },
@@ -151,7 +151,7 @@ pub(crate) const CHECKS: &[Check] = attacks![
             around the board's exit port",
         device: BLOCK,
         run: |trial| {
-            // The scratch register keeps what is written; nothing lies behind it.
+            // The scratch register keeps what is written; nothing lies after it.
             touch(COM1_PORT + 7, false);
             if trial.cx.found.board_slots.is_some() {
                 // SAFETY: only a write of 32 bits ends the machine.

@@ -106,7 +106,7 @@ pub(crate) const CHECKS: &[Check] = attacks![
         name: "hostile/block-sector-past-the-end",
         rule: REQUEST,
         clause: BLOCK_CLAUSE,
-        method: "Reads and writes at, across and far behind the end",
+        method: "Reads and writes at, across and far past the end",
         device: BLOCK,
         run: |trial| {
             let end = trial.target.regs.config_read64(0);
@@ -444,7 +444,7 @@ mod code {
                 headers.push(header);
             }
         }
-        // A checksum that starts or goes behind the frame.
+        // A checksum that starts or goes after the frame.
         headers.push([1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0]);
         headers.push([1, 0, 0, 0, 0, 0, 87, 0, 1, 0, 0, 0]);
         let mut unit = trial.unit(features)?;

@@ -138,7 +138,7 @@ pub(crate) const CHECKS: &[Check] = attacks![
         device: RNG,
         run: |trial| {
             trial.cx.has("the end of memory")?;
-            // A device may write what lies in memory: that must be nobody else's.
+            // A device may write what lies in memory: that must be used for nothing else.
             let page = LastPage::take().ok_or_else(|| skip("the last page of memory is in use"))?;
             trial.shoot(0, 0, |_| vec![(page.address(), u32::MAX, WRITE, 0)])
         },

@@ -1,5 +1,5 @@
-//! Scripts: a seed decides the device, what its rings and registers hold, and when it is notified. Behind each script stand
-//! a reset and a well-formed request, behind all of them one to another device.
+//! Scripts: a seed decides the device, what its rings and registers hold, and when it is notified. After each script come
+//! a reset and a well-formed request, after all of them one to another device.
 //!
 //! What a device may write to is memory of the script's own, its rings, or none; the balloon gets numbers of pages of the
 //! script's own, or of none.

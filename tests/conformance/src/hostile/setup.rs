@@ -246,8 +246,8 @@ pub(crate) const CHECKS: &[Check] = attacks![
                 unit.arena.write8(STATUS_AT, 0x77);
                 wait_until(1_000_000, || false);
                 if said_so {
-                    equal("used index behind a reset", used, unit.queues[0].used_index())?;
-                    equal("status byte behind a reset", 0x77, unit.arena.read8(STATUS_AT))?;
+                    equal("used index after a reset", used, unit.queues[0].used_index())?;
+                    equal("status byte after a reset", 0x77, unit.arena.read8(STATUS_AT))?;
                 }
             }
             trial.revive()

@@ -157,13 +157,13 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "irq/none-between-sti-and-hlt",
-        rule: "No interrupt comes between sti and the instruction behind it",
+        rule: "No interrupt comes between sti and the instruction after it",
         clause: "Intel SDM volume 2, STI",
         method: "10000 buffers, halting after sti until each is used; fewer on a machine that needs more than 5 s, \
             but 500",
         expectation: "None has come with the hlt still to run, since boot",
         run: |cx| {
-            // The trap path goes on behind the `hlt` of such an interrupt, or this would hang instead.
+            // The trap path goes on after the `hlt` of such an interrupt, or this would hang instead.
             let mut rng = Rng::start(cx, 0, 8)?;
             let buf = rng.dev.buffer(1)?;
             count(&rng.dev)?;
@@ -201,7 +201,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "irq/quiet-when-idle",
         rule: "A device without work does not interrupt",
         clause: USED,
-        method: "Wait 20 ms behind an acknowledged interrupt",
+        method: "Wait 20 ms after an acknowledged interrupt",
         expectation: "No interrupt",
         level: Should,
         run: |cx| {
@@ -258,7 +258,7 @@ mod code {
         })
     }
 
-    /// Has a buffer used with interrupts off; they are on again behind it.
+    /// Has a buffer used with interrupts off; they are on again after it.
     pub fn flag(cx: &Context) -> Result<(Rng<'_>, u64), End> {
         let mut rng = Rng::start(cx, 0, 8)?;
         let buf = rng.dev.buffer(1)?;
@@ -284,7 +284,7 @@ mod code {
         Ok((rng, before))
     }
 
-    /// Has a buffer used with the line masked; it is unmasked again behind it.
+    /// Has a buffer used with the line masked; it is unmasked again after it.
     pub fn masked(cx: &Context) -> Result<Rng<'_>, End> {
         let mut rng = Rng::start(cx, 0, 8)?;
         let Place::Mmio(slot, _) = &rng.dev.target.place else { return Err(skip("the device has no line")) };

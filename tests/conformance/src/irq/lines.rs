@@ -84,7 +84,7 @@ mod code {
 
     pub const LOOP_BACK: u8 = 0x1b;
 
-    /// Does no harm to the lines of a console that hears it, where the port has no loop-back mode.
+    /// Does no harm to the lines of a console that receives it, where the port has no loop-back mode.
     pub const SENT: u8 = b'\n';
 
     /// The ISA interrupt of the first serial port.
@@ -155,7 +155,7 @@ mod code {
         acpi::routing().map_or((irq.into(), Trigger::Edge), |routing| routing.isa(irq))
     }
 
-    /// The port behind [`looped`].
+    /// The port after [`looped`].
     pub struct Port;
 
     impl Looped for Port {

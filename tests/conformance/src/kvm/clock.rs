@@ -1,6 +1,6 @@
 //! KVM's paravirtual interface: CPUID leaves, the clock page, the wall clock.
 //!
-//! The kernel's own clock page is left registered behind each check; meanwhile it goes on by its last parameters.
+//! The kernel's own clock page is left registered after each check; meanwhile it goes on by its last parameters.
 
 use crate::catalogue::{Check, checks};
 #[cfg(feature = "guest")]
@@ -135,7 +135,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "kvm/clock-page-never-goes-back",
-        rule: "Time that the page tells does not go back on one vCPU",
+        rule: "The page's time does not go back on one vCPU",
         clause: KVM_CLOCK,
         method: "Register a page of our own, compute the time from it for 300 ms, with the version even and unchanged",
         expectation: "No reading more than a microsecond below the one before",
@@ -154,7 +154,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             middle.fill(0);
             registered(cx, middle.address() | SYSTEM_TIME_ENABLE, || wait_until(5_000_000, || false))?;
             equal("first byte changed before it", None, page.part(0, 64).first_not(0xa5))?;
-            equal("first byte changed behind it", None, page.part(96, 160).first_not(0xa5))
+            equal("first byte changed after it", None, page.part(96, 160).first_not(0xa5))
         },
     },
     Check {
@@ -200,13 +200,13 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "kvm/tsc-frequency-agrees",
-        rule: "Leaf 0x40000010 tells the TSC frequency",
+        rule: "Leaf 0x40000010 has the TSC frequency",
         clause: CPUID,
         method: "Compare EAX with the scale in the clock page",
         expectation: "Within 1 percent",
         run: |cx| {
             here(cx)?;
-            let Some(khz) = cx.found.tsc_khz else { return Err(skip("the hypervisor does not tell it")) };
+            let Some(khz) = cx.found.tsc_khz else { return Err(skip("the hypervisor does not report it")) };
             with_clock(cx, |page| {
                 let scale = pvops::scale::Scale { mul: page.read32(MUL), shift: page.read8(SHIFT) as i8 };
                 let saw = scale.apply(u64::from(khz) * 1000);
@@ -220,11 +220,11 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "The wall clock is filled when its MSR is written",
         clause: WALL_CLOCK,
         method: "Register an address, read",
-        expectation: "An even version, a time behind 2020, nanoseconds below 10^9",
+        expectation: "An even version, a time after 2020, nanoseconds below 10^9",
         run: |cx| {
             let (version, seconds, nanoseconds) = wall_clock(cx)?;
             holds(version % 2 == 0, "version", "even", version)?;
-            holds(seconds > 1_577_836_800, "seconds since 1970", "behind 2020", seconds)?;
+            holds(seconds > 1_577_836_800, "seconds since 1970", "after 2020", seconds)?;
             holds(nanoseconds < 1_000_000_000, "nanoseconds", "below 1000000000", nanoseconds)
         },
     },

@@ -90,7 +90,7 @@ mod code {
 
     pub const INTERRUPTS: u64 = 200;
 
-    /// Registers another word while `check` runs, with interrupts off: nobody would clear it.
+    /// Registers another word while `check` runs, with interrupts off: nothing would clear it.
     pub fn registered<R>(value: u64, check: impl FnOnce() -> R) -> R {
         let flags = pvops::irq::save();
         // SAFETY: the callers have seen the feature; the word is theirs until the kernel's own is registered again. No
@@ -116,7 +116,7 @@ mod code {
             // SAFETY: the vector has an event; this CPU runs.
             unsafe { pvops::smp::send_ipi(pvops::smp::cpu(), vector) };
             let came = wait_until(1_000_000_000, || irq::count_of(event) != before);
-            holds(came, "interrupts that came, each behind the end of the one before", INTERRUPTS, n)?;
+            holds(came, "interrupts that came, each after the end of the one before", INTERRUPTS, n)?;
         }
         Ok(kvm::ends_saved() - saved)
     }

@@ -73,7 +73,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let page = buffer()?;
             with(cx, &page, || {
-                // The first entry behind the registration tells what was stolen before.
+                // The first entry after the registration reports what was stolen before.
                 wait_until(1_000_000, || false);
                 let (start, before) = (time::now(), stolen(&page));
                 while time::now() < start + 50_000_000 {
@@ -81,7 +81,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 }
                 let (passed, took) = (time::now() - start, stolen(&page) - before);
                 cx.did(format_args!("{took} ns stolen of {passed}"));
-                // What was stolen right before may be told only now.
+                // What was stolen right before may be reported only now.
                 let most = passed + 10_000_000;
                 holds(took <= most, "nanoseconds stolen", format_args!("{most} at most"), took)
             })
@@ -102,7 +102,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 wait_until(5_000_000, || false);
                 equal("flags", 0, structure.read32(12))?;
                 equal("first byte changed before it", None, page.part(0, 64).first_not(0xa5))?;
-                equal("first byte changed behind it", None, page.part(128, 128).first_not(0xa5))
+                equal("first byte changed after it", None, page.part(128, 128).first_not(0xa5))
             })
         },
     },

@@ -53,7 +53,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             let mut driver = driver(target)?;
             let mut checked = Ok(());
             for (pages, until) in moves(cx) {
-                // Nobody polls meanwhile: requests that are in flight stay there.
+                // Nothing polls meanwhile: requests that are in flight stay there.
                 checked = set_target(cx, target, pages).and_then(|()| {
                     driver.config_changed();
                     let before = driver.actual();
@@ -148,7 +148,7 @@ mod code {
     /// What is given: as many as make the buffer a multiple of 6 bytes, which 5.5.6.3.1 asks for.
     pub const KNOWN: [u16; 3] = [stat_tag::FREE_MEMORY, stat_tag::TOTAL_MEMORY, stat_tag::AVAILABLE_MEMORY];
 
-    /// A tag that nobody has defined.
+    /// An undefined tag.
     pub const UNKNOWN: u16 = 0x7a7a;
 
     pub fn with_statistics(cx: &Context, tags: &[u16], asking: Asking) -> Verdict {

@@ -69,7 +69,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 change()?;
                 let came = wait_until(PATIENCE, || irq::count_of(event) != before);
                 let verdict = holds(came, &format!("{}: interrupts within 5 s", target.name()), "1 or more", 0);
-                // 5.2.6.2: a disk SHOULD tell of another capacity.
+                // 5.2.6.2: a disk SHOULD signal a new capacity.
                 if target.device_type == DeviceType::BLOCK { advice(verdict) } else { verdict }
             })?;
             if silent.get() { Err(skip("no device that can be changed can interrupt")) } else { Ok(()) }
@@ -80,13 +80,13 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "Bit 1 of the interrupt status stands for a change of the configuration",
         clause: STATUS,
         method: "Have the balloon's target changed, where there is no MSI-X; acknowledge",
-        expectation: "Bit 1 set; 0 behind the acknowledgement",
+        expectation: "Bit 1 set; 0 after the acknowledgement",
         run: |cx| {
             with_pending_change(cx, |dev| {
                 let status = dev.take_interrupt();
-                let told = status & InterruptStatus::CONFIG_CHANGE.bits() != 0;
-                holds(told, "interrupt status", "bit 1", format_args!("{status:#x}"))?;
-                equal("interrupt status behind the acknowledgement", 0, dev.take_interrupt())
+                let signalled = status & InterruptStatus::CONFIG_CHANGE.bits() != 0;
+                holds(signalled, "interrupt status", "bit 1", format_args!("{status:#x}"))?;
+                equal("interrupt status after the acknowledgement", 0, dev.take_interrupt())
             })
         },
     },
@@ -161,7 +161,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             with_smaller_disk(cx, |disk, first| {
                 let sector = disk.sectors(1)?;
                 let Answer { status, .. } = disk.request(RequestType::IN, first, &[link(&sector, Dir::In)])?;
-                advice(equal("status of a read behind the end", RequestStatus::IOERR.0, status))
+                advice(equal("status of a read past the end", RequestStatus::IOERR.0, status))
             })
         },
     },
@@ -205,7 +205,7 @@ pub(crate) const CHECKS: &[Check] = checks![
 mod code {
     use super::*;
 
-    /// Looks at a change of each live device that somebody can change: the balloon, the disk, the card.
+    /// Looks at a change of each live device that the host can change: the balloon, the disk, the card.
     pub fn each_change(cx: &Context, check: impl Fn(&Target, &dyn Fn() -> Verdict) -> Verdict) -> Verdict {
         let dev = balloon(cx)?;
         let checked = check(dev.target, &|| set_target(cx, dev.target, 16));
@@ -230,18 +230,18 @@ mod code {
         }
     }
 
-    /// Looks at a balloon whose target has changed and whose interrupt nobody has acknowledged.
+    /// Looks at a balloon whose target has changed and whose interrupt was not acknowledged.
     pub fn with_pending_change(cx: &Context, check: impl FnOnce(&Dev<'_>) -> Verdict) -> Verdict {
         let dev = balloon(cx)?;
         if matches!(dev.regs(), Regs::Pci(_, Some(_))) {
             return Err(skip("with MSI-X the interrupt status says nothing"));
         }
         let checked = set_target(cx, dev.target, 16).and_then(|()| {
-            // The status may come a moment behind the field.
+            // The status may come a moment after the field.
             wait_until(20_000_000, || false);
             check(&dev)
         });
-        // The check may have reset it, and not every host tells a device without a driver.
+        // The check may have reset it, and not every host notifies a device without a driver.
         drop(dev);
         let dev = balloon(cx)?;
         both(checked, set_target(cx, dev.target, 0))

@@ -145,7 +145,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "pci/notify-multiplier-is-0-or-an-even-power-of-2",
         rule: "notify_off_multiplier is 0 or an even power of 2",
         clause: NOTIFY,
-        method: "Read it behind the notification capability",
+        method: "Read it after the notification capability",
         expectation: "0, or a power of 2 from 2 on",
         run: |cx| on(cx, |_, windows| {
             let multiplier = windows.notify_multiplier;
@@ -437,7 +437,7 @@ mod code {
             equal(&format!("register {offset:#x}"), by_ports, read(function, offset))?;
         }
         let before = read(function, INTERRUPT);
-        // Nobody but software looks at the line's number.
+        // Only software uses the line's number.
         let (one, other) = (before ^ 0x55 & LINE, before ^ 0xaa & LINE);
         write(function, INTERRUPT, one);
         // SAFETY: as above.

@@ -150,7 +150,7 @@ mod code {
         let mut rng = Rng::on(target, 0, 8)?;
         let buf = rng.dev.buffer(16)?;
         rng.fill(&buf)?;
-        // Behind this, the reset would take an interrupt back that is late.
+        // After this, the reset would take an interrupt back that is late.
         wait_until(QUIET, || false);
         rng.dev.healthy()
     }

@@ -255,7 +255,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         method: "The header in a descriptor of the ring, sector and status in a table",
         expectation: "Status OK, data as from a plain read",
         run: |cx| {
-            // Header in the ring, the rest in a table behind it.
+            // Header in the ring, the rest in a table after it.
             shape_with(cx, INDIRECT, 0, Parts::One, |disk, data| {
                 let links = plain(disk, data)?;
                 let table = disk.dev.buffer(2 * 16)?;
@@ -288,7 +288,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "queue/zero-length-part-is-survived",
         rule: "No text allows or forbids an empty buffer: a device serves it, or asks for a reset",
         clause: TABLE,
-        method: "A read with an empty buffer between header and sector; then, behind a reset, a plain one",
+        method: "A read with an empty buffer between header and sector; then, after a reset, a plain one",
         expectation: "Status OK and the right data, or DEVICE_NEEDS_RESET; the plain read succeeds",
         level: Should,
         run: |cx| {

@@ -101,11 +101,11 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "queue/event-index-holds-the-first-interrupt-back",
         rule: "The device does not interrupt before used_event",
         clause: INTERRUPTS,
-        method: "The first request behind a reset, used_event far ahead, then wait 5 ms",
+        method: "The first request after a reset, used_event far ahead, then wait 5 ms",
         expectation: "No interrupt",
         level: Should,
         run: |cx| {
-            // The first one is a check of its own: a device may not know yet which index it told the driver last.
+            // The first one is a check of its own: a device may not know yet which index it gave the driver last.
             let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
             source.queue.set_used_event(0x4000);
             let before = source.interrupts()?;
@@ -152,7 +152,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "queue/idle-device-asks-for-notifications",
-        rule: "Without NO_NOTIFY a device wants to be told",
+        rule: "Without NO_NOTIFY a device wants notifications",
         clause: NOTIFICATIONS,
         method: "A request without event index, wait until the device is idle",
         expectation: "Used flags 0",
@@ -166,7 +166,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     },
     Check {
         name: "queue/idle-device-moves-avail-event",
-        rule: "avail_event tells when the device wants to be told",
+        rule: "avail_event says when the device wants a notification",
         clause: NOTIFICATIONS,
         method: "Three requests with event index, wait until the device is idle, each time",
         expectation: "avail_event is the available index",
@@ -270,14 +270,14 @@ mod code {
         if !events {
             source.queue.set_flags(AVAIL_NO_INTERRUPT);
         }
-        // The lowest batch that is watched: from there on, until behind the wrap.
+        // The lowest batch that is watched: from there on, until after the wrap.
         let watched = 65_536_u32.saturating_sub(100 * u32::from(batch));
         let mut done = 0;
         while done < REQUESTS {
             let watch = events && done >= watched;
             let last = source.queue.seen().wrapping_add(batch - 1);
             if watch {
-                // One that nobody waited for, as QEMU's first one, keeps a line that signals by a level up.
+                // An unexpected one, as QEMU's first one, keeps a line that signals by a level up.
                 source.dev.take_interrupt();
             }
             let before = source.dev.interrupts().unwrap_or(0);

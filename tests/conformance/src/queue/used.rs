@@ -274,7 +274,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "queue/spurious-notification-is-harmless",
         rule: "A device handles notifications although there is nothing new",
         clause: NOTIFICATIONS,
-        method: "Ten notifications behind one request",
+        method: "Ten notifications after one request",
         expectation: "One used element",
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
@@ -290,7 +290,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "queue/descriptors-are-left-alone",
         rule: "The device does not write the descriptor table",
         clause: "2.7.5.1 Device Requirements: The Virtqueue Descriptor Table",
-        method: "Compare table and available ring before and behind a request",
+        method: "Compare table and available ring before and after a request",
         expectation: "Equal",
         run: |cx| {
             let mut disk = Disk::start(cx, 0, 8)?;
@@ -308,7 +308,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "queue/readable-buffers-are-left-alone",
         rule: "The device does not write buffers that it may only read",
         clause: "2.7.5.1 Device Requirements: The Virtqueue Descriptor Table",
-        method: "Compare header and data before and behind a write",
+        method: "Compare header and data before and after a write",
         expectation: "Equal",
         run: |cx| {
             scratch(cx, Features::empty(), 1, |disk, sector| {
@@ -336,7 +336,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             all.fill(0xa5);
             disk.read(0, &all.part(64, SECTOR_SIZE))?;
             equal("first byte changed before the buffer", None, all.part(0, 64).first_not(0xa5))?;
-            equal("first byte changed behind the buffer", None, all.part(64 + SECTOR_SIZE, 64).first_not(0xa5))
+            equal("first byte changed after the buffer", None, all.part(64 + SECTOR_SIZE, 64).first_not(0xa5))
         },
     },
     Check {

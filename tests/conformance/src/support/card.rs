@@ -14,7 +14,7 @@ use shared_abi::virtio::{CommonFeatures, DeviceType};
 use zerocopy::{FromBytes, IntoBytes};
 
 pub const HEADER: usize = size_of::<Header>();
-/// Bytes of a receive buffer as a rule, and what it is filled with.
+/// Default size of a receive buffer, and what it is filled with.
 pub const BUFFER: usize = 2048;
 pub const FILL: u8 = 0xa5;
 /// How long an answer is waited for, and how often it is asked for.
@@ -23,7 +23,7 @@ pub const ATTEMPTS: u32 = 3;
 /// Longest frame that is sent.
 pub const SEND_MAX: usize = 65_550;
 
-/// Frames tell by it which is which, over all checks: an echo may come late.
+/// It identifies frames, over all checks: an echo may come late.
 static TAG: AtomicU32 = AtomicU32::new(1);
 
 /// A number that no frame has had yet.
@@ -96,7 +96,7 @@ impl<'a> Card<'a> {
         self.dev.healthy()
     }
 
-    /// Sends a frame behind a header.
+    /// Sends a frame after a header.
     ///
     /// # Errors
     /// A failure when it is not taken.
@@ -205,7 +205,7 @@ impl<'a> Card<'a> {
         }
         self.send_frame(Header::default(), frame)?;
         self.receive_where(patience, |received| {
-            // Behind a VLAN's tag, too, the tag of a frame is among these.
+            // After a VLAN's tag, too, the tag of a frame is among these.
             received.get(12..ETHERNET_HEADER + 8) == frame.get(12..ETHERNET_HEADER + 8)
         })
     }

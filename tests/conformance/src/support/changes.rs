@@ -51,12 +51,12 @@ pub fn set_link(cx: &Context, target: &Target, state: &'static str) -> Verdict {
     make(cx, HostAction::Link, (field::STATE, &state), "bit 0 of status", &read, (state == field::UP).into())
 }
 
-/// The verdict of a check, unless what came behind it went wrong too.
+/// The verdict of a check, unless what came after it went wrong too.
 pub fn both(check: Verdict, restored: Verdict) -> Verdict {
     worst(check, restored)
 }
 
-/// A live balloon device without a driver behind it, target 0.
+/// A live balloon device that no driver has used yet, target 0.
 pub fn balloon(cx: &Context) -> Result<Dev<'_>, End> {
     cx.can_request(HostAction::Balloon)?;
     started_balloon(cx.device(DeviceType::BALLOON)?)
@@ -71,7 +71,7 @@ pub fn started_balloon(target: &Target) -> Result<Dev<'_>, End> {
     Ok(dev)
 }
 
-/// A live network card that tells its link.
+/// A live network card that reports its link.
 pub fn card(cx: &Context) -> Result<(Dev<'_>, Queue), End> {
     cx.can_request(HostAction::Link)?;
     started_card(cx.device(DeviceType::NET)?)

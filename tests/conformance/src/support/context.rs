@@ -15,7 +15,7 @@ use pvops::detect::{Surroundings, World};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
 
-/// What the checks find: devices, and what CPUID told.
+/// What the checks find: devices, and what CPUID reports.
 pub(crate) struct Context {
     pub targets: Vec<Target>,
     pub found: Surroundings,
@@ -54,7 +54,7 @@ impl Context {
     /// Whether the kernel has something of the machine that a paravirtual hypervisor keeps for itself.
     ///
     /// # Errors
-    /// Not applicable where it has not.
+    /// Not applicable where it has none.
     pub fn has(&self, what: &str) -> Verdict {
         match self.found.world {
             World::Native | World::Kvm => Ok(()),

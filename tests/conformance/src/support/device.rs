@@ -276,13 +276,13 @@ impl Drop for Dev<'_> {
         // A line stays up until it is acknowledged, and an edge that never comes again would be the next check's problem.
         self.target.take_interrupt();
         if !confirmed {
-            // The device may still write there: these pages are nobody's from now on.
+            // The device may still write there: these pages are not used any more.
             self.memory.take().into_iter().for_each(core::mem::forget);
         }
     }
 }
 
-/// Whether a device is a disk that nobody may write to.
+/// Whether a device is a read-only disk.
 pub fn is_read_only(target: &Target) -> bool {
     target.device_type == DeviceType::BLOCK
         && Dev::new(target).is_ok_and(|dev| dev.offered & blk::Features::RO.bits() != 0)

@@ -95,7 +95,7 @@ impl<'a> Disk<'a> {
         header
     }
 
-    /// A status byte that nobody has written yet.
+    /// A status byte that was not written yet.
     pub fn status(&self, slot: u16) -> Buf {
         let status = self.statuses.part(slot.into(), 1);
         status.write8(0, UNWRITTEN);

@@ -141,7 +141,7 @@ impl Kind {
         frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
-    /// The packet without what may pad it behind its end; lengths in the headers must agree.
+    /// The packet without what may pad it after its end; lengths in the headers must agree.
     ///
     /// # Errors
     /// A failure when they do not.
@@ -174,7 +174,7 @@ impl Kind {
     }
 }
 
-/// A payload that tells its place.
+/// A payload in which each byte depends on its place.
 pub fn payload(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at as u8).wrapping_mul(7) ^ (at >> 8) as u8);

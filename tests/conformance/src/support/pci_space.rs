@@ -87,13 +87,13 @@ impl Pin {
     /// That of a virtio device on PCI.
     ///
     /// # Errors
-    /// Not applicable where it has none, or nobody wrote down where it arrives.
+    /// Not applicable where it has none, or its line is not recorded.
     pub fn of(target: &Target) -> Result<Self, End> {
         const INTERRUPT: u16 = 0x3c;
         let (function, windows) = parts(target).map_err(|_| skip("the entropy device is not on PCI"))?;
         let (irq, pin) = (read(function, INTERRUPT) as u8, (read(function, INTERRUPT) >> 8) as u8);
         if pin == 0 || !(1..16).contains(&irq) {
-            return Err(skip("nobody wrote down where the device's interrupt pin arrives"));
+            return Err(skip("the line of the device's interrupt pin is not recorded"));
         }
         let msix = capabilities(function).into_iter().find(|&at| read(function, at) as u8 == CAPABILITY_MSIX);
         let msix = msix.ok_or_else(|| skip("the entropy device has no MSI-X"))?;

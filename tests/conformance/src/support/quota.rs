@@ -25,7 +25,7 @@ impl Quota {
     fn fill_dyn(&self, cx: &Context, what: &str, once: &mut dyn FnMut() -> Verdict) -> Verdict {
         // Looking at the clock may cost more than what is done.
         const BETWEEN_LOOKS: u32 = 64;
-        // A run without patching is a second one, which only looks whether it is the same.
+        // A run without patching is a second one, which only checks that it is the same.
         const UNPATCHED_SHARE: u64 = 5;
         let unpatched = guest_kernel::patching::patches().count(None) > 0;
         let time = if unpatched { self.time / UNPATCHED_SHARE } else { self.time };

@@ -25,7 +25,7 @@ impl Pages {
     #[inline(never)]
     fn allocate(count: usize) -> Option<Self> {
         let pages = DMA.allocate(count)?;
-        // SAFETY: just allocated, `count` pages long, and nobody else has them.
+        // SAFETY: just allocated, `count` pages long, and used here alone.
         unsafe { pages.address.write_bytes(0, count * PAGE_SIZE) };
         Some(Self(pages))
     }
@@ -121,7 +121,7 @@ impl Buf {
         (0..self.len).for_each(|at| self.write8(at, value));
     }
 
-    /// Fills it with bytes that tell their place and `seed`.
+    /// Fills it with bytes that depend on their place and `seed`.
     pub fn pattern(&self, seed: u8) {
         (0..self.len).for_each(|at| self.write8(at, pattern(at, seed)));
     }

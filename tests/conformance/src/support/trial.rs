@@ -25,10 +25,10 @@ pub const STATUS_AT: usize = 0x100;
 pub const DATA_AT: usize = 0x1000;
 /// What stands in a status byte before the device writes it.
 pub const UNWRITTEN: u8 = 0xaa;
-/// What nobody may write to holds.
+/// Content of memory that must not be written.
 const GUARD: u8 = 0xa5;
 
-/// How long a device has to react to a shot, to serve on, and to answer behind a reset.
+/// How long a device has to react to a shot, to serve on, and to answer after a reset.
 const REACTION: u64 = 30_000_000;
 const SERVES_ON: u64 = 500_000_000;
 const REVIVES: u64 = 5_000_000_000;
@@ -257,7 +257,7 @@ impl<'a> Trial<'a> {
         self.judge(unit)
     }
 
-    /// Looks at what a shot has done: whether the unit serves on, and whether the device does behind a reset.
+    /// Looks at what a shot has done: whether the unit serves on, and whether the device does after a reset.
     ///
     /// # Errors
     /// A failure when the device is wedged.
@@ -269,19 +269,19 @@ impl<'a> Trial<'a> {
         if unit.needs_reset() {
             self.refusals.push("DEVICE_NEEDS_RESET".to_string());
         } else if let Err(why) = unit.ask(SERVES_ON) {
-            self.refusals.push(format!("behind it: {why}"));
+            self.refusals.push(format!("after it: {why}"));
         }
         drop(unit);
         self.revive()
     }
 
-    /// Counts a shot behind which the device must work again, from a reset.
+    /// Counts a shot after which the device must work again, from a reset.
     ///
     /// # Errors
     /// A failure when it does not.
     pub fn revive(&mut self) -> Result<(), End> {
         self.shots += 1;
-        let wedged = |why: String| fail("wedged behind a reset", "an answer to a well-formed request", why);
+        let wedged = |why: String| fail("wedged after a reset", "an answer to a well-formed request", why);
         let mut unit = Unit::start(self.target, 0).map_err(|end| match end {
             End::Fail { what, saw, .. } => wedged(format!("{what}: {saw}")),
             End::Skip(why) | End::Error(why) => wedged(why),
@@ -372,7 +372,7 @@ pub(crate) fn unjudged(end: End) -> (Handling, End) {
     (Handling::Handled, end)
 }
 
-/// Says that from here on it may end badly: what is behind is the device's doing.
+/// Says that from here on it may end badly: what follows is the device's doing.
 pub(crate) fn announce(name: &str) {
     console::report(Kind::Check, name, Outcome::Waiting, |line| Ok(line));
 }

@@ -16,7 +16,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// The same, told of something in particular.
+    /// The same, with the name of what it is about.
     pub fn of(self, name: impl Display) -> Self {
         match self {
             Self::Fail { level, what, expected, saw } => {

@@ -55,7 +55,7 @@ macro_rules! of {
                 name: concat!($group, "/config-before-features-ok-is-readable"),
                 rule: "A driver may read the configuration before it sets FEATURES_OK",
                 clause: "2.5.2 Device Requirements: Device Configuration Space",
-                method: "Read it behind DRIVER, then behind FEATURES_OK",
+                method: "Read it after DRIVER, then after FEATURES_OK",
                 expectation: "Equal while the generation stays",
                 run: |cx| each(cx, $bus, |target| {
                     let before = Dev::new(target).map(|_dev| config(target))?;

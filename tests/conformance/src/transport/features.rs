@@ -75,7 +75,7 @@ checks![
     }
     for &(bit, sets) in rules.iter().filter(|(bit, _)| offered & 1 << bit != 0) {
         let missing = sets.iter().find(|&&set| offered & set == 0);
-        let expected = format!("one of {:#x} beside bit {bit}", missing.copied().unwrap_or_default());
+        let expected = format!("one of {:#x} besides bit {bit}", missing.copied().unwrap_or_default());
         holds(missing.is_none(), "offered features", expected, format!("{offered:#x}"))?;
     }
     Ok(())
@@ -129,7 +129,7 @@ checks![
         rule: "A modern device can not be driven without VIRTIO_F_VERSION_1",
         clause: "6.1 Driver Requirements: Reserved Feature Bits",
         method: "Accept no feature at all, set FEATURES_OK, reset, negotiate as usual",
-        expectation: "Refused or accepted, the reset and the negotiation behind it work",
+        expectation: "Refused or accepted, the reset and the negotiation after it work",
         run: |cx| each(cx, $bus, |target| {
     let dev = Dev::new(target)?;
     dev.regs().set_features(0);

@@ -28,7 +28,7 @@ macro_rules! of {
                 name: concat!($group, "/reset-works-again-and-again"),
                 rule: "A driver may reset a device at any time",
                 clause: "2.4 Device Reset",
-                method: "Fifty resets, each behind ACKNOWLEDGE",
+                method: "Fifty resets, each after ACKNOWLEDGE",
                 expectation: "Status reads 0 after each",
                 run: |cx| each(cx, $bus, |target| {
                     for _ in 0..50 {

@@ -94,7 +94,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             time::set_timer(time::now() + 50_000_000);
             time::set_timer(time::NEVER);
             spin(100_000_000);
-            equal("timer events behind a timer that was stopped", 0, irq::timer_count() - before)
+            equal("timer events after a timer that was stopped", 0, irq::timer_count() - before)
         },
     },
     Check {
@@ -116,14 +116,14 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "The shared page has the time of day",
         clause: "Xen public/xen.h, struct shared_info, wc_sec",
         method: "Read it",
-        expectation: "A time behind 2020",
+        expectation: "A time after 2020",
         run: |cx| {
             here(cx)?;
             // SAFETY: the shared page is mapped; Xen writes it.
             let [version, seconds, nanoseconds, _] =
                 unsafe { (&raw const (*shared_info()).wall_clock).read_volatile() };
             equal("lowest bit of the version", 0, version & 1)?;
-            holds(seconds > 1_577_836_800, "seconds since 1970", "behind 2020", seconds)?;
+            holds(seconds > 1_577_836_800, "seconds since 1970", "after 2020", seconds)?;
             holds(nanoseconds < 1_000_000_000, "nanoseconds", "below 1000000000", nanoseconds)
         },
     },
@@ -131,7 +131,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "xen/console-without-input-reads-nothing",
         rule: "CONSOLEIO_read returns what is there",
         clause: CONSOLE,
-        method: "Read while nobody types",
+        method: "Read without input",
         expectation: "0 bytes",
         run: |cx| {
             here(cx)?;

@@ -27,7 +27,7 @@ const BLOCK: &str = "Xen public/sched.h, SCHEDOP_block";
 pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "xen/version-is-not-too-old",
-        rule: "Xen tells its version",
+        rule: "Xen reports its version",
         clause: VERSION,
         method: "Ask for it",
         expectation: "4.0 or newer",
@@ -58,7 +58,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "With the upcall mask set no upcall is made, and the event stays pending",
         clause: VCPU_INFO,
         method: "Mask upcalls, send, look, unmask",
-        expectation: "Pending bits while masked, the handler once behind it",
+        expectation: "Pending bits while masked, the handler once after it",
         run: |cx| {
             with_channel(cx, |line| {
                 pvops::irq::disable();
@@ -70,8 +70,8 @@ pub(crate) const CHECKS: &[Check] = checks![
                 equal("events while masked", 0, arrived)?;
                 holds(pending, "pending bit while masked", 1, 0)?;
                 holds(upcall != 0, "pending upcall while masked", "not 0", upcall)?;
-                equal("events behind the enabling", 1, line.arrived())?;
-                holds(!is_pending(line.channel), "pending bit behind it", 0, 1)
+                equal("events after the enabling", 1, line.arrived())?;
+                holds(!is_pending(line.channel), "pending bit after it", 0, 1)
             })
         },
     },
@@ -80,7 +80,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "A masked channel makes no upcall, and its event stays pending",
         clause: EVENTS,
         method: "Mask the channel, send, look, unmask in the shared page",
-        expectation: "The pending bit while masked, the handler once behind it",
+        expectation: "The pending bit while masked, the handler once after it",
         run: |cx| {
             with_channel(cx, |line| {
                 event::mask_channel(line.channel);
@@ -88,7 +88,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 equal("events on a masked channel", 0, line.arrived())?;
                 holds(is_pending(line.channel), "pending bit of a masked channel", 1, 0)?;
                 event::unmask_channel(line.channel);
-                equal("events behind the unmasking", 1, line.arrived())
+                equal("events after the unmasking", 1, line.arrived())
             })
         },
     },
@@ -103,7 +103,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 event::mask_channel(line.channel);
                 event_sent(line)?;
                 settled(event::unmask_by_xen(line.channel))?;
-                equal("events behind Xen's unmasking", 1, line.arrived())
+                equal("events after Xen's unmasking", 1, line.arrived())
             })
         },
     },
@@ -281,7 +281,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                     // SAFETY: the handlers are set up, and no lock is held.
                     unsafe { pvops::irq::halt() };
                     sent?;
-                    equal("events behind the block", before + 1, line.arrived())?;
+                    equal("events after the block", before + 1, line.arrived())?;
                 }
                 Ok(())
             })

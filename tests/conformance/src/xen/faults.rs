@@ -18,7 +18,7 @@ use {
 const VCPU_INFO: &str = "Xen public/xen.h, struct vcpu_info";
 const TRAPS: &str = "Xen public/arch-x86/xen.h, struct trap_info";
 
-/// Runs an instruction that faults; going on behind it.
+/// Runs an instruction that faults; execution goes on after it.
 #[cfg(feature = "guest")]
 macro_rules! fault {
     ($instruction:literal $(, $($operands:tt)*)?) => {{
@@ -65,7 +65,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         expectation: "Vector 13, error code 0xfff0, RIP and RSP of the instruction",
         run: |cx| {
             here(cx)?;
-            // No descriptor is so far behind the start of the table.
+            // No descriptor is so far from the start of the table.
             as_expected(&fault!("mov fs, r14w", in("r14") 0xfff0_u64)?, ExceptionVector::GeneralProtection, 0xfff0)
         },
     },
@@ -106,10 +106,10 @@ pub(crate) const CHECKS: &[Check] = checks![
             let off = off?;
             equal("IF with events on", INTERRUPT_FLAG, on.frame.rflags & INTERRUPT_FLAG)?;
             equal("IF with events off", RFlags::empty(), off.frame.rflags & INTERRUPT_FLAG)?;
-            holds(still_off != 0, "mask behind an exception with events off", 1, 0)?;
+            holds(still_off != 0, "mask after an exception with events off", 1, 0)?;
             let now_on = pvops::irq::save();
             interrupts_on();
-            equal("mask behind all of it", 0, now_on)
+            equal("mask after all of it", 0, now_on)
         },
     },
     Check {
@@ -134,7 +134,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "RCX and R11 come by Xen's frame, the others as they were",
         clause: TRAPS,
         method: "Fault with known registers",
-        expectation: "The same in the frame and behind it",
+        expectation: "The same in the frame and after it",
         run: |cx| {
             here(cx)?;
             let caught = fault!("ud2", in("r14") 0x1111_2222_3333_4444_u64, in("r15") 0x5555_6666_7777_8888_u64)?;
@@ -142,7 +142,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             equal("R15", 0x5555_6666_7777_8888, caught.frame.r15)?;
             // RCX and R11 come by Xen's frame, not by the registers.
             let (rcx, r11): (u64, u64);
-            // SAFETY: as in `fault`; the registers are set behind the call.
+            // SAFETY: as in `fault`; the registers are set after the call.
             unsafe {
                 asm!(
                     "lea rdi, [rip + 2f]",
@@ -160,8 +160,8 @@ pub(crate) const CHECKS: &[Check] = checks![
                 );
             }
             let frame = caught_fault().ok_or_else(|| error("there was no exception"))?;
-            equal("RCX in the frame and behind it", [0x123_4567; 2], [frame.rcx, rcx])?;
-            equal("R11 in the frame and behind it", [0x765_4321; 2], [frame.r11, r11])
+            equal("RCX in the frame and after it", [0x123_4567; 2], [frame.rcx, rcx])?;
+            equal("R11 in the frame and after it", [0x765_4321; 2], [frame.r11, r11])
         },
     },
 ];

@@ -114,12 +114,12 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "xen/frame-of-another-refused",
         rule: "A domain maps its own frames only",
         clause: UPDATE,
-        method: "Map a frame far behind the machine's memory",
+        method: "Map a frame far beyond the machine's memory",
         expectation: "Refused, the entry as before",
         run: |cx| {
             here(cx)?;
             let table = Table::new()?;
-            // Frames that no domain of this machine has: far behind its memory.
+            // Frames that no domain of this machine has: far beyond its memory.
             let result = update(&[table.0.update(0, 0xf_ffff_0000_0000 | WRITABLE.bits())]);
             holds(result.is_err(), "a mapping of a frame that is not the domain's", "refused", "made")?;
             equal("the entry", 0, table.0.entry(0))
@@ -239,7 +239,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             let mut compared = 0;
             for frame in 0.. {
                 let Some(machine) = machine_frame(frame) else {
-                    // Behind the end there is none; inside, a frame may be Xen's.
+                    // Past the end there is none; inside, a frame may be Xen's.
                     if frame >= FRAMES.lock().limit() {
                         break;
                     }
@@ -259,7 +259,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "Frames are exchanged for a contiguous block",
         clause: EXCHANGE,
         method: "Let two of 16 pages change places, ask for a block of 16",
-        expectation: "Machine frames one behind the other",
+        expectation: "Machine frames one after the other",
         run: |cx| {
             const ORDER: usize = 4;
             const PAGES: u64 = 1 << ORDER;
@@ -291,7 +291,7 @@ pub(crate) const CHECKS: &[Check] = checks![
                 equal("pages of the domain", before - 64, pvops::memory::reservation().unwrap_or(0))?;
                 frames
                     .iter()
-                    .try_for_each(|&frame| equal("machine frame behind a page given away", None, machine_frame(frame)))
+                    .try_for_each(|&frame| equal("machine frame after a page given away", None, machine_frame(frame)))
             })?;
             equal("pages of the domain in the end", before, pvops::memory::reservation().unwrap_or(0))
         },
