@@ -217,7 +217,7 @@ fn unreachable_consoles_are_refused() {
     let (_place, mut command) = place();
     refused(command.args(["--virtio-console", "control"]), BAD_INPUT, &["--virtio-console control needs --control"]);
     let (_place, mut command) = place();
-    refused(command.args(["--virtio-console", "contrl"]), BAD_INPUT, &["stdio, control, file=PATH"]);
+    refused(command.args(["--virtio-console", "contrl"]), BAD_INPUT, &["expected stdio, control or file=PATH"]);
 }
 
 #[test]
