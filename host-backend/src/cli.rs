@@ -64,8 +64,8 @@ struct Run {
     /// resume, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// Serial port: stdio, or file=PATH[,size=SIZE][,keep=N] (output only). A file grows to at most SIZE (64M); full ones are
-    /// kept as PATH.1 to PATH.N (1)
+    /// Serial port: stdio, or file=PATH (output only). A file grows to at most 64M, or to what ",size=SIZE" says; full ones
+    /// are kept as PATH.1, and up to PATH.N with ",keep=N"
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Console,
     /// Give the guest a virtio console: stdio (takes standard input unless the serial port has it), file=PATH as for
