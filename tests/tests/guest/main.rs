@@ -207,3 +207,14 @@ fn a_kernel_short_of_memory_takes_it_back_from_the_balloon_and_informs_the_host(
     guest.type_line("poweroff");
     guest.end();
 }
+
+/// Each site is patched at each boot. A wait loop that is inlined into every check of the suite once made them 200 more.
+#[test]
+fn the_image_has_no_more_call_sites_than_the_boot_can_afford() {
+    const SITES_MAX: u64 = 920;
+    let Some(ready) = Ready::new("call sites", Testbed::QemuMicrovm, 64, "").unwrap() else { return };
+    let mut guest = started(ready, |machine| machine.start());
+    let line = guest.expect("@boot ready");
+    let sites = line.split("sites=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    assert!(sites.is_some_and(|sites| (500..=SITES_MAX).contains(&sites)), "{line}");
+}
