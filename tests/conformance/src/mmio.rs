@@ -187,7 +187,7 @@ const OWN: &[Check] = checks![
     Check {
         name: "mmio/queue-that-is-not-ready-is-left-alone",
         rule: "A device does not access a queue while its QueueReady is 0",
-        clause: DEVICE,
+        clause: "4.2.2 MMIO Device Register Layout; 4.2.2.1 Device Requirements: MMIO Device Register Layout",
         method: "Let the device use a buffer, write 0 to QueueReady, offer the buffer again, notify, wait 20 ms",
         expectation: "QueueReady reads 0, the used index stays",
         run: |cx| {
