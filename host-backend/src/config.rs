@@ -177,13 +177,6 @@ pub enum StatsFormat {
 #[error("{0}")]
 pub struct ParseError(String);
 
-impl ParseError {
-    /// With this explanation.
-    pub fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-}
-
 fn bad<T>(why: impl Into<String>) -> Result<T, ParseError> {
     Err(ParseError(why.into()))
 }

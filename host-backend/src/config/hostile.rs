@@ -1,7 +1,7 @@
 //! The words of `--hostile-device`.
 
-use super::ParseError;
 use super::lie::Lie;
+use super::{ParseError, bad};
 use shared_abi::virtio::DeviceType;
 use std::str::FromStr;
 
@@ -49,7 +49,7 @@ impl FromStr for Options {
                     for name in names.split('+') {
                         let known = TYPES.into_iter().find(|device_type| device_type.name() == name);
                         let Some(device_type) = known else {
-                            return bad(&format!(
+                            return bad(format!(
                                 "\"{name}\" is no device: there are {}",
                                 join(TYPES.map(DeviceType::name))
                             ));
@@ -60,7 +60,7 @@ impl FromStr for Options {
                 Some(("lies", names)) => {
                     for name in names.split('+') {
                         let Some(lie) = Lie::from_name(name) else {
-                            return bad(&format!("\"{name}\" is no lie: there are {}", join(Lie::ALL.map(Lie::name))));
+                            return bad(format!("\"{name}\" is no lie: there are {}", join(Lie::ALL.map(Lie::name))));
                         };
                         lies.push(lie);
                     }
@@ -70,9 +70,7 @@ impl FromStr for Options {
                     _ => return bad("rate=N takes a number from 1: one lie in N chances"),
                 },
                 _ => {
-                    return bad(&format!(
-                        "\"{word}\" is no option of hostile devices: there are device=, lies=, rate="
-                    ));
+                    return bad(format!("\"{word}\" is no option of hostile devices: there are device=, lies=, rate="));
                 }
             }
         }
@@ -86,10 +84,6 @@ impl FromStr for Options {
 
 fn join<const N: usize>(names: [&str; N]) -> String {
     names.join(", ")
-}
-
-fn bad<T>(why: &str) -> Result<T, ParseError> {
-    Err(ParseError::new(why))
 }
 
 #[cfg(test)]

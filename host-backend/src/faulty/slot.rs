@@ -42,7 +42,7 @@ impl FaultySlot {
 }
 
 impl SlotWrapper for FaultInRegisters {
-    fn read(&self, _inner: &Registers, register: Register, value: u32) -> u32 {
+    fn read(&self, register: Register, value: u32) -> u32 {
         let shown = || self.written.lock().unwrap_or_else(PoisonError::into_inner).shown;
         match register {
             Register::ConfigGeneration if self.bug == Bug::ConfigGenerationStuck => 0,

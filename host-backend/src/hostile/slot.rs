@@ -138,7 +138,7 @@ fn flip(device_type: DeviceType, half: u32, value: u32, draw: &mut Draw) -> u32 
 }
 
 impl SlotWrapper for LyingSlot {
-    fn read(&self, _inner: &Registers, register: Register, value: u32) -> u32 {
+    fn read(&self, register: Register, value: u32) -> u32 {
         let instead = |lie, odd: &dyn Fn(&mut Draw) -> u32| self.instead(lie, register, value, odd);
         match register {
             Register::MagicValue | Register::Version | Register::DeviceId => {

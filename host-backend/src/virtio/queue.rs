@@ -72,7 +72,7 @@ pub struct Placement {
     pub device: u64,
 }
 
-/// A ring as something around another one has it; most queues have that of virtio-queue alone.
+/// A ring: that of virtio-queue, or a wrapper around another one.
 pub trait Ring: Debug + Send {
     /// Where the ring is and how far it has come.
     fn queue(&self) -> &Queue;
@@ -124,14 +124,14 @@ impl Ring for Queue {
     }
 }
 
-/// The ring of a queue. What is around it costs a queue that has nothing around it no indirect call.
+/// The ring of a queue. One without a wrapper costs no indirect call.
 #[derive(Debug)]
 enum AnyRing {
     Plain(Queue),
     Wrapped(Box<dyn Ring>),
 }
 
-impl AnyRing {
+impl Ring for AnyRing {
     fn queue(&self) -> &Queue {
         match self {
             Self::Plain(queue) => queue,
@@ -143,6 +143,27 @@ impl AnyRing {
         match self {
             Self::Plain(queue) => queue,
             Self::Wrapped(ring) => ring.queue_mut(),
+        }
+    }
+
+    fn taken(&mut self, chain: &Chain) {
+        match self {
+            Self::Plain(queue) => queue.taken(chain),
+            Self::Wrapped(ring) => ring.taken(chain),
+        }
+    }
+
+    fn add_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
+        match self {
+            Self::Plain(queue) => Ring::add_used(queue, memory, head, written),
+            Self::Wrapped(ring) => ring.add_used(memory, head, written),
+        }
+    }
+
+    fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        match self {
+            Self::Plain(queue) => queue.wants_interrupt(memory),
+            Self::Wrapped(ring) => ring.wants_interrupt(memory),
         }
     }
 }
@@ -231,9 +252,7 @@ impl VirtQueue {
         let size = self.ring.queue().size();
         let Some(descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
         let chain = Chain::read_all(memory, size, descriptors)?;
-        if let AnyRing::Wrapped(ring) = &mut self.ring {
-            ring.taken(&chain);
-        }
+        self.ring.taken(&chain);
         Ok(Some(chain))
     }
 
@@ -264,10 +283,7 @@ impl VirtQueue {
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         self.returned = self.returned.saturating_add(1);
-        match &mut self.ring {
-            AnyRing::Plain(queue) => Ring::add_used(queue, memory, head, written),
-            AnyRing::Wrapped(ring) => ring.add_used(memory, head, written),
-        }
+        self.ring.add_used(memory, head, written)
     }
 
     /// Asks the driver not to notify.
@@ -299,10 +315,7 @@ impl VirtQueue {
         if std::mem::take(&mut self.returned) == 0 {
             return Ok(false);
         }
-        match &mut self.ring {
-            AnyRing::Plain(queue) => Ring::wants_interrupt(queue, memory),
-            AnyRing::Wrapped(ring) => ring.wants_interrupt(memory),
-        }
+        self.ring.wants_interrupt(memory)
     }
 }
 

@@ -39,7 +39,7 @@ impl Registers {
 /// What is around a slot. Each method does nothing unless it is implemented.
 pub trait SlotWrapper: Send + Sync {
     /// What the driver sees of a register that reads `value`.
-    fn read(&self, _inner: &Registers, _register: Register, value: u32) -> u32 {
+    fn read(&self, _register: Register, value: u32) -> u32 {
         value
     }
 
@@ -74,7 +74,7 @@ impl<W: SlotWrapper> BusDevice for WrappedSlot<W> {
         if offset >= CONFIG {
             self.wrapper.read_config((offset - CONFIG) as usize, data);
         } else if let (Some(register), Ok(data)) = (Register::at(offset), <&mut [u8; 4]>::try_from(data)) {
-            *data = self.wrapper.read(&self.inner, register, u32::from_le_bytes(*data)).to_le_bytes();
+            *data = self.wrapper.read(register, u32::from_le_bytes(*data)).to_le_bytes();
         }
         self.wrapper.after_access();
     }

@@ -34,7 +34,7 @@ const VALUE_MAX: usize = 1000;
 /// # Errors
 /// When it cannot be started.
 pub(super) fn watch(prepared: Prepared, follow: impl FnOnce(&mut Running)) -> Result<String> {
-    let Prepared { command, echo_peer: _station, pipe, stdio } = prepared;
+    let Prepared { command, echo_peer: _echo_peer, pipe, stdio } = prepared;
     let mut running = Running::spawn_with(command, stdio)?;
     if let Some(pipe) = &pipe {
         let talk = std::mem::replace(&mut running.console, Console::new(Pipe::Closed(pipe.clone())));
