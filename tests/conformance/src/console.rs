@@ -62,12 +62,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             }
             queue.publish();
             queue.notify(&dev);
-            let mut seen = 0u32;
-            for _ in 0..count {
-                let used = queue.wait()?;
-                holds(used.id < 8 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
-                seen |= 1 << used.id;
-            }
+            queue.wait_each_once(count, 8)?;
             dev.healthy()
         },
     },

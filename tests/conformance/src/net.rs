@@ -220,13 +220,7 @@ mod code {
         }
         card.transmit.publish();
         card.transmit.notify(&card.dev);
-        let mut seen = 0u32;
-        for _ in 0..count {
-            let used = card.transmit.wait()?;
-            holds(used.id < 16 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
-            seen |= 1 << used.id;
-        }
-        Ok(())
+        card.transmit.wait_each_once(count, 16)
     }
 
     pub fn answer(cx: &Context) -> Result<(Buf, usize), End> {

@@ -93,12 +93,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             }
             rng.queue.publish();
             rng.queue.notify(&rng.dev);
-            let mut seen = 0u32;
-            for _ in 0..count {
-                let used = rng.queue.wait()?;
-                holds(used.id < 8 && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
-                seen |= 1 << used.id;
-            }
+            rng.queue.wait_each_once(count, 8)?;
             equal("used index", count, rng.queue.used_index())
         },
     },

@@ -319,6 +319,20 @@ impl Queue {
         self.take().ok_or_else(|| fail("the used index", "one that grows", "one that went back"))
     }
 
+    /// Waits for `count` elements and takes them; each id is below `ids`, at most 32, and comes once.
+    ///
+    /// # Errors
+    /// A failure when one does not come, or has another id.
+    pub fn wait_each_once(&mut self, count: u16, ids: u32) -> Verdict {
+        let mut seen = 0u32;
+        for _ in 0..count {
+            let used = self.wait()?;
+            holds(used.id < ids && seen & 1 << used.id == 0, "id of a used element", "each once", used.id)?;
+            seen |= 1 << used.id;
+        }
+        Ok(())
+    }
+
     /// Waits for `count` elements and counts them as taken without a look at them.
     ///
     /// # Errors
