@@ -1,138 +1,17 @@
-//! The patcher on the host: real sites of this test program, patched and executed in memory that is never writable and
-//! executable at once.
+//! The patcher's plans, the worlds' tables and what they compute. `tests/own_world.rs` patches and executes sites.
 
-use crate::patch::{Kind, NOP_MAX, PatchError, Summary, Text, apply_all, bytes, is_nops, plan};
-use crate::site::{self, SITE_LEN};
-use crate::table::{Backend, Op, Ops, op};
+use crate::mmu;
+use crate::patch::{NOP_MAX, PatchError, Summary, is_nops, plan};
+use crate::site::SITE_LEN;
+use crate::table::{Backend, Op, op};
 use crate::template::Template;
 use crate::worlds::{kvm, native};
-use crate::{install, mmu};
-use core::arch::naked_asm;
 use x86_64::PhysAddr;
 
-macro_rules! answers {
-    ($($name:ident: $value:literal;)*) => {
-        $(
-            #[unsafe(naked)]
-            unsafe extern "sysv64" fn $name() -> u64 {
-                naked_asm!(concat!("mov eax, ", $value), "ret")
-            }
-        )*
-    };
-}
-
-answers! {
-    answer_by_call: 0x41000;
-    answer_by_direct_call: 43;
-}
-
-crate::template!(ANSWER_INLINE, "mov eax, 0x42000");
 crate::template!(TOO_LONG, "mov eax, 42", "mov eax, 42");
-crate::template!(NOTHING,);
-
-/// A world that user mode can be in.
-fn ops() -> Ops {
-    let mut ops = native::OPS;
-    ops.mmu.read_cr3 = Some(answer_by_call);
-    ops.time.now = Some(answer_by_direct_call);
-    ops.mmu.lazy_begin = Some(trap);
-    ops.mmu.lazy_end = Some(trap);
-    ops
-}
-
-#[unsafe(naked)]
-unsafe extern "sysv64" fn trap() {
-    naked_asm!("ud2")
-}
-
-const TEMPLATES: &[(Op, Template)] =
-    &[(op::mmu::read_cr3, ANSWER_INLINE), (op::mmu::lazy_begin, NOTHING), (op::mmu::lazy_end, NOTHING)];
 
 fn world() -> Backend {
-    Backend { name: "test", ops: ops(), templates: TEMPLATES }
-}
-
-/// Replaces a page of text as a whole: a writable copy is changed, made executable, and moved over the original.
-#[derive(Default)]
-struct PageReplacer {
-    /// Writes that no serializing instruction has followed yet.
-    unsynchronized: usize,
-    synchronized: usize,
-}
-
-impl Text for PageReplacer {
-    unsafe fn write(&mut self, address: usize, new: &[u8]) {
-        const PAGE: usize = 4096;
-        let (first, last) = (address / PAGE * PAGE, (address + new.len() - 1) / PAGE * PAGE);
-        let len = last + PAGE - first;
-        // SAFETY: the copy is a new mapping; the original is text that other threads only execute, and the move is atomic.
-        unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let copy = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
-            assert_ne!(copy, libc::MAP_FAILED);
-            std::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), len);
-            std::ptr::copy_nonoverlapping(new.as_ptr(), copy.cast::<u8>().add(address - first), new.len());
-            assert_eq!(libc::mprotect(copy, len, libc::PROT_READ | libc::PROT_EXEC), 0);
-            let moved =
-                libc::mremap(copy, len, len, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, first as *mut libc::c_void);
-            assert_eq!(moved as usize, first);
-        }
-        assert_nothing_is_writable_and_executable();
-        self.unsynchronized += 1;
-    }
-
-    fn synchronize(&mut self) {
-        crate::cpu::serialize();
-        self.synchronized += std::mem::take(&mut self.unsynchronized);
-    }
-}
-
-fn assert_nothing_is_writable_and_executable() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let both = maps.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|rights| rights.contains("wx")));
-    assert_eq!(both, None);
-}
-
-/// All that happens to real sites, in one test, because they belong to the whole process.
-#[test]
-fn sites_work_unpatched_and_patched_and_no_indirect_call_is_left() {
-    let world = world();
-    // SAFETY: in this process no other test calls an operation.
-    unsafe { install(&world) };
-    assert_eq!(mmu::read_cr3(), PhysAddr::new(0x41000), "through the table");
-
-    // SAFETY: as above.
-    let summary = unsafe { apply_all(site::all(), &world, None) }.unwrap();
-    assert_eq!(summary.count(None), summary.sites());
-    assert_eq!(summary.sites() as usize, site::all().len());
-
-    let mut text = PageReplacer::default();
-    // SAFETY: as above.
-    let summary = unsafe { apply_all(site::all(), &world, Some(&mut text)) }.unwrap();
-    assert_eq!(
-        (text.unsynchronized, text.synchronized),
-        (0, site::all().len()),
-        "a serializing instruction stands between the writes and the first patched call"
-    );
-    assert_eq!(summary.count(None), 0);
-    for kind in [Kind::Inline, Kind::Direct, Kind::Nop] {
-        assert!(summary.count(Some(kind)) > 0, "no site became {}", kind.name());
-    }
-    assert_eq!(mmu::read_cr3(), PhysAddr::new(0x42000), "inline");
-    assert_eq!(crate::time::now(), 43, "by a direct call");
-    drop(mmu::batch()); // a nop where the table has a trap
-
-    for site in site::all() {
-        let op = site.op().unwrap();
-        assert_eq!(bytes(site), plan(op, site.address(), &world).unwrap().bytes, "{}", op.name());
-    }
-    // SAFETY: as above.
-    let again = unsafe { apply_all(site::all(), &world, Some(&mut PageReplacer::default())) };
-    assert!(
-        matches!(again, Err(PatchError::NotACall { .. })),
-        "a patched site is not patched twice: {:?}",
-        again.err()
-    );
+    Backend { name: "test", ops: native::OPS, templates: &[] }
 }
 
 #[test]
@@ -145,7 +24,7 @@ fn code_that_does_not_fit_is_refused_with_both_lengths() {
 
 #[test]
 fn a_target_out_of_range_of_a_call_is_refused() {
-    let world = Backend { templates: &[], ..world() };
+    let world = world();
     let target = world.target(op::irq::disable).unwrap();
     let just_in_range = target - 5 - i32::MAX as usize;
     assert!(plan(op::irq::disable, just_in_range, &world).is_ok());
