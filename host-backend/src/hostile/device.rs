@@ -40,7 +40,7 @@ impl Lying {
 
 impl DeviceWrapper for Lying {
     fn queue_started(&mut self, _inner: &dyn Device, index: usize, queue: &mut VirtQueue) {
-        // What an earlier ring held back is of no ring any more.
+        // Chains that an earlier ring held back are dropped.
         self.held.resize_with(self.held.len().max(index + 1), Arc::default);
         self.held[index] = Arc::default();
         queue.wrap_ring(|ring| Box::new(LyingRing::new(self.liar.clone(), ring, index, self.held[index].clone())));

@@ -1,4 +1,4 @@
-//! What happens a while after its cause: one thread for all devices.
+//! Delayed actions: one thread for all devices.
 
 use crate::stop::Stop;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the thread looks whether the VM has ended.
+/// Interval of the thread's checks for the VM's end.
 const TICK: Duration = Duration::from_millis(50);
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -27,7 +27,7 @@ impl Default for Later {
 }
 
 impl Later {
-    /// Does something in so many milliseconds.
+    /// Runs an action in so many milliseconds.
     pub(super) fn put(&self, ms: u32, action: Action) {
         // Once the thread has ended, so has the VM.
         let _ = self.sender.send((Instant::now() + Duration::from_millis(ms.into()), action));
@@ -44,7 +44,7 @@ impl Later {
         self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Does everything now.
+    /// Runs all actions now.
     #[cfg(test)]
     pub(super) fn fire(&self) {
         let receiver = self.take();

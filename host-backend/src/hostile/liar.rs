@@ -1,4 +1,4 @@
-//! The conscience of one device: decides at each chance whether to lie, counts, and writes down what was told.
+//! Decides for one device at each chance whether to lie; counts and logs the lies.
 
 use super::later::Later;
 use crate::config::hostile::Options;
@@ -33,7 +33,7 @@ pub struct Liar {
     transport: OnceLock<Weak<MmioTransport>>,
 }
 
-/// What a liar uses beside its device.
+/// What a liar uses apart from its device.
 struct Outside {
     line: Arc<dyn InterruptLine>,
     later: Arc<Later>,
@@ -91,7 +91,7 @@ impl Liar {
         draw.one_in(self.rate).then_some(draw)
     }
 
-    /// A lie is told.
+    /// Counts and logs a lie.
     pub(super) fn tell(&self, lie: Lie, what: impl Display) {
         let number = self.told[lie as usize].fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(log) = &self.log {

@@ -1,7 +1,7 @@
 //! Devices that lie to the guest: `--hostile-device SEED`. Any driver meets bad ids, lengths, indices, configuration changes,
 //! interrupts at odd moments and resets that are ignored, from a seed that replays.
 //!
-//! The device models stay honest: a lie is told by a wrapper around a part of the machine, put there when the machine is
+//! The device models stay honest: lies come from wrappers around parts of the machine, added when the machine is
 //! built. Without the option there is no wrapper.
 //!
 //! | wrapper | around | lies about |
@@ -14,7 +14,7 @@
 //! A lie never writes guest memory except for the used rings and the buffers that the driver posted, and a device that
 //! claims to ignore a reset has let go of its queues all the same. So a guest that breaks was broken by its own driver.
 //!
-//! Whether a lie is told depends on the seed, the device, the [kind of lie](crate::config::lie::Lie) and the number of chances for that
+//! Whether a device lies depends on the seed, the device, the [kind of lie](crate::config::lie::Lie) and the number of chances for that
 //! kind before, and on nothing else: neither time, nor addresses, nor other kinds and devices.
 
 mod config;
@@ -96,7 +96,7 @@ impl Hostile {
         Later::start(&self.later, stop)
     }
 
-    /// Lets happen now what is to happen later.
+    /// Runs all delayed actions now.
     #[cfg(test)]
     fn fire(&self) {
         self.later.fire();

@@ -1,4 +1,4 @@
-//! Each kind of lie is what it says, the same seed tells the same lies, and no lie goes beyond what the driver gave.
+//! Each kind of lie is as described, the same seed gives the same lies, and no lie writes beyond the driver's buffers.
 
 use super::Hostile;
 use crate::config::hostile::{Options, TYPES};

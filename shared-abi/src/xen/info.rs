@@ -27,7 +27,7 @@ pub struct StartInfo {
     pub console: [u64; 2],
     /// Virtual address of the level 4 table.
     pub pt_base: u64,
-    /// Frames of the initial page tables, one behind the other from `pt_base` on.
+    /// Frames of the initial page tables, one after the other from `pt_base` on.
     pub nr_pt_frames: u64,
     /// Virtual address of the list that gives a machine frame for every physical one.
     pub mfn_list: u64,

@@ -145,7 +145,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "With PAGE_POISON a reported page changes to nothing but poison_val",
         clause: "5.5.6.7.2 Device Requirements: Free Page Reporting",
         method: "Where offered: write poison_val 0, then 0xa5a5a5a5, fill four pages with it, report them, read \
-            behind the acknowledgement",
+            after the acknowledgement",
         expectation: "poison_val in each word",
         run: |cx| {
             for poison in [0, 0xa5] {

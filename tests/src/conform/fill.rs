@@ -18,7 +18,7 @@ pub const PLACEHOLDERS: [(&str, &str); 18] = [
     ("cpus", "the guest's processors"),
     ("tap", "the tap device of --tap"),
     ("port", "a free TCP port on the loopback"),
-    ("echo_peer", "the path of a socket with the echo peer that echoes frames, in QEMU's stream framing"),
+    ("echo_peer", "the path of a socket with the echo peer, which sends frames back, in QEMU's stream framing"),
     ("folder", "an empty folder that is removed after the run"),
     ("control", "the path of a socket in it"),
     ("log", "the path of a file for the program's own log, which is kept"),

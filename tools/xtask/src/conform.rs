@@ -27,7 +27,7 @@ pub(crate) fn command(common: &Common, options: &ConformOptions) -> Result<ExitC
     let needs = Needs {
         host: any(&|profile| profile.program == RINGSIDE || profile.uses("ringside")),
         loaders: any(&|profile| media::KERNELS[1..].iter().any(|medium| profile.uses(medium))),
-        // Running a part of the checks means that somebody is editing them.
+        // A run of some checks is usually part of editing them.
         guest: if options.only.is_empty() { GuestBuild::Release } else { GuestBuild::Incremental },
     };
     let mut artifacts = artifacts::build_some(&setup, needs)?;

@@ -31,7 +31,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         rule: "Event indices wrap with the ring indices",
         clause: INTERRUPTS,
         method: "66000 requests, in batches, with event index, an interrupt asked for at the end of each of the last \
-            hundred batches before and all behind the wrap",
+            hundred batches before and all after the wrap",
         expectation: "Each is used; no interrupt is missing",
         run: |cx| wraps(cx, CommonFeatures::EVENT_IDX),
     },

@@ -247,7 +247,7 @@ pub fn find_echo_peer(cx: &Context) -> Verdict {
         }
         cx.echo_peer.set(Some(found));
     }
-    if cx.echo_peer.get() == Some(true) { Ok(()) } else { Err(skip("no echo peer on the Ethernet echoes frames")) }
+    if cx.echo_peer.get() == Some(true) { Ok(()) } else { Err(skip("there is no echo peer on the Ethernet")) }
 }
 
 /// Fails unless `echo` is the echo of `frame`, byte by byte; short frames may have been padded.

@@ -25,7 +25,7 @@ pub fn make(
 ) -> Verdict {
     cx.can_request(action)?;
     if read() == wanted {
-        // Nobody is asked for what is there: the device would be reset before somebody comes to do it.
+        // No request for what is there already: the host would act when the device has been reset.
         return Ok(());
     }
     cx.request(action, Some(value))?;
