@@ -227,11 +227,11 @@ impl<'a> Follower<'a> {
         {
             self.problem(format!("the guest counts {ran} checks, {said} have arrived"));
         }
-        for (pattern, reason) in self.profile.left_out(self.result.version.as_ref()).unwrap_or_default() {
+        for (pattern, defect) in self.profile.left_out(self.result.version.as_ref()).unwrap_or_default() {
             for entry in self.catalogue.iter().filter(|entry| pattern.matches(&entry.name)) {
                 let asked = only.is_empty() || only.iter().any(|pattern| pattern.matches(&entry.name));
                 if asked && self.result.check(&entry.name).is_none() {
-                    let evidence = vec![("why".into(), format!("left out: {reason}"))];
+                    let evidence = vec![("why".into(), format!("left out: {}", defect.reason))];
                     let name = entry.name.clone();
                     let left_out = CheckResult { name, outcome: Outcome::Skip, evidence, reported: true, known: None };
                     self.result.checks.push(left_out);
@@ -251,11 +251,13 @@ impl<'a> Follower<'a> {
                 });
             }
         }
-        for (pattern, reason) in self.profile.defects(self.result.version.as_ref()).unwrap_or_default() {
+        for (pattern, defect) in self.profile.defects(self.result.version.as_ref()).unwrap_or_default() {
             // A check that the hypervisor never came to shows no defect of it.
-            let tried = |check: &&mut CheckResult| check.reported && pattern.matches(&check.name);
+            let tried = |check: &&mut CheckResult| {
+                check.reported && pattern.matches(&check.name) && defect.explains(check.outcome)
+            };
             for check in self.result.checks.iter_mut().filter(tried) {
-                check.known.get_or_insert_with(|| reason.to_owned());
+                check.known.get_or_insert_with(|| defect.reason.clone());
             }
         }
         if self.through.is_some() && only.is_empty() {

@@ -8,6 +8,7 @@ pub use stale::StaleLine;
 use crate::conform::catalogue::{self, Pattern, PatternError};
 use crate::conform::fill::{self, FillError};
 use crate::conform::media;
+use crate::conform::outcome::Outcome;
 use crate::conform::version::{self, Printed};
 use conformance::host_action::HostAction;
 use semver::VersionReq;
@@ -159,6 +160,16 @@ pub struct KnownDefect {
     pub reason: String,
     /// The versions of the program that show it, as in `>=7.2, <9`; by default those of the profile.
     pub versions: Option<VersionReq>,
+    /// It shows in some runs only, as a race does: a check that passes is not said to be fixed.
+    #[serde(default)]
+    pub sometimes: bool,
+}
+
+impl KnownDefect {
+    /// Whether it explains an outcome.
+    pub fn explains(&self, outcome: Outcome) -> bool {
+        !(self.sometimes && outcome == Outcome::Pass)
+    }
 }
 
 /// A hypervisor.
@@ -294,6 +305,8 @@ impl Profile {
         sense(told, "without_hostile has no reason")?;
         let reasons = self.known_defects.iter().chain(&self.left_out).all(|defect| !defect.reason.trim().is_empty());
         sense(reasons, "a known defect has no reason")?;
+        let always = self.left_out.iter().all(|defect| !defect.sometimes);
+        sense(always, "left_out: what is not run has no sometimes")?;
         let texts = self.args.iter().map(|arg| ("args".to_owned(), arg));
         let texts = texts.chain(self.files.iter().map(|file| (format!("file {}", file.name), &file.text)));
         let mut used = Vec::new();
@@ -340,7 +353,7 @@ impl Profile {
     ///
     /// # Errors
     /// When one is no pattern.
-    pub fn defects(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+    pub fn defects(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &KnownDefect)>, PatternError> {
         self.applying(&self.known_defects, version)
     }
 
@@ -348,7 +361,7 @@ impl Profile {
     ///
     /// # Errors
     /// The same.
-    pub fn left_out(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &str)>, PatternError> {
+    pub fn left_out(&self, version: Option<&Printed>) -> Result<Vec<(Pattern, &KnownDefect)>, PatternError> {
         self.applying(&self.left_out, version)
     }
 
@@ -356,10 +369,10 @@ impl Profile {
         &self,
         defects: &'a [KnownDefect],
         version: Option<&Printed>,
-    ) -> Result<Vec<(Pattern, &'a str)>, PatternError> {
+    ) -> Result<Vec<(Pattern, &'a KnownDefect)>, PatternError> {
         let range = |defect: &KnownDefect| defect.versions.clone().or_else(|| self.versions.clone());
         let applying = defects.iter().filter(|defect| version::applies(range(defect).as_ref(), version));
-        applying.map(|defect| Ok((Pattern::new(&defect.check)?, defect.reason.as_str()))).collect()
+        applying.map(|defect| Ok((Pattern::new(&defect.check)?, defect))).collect()
     }
 
     /// After so long a run is ended.

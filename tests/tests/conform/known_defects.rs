@@ -16,6 +16,18 @@ fn a_known_defect_does_not_fail_the_run_and_one_that_passes_is_reported() {
 }
 
 #[test]
+fn defect_that_shows_sometimes_excuses_a_failure_and_a_pass_is_a_pass() {
+    let bench = Bench::new();
+    let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'a race'\nsometimes = true";
+    let shown = bench.run(BAD, defects);
+    assert_eq!((shown.counts(None).known, shown.succeeded()), (2, true));
+    assert!(text::failures(&bench.suite(vec![shown])).contains("known block/flush on fake: a race"));
+    let hidden = bench.run(GOOD, defects);
+    assert_eq!(hidden.counts(None), Counts { pass: 3, skip: 1, ..Counts::default() });
+    assert!(!text::failures(&bench.suite(vec![hidden])).contains("fixed?"));
+}
+
+#[test]
 fn check_that_was_never_tried_is_an_error_though_it_is_a_known_defect() {
     let bench = Bench::new();
     let defects = "[[known_defects]]\ncheck = 'block/*'\nreason = 'told to its author'";
