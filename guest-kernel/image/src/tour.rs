@@ -96,7 +96,7 @@ fn pvops() -> Result<(), Ended> {
 
 fn file(system: &System) -> Result<(), Ended> {
     let disk = system.devices.disks.first().ok_or_else(|| Ended::Skip("there is no disk".to_string()))?;
-    let bytes = fs::read(disk, SAMPLE_FILE).map_err(|error| format!("{SAMPLE_FILE}: {error}"))?;
+    let bytes = fs::fat::read(disk, SAMPLE_FILE).map_err(|error| format!("{SAMPLE_FILE}: {error}"))?;
     console::report(Kind::Tour, FILE, Outcome::Success, |line| {
         line.field("path", SAMPLE_FILE)?
             .field("bytes", bytes.len())?
@@ -110,7 +110,7 @@ async fn sectors(system: &System) -> Result<(), Ended> {
     if disk.read_only() {
         return Err(Ended::Skip("the disk is read-only".to_string()));
     }
-    let first = fs::end_of_data(disk)?
+    let first = fs::fat::end_of_data(disk)?
         .checked_sub(SECTOR_COUNT)
         .ok_or_else(|| Ended::Skip("the disk is too small".to_string()))?;
     let before = disk.read(first, SECTOR_BYTES).await?;

@@ -64,7 +64,7 @@ fn place<'a>(tree: Tree<'a>, path: &str) -> Result<Place<'a>, String> {
 pub fn list(tree: Tree<'_>, path: &str) -> Result<Vec<Entry>, String> {
     let archive = match place(tree, path) {
         Ok(Place::Disk(disk, inside)) => {
-            let entries = super::list(disk, &inside).map_err(|error| format!("{path}: {error}"))?;
+            let entries = super::fat::list(disk, &inside).map_err(|error| format!("{path}: {error}"))?;
             let what = |size: Option<u32>| size.map_or(What::Directory, |size| What::File(size.into()));
             return Ok(entries.into_iter().map(|entry| Entry { name: entry.name, what: what(entry.size) }).collect());
         }
@@ -99,7 +99,7 @@ pub fn read(tree: Tree<'_>, path: &str) -> Result<Cow<'static, [u8]>, String> {
     match place(tree, path)? {
         Place::Disk(_, inside) if inside.is_empty() => Err(format!("{path}: a directory")),
         Place::Disk(disk, inside) => {
-            super::read(disk, &inside).map(Cow::Owned).map_err(|error| format!("{path}: {error}"))
+            super::fat::read(disk, &inside).map(Cow::Owned).map_err(|error| format!("{path}: {error}"))
         }
         Place::Initrd(archive) => match archive.find(path)? {
             Node::File(content) => Ok(Cow::Borrowed(content)),
