@@ -21,6 +21,7 @@ mod statistics;
 /// The drivers whose types the signatures here name: transports, DMA memory, errors.
 pub use frontends;
 pub use pages::{FreeBlock, PageSource, Pfn, Report, Statistics};
+pub use policy::{RETRY, reserve};
 pub use reservation::{Hypervisor, Reservation};
 
 use batch::Batch;

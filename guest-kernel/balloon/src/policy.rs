@@ -2,6 +2,16 @@
 
 use crate::pages::PageSource;
 
+/// The reserve of a kernel that has no reason for another one, in pages of 4 KiB: a sixteenth of its memory, at least
+/// 4 MiB. [`PageSource::take_page`] gives nothing that would go below it.
+pub const fn reserve(total: u64) -> u64 {
+    let share = total / 16;
+    if share > 1024 { share } else { 1024 }
+}
+
+/// Time between attempts at a target that could not be met, and between searches for free blocks, in nanoseconds.
+pub const RETRY: u64 = 500_000_000;
+
 /// What the host wants, and what keeps the balloon from growing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Policy {
@@ -54,5 +64,16 @@ impl Policy {
         }
         self.grow_at = 0;
         Step::Inflate(batch.min((self.target - held).min(spare) as usize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reserve;
+
+    #[test]
+    fn a_sixteenth_stays_and_at_least_4_mib() {
+        let mib = |mib: u64| mib << 20 >> 12;
+        assert_eq!([0, 16, 64, 128, 1024].map(|total| reserve(mib(total))), [4, 4, 4, 8, 64].map(mib));
     }
 }

@@ -12,13 +12,8 @@ use balloon::{Balloon, Counters, FreeBlock, Next, PageSource, Pfn, Report, Reser
 use core::cell::{Cell, RefCell};
 use frontends::Driver;
 
-/// The reserve: a sixteenth of the memory, at least 4 MiB. Below it the balloon gets nothing.
-const RESERVE_DIVISOR: u64 = 16;
-const RESERVE_MIN: u64 = 1024;
 /// Blocks of this order and larger are reported as free: 2 MiB.
 const REPORT_ORDER: usize = 9;
-/// Interval of new attempts at a target that could not be met, and of searches for free blocks.
-const RETRY: u64 = 500_000_000;
 /// How long a request may take before the device is restarted, in nanoseconds.
 const PATIENCE: u64 = 30_000_000_000;
 /// Pages taken back at once when the kernel runs out.
@@ -56,8 +51,7 @@ pub struct Source;
 
 impl Source {
     fn reserve() -> u64 {
-        let counts = FRAMES.lock().counts();
-        (counts.total / RESERVE_DIVISOR).max(RESERVE_MIN)
+        balloon::reserve(FRAMES.lock().counts().total)
     }
 }
 
@@ -172,7 +166,7 @@ impl KernelBalloon {
         heap::set_relief(relieve);
         loop {
             self.poll();
-            let retry = pvops::time::now() + RETRY;
+            let retry = pvops::time::now() + balloon::RETRY;
             let interrupts = match &*self.driver.borrow() {
                 Kind::Device(_, interrupts) => Some(*interrupts),
                 Kind::Reservation(_) => None,
