@@ -1,12 +1,13 @@
 //! The BIOS loader: reads kernel, command line and initrd from the FAT file system that mkimage recorded, and hands over
 //! to the kernel with the BIOS's memory map and ACPI's root pointer.
 //!
-//! Started by `real` in 64-bit mode with the first 4 GiB mapped. Built for `x86_64-unknown-none` by `cargo xtask build`.
+//! Started by `real_mode` in 64-bit mode with the first 4 GiB mapped. Built for `x86_64-unknown-none` by `cargo xtask build`.
 //! Trusts the BIOS; the files are checked by the crate `loader`.
 #![no_main]
 #![no_std]
 
-mod real;
+mod first_sector;
+mod real_mode;
 mod screen;
 mod volume;
 
@@ -93,10 +94,11 @@ fn load() -> Result<core::convert::Infallible, Error> {
 fn memory() -> MemoryMap {
     let mut map = MemoryMap::new();
     // SAFETY: filled in before we were started, and never changed since.
-    let entries =
-        unsafe { slice::from_raw_parts((&raw const real::bios_e820).cast::<real::E820Entry>(), real::E820_MAX) };
+    let entries = unsafe {
+        slice::from_raw_parts((&raw const real_mode::bios_e820).cast::<real_mode::E820Entry>(), real_mode::E820_MAX)
+    };
     // SAFETY: as above.
-    let count = usize::from(unsafe { real::bios_e820_count });
+    let count = usize::from(unsafe { real_mode::bios_e820_count });
     for entry in entries.iter().take(count).filter(|entry| entry.attributes & 1 != 0) {
         map.add(entry.addr, entry.size, MemmapKind(entry.kind));
     }

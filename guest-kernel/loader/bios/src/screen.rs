@@ -1,6 +1,6 @@
 //! Messages: on the screen through the BIOS, and on the first serial port, which is not in use yet.
 
-use crate::real::Registers;
+use crate::real_mode::Registers;
 use crate::volume::call;
 use core::arch::asm;
 use core::fmt::{self, Write};

@@ -3,7 +3,7 @@
 //! The crate reads sector by sector and insists on a partition table: a few pieces of the volume are kept, and it gets a
 //! table made up, one sector long, in front of the volume.
 
-use crate::real::{self, DiskAddress, Registers};
+use crate::real_mode::{self, DiskAddress, Registers};
 use core::cell::RefCell;
 use core::fmt;
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx, TimeSource, Timestamp};
@@ -100,9 +100,9 @@ impl Volume {
         };
         // SAFETY: nothing else calls the BIOS meanwhile; the packet says where it may write.
         let registers = unsafe {
-            real::bios_packet = packet;
-            let esi = (&raw const real::bios_packet).addr() as u32;
-            call(0x13, Registers { eax: 0x4200, edx: real::bios_drive.into(), esi, ..Registers::default() })
+            real_mode::bios_packet = packet;
+            let esi = (&raw const real_mode::bios_packet).addr() as u32;
+            call(0x13, Registers { eax: 0x4200, edx: real_mode::bios_drive.into(), esi, ..Registers::default() })
         };
         if registers.flags & CARRY != 0 { Err(ReadError((registers.eax >> 8) as u8)) } else { Ok(()) }
     }
@@ -115,9 +115,9 @@ impl Volume {
 pub(crate) unsafe fn call(interrupt: u8, registers: Registers) -> Registers {
     // SAFETY: per the contract.
     unsafe {
-        real::bios_registers = registers;
-        real::bios_call(interrupt);
-        (&raw const real::bios_registers).read()
+        real_mode::bios_registers = registers;
+        real_mode::bios_call(interrupt);
+        (&raw const real_mode::bios_registers).read()
     }
 }
 

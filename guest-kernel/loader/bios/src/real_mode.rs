@@ -1,17 +1,10 @@
-//! 16-bit code: the first sector, what can only be asked in real mode before the start, and the way there and back for
-//! BIOS calls from 64-bit mode.
-//!
-//! ```text
-//! 0x7c00          first sector: it loads the rest, on a CD from the second block on, which is all that the BIOS loads
-//! 0x7d80          BiosParameters (shared_abi::disk), filled in by mkimage
-//! 0x7e00 ..       the rest
-//! below 0x7c00    stack of 16-bit code
-//! ```
+//! 16-bit code after the first sector: what can only be asked in real mode before the start, and the way there and back
+//! for BIOS calls from 64-bit mode.
 //!
 //! The BIOS's interrupt table stays untouched: 64-bit code runs with interrupts off and loads no other.
 
 use core::arch::global_asm;
-use shared_abi::disk::{BIOS_LOAD, BIOS_PARAMETERS};
+use shared_abi::disk::BIOS_LOAD;
 
 /// Entries of the memory map that are asked for.
 pub(crate) const E820_MAX: usize = 128;
@@ -67,118 +60,11 @@ unsafe extern "sysv64" {
     pub(crate) fn bios_call(interrupt: u8);
 }
 
-// The first sector. BIOSes write a disk's geometry into bytes 3 to 0x59 of what they take for a FAT boot sector.
+// The rest, still in real mode: A20, the memory map, then up.
 global_asm!(
     ".pushsection .boot16, \"awx\"",
     ".code16",
-    ".globl bios_start",
-    "bios_start:",
-    "jmp 2f",
-    ".org 0x5a, 0",
-    "2: cli",
-    "xor ax, ax",
-    "mov ds, ax",
-    "mov es, ax",
-    "mov ss, ax",
-    "mov sp, {load}",
-    "cld",
-    "sti",
-    ".byte 0xea",
-    ".short 3f, 0",
-    "3: mov [bios_drive], dl",
-    "cmp dword ptr [bios_rest_sectors], 0",
-    "je bios_rest",
-    "mov ah, 0x41",
-    "mov bx, 0x55aa",
-    "int 0x13",
-    "jc 8f",
-    "cmp bx, 0xaa55",
-    "jne 8f",
-    // The rest goes after the first block, which is here.
-    "mov cl, [bios_medium]",
-    "mov ax, 1",
-    "shl ax, cl",
-    "shr ax, 4",
-    "add ax, {load} / 16",
-    "mov [bios_first_packet + 6], ax",
-    "sub cl, 9",
-    "mov [bios_sectors_shift], cl",
-    // 16 KiB at a time: some BIOSes take no more from a CD.
-    "4: mov eax, [bios_rest_sectors]",
-    "test eax, eax",
-    "jz bios_rest",
-    "cmp eax, 32",
-    "jbe 5f",
-    "mov eax, 32",
-    "5: push eax",
-    "mov cl, [bios_sectors_shift]",
-    "shr eax, cl",
-    "mov [bios_first_packet + 2], ax",
-    "push eax",
-    "mov eax, [bios_rest_first]",
-    "mov [bios_first_packet + 8], eax",
-    "mov eax, [bios_rest_first + 4]",
-    "mov [bios_first_packet + 12], eax",
-    "mov ah, 0x42",
-    "mov dl, [bios_drive]",
-    "mov si, offset bios_first_packet",
-    "int 0x13",
-    "jc 8f",
-    "pop eax",
-    "add [bios_rest_first], eax",
-    "adc dword ptr [bios_rest_first + 4], 0",
-    "pop eax",
-    "sub [bios_rest_sectors], eax",
-    "shl ax, 5",
-    "add [bios_first_packet + 6], ax",
-    "jmp 4b",
-    "8: mov si, offset bios_no_disk",
-    "call bios_say",
-    "7: hlt",
-    "jmp 7b",
-    "bios_no_disk: .asciz \"ringside loader: cannot read the disk\\r\\n\"",
-    // On the screen and on COM1, which is waited for only so long.
-    "bios_say:",
-    "lodsb",
-    "test al, al",
-    "jz 6f",
-    "push ax",
-    "mov ah, 0x0e",
-    "mov bx, 7",
-    "int 0x10",
-    "mov cx, 0xffff",
-    "mov dx, 0x3fd",
-    "9: in al, dx",
-    "test al, 0x20",
-    "loopz 9b",
-    "pop ax",
-    "mov dl, 0xf8",
-    "out dx, al",
-    "jmp bios_say",
-    "6: ret",
-    ".globl bios_drive",
-    "bios_drive: .byte 0",
-    "bios_sectors_shift: .byte 0",
-    ".balign 4",
-    "bios_first_packet:",
-    ".short 16, 0, 0, 0",
-    ".quad 0",
-    ".org {parameters}, 0",
-    ".ascii \"RINGBIOS\"",
-    "bios_rest_first: .quad 0",
-    "bios_rest_sectors: .long 0",
-    ".globl bios_medium",
-    "bios_medium:",
-    ".long 0",
-    ".quad 0, 0",
-    ".org 510, 0",
-    ".short 0xaa55",
-    load = const BIOS_LOAD,
-    parameters = const BIOS_PARAMETERS,
-);
-
-// The rest, still in real mode: A20, the memory map, then up.
-global_asm!(
+    ".globl bios_rest",
     "bios_rest:",
     "mov eax, 0x80000000",
     "cpuid",
@@ -257,11 +143,13 @@ global_asm!(
     "xor ebp, ebp",
     "call bios_main",
     "ud2",
+    ".popsection",
     e820_max = const E820_MAX,
 );
 
 // A call from 64-bit mode: down to real mode, the interrupt, and up again by bios_up.
 global_asm!(
+    ".pushsection .boot16, \"awx\"",
     ".globl bios_call",
     "bios_call:",
     "push rbx",
