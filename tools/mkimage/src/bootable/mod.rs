@@ -2,7 +2,6 @@
 //!
 //! Called by the `mkimage` program, by `cargo xtask` and by the tests.
 
-mod convert;
 mod disk;
 mod esp;
 pub mod extract;
@@ -17,12 +16,13 @@ use crate::output::{self, Existing};
 pub use crate::progress::{Bytes, Progress, Step};
 use crate::sparse::Sparse;
 use crate::time::Timestamp;
-use crate::{Error, Result, bzimage, image, initrd};
+use crate::{Error, Result, bzimage, image, initrd, qemu_img};
 use sha2::{Digest, Sha256};
 use shared_abi::disk::CMDLINE_MAX;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use tempfile::Builder;
 use uuid::Uuid;
 
 /// What goes into an image.
@@ -77,7 +77,7 @@ impl Image {
             return device.write(&disk, progress);
         }
         if let Some(name) = format.of_qemu_img() {
-            return convert::write(&disk, name, output, progress);
+            return write_converted(&disk, name, output, progress);
         }
         output::write(output, 0o666, |file| write_sparse(file, &disk, progress).map_err(failed))
     }
@@ -166,4 +166,19 @@ impl<'a> Content<'a> {
     fn volume_id(&self) -> u32 {
         u32::from_le_bytes([self.digest[0], self.digest[1], self.digest[2], self.digest[3]])
     }
+}
+
+/// Writes a disk in the format of another hypervisor: raw, then converted by qemu-img.
+fn write_converted(disk: &Sparse, format: &str, output: &Path, progress: Progress<'_>) -> Result<()> {
+    let failed = |source| Error::Write { path: output.into(), source };
+    let folder = output::folder_of(output);
+    let mut raw = Builder::new().prefix(".mkimage-").tempfile_in(folder).map_err(failed)?;
+    write_sparse(raw.as_file_mut(), disk, progress).map_err(failed)?;
+    output::write_path(output, 0o666, |converted| {
+        let total = disk.used();
+        let done = qemu_img::convert(("raw", raw.path()), (format, converted), u64::MAX, &mut |share| {
+            progress(Step::Converting, Bytes { done: (share * total as f64) as u64, total });
+        });
+        done.map_err(|failure| failure.about(format, failed))
+    })
 }
