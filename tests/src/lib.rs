@@ -6,12 +6,12 @@
 pub mod conform;
 pub mod console;
 pub mod control;
+pub mod disassembly;
 pub mod firmware;
 pub mod generated;
 pub mod inner;
 pub mod machine;
 mod package;
-pub mod privileged;
 mod quoted;
 pub mod readable;
 pub mod ready;

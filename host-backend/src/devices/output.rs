@@ -4,14 +4,14 @@
 //! and a guest that prints faster than its rate waits. In memory the last [`KEPT_MAX`] bytes are kept until a client takes
 //! them.
 
-mod bucket;
 mod log;
+mod rate;
 mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
-use bucket::Bucket;
 use log::{Log, Named};
+use rate::Bucket;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};

@@ -7,8 +7,8 @@ use crate::options::Common;
 use crate::{setup, ui};
 use anyhow::{Context, Result, anyhow, bail};
 use ringside_tests::console::Event;
+use ringside_tests::disassembly;
 use ringside_tests::machine::SerialLine;
-use ringside_tests::privileged;
 use ringside_tests::running::Running;
 use ringside_tests::testbed::Testbed;
 use shared_abi::bench::{OPS, PTE, UPDATES, WORD};
@@ -98,7 +98,7 @@ pub(crate) fn operations(common: &Common) -> Result<ExitCode> {
                 testbed.name().into(),
                 line.text("world").into(),
                 line.text("how").into(),
-                privileged::instructions(&bytes(line.text("code"))?).to_string(),
+                disassembly::instructions(&bytes(line.text("code"))?).to_string(),
                 each(line.number("hypercalls")?, repeats),
                 exits,
                 (line.number("ticks")? / repeats).to_string(),
