@@ -5,7 +5,7 @@ use crate::catalogue::{Check, attacks};
 use {
     crate::hostile::access::{self, WIDTHS},
     crate::support::device::Dev,
-    crate::support::raw::wait_until,
+    crate::support::raw::{Buf, wait_until},
     crate::support::registers::{Layout, Regs},
     crate::support::trial::{DATA_AT, HEADER_AT, NEXT, READ, SIZE, STATUS_AT, Trial, Unit, WRITE},
     crate::support::{End, equal},
@@ -443,23 +443,37 @@ mod code {
         table.write32(8, 16);
         table.write16(12, flags);
         available.write16(2, 1);
+        let layout = spoil(Layout { size: SIZE, descriptors, available: driver, used: device });
+        // Wherever the used ring lies now: its index and its first element.
+        let answer = || bytes_at(&[&table, &available, &used], layout.used + 2);
+        let before = answer();
         let regs = dev.regs();
         regs.select_queue(0);
-        regs.place_queue(spoil(Layout { size: SIZE, descriptors, available: driver, used: device }));
+        regs.place_queue(layout);
         let at = regs.notify_offset().unwrap_or(0);
         regs.set_queue_ready();
         dev.go();
         regs.notify(at, 0);
-        wait_until(20_000_000, || used.read16(2) != 0 || regs.status() & Status::DEVICE_NEEDS_RESET.bits() != 0);
+        wait_until(20_000_000, || answer() != before || regs.status() & Status::DEVICE_NEEDS_RESET.bits() != 0);
         if regs.status() & Status::DEVICE_NEEDS_RESET.bits() != 0 {
             trial.refused("DEVICE_NEEDS_RESET");
         } else if regs.queue_ready() == 0 {
             trial.refused("the queue does not become ready");
-        } else if used.read16(2) == 0 {
+        } else if before.is_none() {
+            trial.refused("no place for an answer");
+        } else if answer() == before {
             trial.refused("no answer");
         }
         drop(dev);
         trial.revive()
+    }
+
+    /// Ten bytes at an address, if they lie in one of the parts.
+    fn bytes_at(parts: &[&Buf], address: u64) -> Option<[u8; 10]> {
+        parts.iter().find_map(|part| {
+            let offset = usize::try_from(address.checked_sub(part.address())?).ok()?;
+            (offset < part.len() - 10).then(|| core::array::from_fn(|at| part.read8(offset + at)))
+        })
     }
 
     /// Puts reads into the queue: one descriptor table entry each would not do, so all share the first three.
