@@ -86,6 +86,9 @@ fn what_is_inside_can_be_looked_at_and_taken_out() {
     assert!(fs::read(alone.folder.path().join("guest.elf")).unwrap().starts_with(b"\x7fELF"));
     let again = alone.run(&["export-image", "guest.elf"]);
     assert_eq!(again.status.code(), Some(1), "a file that exists is kept");
+    let lost = alone.run(&["export-image", "gone/guest.elf"]);
+    let told = "ringside-conform: cannot write gone/guest.elf: No such file or directory (os error 2)\n";
+    assert_eq!(String::from_utf8(lost.stderr).unwrap(), told);
     let unknown = alone.run(&["show", "block/nonsense"]);
     assert_eq!(
         String::from_utf8(unknown.stderr).unwrap(),

@@ -36,7 +36,7 @@ impl Device {
     /// # Errors
     /// When it cannot be opened, is in use, is read-only, is a partition, or has sectors of another size than 512 bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |source| Error::Write { path: path.into(), source };
+        let failed = |why| Error::Write { path: path.into(), why };
         let refused = |why: String| Error::BadDevice { path: path.into(), why };
         let number = fs::metadata(path).map_err(failed)?.rdev();
         let sysfs = holder::sysfs(number);
@@ -80,7 +80,7 @@ impl Device {
             return Err(Error::DeviceTooSmall { has: self.bytes, needs: disk.len() });
         }
         let path = std::mem::take(&mut self.path);
-        self.sweep(disk, progress).map_err(|source| Error::Write { path, source })
+        self.sweep(disk, progress).map_err(|why| Error::Write { path, why })
     }
 
     fn sweep(&mut self, disk: &Sparse, progress: Progress<'_>) -> io::Result<()> {

@@ -73,7 +73,7 @@ pub fn write(size: u64, folder: &Path, output: &Path) -> Result<()> {
 }
 
 fn fill(file: &mut File, size: u64, folder: &Path, output: &Path) -> Result<()> {
-    let failed = |source| Error::Write { path: output.into(), source };
+    let failed = |why| Error::Write { path: output.into(), why };
     file.set_len(size).map_err(failed)?;
     let partition = size - PARTITION_START;
     file.write_all(&partition_table(partition)).map_err(failed)?;
@@ -123,7 +123,7 @@ fn format_options(partition: u64) -> FormatVolumeOptions {
 pub(crate) fn copy_tree<T: Read + Write + Seek>(volume: &FileSystem<T>, folder: &Path, size: u64) -> Result<()> {
     let root = volume.root_dir();
     for (name, path) in initrd::walk(folder)? {
-        let unreadable = |source| Error::Read { path: path.clone(), source };
+        let unreadable = |why| Error::Read { path: path.clone(), why };
         // fatfs says "other" for everything; only its message distinguishes a bad name from a full disk.
         let not_stored = |error: io::Error| match error.to_string().to_lowercase() {
             why if why.starts_with("file name") || error.kind() == io::ErrorKind::AlreadyExists => {

@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be opened, read or listed.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {why}")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
     /// The output cannot be written.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}: {why}")]
     Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
     /// The output exists and is something else than a file.
     #[error("cannot write {0}: it exists and is not a regular file")]
@@ -43,12 +43,12 @@ pub enum Error {
         most: String,
     },
     /// Something about a file, which is named here: the rest of the message does not.
-    #[error("{path}: {source}")]
+    #[error("{path}: {why}")]
     In {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: Box<Error>,
+        why: Box<Error>,
     },
     /// The output is a device, which takes only disks.
     #[error("cannot write {path}: it is a device, and the format {format} is one for files; use --format disk or iso")]
@@ -217,12 +217,12 @@ pub enum Error {
     #[error("bad SOURCE_DATE_EPOCH {0:?}: use seconds since 1970")]
     BadTime(String),
     /// A part of a disk cannot be made.
-    #[error("cannot make {what}: {source}")]
+    #[error("cannot make {what}: {why}")]
     Compose {
         /// Which part.
         what: &'static str,
         /// What went wrong.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -242,7 +242,7 @@ impl Error {
             | Self::AlreadyAnImage { .. }
             | Self::TooLarge { .. }
             | Self::BadBundle { .. }
-            | Self::BadDisk { .. } => Self::In { path: path.into(), source: self.into() },
+            | Self::BadDisk { .. } => Self::In { path: path.into(), why: self.into() },
             other => other,
         }
     }

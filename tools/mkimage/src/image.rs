@@ -34,7 +34,7 @@ pub fn write(kernel: &Path, cmdline: &str, initrd: Option<&Path>, output: &Path)
     let data = kernel::read(kernel)?;
     let initrd = initrd.map(initrd::load).transpose()?.unwrap_or_default();
     let image = build(&data, cmdline, initrd).map_err(|error| error.of(kernel))?;
-    let failed = |source| Error::Write { path: output.into(), source };
+    let failed = |why| Error::Write { path: output.into(), why };
     output::write(output, 0o777, |file| file.write_all(&image).map_err(failed))
 }
 

@@ -20,14 +20,14 @@ pub(crate) const LARGEST: u64 = 2 << 30;
 /// # Errors
 /// When something cannot be read, is no file, folder or link, or is too large.
 pub fn load(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let metadata = fs::metadata(path).map_err(|why| Error::Read { path: path.into(), why })?;
     let too_large = || Error::BadName { path: path.into(), why: "an initrd larger than 2 GiB".into() };
     if metadata.is_dir() {
         pack(path).and_then(|archive| if archive.len() as u64 > LARGEST { Err(too_large()) } else { Ok(archive) })
     } else if metadata.is_file() && metadata.len() > LARGEST {
         Err(too_large())
     } else if metadata.is_file() {
-        fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
+        fs::read(path).map_err(|why| Error::Read { path: path.into(), why })
     } else {
         Err(Error::OddFile(path.into()))
     }
@@ -37,7 +37,7 @@ fn pack(root: &Path) -> Result<Vec<u8>> {
     let mut archive = Vec::new();
     let mut inode = 0;
     for (name, path) in walk(root)? {
-        let unreadable = |source| Error::Read { path: path.clone(), source };
+        let unreadable = |why| Error::Read { path: path.clone(), why };
         let metadata = fs::symlink_metadata(&path).map_err(unreadable)?;
         let kind = metadata.file_type();
         let (mode, content) = if kind.is_dir() {
@@ -59,7 +59,7 @@ fn pack(root: &Path) -> Result<Vec<u8>> {
         let mut entry = newc::Builder::new(&name).ino(inode).mode(mode).nlink(links).mtime(0).write(&mut archive, size);
         entry.write_all(&content).and_then(|()| entry.finish().map(drop)).map_err(unreadable)?;
     }
-    newc::trailer(&mut archive).map_err(|source| Error::Read { path: root.into(), source })?;
+    newc::trailer(&mut archive).map_err(|why| Error::Read { path: root.into(), why })?;
     Ok(archive)
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn walk(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn collect(folder: &Path, prefix: &str, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
-    let unreadable = |source| Error::Read { path: folder.into(), source };
+    let unreadable = |why| Error::Read { path: folder.into(), why };
     let mut entries =
         fs::read_dir(folder).map_err(unreadable)?.collect::<std::io::Result<Vec<_>>>().map_err(unreadable)?;
     entries.sort_by_key(fs::DirEntry::file_name);

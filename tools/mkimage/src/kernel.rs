@@ -27,7 +27,7 @@ const NOTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// When it cannot be read, is no file, or is larger than any kernel.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
+    let unreadable = |why| Error::Read { path: path.into(), why };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if metadata.is_dir() {
         return Err(unreadable(ErrorKind::IsADirectory.into()));

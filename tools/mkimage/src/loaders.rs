@@ -41,7 +41,7 @@ impl Loaders {
     pub fn read(folder: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
-            fs::read(&path).map_err(|source| Error::Read { path, source })
+            fs::read(&path).map_err(|why| Error::Read { path, why })
         };
         let bad = |name: &str, what: &'static str| Error::BadLoader { path: folder.join(name), what };
         let (efi, bios) = (read(EFI_FILE)?, read(BIOS_FILE)?);

@@ -95,8 +95,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Its source is in its words.
-            eprintln!("mkimage: {error}");
+            eprintln!("mkimage: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -18,7 +18,7 @@ pub(crate) struct Medium {
 
 /// Opens a file or a device for reading, or the disk in a container.
 pub(crate) fn open(path: &Path) -> Result<Medium> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
+    let unreadable = |why| Error::Read { path: path.into(), why };
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let kind = fs::metadata(path).map_err(unreadable)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {

@@ -85,7 +85,7 @@ pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()
 /// # Errors
 /// [`Error::Write`].
 pub fn write_bytes(output: &Path, bytes: &[u8]) -> Result<()> {
-    write(output, 0o666, |file| file.write_all(bytes).map_err(|source| Error::Write { path: output.into(), source }))
+    write(output, 0o666, |file| file.write_all(bytes).map_err(|why| Error::Write { path: output.into(), why }))
 }
 
 /// The same for a writer that needs the new file's path.
@@ -106,12 +106,17 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
 fn temporary_for(output: &Path, mode: u32) -> Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".mkimage-").permissions(Permissions::from_mode(mode));
-    builder.tempfile_in(folder_of(output)).map_err(|source| Error::Write { path: output.into(), source })
+    let folder = folder_of(output);
+    builder.tempfile_in(folder).map_err(|why| {
+        // Of a folder that is not there the crate would say the temporary file's name.
+        let why = fs::metadata(folder).err().unwrap_or(why);
+        Error::Write { path: output.into(), why }
+    })
 }
 
 /// On the disk first, then under its name: after a crash there is the old file or the new one, whole.
 fn put(file: NamedTempFile, output: &Path) -> Result<()> {
-    let failed = |source| Error::Write { path: output.into(), source };
+    let failed = |why| Error::Write { path: output.into(), why };
     check_unused(output)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(output).map_err(|error| failed(error.error))?;

@@ -79,7 +79,7 @@ pub(super) fn lay_out(content: &Content<'_>, bytes: u64, shape: &Shape) -> Resul
         block_shift: SECTOR.ilog2(),
         ..from_cd
     };
-    let failed = |source| Error::Compose { what: "the partition table", source };
+    let failed = |why| Error::Compose { what: "the partition table", why };
     // Around the partitions nothing may be left of what a device had before: no other table, no mark of a file system.
     let esp_end = ESP_FIRST * SECTOR + shape.bytes();
     clear(&mut disk, 0..ESP_FIRST * SECTOR).map_err(failed)?;

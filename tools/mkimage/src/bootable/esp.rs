@@ -87,7 +87,7 @@ pub(crate) fn write<T: Read + Write + Seek>(
     content: &Content<'_>,
 ) -> Result<()> {
     let end = start + shape.bytes();
-    let failed = |source| Error::Compose { what: "the EFI system partition", source };
+    let failed = |why| Error::Compose { what: "the EFI system partition", why };
     let mut slice = StreamSlice::new(&mut *disk, start, end).map_err(failed)?;
     fatfs::format_volume(&mut slice, options(shape, content.volume_id())).map_err(failed)?;
     slice.seek(SeekFrom::Start(0)).map_err(failed)?;

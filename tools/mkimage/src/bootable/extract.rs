@@ -49,7 +49,7 @@ impl Parts {
         use std::io::Write;
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Write { path, source }
+            move |why| Error::Write { path, why }
         };
         fs::create_dir_all(folder).map_err(failed(folder))?;
         let cmdline = format!("{}\n", self.cmdline);

@@ -47,7 +47,7 @@ pub(super) fn compose(content: &Content<'_>, device: Option<u64>) -> Result<Spar
         return Err(Error::DiskSize { size, how: "large", range });
     }
     let mut image = disk::lay_out(content, disk::room(device, size)?, &shape)?;
-    let failed = |source| Error::Compose { what: "the ISO 9660 file system", source };
+    let failed = |why| Error::Compose { what: "the ISO 9660 file system", why };
     write(&mut image, size, content, &shape).map_err(failed)?;
     Ok(image)
 }

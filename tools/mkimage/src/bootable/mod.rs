@@ -63,7 +63,7 @@ impl Image {
         format.check_output(output, &[], existing)?;
         let device = device::is_device(output).then(|| Device::open(output)).transpose()?;
         progress(Step::Composing, Bytes::UNKNOWN);
-        let failed = |source| Error::Write { path: output.into(), source };
+        let failed = |why| Error::Write { path: output.into(), why };
         if matches!(format, Format::Elf | Format::BzImage) {
             let mut bytes = image::build_or_take(&self.kernel, &self.cmdline, self.initrd.clone(), format)?;
             if format == Format::BzImage {
@@ -147,7 +147,7 @@ impl<'a> Content<'a> {
         let mut files = 8;
         if let Some(folder) = &self.image.files {
             for (_, path) in initrd::walk(folder)? {
-                let metadata = fs::metadata(&path).map_err(|source| Error::Read { path, source })?;
+                let metadata = fs::metadata(&path).map_err(|why| Error::Read { path, why })?;
                 bytes += if metadata.is_file() { metadata.len() } else { 0 };
                 files += 1;
             }
@@ -170,7 +170,7 @@ impl<'a> Content<'a> {
 
 /// Writes a disk in the format of another hypervisor: raw, then converted by qemu-img.
 fn write_converted(disk: &Sparse, format: &str, output: &Path, progress: Progress<'_>) -> Result<()> {
-    let failed = |source| Error::Write { path: output.into(), source };
+    let failed = |why| Error::Write { path: output.into(), why };
     let folder = output::folder_of(output);
     let mut raw = Builder::new().prefix(".mkimage-").tempfile_in(folder).map_err(failed)?;
     write_sparse(raw.as_file_mut(), disk, progress).map_err(failed)?;

@@ -115,7 +115,7 @@ pub struct FileReport {
 }
 
 pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport>, path: &Path) -> Result<DiskReport> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
+    let unreadable = |why| Error::Read { path: path.into(), why };
     let bytes = medium::bytes(file).map_err(unreadable)?;
     let mut partitions = Vec::new();
     // What is only a CD may have anything there.
@@ -144,7 +144,7 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport
 }
 
 pub(super) fn inspect_container(container: Container, path: &Path) -> Result<ContainerReport> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
+    let unreadable = |why| Error::Read { path: path.into(), why };
     let mut file = File::open(path).map_err(unreadable)?;
     let bytes = medium::bytes(&mut file).map_err(unreadable)?;
     Ok(ContainerReport { format: container.name(), sha256: digest(&mut file).map_err(unreadable)?, bytes })

@@ -97,7 +97,7 @@ pub struct BundleReport {
 /// # Errors
 /// When it cannot be read, is neither ELF nor disk, or is damaged.
 pub fn inspect(path: &Path) -> Result<Report> {
-    let unreadable = |source| Error::Read { path: path.into(), source };
+    let unreadable = |why| Error::Read { path: path.into(), why };
     let Medium { mut file, container } = medium::open(path)?;
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(SECTOR).read_to_end(&mut start).map_err(unreadable)?;
