@@ -56,6 +56,9 @@ fn lies_are_announced_counted_and_written_down() {
         return;
     }
     let place = Place::new();
+    let lost = finish(guest(&place).args(["--hostile-device", "7", "--hostile-log", "gone/lies"]));
+    let told = "ringside: open the log of lies gone/lies: No such file or directory (os error 2)\n";
+    assert_eq!((lost.status.success(), text(&lost.stderr)), (false, told.into()));
     let log = place.path("lies");
     let mut command = guest(&place);
     command.args(["--hostile-device", "0x2a,lies=interrupt-spurious,rate=1", "--hostile-log"]).arg(&log);

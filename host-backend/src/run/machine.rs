@@ -262,7 +262,7 @@ fn create(consoles: &[(&config::Console, &Output)]) -> Result<(), Error> {
 
 fn failed(console: &config::Console, source: io::Error) -> Error {
     match console {
-        config::Console::File(log) => Error::Console { path: log.path.clone(), source },
+        config::Console::File(log) => Error::output("console output", log)(source),
         config::Console::Stdio | config::Console::Control => Error::System { what: "open a console", source },
     }
 }
@@ -288,7 +288,7 @@ mod tests {
         std::fs::remove_dir(path("gone")).unwrap();
         let consoles: Vec<_> = consoles.iter().map(|(console, output)| (console, output)).collect();
         let result = create(&consoles);
-        assert!(matches!(&result, Err(Error::Console { path: of, .. }) if *of == path("gone/log")), "{result:?}");
+        assert!(matches!(&result, Err(Error::Output { path: of, .. }) if *of == path("gone/log")), "{result:?}");
         assert_eq!(std::fs::read(path("keep")).unwrap(), b"precious");
         assert!(!path("new").exists());
         create(&consoles[..2]).unwrap();

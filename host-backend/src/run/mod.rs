@@ -18,7 +18,7 @@ mod stats;
 
 pub use machine::Machine;
 
-use crate::config::{Config, Console};
+use crate::config::{Config, Console, LogFile};
 use crate::devices::output::Output;
 use crate::devices::reset::ResetLine;
 use crate::status;
@@ -55,8 +55,8 @@ pub enum Error {
     Tap { name: String, source: io::Error },
     #[error("connect to network peer {}: {source}", path.display())]
     Stream { path: PathBuf, source: io::Error },
-    #[error("open console output {}: {source}", path.display())]
-    Console { path: PathBuf, source: io::Error },
+    #[error("open {what} {}: {source}", path.display())]
+    Output { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{0}")]
     Kvm(#[from] vmm::kvm::Error),
     #[error("{0}")]
@@ -77,6 +77,11 @@ impl Error {
 
     fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+
+    fn output(what: &'static str, log: &LogFile) -> impl FnOnce(io::Error) -> Self {
+        let path = log.path.clone();
+        move |source| Self::Output { what, path, source }
     }
 }
 
@@ -151,15 +156,14 @@ fn open_output(console: &Console, rate: Option<u64>, reset: &Arc<ResetLine>) -> 
     let output = match console {
         Console::Stdio => Output::stdout().map_err(Error::system("open standard output"))?,
         Console::Control => Output::kept(),
-        Console::File(log) => Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?,
+        Console::File(log) => Output::file(log).map_err(Error::output("console output", log))?,
     };
     Ok(Arc::new(output.give_up_on(reset.clone()).at_rate(rate)))
 }
 
 /// Opens the file for the lies, and neither makes nor empties it.
-fn open_lies(log: &crate::config::LogFile) -> Result<Arc<Output>, Error> {
-    let output = Output::file(log).map_err(|source| Error::Console { path: log.path.clone(), source })?;
-    Ok(Arc::new(output))
+fn open_lies(log: &LogFile) -> Result<Arc<Output>, Error> {
+    Ok(Arc::new(Output::file(log).map_err(Error::output("the log of lies", log))?))
 }
 
 #[cfg(test)]
