@@ -83,6 +83,9 @@ pub unsafe trait DmaMapper: Sync {
     /// Shows the driver what the device wrote to a range of bytes. Called after the device has returned the buffer and
     /// before the driver's first read, if the direction lets the device write.
     ///
+    /// A range may hold bytes that the device should have written and did not. A bounce buffer then shows what was in it
+    /// before: a kernel whose programs must not see that clears it in `map`.
+    ///
     /// # Safety
     /// As for [`DmaMapper::sync_for_device`].
     unsafe fn sync_for_driver(&self, mapping: &Mapping, range: Range<usize>) {
