@@ -11,6 +11,7 @@ pub mod blk;
 pub mod console;
 pub mod mmio;
 pub mod net;
+pub mod packed;
 pub mod pci;
 pub mod ring;
 

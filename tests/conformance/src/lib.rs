@@ -35,6 +35,7 @@ mod net_control;
 mod net_frames;
 mod net_offload;
 mod outside;
+mod packed;
 mod pci;
 mod pvops;
 mod queue;
@@ -60,6 +61,7 @@ pub const GROUPS: &[&[&[Check]]] = &[
     pci::CHECKS,
     queue::CHECKS,
     &[queue_reset::CHECKS],
+    packed::CHECKS,
     block::CHECKS,
     &[rng::CHECKS],
     &[net::CHECKS],

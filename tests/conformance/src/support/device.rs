@@ -187,6 +187,22 @@ impl<'a> Dev<'a> {
     /// # Errors
     /// An error when it is not there, a failure when it does not become live.
     pub fn queue(&self, index: u16, size: u16) -> Result<Queue, End> {
+        let lens = |size| [ring::descriptor_table_len(size), ring::available_len(size), ring::used_len(size)];
+        let (size, parts, notify_at) = self.place(index, size, lens)?;
+        Ok(Queue::new(index, size, parts, notify_at))
+    }
+
+    /// The same for rings of any kind: places parts of these lengths for a size; returns that size, the parts, and where the
+    /// queue is notified.
+    ///
+    /// # Errors
+    /// As for [`queue`](Self::queue).
+    pub fn place(
+        &self,
+        index: u16,
+        size: u16,
+        lens: impl Fn(u16) -> [usize; 3],
+    ) -> Result<(u16, [Buf; 3], usize), End> {
         self.regs().select_queue(index.into());
         let max = self.regs().queue_size_max();
         if max == 0 {
@@ -195,11 +211,8 @@ impl<'a> Dev<'a> {
         let largest = max.min(u32::from(ring::MAX_SIZE)) as u16;
         let size = self.regs().set_queue_size(size.min(largest), largest);
         // Each part in pages of its own: nothing says that they lie together.
-        let parts = [
-            self.buffer(ring::descriptor_table_len(size))?,
-            self.buffer(ring::available_len(size))?,
-            self.buffer(ring::used_len(size))?,
-        ];
+        let [first, second, third] = lens(size);
+        let parts = [self.buffer(first)?, self.buffer(second)?, self.buffer(third)?];
         let [descriptors, available, used] = [0, 1, 2].map(|part: usize| parts[part].address());
         self.regs().place_queue(Layout { size, descriptors, available, used });
         let Some(notify_at) = self.regs().notify_offset() else {
@@ -209,7 +222,7 @@ impl<'a> Dev<'a> {
         match self.regs().queue_ready() {
             1 => {
                 self.set_up.borrow_mut().push(index);
-                Ok(Queue::new(index, size, parts, notify_at))
+                Ok((size, parts, notify_at))
             }
             saw => Err(fail(&format!("{}: ready state of queue {index}", self.target.name()), 1, saw)),
         }

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod kvm_features;
 pub mod loopback;
 mod own;
+pub mod packed;
 pub mod packet;
 pub mod pci_space;
 pub mod quota;
