@@ -4,6 +4,7 @@
 //! cannot take waits in the guest's queue, what the guest cannot take waits in the link.
 
 mod control;
+mod incoming;
 mod offload;
 pub mod passt;
 mod shown;
@@ -158,7 +159,13 @@ impl Net {
             if self.incoming_len == 0 {
                 match self.link.receive(&mut self.incoming) {
                     Ok(Some(len)) if !self.filter.lets_in(&self.incoming[HEADER_LEN..len]) => continue,
-                    Ok(Some(len)) => self.incoming_len = len,
+                    Ok(Some(len)) if incoming::admit(self.features, &mut self.incoming[..len]) => {
+                        self.incoming_len = len;
+                    }
+                    Ok(Some(_)) => {
+                        io.signal.counters.errors.add(1);
+                        continue;
+                    }
                     Ok(None) => {
                         progress = Progress::Done;
                         break;

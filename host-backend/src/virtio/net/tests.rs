@@ -146,6 +146,17 @@ fn a_frame_that_no_full_ring_can_take_is_dropped() {
 }
 
 #[test]
+fn a_frame_past_the_mtu_is_dropped_and_counted() {
+    let (rig, mut peer) = rig();
+    offer_buffers(&rig, 2, 4096);
+    let past = ETHERNET_HEADER + usize::from(MTU) + 1;
+    peer.write_all(&[framed(&vec![1; past]), framed(&vec![2; past - 1])].concat()).unwrap();
+    poll(&rig);
+    assert_eq!((rig.used_index(RXQ), rig.used(RXQ, 0).len as usize), (1, HEADER_LEN + past - 1));
+    assert_eq!(rig.transport.counters().errors.get(), 1);
+}
+
+#[test]
 fn malformed_packets_of_the_guest_are_dropped() {
     let (rig, mut peer) = rig();
     let good = [3; 20];
