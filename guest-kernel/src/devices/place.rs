@@ -103,6 +103,8 @@ pub struct Places {
     pub modern: Vec<(DeviceType, Place)>,
     /// Those that cannot.
     pub legacy: Vec<Listed>,
+    /// Register blocks that the machine names as those of devices, and that do not look like one.
+    pub strange: Vec<(Slot, Window)>,
 }
 
 impl Places {
@@ -124,7 +126,10 @@ impl Places {
             match MmioTransport::new(window) {
                 Ok(transport) if transport.device_type() == DeviceType::NONE => {}
                 Ok(transport) => places.modern.push((transport.device_type(), Place::Mmio(slot, window))),
-                Err(error) => log::warn!("virtio-mmio at {:#x}: {error}", slot.address),
+                Err(error) => {
+                    log::warn!("virtio-mmio at {:#x}: {error}", slot.address);
+                    places.strange.push((slot, window));
+                }
             }
         }
         if let Some(config) = pci::config::get() {

@@ -5,7 +5,8 @@
 pub enum Level {
     /// The clause says MUST, or describes what a register or a field is.
     Must,
-    /// The clause says SHOULD, or binds the driver alone and leaves the reaction to the device: advice.
+    /// The clause says SHOULD, binds the driver alone and leaves the reaction to the device, or says MAY of what drivers
+    /// stumble over: advice.
     Should,
 }
 

@@ -55,6 +55,26 @@ pub(crate) const CHECKS: &[Check] = checks![
         },
     },
     Check {
+        name: "net-frames/past-the-mtu-is-not-passed",
+        rule: "A device passes no packet that exceeds mtu once MTU is negotiated",
+        clause: "5.1.4.1 Device Requirements: Device configuration layout",
+        method: "Where MTU is offered: the echo peer sends mtu + 1 and mtu + 500 bytes of payload, then 60 bytes, with buffers \
+            of 4096 bytes",
+        expectation: "The short one arrives alone",
+        run: |cx| {
+            let mut card = Card::with_echo_peer(cx, Features::MTU)?;
+            let mtu = card.dev.regs().config_read(offset_of!(Config, mtu), 2) as usize;
+            card.stock((HEADER + ETHERNET_HEADER + mtu + 500).next_multiple_of(4096), 4)?;
+            for len in [mtu + 1, mtu + 500] {
+                let frame = card.to_echo_peer(ETHERNET_HEADER + len);
+                let passed = card.try_echo(&frame, PATIENCE / 10)?.is_some();
+                holds(!passed, &format!("{len} bytes with an MTU of {mtu}"), "dropped", "passed")?;
+            }
+            let frame = card.to_echo_peer(60);
+            card.echo(&frame).map(drop)
+        },
+    },
+    Check {
         name: "net-frames/past-the-mtu-is-survived",
         rule: "A frame that cannot go is lost, not the card",
         clause: TRANSMIT,

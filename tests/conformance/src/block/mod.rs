@@ -1,5 +1,6 @@
 //! The block device.
 
+mod configuration;
 mod errors;
 mod queues;
 mod ranges;
@@ -8,4 +9,5 @@ mod requests;
 use crate::catalogue::Check;
 
 /// The checks of the group.
-pub(crate) const CHECKS: &[&[Check]] = &[requests::CHECKS, errors::CHECKS, ranges::CHECKS, queues::CHECKS];
+pub(crate) const CHECKS: &[&[Check]] =
+    &[configuration::CHECKS, requests::CHECKS, errors::CHECKS, ranges::CHECKS, queues::CHECKS];

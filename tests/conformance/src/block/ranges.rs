@@ -59,6 +59,17 @@ pub(crate) const CHECKS: &[Check] = checks![
         },
     },
     Check {
+        name: "block/discard-with-unknown-flags-is-unsupported",
+        rule: "Unknown flags are UNSUPP",
+        clause: DEVICE,
+        method: "Discard with flags 0x80",
+        expectation: "Status 2",
+        run: |cx| {
+            let (feature, kind, _) = DISCARD;
+            equal("status", UNSUPP, status_on_last(cx, (feature, kind, 0x80), 1)?)
+        },
+    },
+    Check {
         name: "block/discard-limits-are-valid",
         rule: "Limits of discard leave room",
         clause: LAYOUT,

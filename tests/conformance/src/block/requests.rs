@@ -1,8 +1,9 @@
-//! The block device: its configuration, reads and writes, errors. `ranges.rs` has discard and write zeroes.
+//! Reads, writes, flushes and the id. `ranges.rs` has discard and write zeroes, `errors.rs` what must fail.
 
 use crate::catalogue::{Check, checks};
 #[cfg(feature = "guest")]
 use {
+    super::configuration::code::field,
     crate::support::disk::{Disk, OK, scratch},
     crate::support::raw::{Buf, Dir, Link, link},
     crate::support::{Context, Verdict, equal, holds, skip},
@@ -16,63 +17,10 @@ use {
 const LAYOUT: &str = "5.2.4 Device configuration layout";
 const OPERATION: &str = "5.2.6 Device Operation";
 const DEVICE: &str = "5.2.6.2 Device Requirements: Device Operation";
-const INIT: &str = "5.2.5.2 Device Requirements: Device Initialization";
 const FEATURES: &str = "5.2.3 Feature bits";
 
 /// The checks.
 pub(crate) const CHECKS: &[Check] = checks![
-    Check {
-        name: "block/capacity-is-not-0",
-        rule: "capacity is the number of 512-byte sectors",
-        clause: LAYOUT,
-        method: "Read it",
-        expectation: "1 or more",
-        level: Should,
-        run: |cx| {
-            let disk = Disk::start(cx, 0, 8)?;
-            holds(disk.capacity > 0, "capacity", "1 or more", disk.capacity)
-        },
-    },
-    Check {
-        name: "block/seg-max-is-valid",
-        rule: "seg_max leaves room for data",
-        clause: LAYOUT,
-        method: "Read it, where offered",
-        expectation: "1 to 32768",
-        run: |cx| {
-            let disk = Disk::start_with(cx, Features::SEG_MAX)?;
-            let seg_max = field(&disk, offset_of!(Config, seg_max), 4);
-            holds((1..=32768).contains(&seg_max), "seg_max", "1 to 32768", seg_max)
-        },
-    },
-    Check {
-        name: "block/blk-size-is-valid",
-        rule: "blk_size is the optimal size of a sector",
-        clause: LAYOUT,
-        method: "Read it, where offered",
-        expectation: "A power of 2 from 512 on",
-        level: Should,
-        run: |cx| {
-            let disk = Disk::start_with(cx, Features::BLK_SIZE)?;
-            let size = field(&disk, offset_of!(Config, blk_size), 4);
-            holds(size >= 512 && size.is_power_of_two(), "blk_size", "a power of 2 from 512 on", size)
-        },
-    },
-    Check {
-        name: "block/topology-is-valid",
-        rule: "Topology counts blocks",
-        clause: LAYOUT,
-        method: "Read it, where offered",
-        expectation: "An exponent below 16, an alignment offset inside of the block",
-        level: Should,
-        run: |cx| {
-            let disk = Disk::start_with(cx, Features::TOPOLOGY)?;
-            let exponent = field(&disk, offset_of!(Config, physical_block_exp), 1);
-            let offset = field(&disk, offset_of!(Config, alignment_offset), 1);
-            holds(exponent < 16, "physical_block_exp", "below 16", exponent)?;
-            holds(offset < 1 << exponent, "alignment_offset", "inside of the block", offset)
-        },
-    },
     Check {
         name: "block/read-succeeds",
         rule: "A read fills the buffer",
@@ -341,24 +289,6 @@ pub(crate) const CHECKS: &[Check] = checks![
         },
     },
     Check {
-        name: "block/writeback-reads-as-written",
-        rule: "The cache mode is 0 or 1",
-        clause: INIT,
-        method: "Write 0 and 1 to writeback, where CONFIG_WCE is offered",
-        expectation: "As written",
-        run: |cx| {
-            let disk = Disk::start_with(cx, Features::CONFIG_WCE)?;
-            let at = offset_of!(Config, writeback);
-            let before = field(&disk, at, 1);
-            holds(before <= 1, "writeback", "0 or 1", before)?;
-            for value in [1 - before, before] {
-                disk.dev.regs().config_write(at, 1, value);
-                equal("writeback", value, field(&disk, at, 1))?;
-            }
-            Ok(())
-        },
-    },
-    Check {
         name: "block/each-queue-answers",
         rule: "A device with MQ serves every queue",
         clause: FEATURES,
@@ -432,10 +362,6 @@ pub(crate) const CHECKS: &[Check] = checks![
 #[cfg(feature = "guest")]
 mod code {
     use super::*;
-
-    pub fn field(disk: &Disk<'_>, offset: usize, width: usize) -> u32 {
-        disk.dev.regs().config_read(offset, width)
-    }
 
     pub fn write_reads_back(cx: &Context, count: usize) -> Verdict {
         scratch(cx, Features::empty(), count as u64, |disk, first| {

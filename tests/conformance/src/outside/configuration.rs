@@ -24,7 +24,7 @@ use {
     shared_abi::virtio::{DeviceType, net},
 };
 
-const CONFIG: &str = "2.5.2 Device Requirements: Device Configuration Space";
+const GENERATION: &str = "4.1.4.3.1 Device Requirements: Common configuration structure layout; 4.2.2.1 Device Requirements: MMIO Device Register Layout";
 const NOTIFICATION: &str = "2.3 Notifications";
 const STATUS: &str = "4.2.2 MMIO Device Register Layout; 4.1.4.5 ISR status capability";
 const CAPACITY: &str = "5.2.5 Device Initialization";
@@ -35,7 +35,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "outside/generation-changes-with-the-configuration",
         rule: "The generation changes whenever two reads could see different configurations",
-        clause: CONFIG,
+        clause: GENERATION,
         method: "Have the balloon's target, the disk's capacity, the link changed, one after the other",
         expectation: "Another generation where the field reads differently; over MMIO advice where a field is read \
             at once",

@@ -236,7 +236,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "pci/queue-addresses-read-back",
         rule: "Queue addresses are readable",
-        clause: COMMON,
+        clause: "4.1.4.3 Common configuration structure layout",
         method: "Write an address to queue_desc of queue 0, read both halves",
         expectation: "As written",
         run: |cx| {

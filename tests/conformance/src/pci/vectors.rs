@@ -55,9 +55,14 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "pci/vector-beyond-the-table-is-refused",
         rule: "A vector that the device does not have becomes NO_VECTOR",
         clause: VECTORS,
-        method: "Write 0x7fe to queue_msix_vector",
+        method: "Write the number of vectors in the table and 0xfffe to queue_msix_vector",
         expectation: "0xffff",
-        run: |cx| each_with_vectors(cx, |_, common| map(common, QUEUE, 0x7fe, NO_VECTOR)),
+        run: |cx| {
+            each_with_vectors(cx, |target, common| {
+                let beyond = [table_size(target)?, 0xfffe];
+                beyond.into_iter().try_for_each(|vector| map(common, QUEUE, vector, NO_VECTOR))
+            })
+        },
     },
     Check {
         name: "pci/every-vector-can-be-mapped",

@@ -165,6 +165,21 @@ pub(crate) const CHECKS: &[Check] = checks![
         },
     },
     Check {
+        name: "queue/used-flags-are-0-with-event-index",
+        rule: "With event index the device's flags are 0",
+        clause: NOTIFICATIONS,
+        method: "Three requests with event index, a look at the flags after each",
+        expectation: "0",
+        run: |cx| {
+            let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
+            for _ in 0..3 {
+                source.once()?;
+                equal("used flags", 0, source.queue.used_flags())?;
+            }
+            Ok(())
+        },
+    },
+    Check {
         name: "queue/idle-device-moves-avail-event",
         rule: "avail_event says when the device wants a notification",
         clause: NOTIFICATIONS,

@@ -11,6 +11,7 @@ use core::fmt::Display;
 use guest_kernel::cmdline::Cmdline;
 use guest_kernel::console::report;
 use guest_kernel::devices::place::Places;
+use guest_kernel::platform::registers::Window;
 use pvops::detect::{Surroundings, World};
 use shared_abi::report::{Kind, Outcome};
 use shared_abi::virtio::DeviceType;
@@ -18,6 +19,8 @@ use shared_abi::virtio::DeviceType;
 /// What the checks find: devices, and what CPUID reports.
 pub(crate) struct Context {
     pub targets: Vec<Target>,
+    /// Register blocks that the machine names as those of devices, and that do not look like one.
+    pub strange: Vec<Window>,
     pub found: Surroundings,
     /// What the harness can do, from the command line.
     host_actions: &'static str,
@@ -32,7 +35,8 @@ pub(crate) struct Context {
 impl Context {
     pub fn new(found: Surroundings, cmdline: Cmdline) -> Self {
         let mut targets = Vec::new();
-        for (device_type, place) in Places::find(&found, cmdline).modern {
+        let places = Places::find(&found, cmdline);
+        for (device_type, place) in places.modern {
             let location = place.location();
             match Target::open(device_type, place) {
                 Ok(target) => targets.push(target),
@@ -43,6 +47,7 @@ impl Context {
         targets.sort_by_key(is_read_only);
         Self {
             targets,
+            strange: places.strange.into_iter().map(|(_, window)| window).collect(),
             found,
             host_actions: cmdline.value(WORD).unwrap_or(""),
             name: "",

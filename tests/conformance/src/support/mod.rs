@@ -3,6 +3,7 @@
 pub mod card;
 pub mod changes;
 mod context;
+pub mod control_queue;
 pub mod device;
 pub mod disk;
 pub mod kvm_features;
@@ -24,4 +25,4 @@ pub mod xen;
 
 pub(crate) use context::Context;
 pub(crate) use own::own;
-pub(crate) use verdict::{End, Verdict, advice, equal, error, fail, holds, skip, worst};
+pub(crate) use verdict::{End, Verdict, advice, binding, equal, error, fail, holds, skip, worst};

@@ -61,9 +61,34 @@ pub(crate) fn advice(verdict: Verdict) -> Verdict {
     })
 }
 
+/// The opposite of [`advice`], where a check has shown that the device does what is only recommended.
+pub(crate) fn binding(verdict: Verdict) -> Verdict {
+    verdict.map_err(|end| match end {
+        End::Fail { what, expected, saw, .. } => End::Fail { level: Level::Must, what, expected, saw },
+        other => other,
+    })
+}
+
 /// Fails unless the two are equal.
 pub(crate) fn equal<T: PartialEq + Debug>(what: &str, expected: T, saw: T) -> Verdict {
-    if expected == saw { Ok(()) } else { Err(fail(what, format_args!("{expected:#x?}"), format_args!("{saw:#x?}"))) }
+    if expected == saw { Ok(()) } else { Err(fail(what, on_a_line(&expected), on_a_line(&saw))) }
+}
+
+/// A value with its numbers in hexadecimal: `{:#x?}` without its line breaks.
+fn on_a_line(value: &impl Debug) -> String {
+    let text = format!("{value:#x?}");
+    let mut line = String::new();
+    for part in text.lines().map(str::trim) {
+        if line.ends_with(',') {
+            if part.starts_with([')', ']', '}']) {
+                line.pop();
+            } else {
+                line.push(' ');
+            }
+        }
+        line.push_str(part);
+    }
+    line
 }
 
 /// Fails unless it holds.
