@@ -1,14 +1,14 @@
 //! The balloon from outside: ringside's control socket or QEMU's QMP. Both are JSON lines over a Unix socket.
 
+use crate::socket::Bounded;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// An answer takes at most this long.
+/// A request and its answer take at most this long.
 const ANSWER: Duration = Duration::from_secs(10);
 /// No answer is longer.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -26,7 +26,7 @@ pub struct Balloon {
 /// A connection to the host side of a running machine.
 #[derive(Debug)]
 pub struct Control {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Bounded>,
     protocol: Protocol,
 }
 
@@ -48,22 +48,11 @@ impl Control {
     /// # Errors
     /// When it does not within a few seconds.
     pub fn connect(socket: &Path, protocol: Protocol) -> Result<Self> {
-        let deadline = Instant::now() + ANSWER;
-        let stream = loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => break stream,
-                Err(error) if Instant::now() >= deadline => {
-                    return Err(error).with_context(|| format!("cannot connect to {}", socket.display()));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(50)),
-            }
-        };
-        Self::over(stream, protocol)
+        let stream = Bounded::connect(socket, ANSWER);
+        Self::over(stream.with_context(|| format!("cannot connect to {}", socket.display()))?, protocol)
     }
 
-    fn over(stream: UnixStream, protocol: Protocol) -> Result<Self> {
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
+    fn over(stream: Bounded, protocol: Protocol) -> Result<Self> {
         let mut control = Self { reader: BufReader::new(stream), protocol };
         if matches!(protocol, Protocol::Qmp { .. }) {
             let greeting = control.read()?;
@@ -200,6 +189,7 @@ impl Control {
     fn ask(&mut self, request: &Value) -> Result<Value> {
         let mut line = request.to_string();
         line.push('\n');
+        self.reader.get_mut().restart(ANSWER);
         self.reader.get_mut().write_all(line.as_bytes()).context("cannot write to the control socket")?;
         loop {
             let mut answer = self.read()?;
@@ -230,6 +220,11 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn control(stream: UnixStream, protocol: Protocol) -> Result<Control> {
+        Control::over(Bounded::new(stream, ANSWER), protocol)
+    }
 
     /// Answers each line with the next of `answers`; returns what it was asked.
     fn serve(
@@ -260,7 +255,7 @@ mod tests {
             "{\"return\": {\"actual\": 117440512}}\n",
         ];
         let server = serve(theirs, "{\"QMP\": {}}\n", answers);
-        let mut control = Control::over(ours, Protocol::Qmp { memory: 128 << 20 }).unwrap();
+        let mut control = control(ours, Protocol::Qmp { memory: 128 << 20 }).unwrap();
         control.set_balloon(4096).unwrap();
         assert_eq!(control.balloon().unwrap(), Balloon { actual_pages: 4096, returned_pages: None });
         let asked = server.join().unwrap();
@@ -276,7 +271,7 @@ mod tests {
             "{\"error\": \"no balloon\"}\n",
         ];
         let server = serve(theirs, "", answers);
-        let mut control = Control::over(ours, Protocol::Ringside).unwrap();
+        let mut control = control(ours, Protocol::Ringside).unwrap();
         control.set_balloon(16).unwrap();
         assert_eq!(control.balloon().unwrap(), Balloon { actual_pages: 16, returned_pages: Some(12) });
         assert!(control.balloon().unwrap_err().to_string().contains("no balloon"));

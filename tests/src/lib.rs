@@ -17,6 +17,7 @@ pub mod readable;
 pub mod ready;
 pub mod running;
 pub mod sample;
+mod socket;
 pub mod testbed;
 pub mod tour;
 pub mod web;

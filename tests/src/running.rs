@@ -127,9 +127,16 @@ impl Running {
     /// Writes to the process's standard input, as it is.
     ///
     /// # Errors
-    /// When the process has ended.
+    /// When the process has ended, or does not read.
     pub fn write_input(&mut self, text: &str) -> Result<()> {
-        self.input.write_all(text.as_bytes()).context("cannot type")
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let mut input = self.input.try_clone()?;
+        let text = text.to_owned();
+        let (sender, receiver) = channel();
+        // A thread of its own, which ends with the process at the latest.
+        thread::spawn(move || sender.send(input.write_all(text.as_bytes())));
+        let written = receiver.recv_timeout(PATIENCE);
+        written.map_err(|_| anyhow!("it does not read what is typed"))?.context("cannot type")
     }
 
     /// The next line of its console that has a text; what comes before is passed over.
@@ -253,6 +260,15 @@ mod tests {
         assert!(running.wait(Duration::from_millis(10)).is_err());
         assert_eq!(running.stderr(), "problem\n");
         assert!(kill(Pid::from_raw(running.id() as i32), None).is_err(), "the process is gone");
+    }
+
+    #[test]
+    fn a_process_that_does_not_read_is_not_typed_to_for_long() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let mut running = Running::spawn(command).unwrap();
+        let error = running.write_input(&"x".repeat(1 << 20)).unwrap_err();
+        assert_eq!(error.to_string(), "it does not read what is typed");
     }
 
     #[test]

@@ -10,6 +10,10 @@ use zerocopy::IntoBytes;
 
 /// Statistics that we have numbers for.
 const TAGS: usize = 6;
+/// The length of a buffer is a multiple of this.
+const MULTIPLE: usize = 6;
+/// A tag without a meaning.
+const IGNORED: u16 = u16::MAX;
 
 pub(crate) struct Reporter {
     pub(crate) ring: Ring,
@@ -49,7 +53,8 @@ impl Reporter {
     }
 }
 
-/// Writes what there are numbers for; returns the bytes.
+/// Writes what there are numbers for; returns the bytes. They are a multiple of 6, as 5.5.6.3.1 has it, and never none: the
+/// rest of three entries has a tag that devices ignore.
 fn fill(buffer: &mut DmaBuffer, numbers: Statistics) -> u32 {
     let values: [_; TAGS] = [
         (stat_tag::TOTAL_MEMORY, numbers.total),
@@ -60,9 +65,43 @@ fn fill(buffer: &mut DmaBuffer, numbers: Statistics) -> u32 {
         (stat_tag::MAJOR_FAULTS, numbers.major_faults),
     ];
     let mut len = 0;
-    for stat in values.into_iter().filter_map(|(tag, value)| Some(Stat { tag, value: value? })) {
+    let mut write = |stat: Stat| {
         buffer.copy_from(len, stat.as_bytes());
         len += size_of::<Stat>();
+        len
+    };
+    let mut end = 0;
+    for stat in values.into_iter().filter_map(|(tag, value)| Some(Stat { tag, value: value? })) {
+        end = write(stat);
     }
-    len as u32
+    while end == 0 || !end.is_multiple_of(MULTIPLE) {
+        end = write(Stat { tag: IGNORED, value: 0 });
+    }
+    end as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frontends::fake::Memory;
+
+    #[test]
+    fn a_buffer_is_a_multiple_of_6_bytes_and_never_empty() {
+        let memory = Memory::leaked(1);
+        let mut buffer = Reporter::buffer(memory).unwrap();
+        let numbers = [
+            Statistics::default(),
+            Statistics { total: Some(1), ..Statistics::default() },
+            Statistics { total: Some(1), free: Some(2), ..Statistics::default() },
+            Statistics { total: Some(1), free: Some(2), available: Some(3), ..Statistics::default() },
+            Statistics { total: Some(1), free: Some(2), available: Some(3), caches: Some(4), ..Statistics::default() },
+        ];
+        for (count, (numbers, len)) in numbers.into_iter().zip([30, 30, 30, 30, 60]).enumerate() {
+            assert_eq!(fill(&mut buffer, numbers), len, "{count} numbers");
+            let bytes = buffer.to_vec();
+            let tags =
+                bytes.chunks_exact(10).take(len as usize / 10).map(|stat| u16::from_le_bytes([stat[0], stat[1]]));
+            assert_eq!(tags.filter(|&tag| tag == IGNORED).count(), len as usize / 10 - count);
+        }
+    }
 }

@@ -163,6 +163,16 @@ const OWN: &[Check] = checks![
         }),
     },
     Check {
+        name: "mmio/interrupt-status-has-known-bits",
+        rule: "Bits of the interrupt status that stand for no event are 0",
+        clause: DEVICE,
+        method: "Let the device use a buffer, read InterruptStatus",
+        expectation: "Bits 2 to 31 are 0",
+        run: |cx| used(cx, |_, window| {
+            equal("bits from 2 on of InterruptStatus", 0, Regs::mmio_read(window, Register::InterruptStatus) & !3)
+        }),
+    },
+    Check {
         name: "mmio/acknowledge-clears-interrupt-status",
         rule: "Acknowledged bits are pending no more",
         clause: DEVICE,

@@ -4,7 +4,7 @@ use crate::catalogue::{Check, checks};
 #[cfg(feature = "guest")]
 use {
     crate::echo,
-    crate::support::card::{ATTEMPTS, BUFFER, Card, HEADER, PATIENCE, same},
+    crate::support::card::{ATTEMPTS, BUFFER, Card, HEADER, PATIENCE, same, tagged},
     crate::support::raw::{Dir, Link, link, wait_until},
     crate::support::{Context, End, Verdict, equal, fail, holds},
     alloc::format,
@@ -95,6 +95,33 @@ pub(crate) const CHECKS: &[Check] = checks![
             cx.did(format_args!("of these sizes, echoed: {back:?}"));
             let frame = card.to_echo_peer(60);
             card.echo(&frame).map(drop)
+        },
+    },
+    Check {
+        name: "net-frames/unknown-flags-are-ignored",
+        rule: "A device ignores flags of a packet's header that it does not know",
+        clause: "5.1.9.2.2 Device Requirements: Packet Transmission",
+        method: "Send a frame whose header has the flag 0x80",
+        expectation: "It comes back",
+        run: |cx| {
+            let mut card = Card::with_echo_peer(cx, Features::MAC)?;
+            let frame = card.to_echo_peer(100);
+            card.echo_after(Header { flags: 0x80, ..Header::default() }, &frame).map(drop)
+        },
+    },
+    Check {
+        name: "net-frames/tagged-frames-come-without-a-filter",
+        rule: "Without CTRL_VLAN a device passes all tagged packets that are for the card",
+        clause: "5.1.9.5.3.1 Device Requirements: VLAN Filtering",
+        method: "Without the control queue: the echo peer sends frames of VLAN 1, 5 and 4094",
+        expectation: "Each arrives",
+        run: |cx| {
+            let mut card = Card::with_echo_peer(cx, Features::MAC)?;
+            for id in [1, 5, 4094] {
+                let frame = tagged(&card.to_echo_peer(100), id);
+                card.echo(&frame).map_err(|end| end.of(format!("VLAN {id}")))?;
+            }
+            Ok(())
         },
     },
     Check {

@@ -32,16 +32,16 @@ pub fn show(options: &ClausesOptions) -> Result<()> {
     let ledger = ledger::ledger()?;
     let results = options.results.as_deref().map(Results::read).transpose()?;
     if options.json {
-        println!("{:#}", json(&ledger, results.as_ref()));
+        ui::line(format_args!("{:#}", json(&ledger, results.as_ref())));
         return Ok(());
     }
     if options.list {
-        ledger.iter().for_each(|clause| print!("{}", line(clause)));
-        println!();
+        ledger.iter().for_each(|clause| ui::text(format_args!("{}", line(clause))));
+        ui::line("");
     }
     ui::table(&table(&ledger, results.as_ref()));
     if results.is_some_and(|results| results.catalogue() != catalogue::version()) {
-        println!("\nthe results are of another version of the suite");
+        ui::line(format_args!("\nthe results are of another version of the suite"));
     }
     Ok(())
 }

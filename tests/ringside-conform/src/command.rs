@@ -10,8 +10,9 @@ use ringside_tests::conform::start::{Progress, Setting, Step};
 use ringside_tests::conform::{agree, html, junit, text};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,8 +53,8 @@ impl Chosen {
     /// Prints them with their rules.
     pub fn list(&self) {
         let entries: Vec<&Entry> = self.entries().collect();
-        print!("{}", catalogue::list(&entries));
-        println!("\n{} checks", entries.len());
+        ui::text(format_args!("{}", catalogue::list(&entries)));
+        ui::line(format_args!("\n{} checks", entries.len()));
     }
 }
 
@@ -147,10 +148,15 @@ fn run_all(
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, profile)) = columns.get(at) else { return };
+            let broken = |why: String| TestbedResult::absent(name, "", State::Broken(why));
             let result = match profile {
-                Ok(profile) => agree::run(profile, setting, catalogue, patterns, interrupted)
-                    .unwrap_or_else(|why| TestbedResult::absent(name, "", State::Broken(why.to_string()))),
-                Err(why) => TestbedResult::absent(name, "", State::Broken(why.clone())),
+                // A mistake of ours with one hypervisor does not lose the results of the others.
+                Ok(profile) => catch_unwind(AssertUnwindSafe(|| {
+                    agree::run(profile, setting, catalogue, patterns, interrupted)
+                        .unwrap_or_else(|why| broken(why.to_string()))
+                }))
+                .unwrap_or_else(|_| broken("the suite itself has failed; what it said is above".into())),
+                Err(why) => broken(why.clone()),
             };
             let word = match &result.state {
                 State::Ran => format!("{} ({:.1} s)", text::cell(result.counts(None)), result.seconds),
@@ -176,22 +182,22 @@ fn run_all(
 }
 
 fn report(suite: &Suite) {
-    println!();
+    ui::line("");
     if suite.ran().next().is_some() {
         let coloured = |row: Vec<String>| row.iter().map(|cell| ui::verdict(cell)).collect();
         ui::table(&text::matrix(suite).into_iter().map(coloured).collect::<Vec<_>>());
-        println!();
+        ui::line("");
     }
-    text::versions(suite).iter().for_each(|line| println!("  {line}"));
-    text::absences(suite).iter().for_each(|line| println!("  {line}"));
-    text::failures(suite).lines().for_each(|line| println!("  {}", ui::verdict(line)));
+    text::versions(suite).iter().for_each(|line| ui::line(format_args!("  {line}")));
+    text::absences(suite).iter().for_each(|line| ui::line(format_args!("  {line}")));
+    text::failures(suite).lines().for_each(|line| ui::line(format_args!("  {}", ui::verdict(line))));
     let count = suite.ran().count();
     let word = match (count, suite.succeeded()) {
         (0, _) => "nothing ran",
         (_, true) => "nothing failed that is not listed as a known defect",
         (_, false) => "FAILED",
     };
-    println!("{count} of {} testbeds ran: {}", suite.testbeds.len(), ui::verdict(word));
+    ui::line(format_args!("{count} of {} testbeds ran: {}", suite.testbeds.len(), ui::verdict(word)));
 }
 
 /// The files for the results, opened before anything takes time.
@@ -209,7 +215,9 @@ impl Outputs {
     pub fn create(options: &SuiteOptions) -> Result<Self> {
         let open = |path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            // What an earlier run left is kept until there is something better.
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
             anyhow::Ok(Some((path.clone(), file)))
         };
         Ok(Self { html: open(&options.html)?, junit: open(&options.junit)?, json: open(&options.json)? })
@@ -218,7 +226,10 @@ impl Outputs {
     fn write(self, suite: &Suite) -> Result<()> {
         let write = |output: Option<(PathBuf, File)>, text: &dyn Fn() -> Result<String>| {
             let Some((path, mut file)) = output else { return Ok(()) };
-            file.write_all(text()?.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+            let text = text()?;
+            let emptied = if file.metadata().is_ok_and(|file| file.is_file()) { file.set_len(0) } else { Ok(()) };
+            let written = emptied.and_then(|()| file.write_all(text.as_bytes()));
+            written.with_context(|| format!("cannot write {}", path.display()))
         };
         write(self.html, &|| Ok(html::page(suite)))?;
         write(self.junit, &|| Ok(junit::xml(suite)?))?;

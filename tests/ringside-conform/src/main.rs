@@ -103,7 +103,7 @@ struct Parts {
 }
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
+    match dispatch(Cli::parse().command).and_then(|code| ui::printed().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ringside-conform: {error:#}");
@@ -165,7 +165,7 @@ fn run(options: &SuiteOptions, parts: &Parts) -> Result<ExitCode> {
     let interrupted = command::interruption()?;
     let result = command::run(options, &chosen, &columns, setting, outputs, &interrupted);
     if !matches!(result, Ok(code) if code == ExitCode::SUCCESS) {
-        println!("logs: {}", folder.keep().display());
+        ui::line(format_args!("logs: {}", folder.keep().display()));
     }
     result
 }
@@ -174,7 +174,7 @@ fn show(name: &str) -> Result<()> {
     let all = catalogue::all();
     let entry = all.iter().find(|entry| entry.name == name);
     let entry = entry.ok_or_else(|| anyhow!("there is no check {name}; list shows them"))?;
-    println!("{}\n", entry.name);
+    ui::line(format_args!("{}\n", entry.name));
     let rows = [
         ("rule", &entry.rule),
         ("clause", &entry.clause),
@@ -195,7 +195,7 @@ fn profiles(name: Option<&str>) -> Result<()> {
         return Ok(());
     };
     let text = parts::profile_text(name).ok_or_else(|| anyhow!("there is no profile {name}; profiles lists them"))?;
-    print!("{text}");
+    ui::text(format_args!("{text}"));
     Ok(())
 }
 
@@ -218,15 +218,15 @@ fn export(path: &Path, format: Format, cmdline: &str, force: bool, parts: &Parts
 fn compare(before: &Path, after: &Path) -> Result<ExitCode> {
     let (before, after) = (Results::read(before)?, Results::read(after)?);
     if !before.has_catalogue_of(&after) {
-        println!("the two runs are of different versions of the suite");
+        ui::line(format_args!("the two runs are of different versions of the suite"));
     }
-    before.alone(&after).for_each(|testbed| println!("{testbed}: in one of the two only"));
+    before.alone(&after).for_each(|testbed| ui::line(format_args!("{testbed}: in one of the two only")));
     let changes = before.changes(&after);
     let row = |change: &Change| {
         vec![change.testbed.clone(), change.check.clone(), change.before.clone(), "->".into(), change.after.clone()]
     };
     ui::table(&changes.iter().map(row).collect::<Vec<_>>());
     let worse = changes.iter().filter(|change| change.is_worse()).count();
-    println!("{} outcomes are others, {worse} of them worse", changes.len());
+    ui::line(format_args!("{} outcomes are others, {worse} of them worse", changes.len()));
     Ok(if worse == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

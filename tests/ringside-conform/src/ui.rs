@@ -1,20 +1,55 @@
 //! What the user sees: progress, verdicts and tables. Plain text where there is no terminal.
 
+use anyhow::{Result, bail};
 use console::{Alignment, Term, measure_text_width, pad_str, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Why nothing more is printed.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line. A reader that has gone, or a full disk, does not end what is being done: see [`printed`].
+pub fn line(text: impl Display) {
+    self::text(format_args!("{text}\n"));
+}
+
+/// The same without an end of the line.
+pub fn text(text: impl Display) {
+    if FAILED.get().is_some() {
+        return;
+    }
+    let mut out = io::stdout().lock();
+    let printed = out.write_all(text.to_string().as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = printed {
+        // Another thread may have been first.
+        let _ = FAILED.set(error);
+    }
+}
+
+/// Whether everything was printed. A reader that closes early, as `head` does, has had enough.
+///
+/// # Errors
+/// When the output could not be written.
+pub fn printed() -> Result<()> {
+    match FAILED.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => bail!("cannot write to standard output: {error}"),
+        _ => Ok(()),
+    }
+}
 
 /// A message about what happens now.
 pub fn say(text: &str) {
-    println!("{} {text}", style("==>").cyan().bold());
+    line(format_args!("{} {text}", style("==>").cyan().bold()));
 }
 
 /// Progress of something that takes a while: a spinner on a terminal, else one line.
 pub fn progress(text: &str) -> ProgressBar {
     if !Term::stderr().is_term() {
-        println!("    {text}");
+        line(format_args!("    {text}"));
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
@@ -63,7 +98,10 @@ impl Checks {
         *text = format!("{testbed} {done}/{}, {last}", self.total);
         if self.bars.is_none() && state.printed.elapsed() >= NOW_AND_THEN {
             state.printed = Instant::now();
-            println!("    {}", state.running.values().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; "));
+            line(format_args!(
+                "    {}",
+                state.running.values().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
+            ));
         }
     }
 
@@ -90,8 +128,8 @@ impl Checks {
     /// Prints a line above those that change.
     pub fn say(&self, text: &str) {
         match &self.bars {
-            Some(bars) => bars.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bars) => bars.suspend(|| line(format_args!("{text}"))),
+            None => line(format_args!("{text}")),
         }
     }
 }
@@ -119,7 +157,7 @@ pub fn table(rows: &[Vec<String>]) {
     for row in rows {
         let cells: Vec<_> =
             row.iter().zip(&widths).map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None)).collect();
-        println!("  {}", cells.join("  ").trim_end());
+        line(format_args!("  {}", cells.join("  ").trim_end()));
     }
 }
 

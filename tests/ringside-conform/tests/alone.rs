@@ -9,7 +9,7 @@ use ringside_tests::testbed::{QEMU, find_program};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// The program, and the folder that it is in.
@@ -94,6 +94,33 @@ fn what_is_inside_can_be_looked_at_and_taken_out() {
         String::from_utf8(unknown.stderr).unwrap(),
         "ringside-conform: there is no check block/nonsense; list shows them\n"
     );
+}
+
+#[test]
+fn output_that_nobody_takes_ends_quietly_and_a_full_disk_is_an_error() {
+    let Some(alone) = Alone::new("output_that_nobody_takes_ends_quietly_and_a_full_disk_is_an_error") else { return };
+    let to = |output: Stdio| {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(&alone.program).arg("list").stdout(output).stderr(Stdio::piped());
+        command.spawn().unwrap().wait_with_output().unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let closed = to(writer.into());
+    assert_eq!((closed.status.code(), closed.stderr.as_slice()), (Some(0), &b""[..]));
+    let full = to(fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
+    let told = "ringside-conform: cannot write to standard output: No space left on device (os error 28)\n";
+    assert_eq!((full.status.code(), String::from_utf8(full.stderr).unwrap()), (Some(1), told.into()));
+}
+
+#[test]
+fn results_of_an_earlier_run_outlive_one_that_does_not_end() {
+    let Some(alone) = Alone::new("results_of_an_earlier_run_outlive_one_that_does_not_end") else { return };
+    fs::write(alone.folder.path().join("results.json"), "earlier").unwrap();
+    let arguments =
+        ["run", "--on", "qemu-tcg-microvm", "--only", "mm/*", "--image", "nowhere", "--json", "results.json"];
+    assert!(!alone.run(&arguments).status.success());
+    assert_eq!(fs::read_to_string(alone.folder.path().join("results.json")).unwrap(), "earlier");
 }
 
 #[test]

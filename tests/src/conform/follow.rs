@@ -115,6 +115,10 @@ impl<'a> Follower<'a> {
             if interrupted.load(Ordering::Relaxed) {
                 return self.ended_badly("interrupted".into());
             }
+            if self.profile.ends == Ends::Stays && ended_at.is_some_and(|at| at.elapsed() >= LAST_LINES_MAX) {
+                // It is ended by us, whatever it goes on saying.
+                return;
+            }
             if ended_at.is_some_and(|at| at.elapsed() >= END_MAX) {
                 let seconds = END_MAX.as_secs();
                 return self

@@ -139,7 +139,7 @@ fn boot(
 
 fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted: &AtomicBool) -> End {
     let deadline = Instant::now() + MACHINE_MAX.min(profile.timeout());
-    let (mut gone_at, mut lines) = (None::<Instant>, Lines::default());
+    let (mut gone_at, mut through_at, mut lines) = (None::<Instant>, None::<Instant>, Lines::default());
     loop {
         match running.console.next(TICK) {
             Event::Line(line) => {
@@ -156,6 +156,13 @@ fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted
             }
             Event::Quiet if case.through && profile.ends == Ends::Stays => return (Ok(()), None),
             Event::Quiet => {}
+        }
+        // It is ended by us, whatever it goes on saying.
+        if case.through
+            && profile.ends == Ends::Stays
+            && through_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX
+        {
+            return (Ok(()), None);
         }
         if interrupted.load(Ordering::Relaxed) {
             return (Err("interrupted".into()), None);

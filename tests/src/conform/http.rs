@@ -1,12 +1,11 @@
 //! Requests to the HTTP socket of Firecracker or Cloud Hypervisor: JSON out, a status back. `httparse` reads the answer.
 
+use crate::socket::Bounded;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A socket is there, and an answer comes, within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,22 +18,13 @@ const HEADERS_MAX: usize = 32;
 /// # Errors
 /// When there is none, or the answer is not one of success: with what it says.
 pub fn request(socket: &Path, method: &str, place: &str, body: &Value) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(error) if Instant::now() >= deadline => {
-                return Err(error).with_context(|| format!("cannot connect to {}", socket.display()));
-            }
-            Err(_) => thread::sleep(Duration::from_millis(50)),
-        }
-    };
+    let stream = Bounded::connect(socket, PATIENCE);
+    let stream = stream.with_context(|| format!("cannot connect to {}", socket.display()))?;
     exchange(stream, method, place, body).with_context(|| format!("{method} {place} {body}"))
 }
 
-fn exchange(mut stream: UnixStream, method: &str, place: &str, body: &Value) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(mut stream: Bounded, method: &str, place: &str, body: &Value) -> Result<()> {
+    stream.restart(PATIENCE);
     let body = body.to_string();
     let head = format!(
         "{method} {place} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
@@ -83,6 +73,7 @@ mod tests {
     use super::*;
     use serde_json::json;
     use std::os::unix::net::UnixListener;
+    use std::thread;
 
     /// What a server hears that answers so, in pieces.
     fn served(answer: &'static str) -> (String, Result<()>) {

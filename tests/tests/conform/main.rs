@@ -224,6 +224,34 @@ fn a_program_that_stays_is_ended_where_the_profile_says_so() {
 }
 
 #[test]
+fn a_program_that_stays_may_go_on_printing() {
+    let bench = Bench::new();
+    let result = bench.run(&format!("{GOOD}\nwhile echo more; do sleep 0.02; done"), "ends = 'stays'");
+    assert!(result.succeeded(), "{:?}", result.problems);
+}
+
+#[test]
+fn a_probe_that_is_not_read_and_a_request_without_a_text_are_bounded() {
+    let bench = Bench::new();
+    let probe =
+        format!("[probe]\nargs = ['-c', 'exec sleep 600']\ninput = '{}'\notherwise = 'too slow'", "x".repeat(100_000));
+    let started = Instant::now();
+    assert!(matches!(bench.run(GOOD, &probe).state, State::Skipped(why) if why.contains("too slow")));
+    let request = format!("echo '@request echo waiting text='\n{GOOD}");
+    let actions = "files = []\n[host_actions]\nprotocol = 'qmp'\ncan = ['echo']";
+    let mut profile = bench.profile(&request, "");
+    profile.host_actions = Profile::parse(
+        Path::new("fake.toml"),
+        &format!("name='a'\ntitle='b'\nprogram='c'\nargs=['{{image}}','{{cmdline}}','{{control}}']\ntimeout_seconds=1\n{actions}"),
+    )
+    .unwrap()
+    .host_actions;
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    assert_eq!(result.counts(None).pass, 3, "{:?}", result.problems);
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_console_that_is_held_open_by_somebody_else_is_not_waited_for() {
     let bench = Bench::new();
     let started = Instant::now();

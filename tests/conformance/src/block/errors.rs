@@ -21,7 +21,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "block/unknown-type-is-unsupported",
         rule: "A request that the device does not know is UNSUPP",
-        clause: DEVICE,
+        clause: OPERATION,
         method: "Types 0x7fff and 0xffffffff without data",
         expectation: "Status 2",
         run: |cx| {
@@ -36,7 +36,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "block/unknown-type-with-data-is-unsupported",
         rule: "A request that the device does not know is UNSUPP",
-        clause: DEVICE,
+        clause: OPERATION,
         method: "Type 0x7fff with a writable sector",
         expectation: "Status 2",
         run: |cx| {
@@ -225,6 +225,24 @@ pub(crate) const CHECKS: &[Check] = checks![
         },
     },
     Check {
+        name: "block/zone-requests-are-unsupported-without-zones",
+        rule: "Without ZONED, requests about zones are UNSUPP",
+        clause: DEVICE,
+        method: "ZONE_APPEND, ZONE_REPORT, ZONE_OPEN, ZONE_CLOSE, ZONE_FINISH, ZONE_RESET and ZONE_RESET_ALL without the feature",
+        expectation: "Status 2",
+        run: |cx| {
+            let mut disk = Disk::start(cx, 0, 8)?;
+            let data = disk.sectors(1)?;
+            for (kind, dir) in ZONE_REQUESTS {
+                let links = [link(&data, dir)];
+                let parts = if kind == ZONE_APPEND || kind == ZONE_REPORT { &links[..] } else { &[] };
+                let status = disk.request(RequestType(kind), 0, parts)?.status;
+                equal(&format!("status of type {kind}"), UNSUPP, status)?;
+            }
+            Ok(())
+        },
+    },
+    Check {
         name: "block/requests-not-offered-are-unsupported",
         rule: "A request that the device does not offer is UNSUPP",
         clause: DEVICE,
@@ -257,6 +275,19 @@ pub(crate) const CHECKS: &[Check] = checks![
 #[cfg(feature = "guest")]
 mod code {
     use super::*;
+
+    pub const ZONE_APPEND: u32 = 15;
+    pub const ZONE_REPORT: u32 = 16;
+    /// The types, and the direction of their data.
+    pub const ZONE_REQUESTS: [(u32, Dir); 7] = [
+        (ZONE_APPEND, Dir::Out),
+        (ZONE_REPORT, Dir::In),
+        (18, Dir::Out),
+        (20, Dir::Out),
+        (22, Dir::Out),
+        (24, Dir::Out),
+        (26, Dir::Out),
+    ];
 
     /// A read there ends in IOERR.
     pub fn fails(cx: &Context, count: usize, sector: impl FnOnce(&Disk<'_>) -> u64) -> Verdict {

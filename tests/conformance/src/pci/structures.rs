@@ -25,6 +25,7 @@ const DISCOVERY: &str = "4.1.2.1 Device Requirements: PCI Device Discovery";
 const LAYOUT: &str = "4.1.3.2 Device Requirements: PCI Device Layout";
 const CAPABILITIES: &str = "4.1.4 Virtio Structure PCI Capabilities";
 const EXTRA: &str = "4.1.4.2 Device Requirements: Virtio Structure PCI Capabilities";
+const COMMON_TEXT: &str = "4.1.4.3 Common configuration structure layout";
 const COMMON: &str = "4.1.4.3.1 Device Requirements: Common configuration structure layout";
 const NOTIFY: &str = "4.1.4.4.1 Device Requirements: Notification capability";
 const ECAM: &str = "PCI Express 5.0, 7.2.2 PCI Express Enhanced Configuration Access Mechanism (ECAM); 4.1.1 Device Requirements: Virtio Over PCI Bus";
@@ -79,7 +80,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "pci/structures-lie-in-bars-0-to-5",
         rule: "A structure that a driver uses lies in a memory BAR that is there",
         clause: CAPABILITIES,
-        method: "Read bar of each of the four structures",
+        method: "Read bar of each common configuration, notification structure and interrupt status",
         expectation: "0 to 5",
         run: |cx| on(cx, structures_lie_in_bars),
     },
@@ -183,7 +184,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "pci/feature-selector-reads-back",
         rule: "device_feature_select is readable",
-        clause: COMMON,
+        clause: COMMON_TEXT,
         method: "Write 1 and 0, read after each",
         expectation: "As written",
         run: |cx| driven(cx, |_, windows| {
@@ -199,9 +200,25 @@ pub(crate) const CHECKS: &[Check] = checks![
         }),
     },
     Check {
+        name: "pci/accepted-features-read-back",
+        rule: "driver_feature shows the valid bits that the driver has written",
+        clause: COMMON,
+        method: "Write the offered bits to both words of driver_feature, read them",
+        expectation: "As written",
+        run: |cx| each(cx, Bus::Pci, |target| {
+            let dev = Dev::new(target)?;
+            dev.regs().set_features(dev.offered);
+            [0, 1].into_iter().try_for_each(|select| {
+                let offered = (dev.offered >> (32 * select)) as u32;
+                let shown = dev.regs().accepted_word(select).unwrap_or(0);
+                equal(&format!("offered bits in word {select} of driver_feature"), offered, shown & offered)
+            })
+        }),
+    },
+    Check {
         name: "pci/queue-size-reads-back",
         rule: "A smaller queue size that the driver writes is taken",
-        clause: COMMON,
+        clause: COMMON_TEXT,
         method: "Write 4 to queue_size of queue 0",
         expectation: "Reads 4",
         run: |cx| {
@@ -216,7 +233,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "pci/reset-restores-queue-size",
         rule: "A reset brings the largest queue size back",
-        clause: COMMON,
+        clause: COMMON_TEXT,
         method: "Write 4 to queue_size, reset, read",
         expectation: "As before the write",
         run: |cx| {
@@ -236,7 +253,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     Check {
         name: "pci/queue-addresses-read-back",
         rule: "Queue addresses are readable",
-        clause: "4.1.4.3 Common configuration structure layout",
+        clause: COMMON_TEXT,
         method: "Write an address to queue_desc of queue 0, read both halves",
         expectation: "As written",
         run: |cx| {

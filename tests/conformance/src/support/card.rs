@@ -200,10 +200,18 @@ impl<'a> Card<'a> {
     /// # Errors
     /// Those of sending and receiving.
     pub fn try_echo(&mut self, frame: &[u8], patience: u64) -> Result<Option<Received>, End> {
+        self.try_echo_after(Header::default(), frame, patience)
+    }
+
+    /// The same after another header.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_echo_after(&mut self, header: Header, frame: &[u8], patience: u64) -> Result<Option<Received>, End> {
         if self.stock.is_none() {
             self.stock(BUFFER, 16)?;
         }
-        self.send_frame(Header::default(), frame)?;
+        self.send_frame(header, frame)?;
         self.receive_where(patience, |received| {
             // After a VLAN's tag, too, the tag of a frame is among these.
             received.get(12..ETHERNET_HEADER + 8) == frame.get(12..ETHERNET_HEADER + 8)
@@ -215,7 +223,15 @@ impl<'a> Card<'a> {
     /// # Errors
     /// A failure when it does not.
     pub fn echo(&mut self, frame: &[u8]) -> Result<Received, End> {
-        let Some(received) = self.try_echo(frame, 5 * PATIENCE)? else {
+        self.echo_after(Header::default(), frame)
+    }
+
+    /// The same after another header.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn echo_after(&mut self, header: Header, frame: &[u8]) -> Result<Received, End> {
+        let Some(received) = self.try_echo_after(header, frame, 5 * PATIENCE)? else {
             let what = alloc::format!("a frame of {} bytes sent to the echo peer", frame.len());
             return Err(fail(&what, "its echo within 5 s", "none"));
         };
@@ -231,6 +247,11 @@ impl<'a> Card<'a> {
         find_echo_peer(cx)?;
         Self::start(cx, features)
     }
+}
+
+/// A frame with the tag of a VLAN. Its echo is recognized by what follows the addresses: the tag, and after it the protocol.
+pub fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0x00], &id.to_be_bytes(), &frame[12..]].concat()
 }
 
 /// Goes on only if an echo peer echoes frames here.

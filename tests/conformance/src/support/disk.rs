@@ -123,7 +123,7 @@ impl<'a> Disk<'a> {
     pub fn request(&mut self, kind: RequestType, sector: u64, data: &[Link]) -> Result<Answer, End> {
         let links = self.links(0, kind, sector, data);
         if links.len() > usize::from(self.queue.size) {
-            return Err(error("the queue is too short"));
+            return Err(skip(format_args!("the queue has only {} entries", self.queue.size)));
         }
         let head = self.queue.chain(0, &links);
         self.run(head)

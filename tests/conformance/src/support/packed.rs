@@ -2,7 +2,8 @@
 
 use super::device::Dev;
 use super::raw::{Buf, Dir, Link, PATIENCE, wait_until};
-use super::{End, fail, holds};
+use super::{End, fail, holds, skip};
+use alloc::format;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
@@ -74,13 +75,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Sets a queue up, as large as the device and `size` allow.
+    /// Sets a queue up, with at least so many entries.
     ///
     /// # Errors
-    /// As [`Dev::queue`].
-    pub fn on(dev: &Dev<'_>, index: u16, size: u16) -> Result<Self, End> {
+    /// As [`Dev::queue`]; not applicable where the queue is shorter.
+    pub fn on(dev: &Dev<'_>, index: u16, wanted: u16) -> Result<Self, End> {
         let parts = |size: u16| [usize::from(size) * size_of::<Descriptor>(), 4, 4];
-        let (size, [ring, driver_event, device_event], notify_at) = dev.place(index, size, parts)?;
+        let (size, [ring, driver_event, device_event], notify_at) = dev.place(index, wanted, parts)?;
+        if size < wanted {
+            return Err(skip(format!("the queue has only {size} entries")));
+        }
         let (next, seen) = (Place::FIRST, Place::FIRST);
         let lists = alloc::vec![1; IDS.into()];
         Ok(Self { size, ring, driver_event, device_event, index, notify_at, next, seen, lists })

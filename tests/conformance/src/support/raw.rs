@@ -4,9 +4,11 @@
 //! kept until the device has confirmed its reset (see `device.rs`).
 
 use super::registers::Regs;
-use super::{End, Verdict, advice, equal, fail, holds};
+use super::{End, Verdict, advice, equal, fail, holds, skip};
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::{Ordering, fence};
 use frontends::memory::{DmaPages, PAGE_SIZE, RawPages};
 use guest_kernel::mm::dma::DMA;
@@ -183,16 +185,21 @@ pub struct Queue {
     pub notify_at: usize,
     next: u16,
     seen: u16,
+    /// A check needs more descriptors than the queue has.
+    too_short: Cell<bool>,
 }
 
 impl Queue {
     pub fn new(index: u16, size: u16, parts: [Buf; 3], notify_at: usize) -> Self {
         let [table, available, used] = parts;
-        Self { index, size, table, available, used, notify_at, next: 0, seen: 0 }
+        Self { index, size, table, available, used, notify_at, next: 0, seen: 0, too_short: Cell::new(false) }
     }
 
     /// Writes a descriptor.
     pub fn describe(&self, at: u16, (address, len, dir): Link, next: Option<u16>) {
+        if at >= self.size {
+            return self.too_short.set(true);
+        }
         let mut flags = if dir == Dir::In { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
         flags.set(DescriptorFlags::NEXT, next.is_some());
         write_descriptor(&self.table, at, address, len, flags, next.unwrap_or(0));
@@ -214,6 +221,10 @@ impl Queue {
 
     /// Writes a descriptor that refers to an indirect table of `entries`.
     pub fn indirect(&self, at: u16, table: &Buf, entries: u16) -> u16 {
+        if at >= self.size {
+            self.too_short.set(true);
+            return at;
+        }
         let len = u32::from(entries) * 16;
         write_descriptor(&self.table, at, table.address(), len, DescriptorFlags::INDIRECT, 0);
         at
@@ -228,6 +239,10 @@ impl Queue {
 
     /// Shows what was offered.
     pub fn publish(&self) {
+        if self.too_short.get() {
+            // There are chains with ends missing.
+            return;
+        }
         fence(Ordering::Release);
         self.available.write16(ring::INDEX_OFFSET, self.next);
         fence(Ordering::SeqCst);
@@ -302,12 +317,21 @@ impl Queue {
     /// # Errors
     /// A failure when they do not come.
     pub fn wait_for(&self, count: u16) -> Result<(), End> {
+        self.is_long_enough()?;
         let there = || self.used_index().wrapping_sub(self.seen) >= count;
         if wait_until(PATIENCE, there) {
             return Ok(());
         }
         let saw = self.used_index().wrapping_sub(self.seen);
         Err(fail("the device does not answer", format_args!("{count} used elements in 5 s"), saw))
+    }
+
+    /// Goes on only if everything that was described had room.
+    ///
+    /// # Errors
+    /// Not applicable with a queue that is too short.
+    pub fn is_long_enough(&self) -> Verdict {
+        if self.too_short.get() { Err(skip(format!("the queue has only {} entries", self.size))) } else { Ok(()) }
     }
 
     /// Waits for one element and takes it.
