@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -84,7 +84,8 @@ pub fn run(
 ) -> Result<ExitCode> {
     let ready: Vec<&str> =
         columns.iter().filter(|(_, profile)| profile.is_ok()).map(|(name, _)| name.as_str()).collect();
-    ui::say(&format!("{} checks on {}", chosen.entries().count(), ready.join(", ")));
+    let on = if ready.is_empty() { "no testbed".into() } else { ready.join(", ") };
+    ui::say(&format!("{} checks on {on}", chosen.entries().count()));
     let shown = Arc::new(ui::Checks::new(chosen.entries().count()));
     let (watched, verbose) = (shown.clone(), options.verbose);
     let progress = Progress::new(move |testbed, step| match step {
@@ -98,11 +99,12 @@ pub fn run(
         testbeds.iter_mut().for_each(TestbedResult::make_strict);
     }
     let suite = Suite { catalogue: chosen.entries().cloned().collect(), testbeds };
-    outputs.write(&suite)?;
+    let written = outputs.write(&suite);
     if interrupted.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
     report(&suite);
+    written?;
     Ok(if suite.succeeded() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -211,8 +213,20 @@ impl Outputs {
     /// Opens those that are asked for.
     ///
     /// # Errors
-    /// When one cannot be written.
+    /// When one cannot be written, is another one as well, or is what we read.
     pub fn create(options: &SuiteOptions) -> Result<Self> {
+        let outputs = [("--html", &options.html), ("--junit", &options.junit), ("--json", &options.json)];
+        let outputs = outputs.iter().filter_map(|(option, path)| Some((*option, path.as_ref()?)));
+        let inputs = options.profile.iter().map(|path| ("--profile", path));
+        let mut taken: Vec<(&str, PathBuf)> =
+            inputs.filter_map(|(option, path)| Some((option, path.canonicalize().ok()?))).collect();
+        for (option, path) in outputs {
+            let Some(place) = place_of(path) else { continue };
+            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == place) {
+                bail!("{option} would overwrite {}, which is {other}", path.display());
+            }
+            taken.push((option, place));
+        }
         let open = |path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
             // What an earlier run left is kept until there is something better.
@@ -231,9 +245,22 @@ impl Outputs {
             let written = emptied.and_then(|()| file.write_all(text.as_bytes()));
             written.with_context(|| format!("cannot write {}", path.display()))
         };
-        write(self.html, &|| Ok(html::page(suite)))?;
-        write(self.junit, &|| Ok(junit::xml(suite)?))?;
-        write(self.json, &|| Ok(suite.json()?))
+        // One that cannot be written does not lose the others.
+        let html = write(self.html, &|| Ok(html::page(suite)));
+        let junit = write(self.junit, &|| Ok(junit::xml(suite)?));
+        let json = write(self.json, &|| Ok(suite.json()?));
+        html.and(junit).and(json)
+    }
+}
+
+/// Where a regular file is or will be; several may go to a device or a pipe.
+fn place_of(path: &Path) -> Option<PathBuf> {
+    match path.metadata() {
+        Ok(there) => there.is_file().then(|| path.canonicalize().ok()).flatten(),
+        Err(_) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(folder.canonicalize().ok()?.join(path.file_name()?))
+        }
     }
 }
 

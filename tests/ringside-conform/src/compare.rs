@@ -16,6 +16,8 @@ pub struct Results {
     outcomes: Outcomes,
     /// By testbed, the checks that were made to their end: neither skipped nor impossible nor never reached.
     ran: BTreeMap<String, BTreeSet<String>>,
+    /// The testbeds that did not run: whether they were skipped or broken, and why.
+    absent: BTreeMap<String, (String, String)>,
 }
 
 /// A check whose outcome is another.
@@ -56,8 +58,11 @@ impl Results {
         let value: Value = serde_json::from_str(text)?;
         ensure!(value["format"] == 1, "its format is {}, not 1", value["format"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (mut outcomes, mut ran) = (Outcomes::new(), BTreeMap::new());
+        let (mut outcomes, mut ran, mut absent) = (Outcomes::new(), BTreeMap::new(), BTreeMap::new());
         for testbed in value["testbeds"].as_array().context("it has no testbeds")? {
+            if testbed["state"].as_str().is_some_and(|state| state != "ran") {
+                absent.insert(text(&testbed["name"]), (text(&testbed["state"]), text(&testbed["why"])));
+            }
             let checks = testbed["checks"].as_array().into_iter().flatten();
             let made = |check: &&Value| matches!(check["outcome"].as_str(), Some("pass" | "advice" | "fail"));
             let names = checks.clone().filter(made).map(|check| text(&check["name"])).collect();
@@ -69,7 +74,13 @@ impl Results {
             let checks = checks.map(|check| (text(&check["name"]), outcome(check))).collect();
             outcomes.insert(text(&testbed["name"]), checks);
         }
-        Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes, ran })
+        Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes, ran, absent })
+    }
+
+    /// The testbeds that ran and in `after` did not: name, whether they are skipped or broken there, and why.
+    pub fn ran_before<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+        let absent = after.absent.iter().filter(|(name, _)| self.testbeds().any(|testbed| testbed == *name));
+        absent.map(|(name, (state, why))| (name.as_str(), state.as_str(), why.as_str()))
     }
 
     /// The version of the catalogue that the run had.
@@ -93,10 +104,13 @@ impl Results {
         self.catalogue == other.catalogue
     }
 
-    /// What is different in `after`, on the testbeds that both have.
+    /// What is different in `after`, on the testbeds that ran in both.
     pub fn changes(&self, after: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (testbed, before) in &self.outcomes {
+            if self.absent.contains_key(testbed) || after.absent.contains_key(testbed) {
+                continue;
+            }
             let Some(after) = after.outcomes.get(testbed) else { continue };
             let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
             names.sort();

@@ -114,6 +114,42 @@ fn output_that_nobody_takes_ends_quietly_and_a_full_disk_is_an_error() {
 }
 
 #[test]
+fn a_result_that_cannot_be_written_does_not_lose_the_others_and_none_overwrites_another() {
+    let test = "a_result_that_cannot_be_written_does_not_lose_the_others_and_none_overwrites_another";
+    let Some(alone) = Alone::new(test) else { return };
+    let run = ["run", "--on", "qemu-tcg-microvm", "--only", "mm/*"];
+    let full = alone.run(&[&run[..], &["--html", "/dev/full", "--json", "kept.json"]].concat());
+    let (said, error) = (String::from_utf8(full.stdout).unwrap(), String::from_utf8(full.stderr).unwrap());
+    assert_eq!(full.status.code(), Some(1));
+    assert!(said.contains("1 of 1 testbeds ran") && error.contains("cannot write /dev/full"), "{said}\n{error}");
+    alone.succeed(&["compare", "kept.json", "kept.json"]);
+    let same = alone.run(&[&run[..], &["--junit", "kept.json", "--json", "./kept.json"]].concat());
+    let told = "ringside-conform: --json would overwrite ./kept.json, which is --junit\n";
+    assert_eq!((same.status.code(), String::from_utf8(same.stderr).unwrap()), (Some(1), told.into()));
+    alone.succeed(&["compare", "kept.json", "kept.json"]);
+    // A testbed that ran and is broken now is worse.
+    fs::write(alone.folder.path().join("bad.toml"), "nonsense = 1").unwrap();
+    assert!(!alone.run(&["run", "--profile", "bad.toml", "--json", "bad.json"]).status.success());
+    let bad = fs::read_to_string(alone.folder.path().join("bad.json")).unwrap();
+    fs::write(alone.folder.path().join("bad.json"), bad.replace("\"bad\"", "\"qemu-tcg-microvm\"")).unwrap();
+    let compared = alone.run(&["compare", "kept.json", "bad.json"]);
+    let said = String::from_utf8(compared.stdout).unwrap();
+    assert!(!compared.status.success() && said.contains("ran before, is broken now"), "{said}");
+    assert_eq!(alone.names(), ["bad.json", "bad.toml", "kept.json", "ringside-conform"], "no folder is left");
+}
+
+#[test]
+fn a_device_is_not_replaced_by_a_file() {
+    let Some(alone) = Alone::new("a_device_is_not_replaced_by_a_file") else { return };
+    let pipe = alone.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let refused = alone.run(&["export-image", "pipe", "--force"]);
+    let told = "ringside-conform: cannot write pipe: it exists and is not a regular file\n";
+    assert_eq!(String::from_utf8(refused.stderr).unwrap(), told);
+    assert!(!fs::metadata(&pipe).unwrap().is_file());
+}
+
+#[test]
 fn results_of_an_earlier_run_outlive_one_that_does_not_end() {
     let Some(alone) = Alone::new("results_of_an_earlier_run_outlive_one_that_does_not_end") else { return };
     fs::write(alone.folder.path().join("results.json"), "earlier").unwrap();

@@ -103,14 +103,13 @@ impl<'a> Follower<'a> {
                     }
                 }
                 Event::Closed => break,
-                // Another process may hold the console open when the program itself is gone; but the last lines come first.
-                Event::Quiet if running.ended().is_some() => {
-                    if gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
-                        break;
-                    }
-                }
                 Event::Quiet if self.through.is_some() && self.profile.ends == Ends::Stays => return,
                 Event::Quiet => {}
+            }
+            // Another process may hold the console open, and go on printing, when the program itself is gone; but the last lines
+            // come first.
+            if running.ended().is_some() && gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
+                break;
             }
             if interrupted.load(Ordering::Relaxed) {
                 return self.ended_badly("interrupted".into());

@@ -149,13 +149,11 @@ fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted
                 case.line(&line);
             }
             Event::Closed => break,
-            Event::Quiet if running.ended().is_some() => {
-                if gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
-                    break;
-                }
-            }
             Event::Quiet if case.through && profile.ends == Ends::Stays => return (Ok(()), None),
             Event::Quiet => {}
+        }
+        if running.ended().is_some() && gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
+            break;
         }
         // It is ended by us, whatever it goes on saying.
         if case.through

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Below the base of all runs.
-const FOLDER: &str = "logs";
+/// In the base folder of runs.
+pub const FOLDER: &str = "logs";
 
 /// The files of one machine.
 #[derive(Clone, Debug)]

@@ -231,6 +231,14 @@ fn a_program_that_stays_may_go_on_printing() {
 }
 
 #[test]
+fn a_daemon_that_goes_on_printing_is_not_waited_for() {
+    let bench = Bench::new();
+    let daemon = "setsid sh -c 'for n in $(seq 1000); do echo more || exit; sleep 0.02; done' &";
+    let result = bench.run(&format!("{daemon}\n{GOOD}\nexit 0"), "timeout_seconds = 15");
+    assert!(result.succeeded(), "{:?}", result.problems);
+}
+
+#[test]
 fn a_probe_that_is_not_read_and_a_request_without_a_text_are_bounded() {
     let bench = Bench::new();
     let probe =

@@ -6,6 +6,8 @@ use shared_abi::bundle::{Header, Part, SLOT_MAGIC, Symbol};
 use zerocopy::{FromBytes, IntoBytes};
 
 const PAGE: usize = 4096;
+/// Bytes of all names of symbols together, at most: several symbols may name one place.
+pub(crate) const NAMES_MAX: usize = 64 << 20;
 
 /// A function of the kernel and its offset from the kernel's virtual base.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,11 +77,16 @@ impl Bundle {
             .filter(|len| *len <= symbols.len())
             .ok_or(bad("more symbols than bytes"))?;
         let (array, names) = symbols.split_at(array);
-        let mut functions = Vec::new();
+        let (mut functions, mut total) = (Vec::new(), 0);
         for symbol in array.chunks_exact(size_of::<Symbol>()) {
             let symbol = Symbol::read_from_bytes(symbol).map_err(|_| bad("a symbol is cut off"))?;
             let name = names.get(symbol.name as usize..).ok_or(bad("a symbol's name lies outside"))?;
             let end = name.iter().position(|byte| *byte == 0).ok_or(bad("a symbol's name does not end"))?;
+            // Many may name one place.
+            total += end;
+            if total > NAMES_MAX {
+                return Err(bad("the symbols' names are longer than 64 MiB together"));
+            }
             let name = String::from_utf8_lossy(&name[..end]).into_owned();
             functions.push(Function { address: symbol.address, name });
         }
@@ -148,6 +155,27 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Bundle::parse(&bytes[..len]).is_err(), "{len} of {} bytes parsed", bytes.len());
         }
+    }
+
+    #[test]
+    fn many_symbols_with_one_long_name_take_no_more_memory_than_there_are_bytes() {
+        let function = |address| Function { address, name: "x".repeat(1 << 20) };
+        let bundle = Bundle { functions: vec![function(1)], ..Bundle::default() };
+        let mut bytes = bundle.compose().unwrap();
+        let (mut header, _) = Header::read_from_prefix(&bytes).unwrap();
+        let at = header.symbols.offset as usize;
+        let one = bytes[at..at + size_of::<Symbol>()].to_vec();
+        let name = Symbol::read_from_bytes(&one).unwrap();
+        let names = bytes[at + size_of::<Symbol>()..].to_vec();
+        bytes.truncate(at);
+        const COUNT: u32 = 100_000;
+        (0..COUNT).for_each(|_| bytes.extend(name.as_bytes()));
+        bytes.extend(names);
+        header.symbol_count = COUNT;
+        header.symbols.len = (bytes.len() - at) as u64;
+        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        let error = Bundle::parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains("longer than 64 MiB"), "{error}");
     }
 
     #[test]

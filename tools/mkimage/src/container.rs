@@ -4,11 +4,13 @@
 //! would then hand out the user's files, or have qemu-img open devices and network addresses. So what names other files is
 //! refused, before qemu-img sees it wherever looking at it would already open them.
 
+use crate::output::Unfinished;
 use crate::{Error, Result, qemu_img, size};
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::Path;
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian, little_endian};
 
 /// The largest disk that is taken out of a container: a file of a few bytes can claim to hold any size.
@@ -99,7 +101,7 @@ impl Container {
             let (bytes, most) = (info.virtual_size, size::display(DISK_MAX));
             return Err(refused(format!("the disk in it has {bytes} bytes; at most {most} are taken")));
         }
-        let raw = NamedTempFile::with_prefix("mkimage-").map_err(failed)?;
+        let raw = Unfinished::new(Builder::new().prefix("mkimage-"), &env::temp_dir()).map_err(failed)?;
         let bytes = fs::metadata(&place).map_err(failed)?.len();
         let most = CONTENT_LEAST.max(bytes.saturating_mul(GROWTH));
         let done = qemu_img::convert((format, &place), ("raw", raw.path()), most, &mut |_| {});

@@ -21,16 +21,19 @@ pub(crate) const LARGEST: u64 = 2 << 30;
 /// When something cannot be read, is no file, folder or link, or is too large.
 pub fn load(path: &Path) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(|why| Error::Read { path: path.into(), why })?;
-    let too_large = || Error::BadName { path: path.into(), why: "an initrd larger than 2 GiB".into() };
     if metadata.is_dir() {
-        pack(path).and_then(|archive| if archive.len() as u64 > LARGEST { Err(too_large()) } else { Ok(archive) })
+        pack(path).and_then(|archive| if archive.len() as u64 > LARGEST { Err(too_large(path)) } else { Ok(archive) })
     } else if metadata.is_file() && metadata.len() > LARGEST {
-        Err(too_large())
+        Err(too_large(path))
     } else if metadata.is_file() {
         fs::read(path).map_err(|why| Error::Read { path: path.into(), why })
     } else {
         Err(Error::OddFile(path.into()))
     }
+}
+
+fn too_large(path: &Path) -> Error {
+    Error::BadName { path: path.into(), why: "an initrd larger than 2 GiB".into() }
 }
 
 fn pack(root: &Path) -> Result<Vec<u8>> {
@@ -39,6 +42,9 @@ fn pack(root: &Path) -> Result<Vec<u8>> {
     for (name, path) in walk(root)? {
         let unreadable = |why| Error::Read { path: path.clone(), why };
         let metadata = fs::symlink_metadata(&path).map_err(unreadable)?;
+        if archive.len() as u64 + metadata.len() > LARGEST {
+            return Err(too_large(root));
+        }
         let kind = metadata.file_type();
         let (mode, content) = if kind.is_dir() {
             (FOLDER | 0o755, Vec::new())
@@ -120,6 +126,16 @@ mod tests {
         let expected = [("a.txt", 0o100_644), ("bin", 0o040_755), ("bin/run", 0o100_755), ("z", 0o120_777)];
         assert_eq!(seen, expected.map(|(name, mode)| (name.to_owned(), mode)));
         assert_eq!(archive, load(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_is_too_large_is_refused_before_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("hole")).unwrap();
+        // More than there is memory for.
+        file.set_len(1 << 42).unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("an initrd larger than 2 GiB"), "{error}");
     }
 
     #[test]

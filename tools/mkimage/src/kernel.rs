@@ -2,7 +2,7 @@
 //!
 //! Trusts nothing in the file; every range that it hands out lies inside.
 
-use crate::bundle::Function;
+use crate::bundle::{Function, NAMES_MAX};
 use crate::{Error, Result, size};
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
@@ -207,7 +207,7 @@ impl<'data> Kernel<'data> {
     /// When the symbol table lies outside the file.
     pub fn functions(&self) -> Result<Vec<Function>> {
         let symbols = self.sections.symbols(LE, self.data, elf::SHT_SYMTAB).map_err(damaged("the symbol table"))?;
-        let mut found = BTreeMap::new();
+        let (mut found, mut total) = (BTreeMap::new(), 0);
         for symbol in symbols.iter() {
             let kind = symbol.st_type();
             if kind != elf::STT_FUNC && !(kind == elf::STT_NOTYPE && self.is_code(symbol.st_shndx(LE).0)) {
@@ -216,6 +216,11 @@ impl<'data> Kernel<'data> {
             let Some(address) = symbol.st_value(LE).checked_sub(KERNEL_VIRTUAL_BASE) else { continue };
             let Ok(address) = u32::try_from(address) else { continue };
             let name = symbols.symbol_name(LE, symbol).map_err(damaged("a symbol name"))?;
+            // Many may name one place.
+            total += name.len();
+            if total > NAMES_MAX {
+                return Err(bad("its symbols' names are longer than 64 MiB together".into()));
+            }
             let name = String::from_utf8_lossy(name);
             if name.is_empty() || name.starts_with(".L") {
                 continue;

@@ -8,9 +8,14 @@ use mkimage::bootable::{self, Format, Image};
 use mkimage::loaders::Loaders;
 use mkimage::output::{self, Existing};
 use mkimage::time::Timestamp;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 
 /// Builds bootable images and data disks. Same input, same bytes out.
 #[derive(Debug, Parser)]
@@ -91,7 +96,25 @@ enum Command {
     },
 }
 
+/// Ends us on a signal, without a file that is half made. A file that may not grow further (SIGXFSZ) is an error of a write.
+fn mind_signals() -> io::Result<()> {
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            output::remove_unfinished();
+            // Ends us: what is not caught any more has its default.
+            let _ = emulate_default_handler(signal);
+        }
+    });
+    Ok(())
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = mind_signals() {
+        eprintln!("mkimage: cannot catch signals: {error}");
+        return ExitCode::FAILURE;
+    }
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

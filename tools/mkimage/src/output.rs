@@ -2,10 +2,12 @@
 
 use crate::{Error, Result};
 use nix::fcntl::{FcntlArg, fcntl};
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use tempfile::{Builder, NamedTempFile};
 
 /// What happens to a file that is there already.
@@ -17,15 +19,24 @@ pub enum Existing {
     Replace,
 }
 
-/// Refuses an output that exists, unless it may be replaced.
+/// Refuses an output that exists, unless it is a file and may be replaced.
 ///
 /// # Errors
-/// [`Error::Exists`].
+/// [`Error::Exists`], [`Error::OutputNotAFile`].
 pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
     if existing == Existing::Keep && fs::symlink_metadata(output).is_ok() {
         return Err(Error::Exists(output.into()));
     }
+    check_file(output)?;
     check_unused(output)
+}
+
+/// Refuses an output that is there and is no regular file: a file would be put in the place of a device or a pipe.
+fn check_file(output: &Path) -> Result<()> {
+    match fs::metadata(output) {
+        Ok(target) if !target.is_file() => Err(Error::OutputNotAFile(output.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses to replace a file that another process has locked: QEMU, Cloud Hypervisor and our host lock the disks of machines that
@@ -76,7 +87,7 @@ pub fn check(output: &Path, inputs: &[&Path]) -> Result<()> {
 /// Those of `fill`, and [`Error::Write`].
 pub fn write(output: &Path, mode: u32, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mut file = temporary_for(output, mode)?;
-    fill(file.as_file_mut())?;
+    fill(file.file())?;
     put(file, output)
 }
 
@@ -98,16 +109,62 @@ pub fn write_path(output: &Path, mode: u32, fill: impl FnOnce(&Path) -> Result<(
     put(file, output)
 }
 
+/// Files that are being made and have no name of their own yet.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes what is being made: for a program that is about to be ended by a signal. Nothing can be put in its place after it.
+pub fn remove_unfinished() {
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(path) = unfinished.pop_first() {
+        // There is nobody to tell.
+        let _ = fs::remove_file(path);
+    }
+    // Whoever wants to make another one waits for the end.
+    std::mem::forget(unfinished);
+}
+
+/// A file under a name of its own, until it is put in its place; it goes when this goes.
+pub(crate) struct Unfinished(NamedTempFile);
+
+impl Unfinished {
+    pub(crate) fn new(builder: &Builder<'_, '_>, folder: &Path) -> io::Result<Self> {
+        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = builder.tempfile_in(folder)?;
+        unfinished.insert(file.path().to_owned());
+        Ok(Self(file))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn file(&mut self) -> &mut File {
+        self.0.as_file_mut()
+    }
+
+    /// Gives it its name, in place of what had that.
+    fn rename(&mut self, output: &Path) -> io::Result<()> {
+        // The name of before is free again: nothing of ours is removed with this.
+        fs::rename(self.path(), output)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).remove(self.0.path());
+    }
+}
+
 /// The folder of a file.
 pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn temporary_for(output: &Path, mode: u32) -> Result<NamedTempFile> {
+fn temporary_for(output: &Path, mode: u32) -> Result<Unfinished> {
     let mut builder = Builder::new();
     builder.prefix(".mkimage-").permissions(Permissions::from_mode(mode));
     let folder = folder_of(output);
-    builder.tempfile_in(folder).map_err(|why| {
+    Unfinished::new(&builder, folder).map_err(|why| {
         // Of a folder that is not there the crate would say the temporary file's name.
         let why = fs::metadata(folder).err().unwrap_or(why);
         Error::Write { path: output.into(), why }
@@ -115,10 +172,11 @@ fn temporary_for(output: &Path, mode: u32) -> Result<NamedTempFile> {
 }
 
 /// On the disk first, then under its name: after a crash there is the old file or the new one, whole.
-fn put(file: NamedTempFile, output: &Path) -> Result<()> {
+fn put(mut file: Unfinished, output: &Path) -> Result<()> {
     let failed = |why| Error::Write { path: output.into(), why };
+    check_file(output)?;
     check_unused(output)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(output).map_err(|error| failed(error.error))?;
+    file.file().sync_all().map_err(failed)?;
+    file.rename(output).map_err(failed)?;
     File::open(folder_of(output)).and_then(|folder| folder.sync_all()).map_err(failed)
 }

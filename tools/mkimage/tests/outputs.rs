@@ -11,6 +11,9 @@ use mkimage::output::Existing;
 use object::LittleEndian as LE;
 use object::read::elf::ProgramHeader;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 const MIB: u64 = 1 << 20;
 
@@ -36,6 +39,31 @@ fn a_disk_that_a_machine_has_locked_is_not_replaced_and_stays_as_it_is() {
     drop(running);
     assert_eq!(make("disk.img"), (Some(0), String::new()));
     assert!(fs::metadata(&disk).unwrap().len() >= 64 * MIB);
+}
+
+#[test]
+fn a_signal_leaves_no_file_that_is_half_made() {
+    let place = tempfile::tempdir().unwrap();
+    disks::prepare(place.path());
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    // The signal comes when the disk has been made raw, and its other format has a file.
+    let tools = tempfile::tempdir().unwrap();
+    let script = tools.path().join("qemu-img");
+    fs::write(&script, "#!/bin/sh\nkill -$SIGNAL $PPID\nexec sleep 5\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, number) in [("INT", libc::SIGINT), ("TERM", libc::SIGTERM), ("HUP", libc::SIGHUP)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkimage"));
+        command.args(["--kernel", "kernel", "--loaders", "loaders", "-o", "out.qcow2"]).current_dir(place.path());
+        command.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display())).env("SIGNAL", name);
+        let ended = command.output().unwrap();
+        assert_eq!(ended.status.signal(), Some(number), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(names(), before, "{name}");
+    }
 }
 
 #[test]

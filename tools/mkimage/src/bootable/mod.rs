@@ -12,7 +12,7 @@ use crate::device::{self, Device};
 pub use crate::format::Format;
 use crate::kernel::{self, Kernel};
 use crate::loaders::Loaders;
-use crate::output::{self, Existing};
+use crate::output::{self, Existing, Unfinished};
 pub use crate::progress::{Bytes, Progress, Step};
 use crate::sparse::Sparse;
 use crate::time::Timestamp;
@@ -172,8 +172,8 @@ impl<'a> Content<'a> {
 fn write_converted(disk: &Sparse, format: &str, output: &Path, progress: Progress<'_>) -> Result<()> {
     let failed = |why| Error::Write { path: output.into(), why };
     let folder = output::folder_of(output);
-    let mut raw = Builder::new().prefix(".mkimage-").tempfile_in(folder).map_err(failed)?;
-    write_sparse(raw.as_file_mut(), disk, progress).map_err(failed)?;
+    let mut raw = Unfinished::new(Builder::new().prefix(".mkimage-"), folder).map_err(failed)?;
+    write_sparse(raw.file(), disk, progress).map_err(failed)?;
     output::write_path(output, 0o666, |converted| {
         let total = disk.used();
         let done = qemu_img::convert(("raw", raw.path()), (format, converted), u64::MAX, &mut |share| {
