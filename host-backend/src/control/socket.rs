@@ -1,8 +1,9 @@
 //! The control socket's file: made for its owner alone, over a dead one if there is one, and removed only if it is ours.
 
 use crate::unix_socket::{connect, listen, peer_user};
+use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct ControlSocket {
     path: PathBuf,
     /// Device and inode of the file. The inode is not reused while the listener is open.
     file: (u64, u64),
+    /// A descriptor to give up for a client that is turned away, when there is no other left.
+    spare: RefCell<Option<UnixListener>>,
 }
 
 impl ControlSocket {
@@ -54,7 +57,7 @@ impl ControlSocket {
         };
         let listener = listener.map_err(failed)?;
         let file = identity(path).map_err(failed)?;
-        Ok(Self { listener, path: path.into(), file })
+        Ok(Self { spare: RefCell::new(listener.try_clone().ok()), listener, path: path.into(), file })
     }
 
     /// The listener, which does not block.
@@ -64,12 +67,32 @@ impl ControlSocket {
 
     /// The next client that may give orders here: one of this user's processes, or root's.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        let (stream, _) = self.listener.accept()?;
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return self.turn_away(error);
+            }
+            Err(error) => return Err(error),
+        };
         stream.set_nonblocking(true)?;
         // SAFETY: geteuid cannot fail and touches no memory.
         let us = unsafe { libc::geteuid() };
         let peer = peer_user(&stream)?;
         Ok((peer == us || peer == 0).then_some(stream))
+    }
+
+    /// Answers a client for whom there is no descriptor: one that stays in the queue would make the socket readable for good.
+    fn turn_away(&self, why: io::Error) -> io::Result<Option<UnixStream>> {
+        if self.spare.take().is_none() {
+            return Err(why);
+        }
+        let turned_away = self.listener.accept().and_then(|(mut stream, _)| {
+            stream.set_nonblocking(true)?;
+            stream.write_all(b"{\"ok\":false,\"error\":\"no descriptors left\"}\n")
+        });
+        self.spare.replace(self.listener.try_clone().ok());
+        // Whether it reads that is its own business.
+        turned_away.map(|()| None)
     }
 }
 
