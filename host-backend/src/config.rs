@@ -188,11 +188,11 @@ fn bad<T>(why: impl Into<String>) -> Result<T, ParseError> {
 pub fn parse_size(text: &str) -> Result<u64, ParseError> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
-    let shift = match unit.to_ascii_uppercase().trim_end_matches("IB") {
+    let shift = match unit.to_ascii_uppercase().as_str() {
         "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
         _ => return bad(format!("\"{unit}\" is no unit of memory: use K, M or G")),
     };
     let number: u64 = digits.parse().map_err(|_| ParseError("it is no size, such as 256M or 1G".into()))?;
@@ -260,7 +260,7 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2);
+            let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()));
             match part.and_then(|part| u8::from_str_radix(part, 16).ok()) {
                 Some(value) => *byte = value,
                 None => return bad("a MAC address looks like 02:00:00:00:00:01"),
@@ -280,7 +280,8 @@ impl FromStr for Publish {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let port = |text: &str| Some(text).filter(digits)?.parse().ok().filter(|port| *port != 0);
         match text.split_once(':').map(|(host, guest)| (port(host), port(guest))) {
             Some((Some(host), Some(guest))) => Ok(Self { host, guest }),
             _ => bad("it is no pair HOSTPORT:GUESTPORT, each from 1 to 65535"),

@@ -58,6 +58,10 @@ fn check_hostile(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// What logs are called.
+const OUTPUT: &str = "console output";
+const LIES: &str = "the log of lies";
+
 /// A console's file is emptied, and so are those that it is renamed to: none of them may be anything else that is named.
 fn check_files(config: &Config) -> Result<(), Error> {
     let mut others: Vec<(&str, &Path)> = config.disks.iter().map(|disk| ("a disk", disk.path.as_path())).collect();
@@ -75,16 +79,20 @@ fn check_files(config: &Config) -> Result<(), Error> {
     let serial = log_of(&config.console);
     let virtio = config.virtio_console.as_ref().and_then(log_of).filter(|log| Some(*log) != serial);
     let lies = config.hostile_log.as_ref();
-    for log in [serial, virtio, lies].into_iter().flatten() {
+    let named = [(OUTPUT, serial), (OUTPUT, virtio), (LIES, lies)];
+    for (of, log) in named.into_iter().filter_map(|(of, log)| Some((of, log?))) {
         for file in names(log) {
             if let Some((what, _)) = others.iter().find(|(_, path)| same(&file, path)) {
                 let (log, file) = (log.path.display(), file.display());
-                return Err(Error::Usage(format!("console output {log} would overwrite {what}, {file}")));
+                return Err(Error::Usage(format!("{of} {log} would overwrite {what}, {file}")));
             }
         }
     }
-    let pairs = [serial.zip(virtio), serial.zip(lies), virtio.zip(lies)];
-    pairs.into_iter().flatten().try_for_each(|(one, other)| check_consoles(one, other))
+    if let Some((serial, virtio)) = serial.zip(virtio) {
+        check_consoles(serial, virtio)?;
+    }
+    let consoles = [serial, virtio].into_iter().flatten();
+    consoles.zip(lies.into_iter().cycle()).try_for_each(|(console, lies)| check_pair((OUTPUT, console), (LIES, lies)))
 }
 
 /// Two consoles may share a device or a pipe, but no file, and neither what is kept of one.
@@ -96,12 +104,17 @@ fn check_consoles(serial: &LogFile, virtio: &LogFile) -> Result<(), Error> {
         let path = serial.path.display();
         return Err(Error::Usage(format!("both consoles write to {path}: give both the same words, or two files")));
     }
-    let theirs = names(virtio);
-    match names(serial).iter().find(|file| theirs.iter().any(|other| same(file, other))) {
+    check_pair((OUTPUT, serial), (OUTPUT, virtio))
+}
+
+/// Two logs have no file in common, not even one that is kept.
+fn check_pair((of, one): (&str, &LogFile), (of_other, other): (&str, &LogFile)) -> Result<(), Error> {
+    let theirs = names(other);
+    match names(one).iter().find(|file| is_log(file) && theirs.iter().any(|other| same(file, other))) {
         None => Ok(()),
         Some(file) => {
-            let (serial, virtio, file) = (serial.path.display(), virtio.path.display(), file.display());
-            let why = format!("console outputs {serial} and {virtio} would both write or keep {file}");
+            let (one, other, file) = (one.path.display(), other.path.display(), file.display());
+            let why = format!("{of} {one} and {of_other} {other} would both write or keep {file}");
             Err(Error::Usage(format!("{why}; choose other names")))
         }
     }

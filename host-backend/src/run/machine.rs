@@ -63,6 +63,8 @@ pub struct Machine {
     pub(super) peer: Option<Arc<Peer>>,
     /// The devices that lie, if any.
     pub(super) hostile: Option<Hostile>,
+    /// Where their lies are logged.
+    lies: Option<Arc<Output>>,
 }
 
 /// A machine that is built but does not run yet.
@@ -84,7 +86,7 @@ impl Machine {
         let entry = super::image::load(&memory, config)?;
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let output = open_output(&config.console, config.console_rate, &reset)?;
-        let lies = config.hostile_log.as_ref().map(open_lies).transpose()?;
+        let lies = config.hostile_log.as_ref().map(|log| open_lies(log, &reset)).transpose()?;
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
             devices(config, &memory, stop, &reset, &output)?;
 
@@ -148,6 +150,7 @@ impl Machine {
             stop: stop.clone(),
             peer,
             hostile,
+            lies,
         };
         Ok(BuiltMachine { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
     }
@@ -205,6 +208,9 @@ impl Controlled for Machine {
                 "throttled_ms": self.output.throttled_ms() },
             "devices": devices,
         });
+        if let Some(lies) = &self.lies {
+            all["hostile_log"] = json!({ "bytes_written": lies.written(), "bytes_lost": lies.lost() });
+        }
         if let Some(balloon) = &self.balloon {
             all["balloon"] = json!(balloon.numbers());
         }

@@ -162,8 +162,9 @@ fn open_output(console: &Console, rate: Option<u64>, reset: &Arc<ResetLine>) -> 
 }
 
 /// Opens the file for the lies, and neither makes nor empties it.
-fn open_lies(log: &LogFile) -> Result<Arc<Output>, Error> {
-    Ok(Arc::new(Output::file(log).map_err(Error::output("the log of lies", log))?))
+fn open_lies(log: &LogFile, reset: &Arc<ResetLine>) -> Result<Arc<Output>, Error> {
+    let output = Output::file(log).map_err(Error::output("the log of lies", log))?;
+    Ok(Arc::new(output.give_up_on(reset.clone())))
 }
 
 #[cfg(test)]
