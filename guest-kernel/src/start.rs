@@ -129,6 +129,9 @@ fn init_memory(info: &BootInfo) {
     if info.lost > 0 {
         log::warn!("memory: {} KiB are in too many pieces to be used", info.lost >> 10);
     }
+    if info.vmm_cmdline_is_odd {
+        log::error!("command line: ignored, it has {} bytes or more, or is no UTF-8", boot::info::CMDLINE_MAX);
+    }
     // SAFETY: the loader's map says what is RAM; the boot tables map its first 4 GiB, the final ones all of it.
     unsafe {
         mm::frames::FRAMES.lock().init(&info.ram, &info.reserved, BOOT_MAPPED);

@@ -11,7 +11,7 @@ use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, StartInfo};
 use zerocopy::FromBytes;
 
 /// Longest command line that is read, including the terminating NUL.
-const CMDLINE_MAX: usize = 2048;
+pub const CMDLINE_MAX: usize = 2048;
 const RESERVED_MAX: usize = 6;
 
 /// The slot that mkimage fills in.
@@ -35,6 +35,8 @@ pub struct BootInfo {
     pub image_cmdline: &'static str,
     /// Command line of the VMM.
     pub vmm_cmdline: &'static str,
+    /// There is one, and it is too long or no UTF-8: it counts as empty.
+    pub vmm_cmdline_is_odd: bool,
     /// The ACPI root pointer, or 0.
     pub rsdp: u64,
     /// The initrd: the VMM's, else the image's.
@@ -68,7 +70,10 @@ pub unsafe fn read(start_info: u64) -> BootInfo {
             physical(start_info, size_of::<StartInfo>() as u64).and_then(|bytes| StartInfo::read_from_bytes(bytes).ok())
         {
             info.rsdp = start.rsdp_paddr;
-            info.vmm_cmdline = text(start.cmdline_paddr);
+            if start.cmdline_paddr != 0 {
+                let bytes = physical(start.cmdline_paddr, CMDLINE_MAX as u64);
+                info.take_cmdline(bytes.unwrap_or(&[]));
+            }
             if start.version >= 1 {
                 memory(&mut info, start.memmap_paddr, start.memmap_entries);
             }
@@ -96,6 +101,7 @@ impl BootInfo {
             trampoline: None,
             image_cmdline: "",
             vmm_cmdline: "",
+            vmm_cmdline_is_odd: false,
             rsdp: 0,
             initrd: &[],
             symbols: Symbols::default(),
@@ -104,6 +110,20 @@ impl BootInfo {
         let _ = info.reserved.push(kernel);
         info
     }
+
+    /// Takes the VMM's command line, which ends with a NUL.
+    fn take_cmdline(&mut self, bytes: &[u8]) {
+        match terminated(bytes) {
+            Some(text) => self.vmm_cmdline = keep(text),
+            None => self.vmm_cmdline_is_odd = true,
+        }
+    }
+}
+
+/// The text before the first NUL; `None` without one, or if it is no UTF-8.
+fn terminated(bytes: &[u8]) -> Option<&str> {
+    let len = bytes.iter().position(|&byte| byte == 0)?;
+    str::from_utf8(&bytes[..len]).ok()
 }
 
 /// The same for a kernel that Xen started.
@@ -117,8 +137,7 @@ pub unsafe fn from_xen(boot: &pvops::worlds::xen::Boot, cmdline: &[u8]) -> BootI
     let _ = info.reserved.push(range(boot.xen_data));
     let _ = info.reserved.push(range(boot.tables));
     let _ = info.boot_tables.push(range(boot.free_tables));
-    let len = cmdline.iter().position(|&byte| byte == 0).unwrap_or(0);
-    info.vmm_cmdline = str::from_utf8(&cmdline[..len]).map_or("", keep);
+    info.take_cmdline(cmdline);
     let (start, len) = boot.initrd;
     // SAFETY: per the contract; the ranges are reserved and so stay as they are.
     unsafe {
@@ -145,17 +164,6 @@ unsafe fn memory(info: &mut BootInfo, address: u64, entries: u32) {
     all().filter(|entry| entry.kind != MemmapKind::RAM).for_each(|entry| map.remove(entry.addr, entry.size));
     info.lost = map.lost();
     info.ram = map.finish();
-}
-
-/// A NUL-terminated string; empty if it is absent, too long or no UTF-8.
-///
-/// # Safety
-/// As [`read`].
-unsafe fn text(address: u64) -> &'static str {
-    // SAFETY: per the contract.
-    let Some(bytes) = (unsafe { physical(address, CMDLINE_MAX as u64) }) else { return "" };
-    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(0);
-    str::from_utf8(&bytes[..len]).map_or("", keep)
 }
 
 /// The loader's memory is handed out later, so its strings are kept in ours.
@@ -207,5 +215,18 @@ unsafe fn bundle(info: &mut BootInfo) {
         .and_then(|bytes| <[Symbol]>::ref_from_prefix_with_elems(bytes, header.symbol_count as usize).ok())
     {
         info.symbols = Symbols::new(table, names);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::terminated;
+
+    #[test]
+    fn a_text_ends_with_its_nul_or_is_none() {
+        assert_eq!(terminated(b"tour\0rest"), Some("tour"));
+        assert_eq!(terminated(b"\0"), Some(""));
+        assert_eq!(terminated(b"tour"), None, "it is longer than what was looked at");
+        assert_eq!(terminated(b"\xff\0"), None);
     }
 }
