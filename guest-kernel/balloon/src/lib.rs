@@ -39,7 +39,7 @@ use virtio_abi::balloon::{Config, Features, queues};
 /// What we make use of.
 const SUPPORTED: Features =
     Features::MUST_TELL_HOST.union(Features::STATS_VQ).union(Features::DEFLATE_ON_OOM).union(Features::REPORTING);
-/// Page numbers in a page: the most that a request has.
+/// Page numbers in a page: the most that a request has, and blocks of a report.
 const BATCH_MAX: u16 = 1024;
 
 /// Where the balloon stands after a [`Balloon::poll`].
@@ -109,7 +109,7 @@ pub struct Counters {
 pub struct Settings {
     /// Pages of one inflate or deflate request, at most 1024.
     pub batch: u16,
-    /// Free blocks of one report.
+    /// Free blocks of one report, at most 1024 and as many as the queue has entries.
     pub report_blocks: u16,
     /// Nanoseconds that an inflate or deflate request may take before the device is restarted; 0 for any time. A caller
     /// that sets it calls [`Balloon::check_time`] from time to time.
@@ -157,9 +157,13 @@ impl<T: Transport> Balloon<T> {
         let inflate = device.ring(numbers.inflate, 4, 1, dma)?;
         let deflate = device.ring(numbers.deflate, 4, 1, dma)?;
         let stats_ring = numbers.stats.map(|queue| device.ring(queue, 2, 1, dma)).transpose()?;
-        let blocks = settings.report_blocks.max(1);
-        let size = blocks.next_power_of_two();
-        let report_ring = numbers.reporting.map(|queue| device.ring(queue, size, blocks, dma)).transpose()?;
+        let report_ring = |queue| {
+            // A queue that is not there is refused below.
+            let most = BATCH_MAX.min(device.largest_ring(queue)).max(1);
+            let blocks = settings.report_blocks.clamp(1, most);
+            device.ring(queue, blocks.next_power_of_two(), blocks, dma)
+        };
+        let report_ring = numbers.reporting.map(report_ring).transpose()?;
         let no_memory = InitError::NoMemory { what: "balloon requests" };
         let mut batch = || {
             let capacity = settings.batch.clamp(1, BATCH_MAX).into();

@@ -285,6 +285,13 @@ fn statistics_are_sent_at_first_and_whenever_the_host_returns_the_buffer() {
 }
 
 #[test]
+fn settings_past_their_bounds_are_taken_as_the_bounds() {
+    let settings = Settings { batch: u16::MAX, report_blocks: u16::MAX, ..Settings::default() };
+    pair(Features::REPORTING, settings);
+    pair(Features::REPORTING, Settings { batch: 0, report_blocks: 0, ..Settings::default() });
+}
+
+#[test]
 fn free_blocks_are_lent_in_batches_and_come_back_reported() {
     let features = Features::REPORTING | Features::FREE_PAGE_HINT;
     let (mut balloon, mut host) = pair(features, Settings { report_blocks: 4, ..Settings::default() });

@@ -263,6 +263,14 @@ impl<T: Transport> Device<T> {
         Ok(self.transport.set_queue(queue, ring.layout())?)
     }
 
+    /// Entries that a queue can have; 0 if the device has no such queue.
+    pub fn largest_ring(&mut self, queue: u16) -> u16 {
+        match self.transport.max_queue_size(queue).min(32768) as u16 {
+            0 => 0,
+            max => prev_power_of_two(max),
+        }
+    }
+
     /// Sets up a queue of at most `size` entries, unless the device insists on more, whose chains have at most `chain`
     /// descriptors.
     pub fn ring(&mut self, queue: u16, size: u16, chain: u16, dma: &'static dyn DmaPages) -> Result<Ring, InitError> {
