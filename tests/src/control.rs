@@ -72,8 +72,9 @@ impl Control {
         let request = match self.protocol {
             Protocol::Ringside => json!({"command": "balloon", "target_pages": pages}),
             Protocol::Qmp { memory } => {
-                let left =
-                    memory.checked_sub(pages * PAGE).ok_or_else(|| anyhow!("{pages} pages are all the memory"))?;
+                let left = memory
+                    .checked_sub(pages.saturating_mul(PAGE))
+                    .ok_or_else(|| anyhow!("{pages} pages are all the memory"))?;
                 json!({"execute": "balloon", "arguments": {"value": left}})
             }
         };

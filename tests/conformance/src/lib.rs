@@ -36,6 +36,8 @@ mod net_frames;
 mod net_offload;
 mod outside;
 mod packed;
+#[cfg(any(test, feature = "guest"))]
+mod pattern;
 mod pci;
 mod pvops;
 mod queue;

@@ -6,6 +6,7 @@
 
 use crate::catalogue::Run;
 use crate::level::Level;
+use crate::pattern::matches;
 use crate::support::{Context, End};
 use crate::{GROUPS, WITHOUT};
 use guest_kernel::cmdline::Cmdline;
@@ -34,16 +35,6 @@ impl Filter {
     fn takes(self, name: &str) -> bool {
         let any = |patterns: &str| patterns.split(',').any(|pattern| matches(pattern, name));
         any(self.with) && !any(self.without)
-    }
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => {
-            let Some(name) = name.strip_prefix(start) else { return false };
-            (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(rest, &name[at..]))
-        }
     }
 }
 

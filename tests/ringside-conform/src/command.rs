@@ -152,6 +152,9 @@ fn run_all(
             let Some((name, profile)) = columns.get(at) else { return };
             let broken = |why: String| TestbedResult::absent(name, "", State::Broken(why));
             let result = match profile {
+                Ok(_) if interrupted.load(Ordering::Relaxed) => {
+                    TestbedResult::absent(name, "", State::Skipped("interrupted".into()))
+                }
                 // A mistake of ours with one hypervisor does not lose the results of the others.
                 Ok(profile) => catch_unwind(AssertUnwindSafe(|| {
                     agree::run(profile, setting, catalogue, patterns, interrupted)

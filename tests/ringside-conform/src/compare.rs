@@ -1,9 +1,11 @@
 //! What has changed between two runs, by their results as JSON.
 
 use anyhow::{Context, Result, ensure};
+use ringside_tests::readable::shown;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 /// Outcomes by testbed and check.
@@ -33,6 +35,11 @@ pub struct Change {
     pub after: String,
 }
 
+/// A larger file is no report of ours.
+const FILE_MAX: u64 = 64 << 20;
+/// What a check can come to (`ringside_tests::conform::outcome`).
+const OUTCOMES: [&str; 5] = ["pass", "skip", "advice", "fail", "error"];
+
 fn is_bad(outcome: &str) -> bool {
     matches!(outcome, "fail" | "error")
 }
@@ -50,20 +57,27 @@ impl Results {
     /// # Errors
     /// When the file cannot be read, or is something else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let told = || format!("cannot read {}", path.display());
+        ensure!(fs::metadata(path).with_context(told)?.is_file(), "{} is no file", path.display());
+        let mut text = String::new();
+        File::open(path).and_then(|file| file.take(FILE_MAX).read_to_string(&mut text)).with_context(told)?;
         Self::parse(&text).with_context(|| format!("{} is no result of --json", path.display()))
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text)?;
         ensure!(value["format"] == 1, "its format is {}, not 1", value["format"]);
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| shown(value.as_str().unwrap_or_default());
         let (mut outcomes, mut ran, mut absent) = (Outcomes::new(), BTreeMap::new(), BTreeMap::new());
         for testbed in value["testbeds"].as_array().context("it has no testbeds")? {
             if testbed["state"].as_str().is_some_and(|state| state != "ran") {
                 absent.insert(text(&testbed["name"]), (text(&testbed["state"]), text(&testbed["why"])));
             }
-            let checks = testbed["checks"].as_array().into_iter().flatten();
+            let checks = testbed["checks"].as_array().context("a testbed has no checks")?.iter();
+            for check in checks.clone() {
+                let outcome = check["outcome"].as_str().unwrap_or_default();
+                ensure!(OUTCOMES.contains(&outcome), "a check's outcome is {}", check["outcome"]);
+            }
             let made = |check: &&Value| matches!(check["outcome"].as_str(), Some("pass" | "advice" | "fail"));
             let names = checks.clone().filter(made).map(|check| text(&check["name"])).collect();
             ran.insert(text(&testbed["name"]), names);
@@ -71,8 +85,10 @@ impl Results {
                 outcome if is_bad(&outcome) && !check["known"].is_null() => "known".into(),
                 outcome => outcome,
             };
-            let checks = checks.map(|check| (text(&check["name"]), outcome(check))).collect();
-            outcomes.insert(text(&testbed["name"]), checks);
+            let count = checks.len();
+            let checks: BTreeMap<_, _> = checks.map(|check| (text(&check["name"]), outcome(check))).collect();
+            ensure!(checks.len() == count, "a check of {} is there twice", testbed["name"]);
+            ensure!(outcomes.insert(text(&testbed["name"]), checks).is_none(), "{} is there twice", testbed["name"]);
         }
         Ok(Self { catalogue: text(&value["catalogue_version"]), outcomes, ran, absent })
     }
@@ -180,7 +196,21 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        for text in ["", "{}", "[]", r#"{"format": 2, "testbeds": []}"#, r#"{"format": 1}"#] {
+        let checks = |text: &str| format!(r#"{{"format": 1, "testbeds": [{{"name": "t", "checks": [{text}]}}]}}"#);
+        assert!(Results::parse(&checks(r#"{"name": "a", "outcome": "pass"}"#)).is_ok());
+        let crash = checks(r#"{"name": "a", "outcome": "crash"}"#);
+        let twice = checks(r#"{"name": "a", "outcome": "fail"}, {"name": "a", "outcome": "pass"}"#);
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"format": 2, "testbeds": []}"#,
+            r#"{"format": 1}"#,
+            r#"{"format": 1, "testbeds": [7]}"#,
+            r#"{"format": 1, "testbeds": [{"name": "t", "checks": "none"}]}"#,
+            &crash,
+            &twice,
+        ] {
             assert!(Results::parse(text).is_err(), "{text}");
         }
     }

@@ -198,9 +198,12 @@ fn firecracker_requests(action: HostAction, number: u64, disk: &Path) -> Result<
 /// What Cloud Hypervisor is asked for (its cloud-hypervisor.yaml: `/vm.resize`, `/vm.resize-disk`).
 fn cloud_hypervisor_requests(action: HostAction, number: u64, _: &Path) -> Result<Vec<Request>> {
     match action {
-        HostAction::Balloon => Ok(vec![("PUT", "/api/v1/vm.resize", json!({"desired_balloon": number * 4096}))]),
+        HostAction::Balloon => {
+            Ok(vec![("PUT", "/api/v1/vm.resize", json!({"desired_balloon": number.saturating_mul(4096)}))])
+        }
         HostAction::Disk => {
-            Ok(vec![("PUT", "/api/v1/vm.resize-disk", json!({"id": "disk", "desired_size": number * 512}))])
+            let size = number.saturating_mul(512);
+            Ok(vec![("PUT", "/api/v1/vm.resize-disk", json!({"id": "disk", "desired_size": size}))])
         }
         _ => bail!("Cloud Hypervisor cannot do that"),
     }

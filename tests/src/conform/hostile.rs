@@ -53,7 +53,12 @@ pub fn run_all(
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(entry) = entries.get(at) else { return };
-            let result = GATE.pass(|| one(profile, setting, program, entry, interrupted));
+            let result = GATE.pass(|| {
+                if interrupted.load(Ordering::Relaxed) {
+                    return untried_result(&entry.name, "interrupted");
+                }
+                one(profile, setting, program, entry, interrupted)
+            });
             done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
         }
     };
@@ -138,7 +143,8 @@ fn boot(
 }
 
 fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted: &AtomicBool) -> End {
-    let deadline = Instant::now() + MACHINE_MAX.min(profile.timeout());
+    let patience = MACHINE_MAX.min(profile.timeout());
+    let deadline = Instant::now() + patience;
     let (mut gone_at, mut through_at, mut lines) = (None::<Instant>, None::<Instant>, Lines::default());
     loop {
         match running.console.next(TICK) {
@@ -166,7 +172,7 @@ fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted
             return (Err("interrupted".into()), None);
         }
         if Instant::now() >= deadline {
-            return (Err(format!("it says nothing any more: no end within {} s", MACHINE_MAX.as_secs())), None);
+            return (Err(format!("it says nothing any more: no end within {} s", patience.as_secs())), None);
         }
     }
     let end = match running.wait(END_MAX) {

@@ -14,13 +14,16 @@ use crate::conform::version;
 use crate::conform::watch::{TAIL, watch};
 use crate::machine::run_folder;
 use crate::readable::shown;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use conformance::WITHOUT;
 use conformance::hostile::GROUP;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+
+/// Bytes of the guest's command line, less some for the hypervisor's own words.
+const WORDS_MAX: usize = 1792;
 
 /// Runs the checks on a profile's hypervisor. Everything that goes wrong is in the result.
 pub fn run(
@@ -94,6 +97,12 @@ fn boot(
         words = format!("{words} {}", host_action::word(actions));
         follower.handler = Some(Handler::new(actions, folder.path(), profile.memory_mib << 20));
     }
+    ensure!(
+        words.len() < WORDS_MAX,
+        "the guest's command line would have {} bytes, at most {} are taken: name fewer checks",
+        words.len(),
+        WORDS_MAX - 1
+    );
     let logs = Logs::new(&setting.base, &profile.name, if more.is_empty() { WORD } else { more })?;
     let prepared = start::prepare(profile, setting, program, folder.path(), &words, &logs)?;
     let command = logs::shell(&prepared.command);

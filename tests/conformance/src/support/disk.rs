@@ -2,7 +2,7 @@
 
 use super::device::{Dev, Target, is_read_only};
 use super::raw::{Buf, Dir, Link, Queue, Used, link};
-use super::{Context, End, Verdict, advice, equal, error, fail, skip};
+use super::{Context, End, Verdict, advice, equal, fail, skip};
 use alloc::vec::Vec;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{Features, RequestStatus, RequestType, SECTOR_SIZE};
