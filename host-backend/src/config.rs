@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(parse_size("256M"), Ok(256 << 20));
         assert_eq!(parse_size("1g"), Ok(1 << 30));
         assert_eq!(parse_size("512MiB"), Ok(512 << 20));
-        for wrong in ["", "M", "-1", "12T", "1.5G", "99999999999999999999", "18446744073709551615G"] {
+        for wrong in ["", "M", "-1", "12T", "1.5G", "99999999999999999999", "18446744073709551615G", "1KIBIB", "+1"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
     }
@@ -378,7 +378,16 @@ mod tests {
         assert_eq!(parse_net("passt").unwrap().unwrap().peer, Peer::Passt);
         let net = parse_net("stream=/run/x,mac=02:00:00:00:00:0a").unwrap().unwrap();
         assert_eq!(net, Net { peer: Peer::Stream("/run/x".into()), mac: Some(Mac([2, 0, 0, 0, 0, 10])) });
-        for wrong in ["", "tap", "tap=", "tap=0123456789abcdef", "bridge", "passt,x", "passt,mac=01:00:00:00:00:00"] {
+        for wrong in [
+            "",
+            "tap",
+            "tap=",
+            "tap=0123456789abcdef",
+            "bridge",
+            "passt,x",
+            "passt,mac=01:00:00:00:00:00",
+            "passt,mac=+2:00:00:00:00:01",
+        ] {
             assert!(parse_net(wrong).is_err(), "{wrong}");
         }
     }
@@ -399,7 +408,7 @@ mod tests {
     #[test]
     fn ports_are_pairs() {
         assert_eq!("8080:80".parse(), Ok(Publish { host: 8080, guest: 80 }));
-        for wrong in ["80", "0:80", "80:0", "65536:1", "a:b", "1:2:3"] {
+        for wrong in ["80", "0:80", "80:0", "65536:1", "a:b", "1:2:3", "+80:80"] {
             assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
         }
     }

@@ -51,6 +51,23 @@ fn options_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn lies_that_could_not_be_logged_are_counted_and_the_log_is_nobody_elses() {
+    let place = Place::new();
+    let both = ["--hostile-device", "7", "--hostile-log", "same", "--console", "file=same"];
+    refused(guest(&place).args(both), "console output same and the log of lies same would both write or keep same");
+    if !kvm_works("lies_that_could_not_be_logged_are_counted_and_the_log_is_nobody_elses") {
+        return;
+    }
+    let lies = ["--hostile-device", "0x2a,lies=interrupt-spurious,rate=1", "--hostile-log", "/dev/full"];
+    let output = finish(guest(&place).args(lies));
+    let error = text(&output.stderr);
+    let stats = error.lines().last().unwrap();
+    let stats: serde_json::Value = serde_json::from_str(stats).unwrap_or_else(|_| panic!("{error}"));
+    assert_eq!(stats["hostile_log"]["bytes_written"], 0);
+    assert!(stats["hostile_log"]["bytes_lost"].as_u64().unwrap() > 0, "{stats}");
+}
+
+#[test]
 fn lies_are_announced_counted_and_written_down() {
     if !kvm_works("lies_are_announced_counted_and_written_down") {
         return;

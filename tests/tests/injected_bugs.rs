@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// A bug, and the check that catches it.
-const CAUGHT: [(&str, &str); 12] = [
+const CAUGHT: [(&str, &str); 17] = [
     ("used-length-too-long", "queue/used-length-of-a-read"),
     ("used-id-wrong", "queue/one-descriptor"),
     ("features-ok-always", "mmio/features-ok-falls-for-a-bit-not-offered"),
@@ -29,6 +29,11 @@ const CAUGHT: [(&str, &str); 12] = [
     ("mergeable-count-wrong", "net/mergeable-buffers-are-counted"),
     ("balloon-actual-wrong", "balloon/actual-reads-back"),
     ("clock-goes-back", "kvm/clock-page-never-goes-back"),
+    ("magic-wrong", "mmio/magic-reads-virt"),
+    ("interrupt-status-stray", "mmio/interrupt-status-has-known-bits"),
+    ("used-flags-stray", "queue/used-flags-are-0-with-event-index"),
+    ("data-valid-unasked", "net/received-header-is-plain"),
+    ("padding-not-zero", "block/padding-is-0"),
 ];
 /// Our host on the machine's KVM, or on that of a stock Linux in QEMU.
 const PROFILES: [&str; 2] = ["host-kvm", "host-kvm-in-tcg"];

@@ -6,9 +6,9 @@ use super::ring::FaultyRing;
 use crate::virtio::block::Engine;
 use crate::virtio::{ConfigSpace, Device, Fault, Io, Progress, VirtQueue};
 use crate::wrap::{DeviceWrapper, WrappedDevice};
-use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::balloon::Config;
 use shared_abi::virtio::net::RECEIVE_QUEUE;
+use shared_abi::virtio::{DeviceType, blk};
 use std::mem::offset_of;
 use std::sync::Arc;
 
@@ -37,11 +37,15 @@ impl FaultyDevice {
 impl FaultAround {
     fn has_faulty_ring(&self, inner: &dyn Device, queue: usize) -> bool {
         match self.bug {
-            Bug::MergeableCountWrong => inner.device_type() == DeviceType::NET && queue == usize::from(RECEIVE_QUEUE),
-            Bug::FailedReadCounted => inner.device_type() == DeviceType::BLOCK,
-            Bug::UsedLengthTooLong | Bug::UsedIdWrong | Bug::InterruptLostWhenSuppressed | Bug::EventIndexAtWrap => {
-                true
+            Bug::MergeableCountWrong | Bug::DataValidUnasked => {
+                inner.device_type() == DeviceType::NET && queue == usize::from(RECEIVE_QUEUE)
             }
+            Bug::FailedReadCounted => inner.device_type() == DeviceType::BLOCK,
+            Bug::UsedLengthTooLong
+            | Bug::UsedIdWrong
+            | Bug::UsedFlagsStray
+            | Bug::InterruptLostWhenSuppressed
+            | Bug::EventIndexAtWrap => true,
             _ => false,
         }
     }
@@ -49,8 +53,13 @@ impl FaultAround {
 
 impl DeviceWrapper for FaultAround {
     fn config(&self, inner: &dyn Device) -> Arc<dyn ConfigSpace> {
-        let wrong = self.bug == Bug::BalloonActualWrong && inner.device_type() == DeviceType::BALLOON;
-        if wrong { Arc::new(OneTooMany(inner.config())) } else { inner.config() }
+        match (self.bug, inner.device_type()) {
+            (Bug::BalloonActualWrong, DeviceType::BALLOON) => Arc::new(OneTooMany(inner.config())),
+            (Bug::PaddingNotZero, DeviceType::BLOCK) => {
+                Arc::new(OneByte { inner: inner.config(), at: offset_of!(blk::Config, unused0), value: 0x80 })
+            }
+            _ => inner.config(),
+        }
     }
 
     fn queue_started(&mut self, inner: &dyn Device, index: usize, queue: &mut VirtQueue) {
@@ -70,6 +79,26 @@ impl DeviceWrapper for FaultAround {
             std::process::abort();
         }
         result
+    }
+}
+
+/// A configuration space with one byte that reads as another.
+struct OneByte {
+    inner: Arc<dyn ConfigSpace>,
+    at: usize,
+    value: u8,
+}
+
+impl ConfigSpace for OneByte {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        self.inner.read(offset, data);
+        if let Some(byte) = self.at.checked_sub(offset).and_then(|at| data.get_mut(at)) {
+            *byte = self.value;
+        }
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        self.inner.write(offset, data);
     }
 }
 

@@ -5,10 +5,10 @@
 //!
 //! | wrapper | around | bugs about |
 //! |---|---|---|
-//! | [`device`] | a device, and with [`ring`] the rings of its queues | used elements, interrupts, received frames, the balloon |
+//! | [`device`] | a device, and with [`ring`] the rings of its queues | used elements and flags, interrupts, received frames, configurations |
 //! | [`engine`] | the storage of a disk | flushes and zeroes |
 //! | [`serial`] | the serial port and its line | loop-back mode |
-//! | [`slot`] | the registers of a slot | the status, features, the configuration's generation |
+//! | [`slot`] | the registers of a slot | the status, features, identity, the configuration's generation |
 //! | [`clock`] | KVM's clock | its time |
 
 pub mod clock;
@@ -49,6 +49,16 @@ pub enum Bug {
     BalloonActualWrong,
     /// KVM's clock is set back by 2 ms every 20 ms.
     ClockGoesBack,
+    /// The entropy device does not say that it is a virtio device.
+    MagicWrong,
+    /// An interrupt status that is not 0 has a bit that stands for nothing.
+    InterruptStatusStray,
+    /// With the event index, the used ring's flags are not 0.
+    UsedFlagsStray,
+    /// A received frame's header has DATA_VALID, whatever the driver accepted.
+    DataValidUnasked,
+    /// A padding byte of the disk's configuration is not 0.
+    PaddingNotZero,
     /// A device that has asked for a reset asks for one again after it.
     FaultOutlivesReset,
     /// A ring that makes no sense ends the host.

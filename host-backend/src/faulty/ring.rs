@@ -4,10 +4,12 @@ use super::Bug;
 use crate::virtio::queue::Ring;
 use crate::virtio::{Chain, Fault};
 use crate::vmm::GuestRam;
-use shared_abi::virtio::net::Header;
+use shared_abi::virtio::net::{HDR_DATA_VALID, Header};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
+use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 /// How much too long [`Bug::UsedLengthTooLong`] makes a length: more than what a driver may take for the readable part.
 pub const TOO_LONG: u32 = 1 << 16;
@@ -62,7 +64,7 @@ impl Ring for FaultyRing {
     }
 
     fn taken(&mut self, chain: &Chain) {
-        if self.bug == Bug::MergeableCountWrong {
+        if matches!(self.bug, Bug::MergeableCountWrong | Bug::DataValidUnasked) {
             self.taken.insert(chain.head(), chain.clone());
         }
     }
@@ -73,6 +75,17 @@ impl Ring for FaultyRing {
             Bug::UsedLengthTooLong => self.inner.add_used(memory, head, written.wrapping_add(TOO_LONG)),
             // Only the status of a failed request was written, after a gap.
             Bug::FailedReadCounted if written == 0 => self.inner.add_used(memory, head, 1),
+            Bug::UsedFlagsStray if self.queue().event_idx_enabled() => {
+                // A bug may fail.
+                let _ = memory.store(u16::MAX, GuestAddress(self.queue().used_ring()), Ordering::Release);
+                self.inner.add_used(memory, head, written)
+            }
+            Bug::DataValidUnasked => {
+                if let Some(chain) = self.taken.remove(&head) {
+                    chain.write(memory, offset_of!(Header, flags) as u64, &[HDR_DATA_VALID]);
+                }
+                self.inner.add_used(memory, head, written)
+            }
             Bug::MergeableCountWrong => {
                 self.miscount(memory, head);
                 self.inner.add_used(memory, head, written)

@@ -46,6 +46,10 @@ impl SlotWrapper for FaultInRegisters {
         let shown = || self.written.lock().unwrap_or_else(PoisonError::into_inner).shown;
         match register {
             Register::ConfigGeneration if self.bug == Bug::ConfigGenerationStuck => 0,
+            Register::MagicValue if self.bug == Bug::MagicWrong && self.transport.device_type() == DeviceType::RNG => {
+                !value
+            }
+            Register::InterruptStatus if self.bug == Bug::InterruptStatusStray && value != 0 => value | 1 << 7,
             // There is no driver yet.
             Register::DeviceFeatures
                 if self.bug == Bug::StrictDriver && !self.transport.status().contains(Status::DRIVER) =>
