@@ -109,6 +109,16 @@ impl Control {
         self.ask(&request).map(drop)
     }
 
+    /// Has the network cards asked to announce themselves.
+    ///
+    /// # Errors
+    /// What the other side says against it; ringside has no such request.
+    pub fn announce(&mut self) -> Result<()> {
+        let Protocol::Qmp { .. } = self.protocol else { bail!("only QEMU can ask for an announcement") };
+        let once = json!({"initial": 0, "max": 0, "rounds": 1, "step": 0});
+        self.ask(&json!({"execute": "announce-self", "arguments": once})).map(drop)
+    }
+
     /// Has QEMU's monitor execute a command, and returns what it says.
     ///
     /// # Errors

@@ -27,11 +27,14 @@ pub enum HostAction {
     Type,
     /// Input of the virtio console, as soon as the guest has printed the same text there \[`text`\].
     Echo,
+    /// A request of the network card to announce its address.
+    Announce,
 }
 
 impl HostAction {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Balloon, Self::Disk, Self::Link, Self::Statistics, Self::Type, Self::Echo];
+    pub const ALL: [Self; 7] =
+        [Self::Balloon, Self::Disk, Self::Link, Self::Statistics, Self::Type, Self::Echo, Self::Announce];
 
     /// The word on the line.
     pub const fn word(self) -> &'static str {
@@ -42,6 +45,7 @@ impl HostAction {
             Self::Statistics => "statistics",
             Self::Type => "type",
             Self::Echo => "echo",
+            Self::Announce => "announce",
         }
     }
 

@@ -115,6 +115,7 @@ impl Handler {
                 other => bail!("no state of a link: {other}"),
             },
             HostAction::Statistics => self.control()?.ask_for_statistics(POLLED),
+            HostAction::Announce => self.control()?.announce(),
             HostAction::Type => self.type_text(&value(field::TEXT)?.to_string()),
             HostAction::Echo => {
                 let text = value(field::TEXT)?.to_string();

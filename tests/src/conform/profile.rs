@@ -316,7 +316,7 @@ impl Profile {
         }
         if let Some(actions) = &self.host_actions {
             let known = actions.can.iter().all(|word| HostAction::able(word).is_some());
-            sense(known, "host_actions.can has words out of balloon, disk, link, statistics, type, echo")?;
+            sense(known, "host_actions.can has words out of balloon, disk, link, statistics, type, echo, announce")?;
             let reachable = self.program == HOST_IN_TCG || used.contains(&"control");
             sense(reachable, "host_actions needs {control}: the socket by which the machine is changed")?;
         }
