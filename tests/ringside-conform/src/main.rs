@@ -210,6 +210,7 @@ fn export(path: &Path, format: Format, cmdline: &str, force: bool, parts: &Parts
     let existing = if force { Existing::Replace } else { Existing::Keep };
     if format == Format::Elf {
         ensure!(cmdline.is_empty(), "--cmdline: the hypervisor gives an ELF file its command line");
+        output::check(path, &[])?;
         output::check_existing(path, existing)?;
         let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
         return Ok(output::write_bytes(path, &bytes)?);

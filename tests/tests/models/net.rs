@@ -116,14 +116,15 @@ fn frames_wait_for_buffers_and_arrive_when_there_are_some() {
 }
 
 #[test]
-fn a_frame_larger_than_the_mtu_is_dropped_and_the_next_arrives() {
+fn a_frame_larger_than_the_mtu_is_dropped_by_the_device_and_the_next_arrives() {
     let (rig, mut peer) = stream();
     let mut net = ours(&rig);
     put(&mut peer, &frame(1, 9000));
     put(&mut peer, &frame(2, 100));
     rig.model.process_event(EventSet::IN);
     assert_eq!(net.receive_with(|bytes| bytes.to_vec()), Some(frame(2, 100)));
-    assert_eq!((net.counters().dropped, net.broken()), (1, None));
+    assert_eq!((net.counters().dropped, net.broken()), (0, None));
+    assert_eq!(rig.model.counters().errors.get(), 1);
 }
 
 #[test]

@@ -19,15 +19,14 @@ pub enum Existing {
     Replace,
 }
 
-/// Refuses an output that exists, unless it is a file and may be replaced.
+/// Refuses an output that exists, unless it may be replaced.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::OutputNotAFile`].
+/// [`Error::Exists`].
 pub fn check_existing(output: &Path, existing: Existing) -> Result<()> {
     if existing == Existing::Keep && fs::symlink_metadata(output).is_ok() {
         return Err(Error::Exists(output.into()));
     }
-    check_file(output)?;
     check_unused(output)
 }
 
