@@ -6,7 +6,7 @@ use crate::conform::host_action::Handler;
 use crate::conform::outcome::{CheckResult, Outcome, TestbedResult};
 use crate::conform::profile::{Ends, Profile};
 use crate::conform::start::{Progress, Step};
-use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TAIL, TICK, result_of};
+use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, Since, TAIL, TICK, result_of};
 use crate::console::Event;
 use crate::readable::readable;
 use crate::readable::shown;
@@ -85,9 +85,10 @@ impl<'a> Follower<'a> {
     pub(super) fn follow(&mut self, running: &mut Running, interrupted: &AtomicBool) {
         let deadline = Instant::now() + self.profile.timeout();
         let (mut lines, mut bytes) = (0_usize, 0_usize);
-        let (mut ended_at, mut gone_at) = (None::<Instant>, None::<Instant>);
+        let mut since = Since::default();
         loop {
-            match running.console.next(TICK) {
+            let event = running.console.next(TICK);
+            match &event {
                 Event::Line(line) => {
                     lines += 1;
                     bytes += line.len();
@@ -97,28 +98,24 @@ impl<'a> Follower<'a> {
                             bytes >> 10
                         ));
                     }
-                    self.line(&line);
-                    if self.through.is_some() && ended_at.is_none() {
-                        ended_at = Some(Instant::now());
-                    }
+                    self.line(line);
                 }
                 Event::Closed => break,
                 Event::Quiet if self.through.is_some() && self.profile.ends == Ends::Stays => return,
                 Event::Quiet => {}
             }
-            // Another process may hold the console open, and go on printing, when the program itself is gone; but the last lines
-            // come first.
-            if running.ended().is_some() && gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
+            if since.left(running, &event, self.through.is_some()) {
                 break;
             }
             if interrupted.load(Ordering::Relaxed) {
                 return self.ended_badly("interrupted".into());
             }
-            if self.profile.ends == Ends::Stays && ended_at.is_some_and(|at| at.elapsed() >= LAST_LINES_MAX) {
+            let over = since.last_line(self.through.is_some());
+            if self.profile.ends == Ends::Stays && over >= LAST_LINES_MAX {
                 // It is ended by us, whatever it goes on saying.
                 return;
             }
-            if ended_at.is_some_and(|at| at.elapsed() >= END_MAX) {
+            if over >= END_MAX {
                 let seconds = END_MAX.as_secs();
                 return self
                     .ended_badly(format!("the guest was through, but the machine did not end within {seconds} s"));

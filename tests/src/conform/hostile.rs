@@ -9,7 +9,7 @@ use crate::conform::logs::{self, Logs};
 use crate::conform::outcome::{CheckResult, Outcome};
 use crate::conform::profile::{Ends, HOST_IN_TCG, Profile};
 use crate::conform::start::{self, Setting};
-use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, TICK, result_of, watch};
+use crate::conform::watch::{BYTES_MAX, END_MAX, LAST_LINES_MAX, LINES_MAX, Since, TICK, result_of, watch};
 use crate::console::Event;
 use crate::machine::run_folder;
 use crate::readable::readable;
@@ -145,27 +145,25 @@ fn boot(
 fn follow(profile: &Profile, running: &mut Running, case: &mut Case, interrupted: &AtomicBool) -> End {
     let patience = MACHINE_MAX.min(profile.timeout());
     let deadline = Instant::now() + patience;
-    let (mut gone_at, mut through_at, mut lines) = (None::<Instant>, None::<Instant>, Lines::default());
+    let (mut since, mut lines) = (Since::default(), Lines::default());
     loop {
-        match running.console.next(TICK) {
+        let event = running.console.next(TICK);
+        match &event {
             Event::Line(line) => {
-                if let Err(flood) = lines.count(&line) {
+                if let Err(flood) = lines.count(line) {
                     return (Err(flood), None);
                 }
-                case.line(&line);
+                case.line(line);
             }
             Event::Closed => break,
             Event::Quiet if case.through && profile.ends == Ends::Stays => return (Ok(()), None),
             Event::Quiet => {}
         }
-        if running.ended().is_some() && gone_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX {
+        if since.left(running, &event, case.through) {
             break;
         }
         // It is ended by us, whatever it goes on saying.
-        if case.through
-            && profile.ends == Ends::Stays
-            && through_at.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX
-        {
+        if profile.ends == Ends::Stays && since.last_line(case.through) >= LAST_LINES_MAX {
             return (Ok(()), None);
         }
         if interrupted.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A console that says more is ended.
 pub const LINES_MAX: usize = 50_000;
@@ -28,6 +28,29 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 pub(super) const TAIL: usize = 30;
 /// A value's characters that are kept.
 const VALUE_MAX: usize = 1000;
+
+/// What of a run has come to its end, and since when.
+#[derive(Default)]
+pub(super) struct Since {
+    last_line: Option<Instant>,
+    end: Option<Instant>,
+}
+
+impl Since {
+    /// How long ago the guest said its last line; zero before it.
+    pub(super) fn last_line(&mut self, through: bool) -> Duration {
+        if through { self.last_line.get_or_insert_with(Instant::now).elapsed() } else { Duration::ZERO }
+    }
+
+    /// The program is gone, and nothing that it left is still to be read. Another process may hold the console open, and
+    /// go on printing: after the guest's last line that is no longer waited for.
+    pub(super) fn left(&mut self, running: &mut Running, event: &Event, through: bool) -> bool {
+        if !through && !matches!(event, Event::Quiet) {
+            return false;
+        }
+        running.ended().is_some() && self.end.get_or_insert_with(Instant::now).elapsed() >= LAST_LINES_MAX
+    }
+}
 
 /// Starts a program, lets `follow` read its serial line, and ends it; what it wrote to its error output.
 ///

@@ -7,7 +7,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use ringside_tests::conform::catalogue::{Entry, Pattern};
 use ringside_tests::conform::outcome::{Counts, Outcome, State, Suite, TestbedResult};
-use ringside_tests::conform::profile::Profile;
+use ringside_tests::conform::profile::{ControlProtocol, HostActions, Profile};
 use ringside_tests::conform::start::{Progress, Setting};
 use ringside_tests::conform::{catalogue, html, junit, run, text};
 use ringside_tests::testbed::{KvmPolicy, find_program};
@@ -239,6 +239,17 @@ fn a_daemon_that_goes_on_printing_is_not_waited_for() {
 }
 
 #[test]
+fn lines_of_a_program_that_is_gone_are_read_to_the_last_however_long_one_takes() {
+    let bench = Bench::new();
+    // Each request is answered after three seconds, when the program has long ended.
+    let script = format!("echo '@request echo waiting text=never'; echo '@request echo waiting text=never'\n{GOOD}");
+    let mut profile = bench.profile(&script, "");
+    profile.host_actions = Some(HostActions { protocol: ControlProtocol::Qmp, can: vec!["echo".into()] });
+    let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
+    assert!(result.succeeded(), "{:?}", result.problems);
+}
+
+#[test]
 fn a_probe_that_is_not_read_and_a_request_without_a_text_are_bounded() {
     let bench = Bench::new();
     let probe =
@@ -246,14 +257,8 @@ fn a_probe_that_is_not_read_and_a_request_without_a_text_are_bounded() {
     let started = Instant::now();
     assert!(matches!(bench.run(GOOD, &probe).state, State::Skipped(why) if why.contains("too slow")));
     let request = format!("echo '@request echo waiting text='\n{GOOD}");
-    let actions = "files = []\n[host_actions]\nprotocol = 'qmp'\ncan = ['echo']";
     let mut profile = bench.profile(&request, "");
-    profile.host_actions = Profile::parse(
-        Path::new("fake.toml"),
-        &format!("name='a'\ntitle='b'\nprogram='c'\nargs=['{{image}}','{{cmdline}}','{{control}}']\ntimeout_seconds=1\n{actions}"),
-    )
-    .unwrap()
-    .host_actions;
+    profile.host_actions = Some(HostActions { protocol: ControlProtocol::Qmp, can: vec!["echo".into()] });
     let result = run::run(&profile, &bench.setting(), &bench.catalogue, &[], &bench.interrupted);
     assert_eq!(result.counts(None).pass, 3, "{:?}", result.problems);
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
