@@ -4,7 +4,7 @@
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut of) = (0, 0);
-    // Behind the last star, and what it has taken so far: only that one ever has to take more.
+    // The place after the last star, and how far that star reaches: an earlier one never has to reach further.
     let mut star = None;
     while of < name.len() {
         match pattern.get(at) {
@@ -14,9 +14,9 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
             }
             Some(byte) if *byte == name[of] => (at, of) = (at + 1, of + 1),
             _ => {
-                let Some((behind, taken)) = star else { return false };
-                star = Some((behind, taken + 1));
-                (at, of) = (behind, taken + 1);
+                let Some((after, taken)) = star else { return false };
+                star = Some((after, taken + 1));
+                (at, of) = (after, taken + 1);
             }
         }
     }

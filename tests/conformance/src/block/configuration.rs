@@ -101,8 +101,8 @@ pub(crate) const CHECKS: &[Check] = checks![
         name: "block/padding-is-0",
         rule: "unused0 and unused1 are 0",
         clause: INIT,
-        method: "Read them, each where the field before it or behind it is offered",
-        expectation: "0; of unused1 advice where nothing behind it is offered, for the configuration may end there",
+        method: "Read each of them that has an offered field next to it",
+        expectation: "0; for unused1 this is advice if no field after it is offered, because the configuration may end there",
         run: padding,
     },
 ];

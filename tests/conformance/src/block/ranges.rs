@@ -53,10 +53,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         clause: DEVICE,
         method: "Discard with flags 1",
         expectation: "Status 2",
-        run: |cx| {
-            let (feature, kind, _) = DISCARD;
-            equal("status", UNSUPP, status_on_last(cx, (feature, kind, 1), 1)?)
-        },
+        run: |cx| unsupported(cx, DISCARD, 1),
     },
     Check {
         name: "block/discard-with-unknown-flags-is-unsupported",
@@ -64,10 +61,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         clause: DEVICE,
         method: "Discard with flags 0x80",
         expectation: "Status 2",
-        run: |cx| {
-            let (feature, kind, _) = DISCARD;
-            equal("status", UNSUPP, status_on_last(cx, (feature, kind, 0x80), 1)?)
-        },
+        run: |cx| unsupported(cx, DISCARD, 0x80),
     },
     Check {
         name: "block/discard-limits-are-valid",
@@ -144,10 +138,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         clause: DEVICE,
         method: "Flags 0x80",
         expectation: "Status 2",
-        run: |cx| {
-            let (feature, kind, _) = ZEROES;
-            equal("status", UNSUPP, status_on_last(cx, (feature, kind, 0x80), 1)?)
-        },
+        run: |cx| unsupported(cx, ZEROES, 0x80),
     },
     Check {
         name: "block/write-zeroes-limits-are-valid",
@@ -277,6 +268,11 @@ mod code {
             equal("first byte of the last sector that changed", None, after.differs(0x12))
         })?;
         Ok(status)
+    }
+
+    /// With these flags a request is UNSUPP.
+    pub fn unsupported(cx: &Context, (feature, kind, _): (Features, RequestType, u32), flags: u32) -> Verdict {
+        equal("status", UNSUPP, status_on_last(cx, (feature, kind, flags), 1)?)
     }
 
     pub fn refused(status: u8) -> Verdict {

@@ -71,13 +71,13 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
             let buf = rng.dev.buffer(1)?;
-            let before = count(&rng.dev)?;
+            let before = rng.dev.needed_interrupts()?;
             for n in 0..100 {
                 rng.fill(&buf)?;
                 wait_until(PATIENCE, || rng.dev.interrupts() > Some(before + n));
                 rng.dev.take_interrupt();
             }
-            let saw = count(&rng.dev)? - before;
+            let saw = rng.dev.needed_interrupts()? - before;
             holds(saw <= 100, "interrupts of 100 used buffers", "100 or fewer", saw)
         },
     },
@@ -117,7 +117,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let mut rng = masked(cx)?;
             rng.dev.take_interrupt();
-            let before = count(&rng.dev)?;
+            let before = rng.dev.needed_interrupts()?;
             once(&mut rng)?;
             came(&rng.dev, before)
         },
@@ -131,7 +131,7 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
             let buf = rng.dev.buffer(1)?;
-            count(&rng.dev)?;
+            rng.dev.needed_interrupts()?;
             for n in 0..100u16 {
                 let head = rng.queue.chain(0, &[crate::support::raw::link(&buf, crate::support::raw::Dir::In)]);
                 let start = time::now();
@@ -166,7 +166,7 @@ pub(crate) const CHECKS: &[Check] = checks![
             // The trap path goes on after the `hlt` of such an interrupt, or this would hang instead.
             let mut rng = Rng::start(cx, 0, 8)?;
             let buf = rng.dev.buffer(1)?;
-            count(&rng.dev)?;
+            rng.dev.needed_interrupts()?;
             Quota { wanted: 10_000, needed: 500, time: 5 * PATIENCE }.fill(cx, "buffers", || {
                 let used = rng.queue.used_index();
                 let head = rng.queue.chain(0, &[crate::support::raw::link(&buf, crate::support::raw::Dir::In)]);
@@ -206,12 +206,12 @@ pub(crate) const CHECKS: &[Check] = checks![
         level: Should,
         run: |cx| {
             let mut rng = Rng::start(cx, 0, 8)?;
-            let before = count(&rng.dev)?;
+            let before = rng.dev.needed_interrupts()?;
             once(&mut rng)?;
             came(&rng.dev, before)?;
-            let before = count(&rng.dev)?;
+            let before = rng.dev.needed_interrupts()?;
             wait_until(20_000_000, || rng.dev.interrupts() != Some(before));
-            equal("interrupts", before, count(&rng.dev)?)
+            equal("interrupts", before, rng.dev.needed_interrupts()?)
         },
     },
     Check {
@@ -230,10 +230,6 @@ mod code {
 
     pub const PATIENCE: u64 = 1_000_000_000;
 
-    pub fn count(dev: &Dev<'_>) -> Result<u64, End> {
-        dev.interrupts().ok_or_else(|| skip("the device cannot interrupt"))
-    }
-
     pub fn once(rng: &mut Rng<'_>) -> Verdict {
         let buf = rng.dev.buffer(1)?;
         rng.fill(&buf).map(drop)
@@ -241,20 +237,16 @@ mod code {
 
     /// Fails unless there is an interrupt; acknowledges it.
     pub fn came(dev: &Dev<'_>, before: u64) -> Verdict {
-        let came = wait_until(PATIENCE, || dev.interrupts() != Some(before));
-        dev.take_interrupt();
-        holds(came, "interrupts of a used buffer", "one within 1 s", "none")
+        holds(dev.interrupted(before), "interrupts of a used buffer", "one within 1 s", "none")
     }
 
     pub fn none_is_lost(cx: &Context, quota: Quota) -> Verdict {
         let mut rng = Rng::start(cx, 0, 8)?;
         let buf = rng.dev.buffer(1)?;
         quota.fill(cx, "buffers", || {
-            let before = count(&rng.dev)?;
+            let before = rng.dev.needed_interrupts()?;
             rng.fill(&buf)?;
-            let came = wait_until(PATIENCE, || rng.dev.interrupts() != Some(before));
-            rng.dev.take_interrupt();
-            holds(came, "interrupts of a used buffer", "one within 1 s", "none")
+            came(&rng.dev, before)
         })
     }
 
@@ -262,7 +254,7 @@ mod code {
     pub fn flag(cx: &Context) -> Result<(Rng<'_>, u64), End> {
         let mut rng = Rng::start(cx, 0, 8)?;
         let buf = rng.dev.buffer(1)?;
-        let before = count(&rng.dev)?;
+        let before = rng.dev.needed_interrupts()?;
         time::set_timer(time::NEVER);
         let flags = pvops::irq::save();
         let head = rng.queue.chain(0, &[crate::support::raw::link(&buf, crate::support::raw::Dir::In)]);
@@ -276,7 +268,7 @@ mod code {
         while time::now() < quiet {
             pvops::smp::relax();
         }
-        let (used, held) = (rng.queue.used_index(), count(&rng.dev)? - before);
+        let (used, held) = (rng.queue.used_index(), rng.dev.needed_interrupts()? - before);
         // SAFETY: the flags of a moment ago; no lock is held.
         unsafe { pvops::irq::restore(flags) };
         equal("used index", 1, used)?;
@@ -289,11 +281,11 @@ mod code {
         let mut rng = Rng::start(cx, 0, 8)?;
         let Place::Mmio(slot, _) = &rng.dev.target.place else { return Err(skip("the device has no line")) };
         let line = slot.line;
-        let before = count(&rng.dev)?;
+        let before = rng.dev.needed_interrupts()?;
         event::mask(line);
         let verdict = once(&mut rng);
         wait_until(5_000_000, || rng.dev.interrupts() != Some(before));
-        let held = count(&rng.dev)? - before;
+        let held = rng.dev.needed_interrupts()? - before;
         rng.dev.take_interrupt();
         event::unmask(line);
         verdict?;

@@ -3,10 +3,10 @@
 use crate::catalogue::{Check, checks};
 #[cfg(feature = "guest")]
 use {
-    super::ring::code::{QUIET, Source},
+    super::ring::code::Source,
     crate::support::packed::Place,
     crate::support::raw::wait_until,
-    crate::support::{Context, End, Verdict, advice, equal, holds, skip, worst},
+    crate::support::{Context, End, Verdict, advice, equal, holds, worst},
     alloc::format,
     code::*,
     shared_abi::virtio::CommonFeatures,
@@ -39,9 +39,9 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let mut source = source(cx, CommonFeatures::empty())?;
             source.ring.want(EVENTS_DISABLE, source.ring.seen);
-            let before = interrupts(&source)?;
+            let before = source.dev.needed_interrupts()?;
             (0..10).try_for_each(|n| source.once(n % 4).map(drop))?;
-            let held = quiet(&source, before);
+            let held = source.dev.quiet(before);
             source.ring.want(EVENTS_ENABLE, source.ring.seen);
             worst(held, must_interrupt(&mut source, 0))
         },
@@ -92,36 +92,22 @@ pub(crate) const CHECKS: &[Check] = checks![
 mod code {
     use super::*;
 
-    /// How long an interrupt may take.
+    /// How long a device may take to say what it wants.
     pub const PATIENCE: u64 = 1_000_000_000;
 
     /// An entropy device that can interrupt, with a ring of 4.
     pub fn source(cx: &Context, features: CommonFeatures) -> Result<Source<'_>, End> {
         let source = Source::with(cx, 4, features)?;
         source.dev.start()?;
-        interrupts(&source)?;
+        source.dev.needed_interrupts()?;
         Ok(source)
-    }
-
-    pub fn interrupts(source: &Source<'_>) -> Result<u64, End> {
-        source.dev.interrupts().ok_or_else(|| skip("the device cannot interrupt"))
     }
 
     /// Has a buffer used; it must interrupt.
     pub fn must_interrupt(source: &mut Source<'_>, n: u16) -> Verdict {
-        let before = interrupts(source)?;
+        let before = source.dev.needed_interrupts()?;
         source.once(n % 4)?;
-        let came = wait_until(PATIENCE, || source.dev.interrupts() != Some(before));
-        source.dev.take_interrupt();
-        holds(came, &format!("interrupts of buffer {n}"), "one within 1 s", "none")
-    }
-
-    /// Fails if there were interrupts.
-    pub fn quiet(source: &Source<'_>, before: u64) -> Verdict {
-        wait_until(QUIET, || source.dev.interrupts() != Some(before));
-        let saw = interrupts(source)?;
-        source.dev.take_interrupt();
-        equal("interrupts", 0, saw - before)
+        holds(source.dev.interrupted(before), &format!("interrupts of buffer {n}"), "one within 1 s", "none")
     }
 
     pub fn event_for_a_descriptor(source: &mut Source<'_>) -> Verdict {
@@ -137,9 +123,9 @@ mod code {
             if n % 5 == 2 {
                 must_interrupt(source, n)?;
             } else {
-                let before = interrupts(source)?;
+                let before = source.dev.needed_interrupts()?;
                 source.once(n % 4)?;
-                others = worst(others, advice(quiet(source, before)));
+                others = worst(others, advice(source.dev.quiet(before)));
             }
         }
         others

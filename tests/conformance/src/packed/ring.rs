@@ -275,7 +275,8 @@ pub(super) mod code {
         }
 
         pub fn once(&mut self, id: u16) -> Result<UsedDescriptor, End> {
-            self.ring.once(&self.dev, id, &[link(&self.data, Dir::In)])
+            let link = self.link();
+            self.ring.once(&self.dev, id, &[link])
         }
 
         /// What stands in the ring.

@@ -5,7 +5,7 @@ use crate::catalogue::{Check, checks};
 use {
     crate::support::device::Dev,
     crate::support::raw::{Buf, Dir, Queue, link, wait_until},
-    crate::support::{Context, End, Verdict, advice, equal, fail, holds, skip, worst},
+    crate::support::{Context, End, Verdict, advice, equal, fail, holds, worst},
     alloc::format,
     code::*,
     shared_abi::virtio::ring::AVAIL_NO_INTERRUPT,
@@ -45,9 +45,9 @@ pub(crate) const CHECKS: &[Check] = checks![
         run: |cx| {
             let mut source = Source::start(cx, CommonFeatures::empty())?;
             source.queue.set_flags(AVAIL_NO_INTERRUPT);
-            let before = source.interrupts()?;
+            let before = source.dev.needed_interrupts()?;
             (0..10).try_for_each(|_| source.once())?;
-            source.quiet(before)
+            source.dev.quiet(before)
         },
     },
     Check {
@@ -92,9 +92,9 @@ pub(crate) const CHECKS: &[Check] = checks![
             let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
             warm_up(&mut source)?;
             source.queue.set_used_event(0x4000);
-            let before = source.interrupts()?;
+            let before = source.dev.needed_interrupts()?;
             (0..10).try_for_each(|_| source.once())?;
-            source.quiet(before)
+            source.dev.quiet(before)
         },
     },
     Check {
@@ -108,9 +108,9 @@ pub(crate) const CHECKS: &[Check] = checks![
             // The first one is a check of its own: a device may not know yet which index it gave the driver last.
             let mut source = Source::start(cx, CommonFeatures::EVENT_IDX)?;
             source.queue.set_used_event(0x4000);
-            let before = source.interrupts()?;
+            let before = source.dev.needed_interrupts()?;
             source.once()?;
-            source.quiet(before)
+            source.dev.quiet(before)
         },
     },
     Check {
@@ -127,12 +127,12 @@ pub(crate) const CHECKS: &[Check] = checks![
             // One that was not asked for is advice, one that is missing is not.
             let mut more = Ok(());
             for n in 1..9 {
-                let before = source.interrupts()?;
+                let before = source.dev.needed_interrupts()?;
                 source.once()?;
                 if n == MIDDLE {
-                    holds(source.interrupted(before)?, "interrupts of the fifth request", "one within 1 s", "none")?;
+                    holds(source.dev.interrupted(before), "interrupts of the fifth request", "one within 1 s", "none")?;
                 } else {
-                    more = worst(more, advice(source.quiet(before)));
+                    more = worst(more, advice(source.dev.quiet(before)));
                 }
             }
             more
@@ -203,10 +203,8 @@ pub(crate) const CHECKS: &[Check] = checks![
 mod code {
     use super::*;
 
-    /// How long an interrupt may take, and how long one is waited for that must not come.
+    /// How long a device may take to say what it wants.
     pub const PATIENCE: u64 = 1_000_000_000;
-
-    pub const QUIET: u64 = 5_000_000;
 
     /// An entropy device that interrupts, with one descriptor and one ring entry prepared for each place of its queue.
     pub struct Source<'a> {
@@ -231,41 +229,21 @@ mod code {
             Ok(Self { dev, queue, _data: data })
         }
 
-        pub fn interrupts(&self) -> Result<u64, End> {
-            self.dev.interrupts().ok_or_else(|| skip("the device cannot interrupt"))
-        }
-
         /// Has one buffer used.
         pub fn once(&mut self) -> Verdict {
             self.queue.republish(1);
             self.queue.notify(&self.dev);
             self.queue.skip(1)
         }
-
-        /// Waits until there were more interrupts than `before`, and acknowledges.
-        pub fn interrupted(&self, before: u64) -> Result<bool, End> {
-            self.interrupts()?;
-            let came = wait_until(PATIENCE, || self.dev.interrupts() != Some(before));
-            self.dev.take_interrupt();
-            Ok(came)
-        }
-
-        /// Fails if there are interrupts.
-        pub fn quiet(&self, before: u64) -> Verdict {
-            wait_until(QUIET, || self.dev.interrupts() != Some(before));
-            let saw = self.interrupts()?;
-            self.dev.take_interrupt();
-            equal("interrupts", 0, saw - before)
-        }
     }
 
     /// Requests one at a time; each must interrupt.
     pub fn each_interrupts(source: &mut Source<'_>, count: u16, prepare: impl Fn(&Queue)) -> Verdict {
         for n in 0..count {
-            let before = source.interrupts()?;
+            let before = source.dev.needed_interrupts()?;
             prepare(&source.queue);
             source.once()?;
-            holds(source.interrupted(before)?, &format!("interrupts of request {n}"), "one within 1 s", "none")?;
+            holds(source.dev.interrupted(before), &format!("interrupts of request {n}"), "one within 1 s", "none")?;
         }
         Ok(())
     }
@@ -304,7 +282,7 @@ mod code {
             source.queue.notify(&source.dev);
             source.queue.skip(batch)?;
             done += u32::from(batch);
-            if watch && source.dev.interrupts().is_some() && !source.interrupted(before)? {
+            if watch && source.dev.interrupts().is_some() && !source.dev.interrupted(before) {
                 let what = format!("interrupts at used index {}", source.queue.used_index());
                 return Err(fail(&what, "one within 1 s", "none"));
             }

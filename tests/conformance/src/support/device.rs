@@ -2,7 +2,7 @@
 
 use super::raw::{Buf, Pages, Queue, wait_until};
 use super::registers::{Layout, Regs};
-use super::{End, Verdict, error, fail, skip};
+use super::{End, Verdict, equal, error, fail, skip};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -65,6 +65,10 @@ impl Target {
 fn difference<F: Flags<Bits = u64>>(features: &F, bits: u64) -> F {
     F::from_bits_retain(features.bits() & !bits)
 }
+
+/// How long an interrupt may take, and how long one is waited for that must not come.
+const INTERRUPT: u64 = 1_000_000_000;
+const NO_INTERRUPT: u64 = 5_000_000;
 
 /// A driver has the device's other queues set up before DRIVER_OK (3.1.1, step 7), as small as this.
 const IDLE_SIZE: u16 = 8;
@@ -261,6 +265,32 @@ impl<'a> Dev<'a> {
     /// Interrupts of its queues so far; `None` where it cannot interrupt.
     pub fn interrupts(&self) -> Option<u64> {
         self.target.interrupts.queue_event().map(irq::count_of)
+    }
+
+    /// The same where they are needed.
+    ///
+    /// # Errors
+    /// Not applicable where it cannot interrupt.
+    pub fn needed_interrupts(&self) -> Result<u64, End> {
+        self.interrupts().ok_or_else(|| skip("the device cannot interrupt"))
+    }
+
+    /// Waits up to a second for another interrupt than those `before`, and acknowledges it; whether it came.
+    pub fn interrupted(&self, before: u64) -> bool {
+        let came = wait_until(INTERRUPT, || self.interrupts() != Some(before));
+        self.take_interrupt();
+        came
+    }
+
+    /// Fails if another interrupt than those `before` comes within 5 ms; acknowledges it.
+    ///
+    /// # Errors
+    /// Then; not applicable where the device cannot interrupt.
+    pub fn quiet(&self, before: u64) -> Verdict {
+        wait_until(NO_INTERRUPT, || self.interrupts() != Some(before));
+        let saw = self.needed_interrupts()?;
+        self.take_interrupt();
+        equal("interrupts", 0, saw - before)
     }
 
     /// Fails if the device says that it cannot go on.

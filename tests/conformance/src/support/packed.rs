@@ -105,7 +105,7 @@ impl Packed {
         self.ring.part(usize::from(at) * size_of::<Descriptor>(), size_of::<Descriptor>()).bytes()
     }
 
-    /// Makes a list available, its first descriptor last, and moves on behind it.
+    /// Makes a list available, its first descriptor last, and moves past it.
     pub fn offer(&mut self, id: u16, links: &[Link]) {
         self.offer_named(id, id, links);
     }
