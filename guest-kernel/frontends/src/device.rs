@@ -274,13 +274,12 @@ impl<T: Transport> Device<T> {
     /// Sets up a queue of at most `size` entries, unless the device insists on more, whose chains have at most `chain`
     /// descriptors.
     pub fn ring(&mut self, queue: u16, size: u16, chain: u16, dma: &'static dyn DmaPages) -> Result<Ring, InitError> {
-        let max = self.transport.max_queue_size(queue);
-        let ring = match u16::try_from(max.min(32768)) {
-            Ok(max) if max > 0 && size > 0 => {
-                let taken = self.transport.set_queue_size(queue, prev_power_of_two(size.min(max)));
-                taken.map_err(InitError::from).and_then(|size| Ring::new(queue, size, chain, self.features, dma))
-            }
-            _ => Err(InitError::BadQueue { queue, size: max }),
+        let max = self.largest_ring(queue);
+        let ring = if max > 0 && size > 0 {
+            let taken = self.transport.set_queue_size(queue, prev_power_of_two(size.min(max)));
+            taken.map_err(InitError::from).and_then(|size| Ring::new(queue, size, chain, self.features, dma))
+        } else {
+            Err(InitError::BadQueue { queue, size: max.into() })
         };
         let set = ring.and_then(|mut ring| {
             ring.lend(self.loan.clone());
