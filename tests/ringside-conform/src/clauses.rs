@@ -36,12 +36,12 @@ pub fn show(options: &ClausesOptions) -> Result<()> {
         return Ok(());
     }
     if options.list {
-        ledger.iter().for_each(|clause| ui::text(format_args!("{}", line(clause))));
+        ledger.iter().for_each(|clause| ui::text(line(clause)));
         ui::line("");
     }
     ui::table(&table(&ledger, results.as_ref()));
     if results.is_some_and(|results| results.catalogue() != catalogue::version()) {
-        ui::line(format_args!("\nthe results are of another version of the suite"));
+        ui::line("\nthe results are of another version of the suite");
     }
     Ok(())
 }

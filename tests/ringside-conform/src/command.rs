@@ -53,7 +53,7 @@ impl Chosen {
     /// Prints them with their rules.
     pub fn list(&self) {
         let entries: Vec<&Entry> = self.entries().collect();
-        ui::text(format_args!("{}", catalogue::list(&entries)));
+        ui::text(catalogue::list(&entries));
         ui::line(format_args!("\n{} checks", entries.len()));
     }
 }

@@ -118,7 +118,7 @@ pub fn remove_unfinished() {
         // There is nobody to tell.
         let _ = fs::remove_file(path);
     }
-    // Whoever wants to make another one waits for the end.
+    // The lock stays taken: no other file is begun before the program ends.
     std::mem::forget(unfinished);
 }
 
