@@ -2,8 +2,9 @@
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use host_backend::config::sandbox::{Mode, Namespaces, Options, Show};
 use host_backend::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat, hostile};
-use host_backend::{control, log, say, status, terminal};
+use host_backend::{control, keeper, log, say, status};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,6 +65,10 @@ struct Run {
     /// resume, stop
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
+    /// Listen on this Unix socket too, for monitoring: status, stats and the balloon's numbers, for processes of our group as
+    /// well
+    #[arg(long, value_name = "SOCKET")]
+    control_readonly: Option<PathBuf>,
     /// Serial port: stdio, or file=PATH (output only). A file grows to at most 64M, or to what ",size=SIZE" says; full ones
     /// are kept as PATH.1, and up to PATH.N with ",keep=N"
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
@@ -90,6 +95,27 @@ struct Run {
     /// Write each lie to this file, one per line, the last before a crash at its end; size= and keep= as for --console
     #[arg(long, value_name = "PATH", requires = "hostile_device")]
     hostile_log: Option<LogFile>,
+    /// Become this user, by number, once everything is open; as root without it there is a warning (0: stay root)
+    #[arg(long, value_name = "NUMBER", help_heading = SANDBOX)]
+    uid: Option<u32>,
+    /// Become this group, by number
+    #[arg(long, value_name = "NUMBER", help_heading = SANDBOX)]
+    gid: Option<u32>,
+    /// Make this folder the root directory once everything is open; an empty one will do
+    #[arg(long, value_name = "FOLDER", help_heading = SANDBOX)]
+    chroot: Option<PathBuf>,
+    /// Join the cgroup of this folder before anything is opened, such as /sys/fs/cgroup/vms/a
+    #[arg(long, value_name = "FOLDER", help_heading = SANDBOX)]
+    cgroup: Option<PathBuf>,
+    /// Live in new mount, network, IPC, UTS and cgroup namespaces once everything is open
+    #[arg(long, help_heading = SANDBOX)]
+    new_namespaces: bool,
+    /// Print what is in force, and each system call that is allowed, when the sandbox is on
+    #[arg(long, help_heading = SANDBOX)]
+    show_sandbox: bool,
+    /// Run without the sandbox: a guest that takes over this process then has all that its user has
+    #[arg(long, help_heading = SANDBOX, conflicts_with_all = ["uid", "gid", "chroot", "new_namespaces", "show_sandbox"])]
+    no_sandbox: bool,
     /// Inject a bug into the machine
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
@@ -98,6 +124,9 @@ struct Run {
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
 }
+
+/// The sandbox is on without a word; these say more.
+const SANDBOX: &str = "Sandbox";
 
 /// `--net none` is a value too; clap takes a bare `Option` for an absent argument.
 #[derive(Clone)]
@@ -117,8 +146,8 @@ fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
 
 /// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
 pub(crate) fn parse() -> Result<Config, ExitCode> {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == terminal::GUARD_ARGUMENT) {
-        terminal::run_guard();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == keeper::ARGUMENT) {
+        keeper::run();
         return Err(ExitCode::SUCCESS);
     }
     match Cli::try_parse() {
@@ -169,6 +198,7 @@ impl From<Run> for Config {
             balloon: run.balloon,
             rng: run.rng,
             control: run.control,
+            control_readonly: run.control_readonly,
             console: run.console,
             virtio_console: run.virtio_console,
             console_rate: run.console_rate.0,
@@ -177,6 +207,15 @@ impl From<Run> for Config {
             hostile: run.hostile_device,
             hostile_log: run.hostile_log,
             kvm: run.kvm,
+            sandbox: Options {
+                mode: if run.no_sandbox { Mode::Off } else { Mode::On },
+                user: run.uid,
+                group: run.gid,
+                chroot: run.chroot,
+                cgroup: run.cgroup,
+                namespaces: if run.new_namespaces { Namespaces::New } else { Namespaces::Parents },
+                show: if run.show_sandbox { Show::All } else { Show::Nothing },
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod hostile;
 pub mod lie;
+pub mod sandbox;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,6 +46,8 @@ pub struct Config {
     pub rng: bool,
     /// Where the control socket goes.
     pub control: Option<PathBuf>,
+    /// Where the one for monitoring goes.
+    pub control_readonly: Option<PathBuf>,
     /// What the serial port is connected to.
     pub console: Console,
     /// What the virtio console is connected to.
@@ -61,6 +64,8 @@ pub struct Config {
     pub hostile_log: Option<LogFile>,
     /// The KVM device.
     pub kvm: PathBuf,
+    /// The sandbox.
+    pub sandbox: sandbox::Options,
 }
 
 /// Where kernel and initrd come from.

@@ -22,10 +22,12 @@
 //! `--virtio-console control`; bytes that are no UTF-8 are shown as U+FFFD, and a character whose end is missing comes
 //! with the next answer. A line has at most [`LINE_MAX`] bytes without its end, and [`CLIENTS_MAX`] clients may be
 //! connected at once; others are turned away, unless one of those has not read its
-//! answer for some seconds. Clients are processes of the user who runs the VM, or of root.
+//! answer for some seconds. Clients are processes of the user who runs the VM, or of root. A second socket is for monitoring:
+//! its clients may also be of the group of the VM's process, and may ask for `status`, `stats` and the balloon's numbers.
 
 mod client;
 mod socket;
+mod thread;
 
 use crate::devices::InputSink;
 use crate::devices::output::Output;
@@ -38,12 +40,13 @@ use client::{Client, Next};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use serde::Deserialize;
 use serde_json::{Value, json};
-pub use socket::{ControlSocket, Error};
+pub use socket::{Access, ControlSocket, Error};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub use thread::ControlThread;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -73,7 +76,7 @@ const FAREWELL_PATIENCE: Duration = Duration::from_millis(500);
 const PAGES_PER_MIB: u64 = 256;
 
 /// What the socket controls.
-pub trait Controlled {
+pub trait Controlled: Send + Sync {
     /// The answer to `status`.
     fn status(&self) -> Value;
     /// The answer to `stats`.
@@ -107,9 +110,9 @@ pub struct ControlConsole {
     pub input: Arc<ConsoleInput>,
 }
 
-/// Serves the clients of a control socket on the main event loop.
+/// Serves the clients of the control sockets on an event loop.
 pub struct ControlServer {
-    socket: ControlSocket,
+    sockets: Vec<ControlSocket>,
     clients: BTreeMap<RawFd, Client>,
     controlled: Arc<dyn Controlled>,
     stop: Arc<Stop>,
@@ -140,12 +143,12 @@ enum Request {
 }
 
 impl ControlServer {
-    /// A server for what comes in at `socket`.
+    /// A server for what comes in at `sockets`.
     ///
     /// # Errors
     /// When the system has no event file descriptor left.
-    pub fn new(socket: ControlSocket, controlled: Arc<dyn Controlled>, stop: Arc<Stop>) -> io::Result<Self> {
-        Ok(Self { socket, clients: BTreeMap::new(), controlled, stop, again: event()? })
+    pub fn new(sockets: Vec<ControlSocket>, controlled: Arc<dyn Controlled>, stop: Arc<Stop>) -> io::Result<Self> {
+        Ok(Self { sockets, clients: BTreeMap::new(), controlled, stop, again: event()? })
     }
 
     /// Tells those who asked for the VM's end how it went, and gives all clients a moment to read their answers.
@@ -163,8 +166,11 @@ impl ControlServer {
     }
 
     /// Executes one line.
-    fn reply(&self, line: &[u8]) -> Reply {
+    fn reply(&self, line: &[u8], access: Access) -> Reply {
         let answer = match serde_json::from_slice(line) {
+            Ok(request) if access == Access::Read && !reads(&request) => {
+                Err("this socket is for monitoring: status, stats and balloon".into())
+            }
             Ok(Request::Stop {}) => {
                 self.stop.request(Outcome::Stopped);
                 return Reply::AtEnd;
@@ -222,9 +228,9 @@ impl ControlServer {
         Ok(answer)
     }
 
-    fn accept(&mut self, ops: &mut EventOps<'_>) {
+    fn accept(&mut self, socket: usize, ops: &mut EventOps<'_>) {
         loop {
-            let mut stream = match self.socket.accept() {
+            let mut stream = match self.sockets[socket].accept() {
                 Ok(Some(stream)) => stream,
                 // Not one of ours, or gone already.
                 Ok(None) => continue,
@@ -240,7 +246,7 @@ impl ControlServer {
             }
             let fd = stream.as_raw_fd();
             if ops.add(Events::new_raw(fd, EventSet::IN)).is_ok() {
-                self.clients.insert(fd, Client::new(stream));
+                self.clients.insert(fd, Client::new(stream, self.sockets[socket].access()));
             }
         }
     }
@@ -270,7 +276,7 @@ impl ControlServer {
                 false
             }
             Next::Line(line) if line.trim_ascii().is_empty() => true,
-            Next::Line(line) => match self.reply(&line) {
+            Next::Line(line) => match self.reply(&line, client.access) {
                 Reply::Now(answer) => client.answer(&answer),
                 Reply::AtEnd => {
                     client.awaits_end = true;
@@ -293,6 +299,14 @@ impl ControlServer {
     }
 }
 
+/// Whether a request changes nothing.
+fn reads(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Status {} | Request::Stats {} | Request::Balloon { target_mib: None, target_pages: None }
+    )
+}
+
 fn ok(mut value: Value) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.insert("ok".into(), true.into());
@@ -302,13 +316,15 @@ fn ok(mut value: Value) -> Value {
 
 impl MutEventSubscriber for ControlServer {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let _ = ops.add(Events::new(self.socket.listener(), EventSet::IN));
+        for socket in &self.sockets {
+            let _ = ops.add(Events::new(socket.listener(), EventSet::IN));
+        }
         let _ = ops.add(Events::new(&self.again, EventSet::IN));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if events.fd() == self.socket.listener().as_raw_fd() {
-            self.accept(ops);
+        if let Some(socket) = self.sockets.iter().position(|socket| socket.listener().as_raw_fd() == events.fd()) {
+            self.accept(socket, ops);
         } else if events.fd() == self.again.as_raw_fd() {
             let _ = self.again.read();
             let waiting: Vec<_> =

@@ -53,9 +53,9 @@ fn server_with(balloon: Option<BalloonHandle>, console: Option<ControlConsole>) 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
     let stop = Arc::new(Stop::new().unwrap());
-    let socket = ControlSocket::bind(&path).unwrap();
+    let socket = ControlSocket::bind(&path, Access::Full).unwrap();
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-    let served = ControlServer::new(socket, Arc::new(Fake(balloon, console)), stop.clone()).unwrap();
+    let served = ControlServer::new(vec![socket], Arc::new(Fake(balloon, console)), stop.clone()).unwrap();
     let served = Rc::new(RefCell::new(served));
     manager.add_subscriber(Box::new(served.clone()));
     Server { manager, served, path, stop, _folder: folder }
@@ -336,11 +336,11 @@ fn too_many_clients_are_turned_away_and_there_is_room_again() {
 #[test]
 fn a_path_in_use_is_refused_and_left_alone() {
     let server = server(None);
-    assert!(matches!(ControlSocket::bind(&server.path), Err(Error::InUse(_))));
+    assert!(matches!(ControlSocket::bind(&server.path, Access::Full), Err(Error::InUse(_))));
     assert!(server.path.exists());
     let file = tempfile::NamedTempFile::new().unwrap();
-    assert!(matches!(ControlSocket::bind(file.path()), Err(Error::Exists(_))));
-    assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket")), Err(Error::Io { .. })));
+    assert!(matches!(ControlSocket::bind(file.path(), Access::Full), Err(Error::Exists(_))));
+    assert!(matches!(ControlSocket::bind(Path::new("/nonexistent/socket"), Access::Full), Err(Error::Io { .. })));
 }
 
 #[test]

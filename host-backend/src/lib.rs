@@ -17,9 +17,11 @@ pub mod event;
 #[cfg(any(test, feature = "test-faults"))]
 pub mod faulty;
 pub mod hostile;
+pub mod keeper;
 pub mod log;
 pub mod run;
 pub mod sample;
+pub mod sandbox;
 pub mod status;
 pub mod stop;
 pub mod target;

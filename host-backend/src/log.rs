@@ -39,6 +39,16 @@ pub fn text(text: &str) -> io::Result<()> {
     write(libc::STDOUT_FILENO, text.as_bytes())
 }
 
+/// Has panics reported as one line, by the thread on which they happen, whatever RUST_BACKTRACE says: a backtrace reads files,
+/// which a thread in its sandbox cannot.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let text = info.to_string().replace('\n', " ");
+        say!("thread {}: {text}", thread.name().unwrap_or("unnamed"));
+    }));
+}
+
 fn write(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !bytes.is_empty() {

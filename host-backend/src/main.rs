@@ -2,7 +2,7 @@
 
 mod cli;
 
-use host_backend::{run, say, terminal};
+use host_backend::{log, run, say, terminal};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    log::report_panics();
     let result = run::run(&config);
     terminal::restore();
     match result {

@@ -1,38 +1,58 @@
-//! Raw mode of the terminal, and the promise that it ends: on drop, on a panic, on a fatal signal, and by a process of its
-//! own when this one is killed.
+//! Raw mode of the terminal. It ends when it is dropped; when this process ends without that, its keeper sees to it.
 //!
 //! Ctrl-C keeps its meaning (it ends the VM); every other key goes to the guest.
 
-mod guard;
-
-pub use guard::{ARGUMENT as GUARD_ARGUMENT, run as run_guard};
-
-use guard::Guard;
+use serde::{Deserialize, Serialize};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The terminal's modes as they were found, and as they were made.
+/// The terminal's modes as they were found, and as they are made.
 static MODES: OnceLock<Modes> = OnceLock::new();
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 
-#[derive(Clone, Copy)]
-struct Modes {
-    found: libc::termios,
-    raw: libc::termios,
+/// A terminal's modes as they were found, and as they are to be while a VM runs.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Modes {
+    found: Termios,
+    raw: Termios,
 }
 
-/// Keeps standard input raw while it lives.
-#[derive(Debug)]
-pub struct RawMode(Option<Guard>);
+/// As text it is the words of its bytes.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(into = "Vec<u8>", try_from = "Vec<u8>")]
+struct Termios(libc::termios);
 
-impl RawMode {
-    /// Makes standard input raw; `None` if it is no terminal, or one that another job owns.
+impl std::fmt::Debug for Termios {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Termios({:#x}, {:#x}, {:#x})", self.0.c_iflag, self.0.c_oflag, self.0.c_lflag)
+    }
+}
+
+impl From<Termios> for Vec<u8> {
+    fn from(modes: Termios) -> Self {
+        // SAFETY: a termios is plain numbers without padding on this system, all initialized by tcgetattr.
+        unsafe { std::slice::from_raw_parts((&raw const modes.0).cast::<u8>(), size_of::<libc::termios>()) }.into()
+    }
+}
+
+impl TryFrom<Vec<u8>> for Termios {
+    type Error = &'static str;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Self::Error> {
+        let bytes: [u8; size_of::<libc::termios>()] = bytes.try_into().map_err(|_| "not a termios")?;
+        // SAFETY: a termios is plain numbers, and these are the bytes of one.
+        Ok(Self(unsafe { std::mem::transmute::<[u8; size_of::<libc::termios>()], libc::termios>(bytes) }))
+    }
+}
+
+impl Modes {
+    /// Those of standard input; `None` if it is no terminal, or one that another job has.
     ///
     /// # Errors
     /// When the terminal refuses.
-    pub fn enter() -> io::Result<Option<Self>> {
+    pub fn of_stdin() -> io::Result<Option<Self>> {
         if !is_ours() {
             return Ok(None);
         }
@@ -45,50 +65,64 @@ impl RawMode {
         }
         raw.c_cc[libc::VMIN] = 1;
         raw.c_cc[libc::VTIME] = 0;
-        let modes = *MODES.get_or_init(|| Modes { found, raw });
-        restore_on_fatal_events();
-        // Before the modes change, so that no moment is without it. Without one a kill leaves the terminal raw.
-        let guard = Guard::start(&modes).ok();
-        ACTIVE.store(true, Ordering::SeqCst);
-        if let Err(error) = set_modes(libc::STDIN_FILENO, &modes.raw) {
-            restore();
-            return Err(error);
-        }
-        Ok(Some(Self(guard)))
+        Ok(Some(Self { found: Termios(found), raw: Termios(raw) }))
     }
-}
 
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        restore();
-        if let Some(guard) = self.0.take() {
-            guard.dismiss();
+    /// Restores the terminal at standard output if it still is as we made it.
+    pub fn give_back_output(&self) {
+        if self.is_raw(libc::STDOUT_FILENO) {
+            // There is no place for a report.
+            let _ = self.give_back(libc::STDOUT_FILENO);
         }
     }
-}
 
-/// Gives the terminal back as it was found. Does nothing when it is not raw; safe in a signal handler.
-pub fn restore() {
-    if ACTIVE.swap(false, Ordering::SeqCst)
-        && let Some(modes) = MODES.get()
-    {
-        // There is no place for a report.
-        let _ = modes.give_back(libc::STDIN_FILENO);
-    }
-}
-
-impl Modes {
     /// Restores a terminal, unless another job has it and has made its own modes.
     fn give_back(&self, fd: libc::c_int) -> io::Result<()> {
-        if in_foreground(fd) || self.is_raw(fd) { set_modes(fd, &self.found) } else { Ok(()) }
+        if in_foreground(fd) || self.is_raw(fd) { set_modes(fd, &self.found.0) } else { Ok(()) }
     }
 
     /// Whether the terminal is as we made it.
     fn is_raw(&self, fd: libc::c_int) -> bool {
         modes(fd).is_ok_and(|now| {
             let flags = |modes: &libc::termios| (modes.c_iflag, modes.c_oflag, modes.c_lflag, modes.c_cc);
-            flags(&now) == flags(&self.raw)
+            flags(&now) == flags(&self.raw.0)
         })
+    }
+}
+
+/// Keeps standard input raw while it lives.
+#[derive(Debug)]
+pub struct RawMode(());
+
+impl RawMode {
+    /// Makes standard input raw.
+    ///
+    /// # Errors
+    /// When the terminal refuses.
+    pub fn enter(modes: Modes) -> io::Result<Self> {
+        let modes = MODES.get_or_init(|| modes);
+        ACTIVE.store(true, Ordering::SeqCst);
+        if let Err(error) = set_modes(libc::STDIN_FILENO, &modes.raw.0) {
+            restore();
+            return Err(error);
+        }
+        Ok(Self(()))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Gives the terminal back as it was found. Does nothing when it is not raw.
+pub fn restore() {
+    if ACTIVE.swap(false, Ordering::SeqCst)
+        && let Some(modes) = MODES.get()
+    {
+        // There is no place for a report.
+        let _ = modes.give_back(libc::STDIN_FILENO);
     }
 }
 
@@ -104,7 +138,7 @@ fn modes(fd: libc::c_int) -> io::Result<libc::termios> {
 }
 
 fn set_modes(fd: libc::c_int, modes: &libc::termios) -> io::Result<()> {
-    // SAFETY: `modes` is a complete termios; tcsetattr is async-signal-safe.
+    // SAFETY: `modes` is a complete termios.
     if unsafe { libc::tcsetattr(fd, libc::TCSANOW, modes) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -124,30 +158,4 @@ pub fn is_ours() -> bool {
 pub fn ignore_stops() {
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
-}
-
-fn restore_on_fatal_events() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let earlier = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            restore();
-            earlier(info);
-        }));
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
-            // SAFETY: the handler is async-signal-safe; SA_RESETHAND lets the signal kill us when it comes again.
-            unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = on_fatal_signal as *const () as usize;
-                action.sa_flags = libc::SA_RESETHAND | libc::SA_NODEFER | libc::SA_ONSTACK;
-                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-            }
-        }
-    });
-}
-
-extern "C" fn on_fatal_signal(signal: libc::c_int) {
-    restore();
-    // SAFETY: raise is async-signal-safe; the default action is back in place.
-    unsafe { libc::raise(signal) };
 }

@@ -19,35 +19,56 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Listens on a new socket file that only its owner may connect to. The listener does not block.
+/// Listens on a new socket file of this mode. The listener does not block.
 ///
 /// # Errors
 /// Those of making it.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, mode: libc::mode_t) -> io::Result<UnixListener> {
     let socket = socket()?;
     let (address, len) = address(path)?;
     // The file gets the socket's mode, so that it never has another one.
     // SAFETY: the descriptor is open, and `address` is a sockaddr_un of at least `len` bytes.
     unsafe {
-        check(libc::fchmod(socket.as_raw_fd(), 0o600))?;
+        check(libc::fchmod(socket.as_raw_fd(), mode))?;
         check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len))?;
         check(libc::listen(socket.as_raw_fd(), 16))?;
     }
     Ok(socket.into())
 }
 
-/// The user whose process is at the other end.
+/// Whose process is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its user.
+    pub user: libc::uid_t,
+    /// All its groups.
+    pub groups: Vec<libc::gid_t>,
+}
+
+/// Groups that are looked at; a process with more has none of them but its first.
+const GROUPS_MAX: usize = 256;
+
+/// Whose process made the connection.
 ///
 /// # Errors
 /// Those of the system.
-pub fn peer_user(stream: &UnixStream) -> io::Result<libc::uid_t> {
-    let mut peer = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: 0 };
+pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
+    let mut peer = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: `peer` has room for the `len` bytes of a ucred.
     check(unsafe {
         libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
     })?;
-    Ok(peer.uid)
+    let mut groups = vec![0; GROUPS_MAX];
+    let mut len = (GROUPS_MAX * size_of::<libc::gid_t>()) as libc::socklen_t;
+    // SAFETY: `groups` has room for `len` bytes.
+    let got = unsafe {
+        let groups = groups.as_mut_ptr().cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups, &raw mut len)
+    };
+    groups.truncate(if got == 0 { len as usize / size_of::<libc::gid_t>() } else { 0 });
+    groups.push(peer.gid);
+    Ok(Peer { user: peer.uid, groups })
 }
 
 fn socket() -> io::Result<OwnedFd> {
@@ -87,7 +108,7 @@ mod tests {
     fn a_listener_that_is_full_is_an_error_and_no_wait() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let _listener = listen(&path).unwrap();
+        let _listener = listen(&path, 0o600).unwrap();
         let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).take(1000).collect();
         assert!((1..1000).contains(&waiting.len()));
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);

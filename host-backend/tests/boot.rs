@@ -254,17 +254,20 @@ fn unwritable_statistics_do_not_change_the_exit_status() {
 }
 
 #[test]
-fn a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal() {
-    needs_kvm!("a_socket_left_by_a_kill_is_replaced_and_gone_after_a_signal");
+fn a_socket_goes_after_a_kill_too_and_one_that_is_left_is_replaced() {
+    needs_kvm!("a_socket_goes_after_a_kill_too_and_one_that_is_left_is_replaced");
     let place = Place::new();
     let path = place.path("control");
     let kernel = place.kernel(&[print(b"!"), halt()].concat());
     for _ in 0..2 {
         let mut child = started(ringside(&kernel).arg("--control").arg(&path));
+        assert!(path.exists());
         signal(&mut child, libc::SIGKILL);
         child.wait();
-        assert!(path.exists(), "a kill leaves it");
+        eventually("the end of its socket, by the keeper", || !path.exists());
     }
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "only the loss of both leaves one");
     let mut child = started(ringside(&kernel).arg("--control").arg(&path));
     eventually("the control socket", || UnixStream::connect(&path).is_ok());
     signal(&mut child, libc::SIGTERM);
@@ -334,8 +337,9 @@ fn the_end_of_passt_is_reported_when_it_happens() {
 fn a_passt_that_ends_with_its_vm_is_no_news() {
     needs_kvm!("a_passt_that_ends_with_its_vm_is_no_news");
     let place = Place::new();
-    // A passt that runs until it is ended.
-    let fake = place.file("passt", b"#!/bin/sh\nexec sleep 600\n");
+    // A passt that runs until its socket is closed.
+    let script = b"#!/bin/bash\nwhile [ \"$1\" != --fd ]; do shift; done\nexec cat <&\"$2\" >/dev/null\n";
+    let fake = place.file("passt", script);
     std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let disk = place.file("disk", &[0; 4096]);
     let kernel = place.kernel(&[print(b"!"), halt()].concat());

@@ -212,8 +212,11 @@ fn pause_that_races_with_resets_is_always_answered() {
     if !kvm_works("pause_that_races_with_resets_is_always_answered") {
         return;
     }
+    // mov ecx, 20000; loop to itself: between two resets there is a time in which it runs
+    let work = [&[0xb9][..], &20_000u32.to_le_bytes(), &[0xe2, 0xfe]].concat();
     // mov al, 6; mov dx, PORT; out dx, al
     let reset = [&[0xb0, 6, 0x66, 0xba][..], &board::RESET_CONTROL_PORT.to_le_bytes(), &[0xee], &halt()].concat();
+    let reset = [work, reset].concat();
     // The console's first byte of each start goes to a pipe without a reader that has room enough.
     let mut vm = Vm::start(&reset, &["--on-reset", "reboot", "--cpus", "2"]);
     let (mut paused, mut asked) = (0, 0);
@@ -222,7 +225,7 @@ fn pause_that_races_with_resets_is_always_answered() {
         assert!(asked < 10_000, "{paused} of {asked} requests paused the VM");
         let answer = vm.ask("pause");
         if answer["ok"] != true {
-            // In the middle of a reset there are no vCPUs to pause.
+            // The next reset came before the request.
             let error = answer["error"].as_str().unwrap();
             assert!(error.contains("cannot pause a VM that is created"), "{error}");
             continue;

@@ -1,7 +1,7 @@
 //! A client of the control socket: its incomplete request, and the answers that it did not read yet. Nothing blocks, and both
 //! are bounded: a client gets its next request executed once it has read the answer before.
 
-use super::LINE_MAX;
+use super::{Access, LINE_MAX};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,6 +20,8 @@ pub(super) struct Client {
     ended: bool,
     /// It asked for the VM's end and gets its answer then.
     pub(super) awaits_end: bool,
+    /// What it may ask for.
+    pub(super) access: Access,
 }
 
 /// What a client has to be served with.
@@ -36,7 +38,7 @@ pub(super) enum Next {
 }
 
 impl Client {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, access: Access) -> Self {
         Self {
             stream,
             received: Vec::new(),
@@ -44,6 +46,7 @@ impl Client {
             moved: Instant::now(),
             ended: false,
             awaits_end: false,
+            access,
         }
     }
 

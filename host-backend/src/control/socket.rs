@@ -1,6 +1,8 @@
-//! The control socket's file: made for its owner alone, over a dead one if there is one, and removed only if it is ours.
+//! A control socket's file: made for its owner alone, or for its group too, over a dead one if there is one, and removed only
+//! if it is ours.
 
-use crate::unix_socket::{connect, listen, peer_user};
+use crate::keeper::SocketFile;
+use crate::unix_socket::{connect, listen, peer};
 use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -28,11 +30,33 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// What the clients of a socket may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything, for processes of our user and of root.
+    Full,
+    /// Ask for numbers, for those of our group too.
+    Read,
+}
+
+impl Access {
+    fn mode(self) -> libc::mode_t {
+        match self {
+            Self::Full => 0o600,
+            Self::Read => 0o660,
+        }
+    }
+}
+
 /// A bound control socket. Its file goes when it goes.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    access: Access,
+    /// The user and the group that made it.
+    owner: (libc::uid_t, libc::gid_t),
+    /// None once somebody else removes the file.
+    path: Option<PathBuf>,
     /// Device and inode of the file. The inode is not reused while the listener is open.
     file: (u64, u64),
     /// A descriptor to give up for a client that is turned away, when there is no other left.
@@ -44,20 +68,33 @@ impl ControlSocket {
     ///
     /// # Errors
     /// [`Error`]; any other file is never touched.
-    pub fn bind(path: &Path) -> Result<Self, Error> {
+    pub fn bind(path: &Path, access: Access) -> Result<Self, Error> {
         let failed = |source| Error::Io { path: path.into(), source };
         // Two that find the same dead socket must not remove each other's new one.
         let _turn = lock_folder(path)?;
-        let listener = match listen(path) {
+        let listener = match listen(path, access.mode()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 remove_dead(path)?;
-                listen(path)
+                listen(path, access.mode())
             }
             other => other,
         };
         let listener = listener.map_err(failed)?;
         let file = identity(path).map_err(failed)?;
-        Ok(Self { spare: RefCell::new(listener.try_clone().ok()), listener, path: path.into(), file })
+        let spare = RefCell::new(listener.try_clone().ok());
+        // SAFETY: neither call can fail or touches memory.
+        let owner = unsafe { (libc::geteuid(), libc::getegid()) };
+        Ok(Self { listener, access, owner, path: Some(path.into()), file, spare })
+    }
+
+    /// Leaves it to the caller to remove the file.
+    pub fn leave_file(&mut self) -> Option<SocketFile> {
+        self.path.take().map(|path| SocketFile::new(&path, self.file))
+    }
+
+    /// What its clients may do.
+    pub(super) fn access(&self) -> Access {
+        self.access
     }
 
     /// The listener, which does not block.
@@ -65,7 +102,8 @@ impl ControlSocket {
         &self.listener
     }
 
-    /// The next client that may give orders here: one of this user's processes, or root's.
+    /// The next client that may ask here: one of this user's processes, or root's; for [`Access::Read`] also one of our
+    /// group's.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
@@ -75,10 +113,10 @@ impl ControlSocket {
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
-        // SAFETY: geteuid cannot fail and touches no memory.
-        let us = unsafe { libc::geteuid() };
-        let peer = peer_user(&stream)?;
-        Ok((peer == us || peer == 0).then_some(stream))
+        let peer = peer(&stream)?;
+        let (user, group) = self.owner;
+        let ours = peer.user == user || peer.user == 0 || self.access == Access::Read && peer.groups.contains(&group);
+        Ok(ours.then_some(stream))
     }
 
     /// Answers a client for whom there is no descriptor: one that stays in the queue would make the socket readable for good.
@@ -98,8 +136,10 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
-            let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path
+            && identity(path).is_ok_and(|file| file == self.file)
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -145,7 +185,7 @@ mod tests {
     fn a_socket_is_for_its_owner_alone_and_goes_with_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = ControlSocket::bind(&path, Access::Full).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
@@ -158,8 +198,8 @@ mod tests {
         // Dropping a listener leaves its file, as a kill does.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let first = ControlSocket::bind(&path).unwrap();
-        assert!(matches!(ControlSocket::bind(&path), Err(Error::InUse(_))));
+        let first = ControlSocket::bind(&path, Access::Full).unwrap();
+        assert!(matches!(ControlSocket::bind(&path, Access::Full), Err(Error::InUse(_))));
         assert!(UnixStream::connect(&path).is_ok());
         drop(first);
     }
@@ -172,12 +212,12 @@ mod tests {
         holder.lock().unwrap();
         let (send, bound) = std::sync::mpsc::channel();
         let wanted = path.clone();
-        std::thread::spawn(move || send.send(ControlSocket::bind(&wanted)));
+        std::thread::spawn(move || send.send(ControlSocket::bind(&wanted, Access::Full)));
         let result = bound.recv_timeout(Duration::from_secs(20)).expect("an answer while the lock is held");
         assert!(matches!(result, Err(Error::Locked(_))), "{result:?}");
         assert!(!path.exists());
         drop(holder);
-        assert!(ControlSocket::bind(&path).is_ok());
+        assert!(ControlSocket::bind(&path, Access::Full).is_ok());
     }
 
     #[test]
@@ -187,19 +227,22 @@ mod tests {
         fs::write(&file, b"precious").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         for path in [&file, &link] {
-            assert!(matches!(ControlSocket::bind(path), Err(Error::Exists(_))));
+            assert!(matches!(ControlSocket::bind(path, Access::Full), Err(Error::Exists(_))));
         }
         assert_eq!(fs::read(&file).unwrap(), b"precious");
-        assert!(matches!(ControlSocket::bind(&folder.path().join("x".repeat(200))), Err(Error::Io { .. })));
+        assert!(matches!(
+            ControlSocket::bind(&folder.path().join("x".repeat(200)), Access::Full),
+            Err(Error::Io { .. })
+        ));
     }
 
     #[test]
     fn the_socket_of_another_process_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
-        let ours = ControlSocket::bind(&path).unwrap();
+        let ours = ControlSocket::bind(&path, Access::Full).unwrap();
         fs::remove_file(&path).unwrap();
-        let theirs = ControlSocket::bind(&path).unwrap();
+        let theirs = ControlSocket::bind(&path, Access::Full).unwrap();
         drop(ours);
         assert!(path.exists());
         drop(theirs);
@@ -221,7 +264,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
-        let socket = ControlSocket::bind(&path).unwrap();
+        let socket = ControlSocket::bind(&path, Access::Full).unwrap();
         // The user has made it accessible.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
@@ -243,7 +286,8 @@ mod tests {
         for _ in 0..20 {
             drop(UnixListener::bind(&path).unwrap());
             let all = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlSocket::bind(&path))).collect();
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| ControlSocket::bind(&path, Access::Full))).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
             });
             assert_eq!(all.iter().filter(|socket| socket.is_ok()).count(), 1);

@@ -11,6 +11,7 @@ mod text;
 use super::reset::ResetLine;
 use crate::config::LogFile;
 use log::{Log, Named};
+pub use log::{Rotate, rotate};
 use rate::Bucket;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -110,12 +111,24 @@ impl Output {
         }
     }
 
+    /// Has full files renamed by this, where [`rotate`] may not be used.
+    pub fn rotate_by(&self, rotate: Rotate) {
+        if let Some(mut log) = self.log() {
+            log.rotate_by(rotate);
+        }
+    }
+
     /// Empties the file, if it is one.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn empty(&self) -> io::Result<()> {
         self.log().map_or(Ok(()), |mut log| log.empty())
+    }
+
+    /// Whether bytes go to a file of bounded size.
+    pub fn is_log(&self) -> bool {
+        matches!(self.sink, Sink::Log(_))
     }
 
     fn log(&self) -> Option<MutexGuard<'_, Log>> {

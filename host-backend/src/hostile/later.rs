@@ -3,8 +3,8 @@
 use crate::stop::Stop;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Interval of the thread's checks for the VM's end.
@@ -17,12 +17,13 @@ pub(super) struct Later {
     sender: Sender<(Instant, Action)>,
     /// Taken by the thread.
     receiver: Mutex<Option<Receiver<(Instant, Action)>>>,
+    thread: OnceLock<JoinHandle<()>>,
 }
 
 impl Default for Later {
     fn default() -> Self {
         let (sender, receiver) = channel();
-        Self { sender, receiver: Mutex::new(Some(receiver)) }
+        Self { sender, receiver: Mutex::new(Some(receiver)), thread: OnceLock::new() }
     }
 }
 
@@ -33,11 +34,22 @@ impl Later {
         let _ = self.sender.send((Instant::now() + Duration::from_millis(ms.into()), action));
     }
 
-    /// Starts the thread, which ends with the VM.
-    pub(super) fn start(later: &Arc<Self>, stop: &Arc<Stop>) -> io::Result<()> {
+    /// Starts the thread, which calls `enter` first, and ends with the VM.
+    pub(super) fn start(later: &Arc<Self>, stop: &Arc<Stop>, enter: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let Some(receiver) = later.take() else { return Ok(()) };
         let stop = stop.clone();
-        thread::Builder::new().name("hostile".into()).spawn(move || serve(&receiver, &stop)).map(drop)
+        let work = move || {
+            enter();
+            serve(&receiver, &stop);
+        };
+        let thread = thread::Builder::new().name("hostile".into()).spawn(work)?;
+        let _ = later.thread.set(thread);
+        Ok(())
+    }
+
+    /// Whether the thread has ended, or never started.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.get().is_none_or(JoinHandle::is_finished)
     }
 
     fn take(&self) -> Option<Receiver<(Instant, Action)>> {

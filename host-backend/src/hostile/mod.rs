@@ -92,8 +92,13 @@ impl Hostile {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(&self, stop: &Arc<Stop>) -> io::Result<()> {
-        Later::start(&self.later, stop)
+    pub fn start(&self, stop: &Arc<Stop>, enter: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        Later::start(&self.later, stop, enter)
+    }
+
+    /// Whether that thread has ended, as it does when a stop is requested.
+    pub fn has_ended(&self) -> bool {
+        self.later.has_ended()
     }
 
     /// Runs all delayed actions now.

@@ -2,7 +2,7 @@
 //! nothing is created.
 
 use super::{Error, open_output, parts};
-use crate::config::{self, Config, Peer, Publish};
+use crate::config::{self, Config, Peer};
 use crate::control::ControlConsole;
 use crate::devices::InputSink;
 use crate::devices::output::Output;
@@ -59,7 +59,7 @@ pub(super) fn devices(
         models.models.push((format!("block{index}"), parts::disk(Box::new(engine), build)));
     }
     if let Some(net) = &config.net {
-        let (link, watched) = link(&net.peer, &config.publish, &mut models.passt)?;
+        let (link, watched) = link(&net.peer, config, &mut models.passt)?;
         models.peer = Some(Arc::new(super::peer::Peer::new(&net.peer, watched, stop.clone())));
         models.push("net", Net::new(link, net.mac));
     }
@@ -89,11 +89,7 @@ pub(super) fn devices(
 }
 
 /// Connects to the peer, and returns the descriptor that shows its end, if it is known by now.
-fn link(
-    peer: &Peer,
-    publish: &[Publish],
-    child: &mut Option<Prepared>,
-) -> Result<(Box<dyn Link>, Option<OwnedFd>), Error> {
+fn link(peer: &Peer, config: &Config, child: &mut Option<Prepared>) -> Result<(Box<dyn Link>, Option<OwnedFd>), Error> {
     Ok(match peer {
         Peer::Tap(name) => {
             let link = TapLink::open(name).map_err(|source| Error::Tap { name: name.clone(), source })?;
@@ -106,7 +102,7 @@ fn link(
             (Box::new(link), Some(watched))
         }
         Peer::Passt => {
-            let (passt, link) = Prepared::new(publish)?;
+            let (passt, link) = Prepared::new(&config.publish, config.sandbox.user, config.sandbox.group)?;
             *child = Some(passt);
             (Box::new(link), None)
         }

@@ -7,8 +7,8 @@ use crate::say;
 use crate::virtio::Flush;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// What takes longer than this is reported.
@@ -89,60 +89,59 @@ impl<'a> Waits<'a> {
     }
 }
 
-/// Flushes all disks at the same time and returns which may have lost something, and why.
-pub(super) fn flush_all(
-    disks: Vec<(String, Arc<dyn Flush>)>,
-    patience: Duration,
-    tick: &mut dyn FnMut() -> Patience,
-) -> Vec<String> {
-    let mut lost = Vec::new();
-    let mut waits = Waits::new();
-    let (failures, failed) = channel();
-    for (name, disk) in disks {
-        match start_flush(&name, disk) {
-            Ok(result) => {
-                let (failures, of) = (failures.clone(), name.clone());
-                waits.add(&name, "the flush", patience, move || match result.try_recv() {
-                    Ok(result) => {
-                        if let Err(error) = result {
-                            // The receiver lives as long as this function.
-                            let _ = failures.send(format!("{of} ({error})"));
-                        }
-                        true
-                    }
-                    Err(TryRecvError::Empty) => false,
-                    Err(TryRecvError::Disconnected) => {
-                        let _ = failures.send(format!("{of} (its flush panicked)"));
-                        true
-                    }
-                });
-            }
-            Err(error) => lost.push(format!("{name} ({error})")),
-        }
-    }
-    let given_up = waits.finish(tick);
-    lost.extend(failed.try_iter());
-    lost.extend(given_up.into_iter().map(|(name, why)| format!("{name} ({why})")));
-    lost
+/// A thread that waits to flush one disk at the VM's end: then none can be made any more, and no bound holds for a system call
+/// that waits for a disk.
+pub(super) struct Flusher {
+    name: String,
+    start: Sender<()>,
+    result: Receiver<io::Result<()>>,
+    thread: JoinHandle<()>,
 }
 
-/// Flushes on a thread of its own: no bound holds for a system call that waits for a disk. Without a thread it is done here.
-fn start_flush(name: &str, disk: Arc<dyn Flush>) -> io::Result<Receiver<io::Result<()>>> {
-    let (done, result) = channel();
-    let flush = {
-        let disk = disk.clone();
-        // Who gave up listens no more.
-        move || drop(done.send(disk.flush()))
-    };
-    match thread::Builder::new().name(format!("flush-{name}")).stack_size(64 << 10).spawn(flush) {
-        Ok(_) => Ok(result),
-        Err(_) => {
-            disk.flush()?;
-            let (done, result) = channel();
-            let _ = done.send(Ok(()));
-            Ok(result)
-        }
+impl Flusher {
+    /// Starts the thread of a disk, which calls `enter` first and then waits.
+    pub(super) fn new(name: &str, disk: Arc<dyn Flush>, enter: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (start, wanted) = channel();
+        let (done, result) = channel();
+        let flush = move || {
+            enter();
+            if wanted.recv().is_ok() {
+                // Who gave up listens no more.
+                let _ = done.send(disk.flush());
+            }
+        };
+        let thread = thread::Builder::new().name(format!("flush-{name}")).stack_size(64 << 10).spawn(flush)?;
+        Ok(Self { name: name.into(), start, result, thread })
     }
+}
+
+/// Flushes all disks at the same time and returns which may have lost something, and why.
+pub(super) fn flush_all(disks: &[Flusher], patience: Duration, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
+    let mut waits = Waits::new();
+    let (failures, failed) = channel();
+    for Flusher { name, start, result, thread } in disks {
+        // A thread that is gone shows as one that panicked.
+        let _ = start.send(());
+        let failures = failures.clone();
+        let mut flushed = false;
+        waits.add(name, "the flush", patience, move || {
+            if !flushed {
+                match result.try_recv() {
+                    Err(TryRecvError::Empty) => return false,
+                    // The receiver of failures lives as long as this function.
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => drop(failures.send(format!("{name} ({error})"))),
+                    Err(TryRecvError::Disconnected) => drop(failures.send(format!("{name} (its flush panicked)"))),
+                }
+                flushed = true;
+            }
+            thread.is_finished()
+        });
+    }
+    let given_up = waits.finish(tick);
+    let mut lost: Vec<_> = failed.try_iter().collect();
+    lost.extend(given_up.into_iter().map(|(name, why)| format!("{name} ({why})")));
+    lost
 }
 
 #[cfg(test)]
@@ -150,7 +149,6 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::Sender;
 
     /// A disk whose flush ends when the test says how.
     struct Disk(Mutex<Receiver<io::Result<()>>>, AtomicUsize);
@@ -170,8 +168,10 @@ mod tests {
 
     const LONG_ENOUGH: Duration = Duration::from_secs(60);
 
-    fn named(disks: &[&Arc<Disk>]) -> Vec<(String, Arc<dyn Flush>)> {
-        let name = |(index, disk): (usize, &&Arc<Disk>)| (format!("block{index}"), (*disk).clone() as Arc<dyn Flush>);
+    fn named(disks: &[&Arc<Disk>]) -> Vec<Flusher> {
+        let name = |(index, disk): (usize, &&Arc<Disk>)| {
+            Flusher::new(&format!("block{index}"), (*disk).clone(), || ()).unwrap()
+        };
         disks.iter().enumerate().map(name).collect()
     }
 
@@ -179,7 +179,7 @@ mod tests {
     fn a_slow_disk_takes_nothing_from_the_others() {
         let ((slow, slow_done), (fast, fast_done)) = (disk(), disk());
         fast_done.send(Ok(())).unwrap();
-        let lost = flush_all(named(&[&slow, &fast]), LONG_ENOUGH, &mut || {
+        let lost = flush_all(&named(&[&slow, &fast]), LONG_ENOUGH, &mut || {
             // The slow one goes on only when the other one is done.
             if fast.1.load(Ordering::SeqCst) == 1 {
                 let _ = slow_done.send(Ok(()));
@@ -196,7 +196,7 @@ mod tests {
         bad_done.send(Err(io::Error::from_raw_os_error(libc::EIO))).unwrap();
         drop(panics_done);
         good_done.send(Ok(())).unwrap();
-        let mut lost = flush_all(named(&[&bad, &panics, &good]), LONG_ENOUGH, &mut || Patience::Left);
+        let mut lost = flush_all(&named(&[&bad, &panics, &good]), LONG_ENOUGH, &mut || Patience::Left);
         lost.sort();
         assert_eq!(lost, ["block0 (Input/output error (os error 5))", "block1 (its flush panicked)"]);
         assert_eq!(good.1.load(Ordering::SeqCst), 1);
@@ -206,7 +206,7 @@ mod tests {
     fn a_disk_that_never_answers_is_given_up_after_its_bound() {
         let ((stuck, _done), (good, good_done)) = (disk(), disk());
         good_done.send(Ok(())).unwrap();
-        let lost = flush_all(named(&[&stuck, &good]), Duration::from_millis(200), &mut || Patience::Left);
+        let lost = flush_all(&named(&[&stuck, &good]), Duration::from_millis(200), &mut || Patience::Left);
         assert_eq!(lost, ["block0 (it took too long)"]);
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let ((stuck, _done), (good, good_done)) = (disk(), disk());
         good_done.send(Ok(())).unwrap();
         let seen = good.clone();
-        let lost = flush_all(named(&[&stuck, &good]), LONG_ENOUGH, &mut || {
+        let lost = flush_all(&named(&[&stuck, &good]), LONG_ENOUGH, &mut || {
             if seen.1.load(Ordering::SeqCst) == 1 { Patience::Gone } else { Patience::Left }
         });
         assert!(lost.contains(&"block0 (a second signal came first)".to_owned()), "{lost:?}");

@@ -1,16 +1,15 @@
-//! The main thread while the VM runs: signals, typed input, the control socket, and the request to stop.
+//! The main thread while the VM runs: signals, typed input, the network's peer, and the request to stop.
 
 use super::Error;
 use super::ending::Patience;
 use super::machine::Machine;
 use super::peer::Watch;
-use crate::control::{ControlServer, ControlSocket};
 use crate::devices::InputSink;
 use crate::say;
 use crate::stop::{Outcome, Stop};
-use crate::terminal::{self, RawMode};
+use crate::terminal::{self, Modes, RawMode};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberId, SubscriberOps};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -89,17 +88,17 @@ impl Signals {
 pub(super) struct EventLoop {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     typed: Option<SubscriberId>,
-    control: Option<Rc<RefCell<ControlServer>>>,
     asked: Rc<Cell<Asked>>,
     _raw: Option<RawMode>,
 }
 
 impl EventLoop {
+    /// The loop, with standard input in raw mode if it is a terminal of these modes.
     pub(super) fn new(
         machine: &Arc<Machine>,
         stop: &Arc<Stop>,
         signals: Signals,
-        control: Option<ControlSocket>,
+        modes: Option<Modes>,
     ) -> Result<Self, Error> {
         let failed = |error: event_manager::Error| Error::System {
             what: "set up the event loop",
@@ -111,23 +110,14 @@ impl EventLoop {
         if let Some(watch) = machine.peer.as_ref().and_then(Watch::new) {
             manager.add_subscriber(Box::new(watch));
         }
-        let (mut raw, mut typed) = (None, None);
-        if let Some(sink) = &machine.input {
-            raw = RawMode::enter().map_err(Error::system("make the terminal raw"))?;
-            // A terminal of another job would stop us at the first read.
-            if !io::stdin().is_terminal() || terminal::is_ours() {
-                typed = Some(manager.add_subscriber(Box::new(TypedInput::new(sink.clone())?)));
-            }
+        let raw = modes.map(RawMode::enter).transpose().map_err(Error::system("make the terminal raw"))?;
+        // A terminal of another job would stop us at the first read.
+        let readable = !io::stdin().is_terminal() || terminal::is_ours();
+        let mut typed = None;
+        if let Some(sink) = machine.input.as_ref().filter(|_| readable) {
+            typed = Some(manager.add_subscriber(Box::new(TypedInput::new(sink.clone())?)));
         }
-        let control = control
-            .map(|socket| ControlServer::new(socket, machine.clone(), stop.clone()))
-            .transpose()
-            .map_err(Error::system("serve the control socket"))?
-            .map(|server| Rc::new(RefCell::new(server)));
-        if let Some(control) = &control {
-            manager.add_subscriber(Box::new(control.clone()));
-        }
-        Ok(Self { manager, typed, control, asked, _raw: raw })
+        Ok(Self { manager, typed, asked, _raw: raw })
     }
 
     /// Serves as long as `goes_on` says so. What changes that wakes the main loop.
@@ -150,13 +140,6 @@ impl EventLoop {
         // It fails as in `serve`. What panics here must not keep the disks from their flush.
         let _ = catch_unwind(AssertUnwindSafe(|| self.manager.run_with_timeout(0)));
         self.asked.get().patience()
-    }
-
-    /// Tells the clients of the control socket how the end went.
-    pub(super) fn finish(&mut self, result: &Result<(), String>) {
-        if let Some(control) = &self.control {
-            control.borrow_mut().finish(result);
-        }
     }
 }
 

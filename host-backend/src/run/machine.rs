@@ -1,11 +1,12 @@
 //! The machine of a VM: builds the board that [`Config`] describes, starts its threads and ends them again.
 
 use super::devices::{Models, devices};
+use super::image::Image;
 use super::peer::Peer;
 use super::platform::Platform;
 use super::{Error, open_lies, open_output};
 use crate::config::{self, Config};
-use crate::control::{ControlConsole, ControlSocket, Controlled};
+use crate::control::{Access, ControlConsole, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::reset::{ControlRegister, KeyboardController, ResetLine};
@@ -13,6 +14,7 @@ use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink, InterruptLine};
 use crate::hostile::Hostile;
 use crate::hostile::liar::Liar;
+use crate::sandbox::{Report, Sandbox};
 use crate::say;
 use crate::stop::Stop;
 use crate::virtio::Change;
@@ -27,8 +29,8 @@ use serde_json::{Map, Value, json};
 use shared_abi::board;
 use shared_abi::virtio::DeviceType;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a change from outside waits for a device that is at work.
@@ -65,6 +67,8 @@ pub struct Machine {
     pub(super) hostile: Option<Hostile>,
     /// Where their lies are logged.
     lies: Option<Arc<Output>>,
+    /// Put on before the guest runs.
+    pub(super) sandbox: OnceLock<Arc<Sandbox>>,
 }
 
 /// A machine that is built but does not run yet.
@@ -72,7 +76,10 @@ pub struct BuiltMachine {
     pub(super) machine: Arc<Machine>,
     pub(super) platform: Platform,
     pub(super) shared: Arc<vcpu::Shared>,
-    pub(super) control: Option<ControlSocket>,
+    pub(super) image: Image,
+    pub(super) sockets: Vec<ControlSocket>,
+    /// The logs of which full files are kept.
+    pub(super) logs: Vec<(config::LogFile, Arc<Output>)>,
     pub(super) passt: Option<Prepared>,
 }
 
@@ -83,7 +90,8 @@ impl Machine {
     /// [`Error`]: everything made so far is removed.
     pub fn build(config: &Config, stop: &Arc<Stop>, started: Instant) -> Result<BuiltMachine, Error> {
         let memory = memory::map(config.memory)?;
-        let entry = super::image::load(&memory, config)?;
+        let mut image = Image::open(config)?;
+        let entry = image.load(&memory)?;
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let output = open_output(&config.console, config.console_rate, &reset)?;
         let lies = config.hostile_log.as_ref().map(|log| open_lies(log, &reset)).transpose()?;
@@ -126,12 +134,15 @@ impl Machine {
             config::Console::File(_) | config::Console::Control => console_input,
         };
         // All that was named is as it must be: from here on something is made.
-        let control = config.control.as_deref().map(ControlSocket::bind).transpose()?;
+        let sockets = [(&config.control, Access::Full), (&config.control_readonly, Access::Read)];
+        let sockets = sockets.into_iter().filter_map(|(path, access)| Some((path.as_deref()?, access)));
+        let sockets = sockets.map(|(path, access)| ControlSocket::bind(path, access)).collect::<Result<Vec<_>, _>>()?;
         let virtio = config.virtio_console.as_ref().zip(virtio_output.as_deref());
         let log = config.hostile_log.clone().map(config::Console::File);
         let log = log.as_ref().zip(lies.as_deref());
         let consoles: Vec<_> = [(&config.console, &*output)].into_iter().chain(virtio).chain(log).collect();
         create(&consoles)?;
+        let logs = kept_logs(config, &output, virtio_output.as_ref(), lies.as_ref());
         if let Some(hostile) = &hostile {
             say!("{}", hostile.notice());
         }
@@ -151,8 +162,10 @@ impl Machine {
             peer,
             hostile,
             lies,
+            sandbox: OnceLock::new(),
         };
-        Ok(BuiltMachine { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
+        let (machine, shared) = (Arc::new(machine), Arc::new(shared));
+        Ok(BuiltMachine { machine, platform, shared, image, sockets, logs, passt })
     }
 }
 
@@ -181,6 +194,8 @@ impl Controlled for Machine {
         if let Some(peer) = &self.peer {
             status["network"] = peer.status();
         }
+        let report = self.sandbox.get().and_then(|sandbox| sandbox.report());
+        status["sandbox"] = report.map_or_else(|| "off".into(), Report::json);
         status
     }
 
@@ -254,6 +269,23 @@ impl Machine {
         let illegal = Illegal { state: State::Stopped, event };
         if self.stop.requested() { Err(illegal.to_string()) } else { Ok(()) }
     }
+}
+
+/// The logs that have to be renamed when they are full, each once.
+fn kept_logs(
+    config: &Config,
+    serial: &Arc<Output>,
+    virtio: Option<&Arc<Output>>,
+    lies: Option<&Arc<Output>>,
+) -> Vec<(config::LogFile, Arc<Output>)> {
+    let file = |console: &config::Console| match console {
+        config::Console::File(log) => Some(log.clone()),
+        config::Console::Stdio | config::Console::Control => None,
+    };
+    let virtio = virtio.filter(|output| !Arc::ptr_eq(output, serial));
+    let virtio = config.virtio_console.as_ref().and_then(file).zip(virtio.cloned());
+    let all = [file(&config.console).zip(Some(serial.clone())), virtio, config.hostile_log.clone().zip(lies.cloned())];
+    all.into_iter().flatten().filter(|(log, output)| log.keep > 0 && output.is_log()).collect()
 }
 
 /// Makes the consoles' files, and empties them only when all are there. Of those that were made none is left on a failure.

@@ -2,12 +2,13 @@
 //!
 //! Everything that the description names is opened and checked before anything is made, emptied or started, so that bad
 //! input harms nothing: memory and kernel, outputs, disks, the network's peer, KVM, and only then the control socket and
-//! the consoles' files.
+//! the consoles' files. Then the helpers are started, the sandbox is put on, the threads are started in it, and the guest runs.
 
 mod check;
 mod devices;
 mod ending;
 mod events;
+mod helpers;
 mod image;
 mod machine;
 mod parts;
@@ -18,15 +19,19 @@ mod stats;
 
 pub use machine::Machine;
 
+use crate::config::sandbox::Show;
 use crate::config::{Config, Console, LogFile};
 use crate::devices::output::Output;
 use crate::devices::reset::ResetLine;
+use crate::sandbox::{self, Inherited, Sandbox, join_cgroup};
+use crate::say;
 use crate::status;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::net::passt;
 use crate::vmm::{self, loader, memory};
 use ending::Patience;
 use events::{EventLoop, Signals};
+use helpers::Helpers;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -60,6 +65,8 @@ pub enum Error {
     #[error("{0}")]
     Kvm(#[from] vmm::kvm::Error),
     #[error("{0}")]
+    Sandbox(#[from] sandbox::Error),
+    #[error("{0}")]
     Lifecycle(#[from] vmm::lifecycle::Illegal),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
@@ -70,7 +77,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Kvm(error) if error.is_absence() => status::NO_KVM,
-            Self::Kvm(_) | Self::Lifecycle(_) | Self::System { .. } => status::VM_FAILURE,
+            Self::Kvm(_) | Self::Lifecycle(_) | Self::Sandbox(_) | Self::System { .. } => status::VM_FAILURE,
             _ => status::BAD_INPUT,
         }
     }
@@ -100,20 +107,25 @@ pub struct Ended {
 /// When it could not be started.
 pub fn run(config: &Config) -> Result<Ended, Error> {
     let started = Instant::now();
+    let inherited = Inherited::find().map_err(Error::system("find the descriptors that are open"))?;
     check::check(config)?;
     // Before anything is created: what a signal interrupts here is undone.
     let signals = Signals::block().map_err(Error::system("set up signals"))?;
     let stop = Arc::new(Stop::new().map_err(Error::system("create an event"))?);
-    let mut running = Machine::build(config, &stop, started)?.start()?;
-    let control = running.take_control();
-    let mut events = match EventLoop::new(running.machine(), &stop, signals, control) {
-        Ok(events) => events,
-        Err(error) => {
-            stop.request(Outcome::Failure(error.to_string()));
-            running.end(&mut || Patience::Left);
-            return Err(error);
-        }
-    };
+    if let Some(cgroup) = &config.sandbox.cgroup {
+        join_cgroup(cgroup)?;
+    }
+    let mut built = Machine::build(config, &stop, started)?;
+    let (_helpers, modes) = Helpers::start(&mut built)?;
+    let mut events = EventLoop::new(&built.machine, &stop, signals, modes)?;
+    let sandbox = Sandbox::enter(&config.sandbox, inherited, built.kinds())?;
+    tell_of_sandbox(config, &sandbox);
+    let mut running = built.start(sandbox)?;
+    if let Err(error) = running.run() {
+        stop.request(Outcome::Failure(error.to_string()));
+        running.end(&mut || Patience::Left);
+        return Err(error);
+    }
     // Also a panic here must not keep the disks from their flush.
     if catch_unwind(AssertUnwindSafe(|| running.serve(&mut events))).is_err() {
         stop.request(Outcome::Failure("the main thread panicked".into()));
@@ -122,9 +134,23 @@ pub fn run(config: &Config) -> Result<Ended, Error> {
     let outcome = stop.outcome().unwrap_or(Outcome::Stopped);
     events.start_ending();
     let lost = running.end(&mut || events.turn());
-    let ended = Ended { outcome, lost };
-    events.finish(&ended.loss().map_or(Ok(()), Err));
-    Ok(ended)
+    Ok(Ended { outcome, lost })
+}
+
+/// Says what the user may not have meant, and what is in force if that is asked for.
+fn tell_of_sandbox(config: &Config, sandbox: &Sandbox) {
+    // SAFETY: geteuid cannot fail and touches no memory.
+    let root = unsafe { libc::geteuid() } == 0;
+    match sandbox.report() {
+        None => say!("WARNING: --no-sandbox: a guest that breaks out has all that this user has"),
+        Some(_) if root && config.sandbox.user.is_none() => {
+            say!("running as root; --uid and --gid give the sandbox a user of its own");
+        }
+        Some(_) => {}
+    }
+    if let (Show::All, Some(report)) = (config.sandbox.show, sandbox.report()) {
+        crate::log::error_text(&report.text());
+    }
 }
 
 impl Ended {
@@ -135,9 +161,13 @@ impl Ended {
 
     /// What was lost, as one line.
     pub fn loss(&self) -> Option<String> {
-        let lost = self.lost.join(", ");
-        (!lost.is_empty()).then(|| format!("not flushed, so that what the guest wrote may be lost: {lost}"))
+        loss(&self.lost)
     }
+}
+
+fn loss(lost: &[String]) -> Option<String> {
+    let lost = lost.join(", ");
+    (!lost.is_empty()).then(|| format!("not flushed, so that what the guest wrote may be lost: {lost}"))
 }
 
 /// The message about the end, if any.

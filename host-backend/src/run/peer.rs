@@ -61,10 +61,10 @@ impl Peer {
         }
         let how = lock(&self.passt).as_mut().and_then(Passt::ended_early);
         let how = how.map_or_else(|| "it closed the connection".into(), |status| status.to_string());
-        self.ended.get_or_init(|| {
+        // Who reads the message finds it in the status.
+        if self.ended.set(how.clone()).is_ok() {
             say!("the network's peer ({}) is gone: {how}", self.kind);
-            how
-        });
+        }
     }
 }
 

@@ -1,18 +1,20 @@
 //! A machine that runs: its threads, and their end.
 
 use super::Error;
-use super::ending::{Patience, Waits, flush_all};
+use super::ending::{Flusher, Patience, Waits, flush_all};
 use super::events::EventLoop;
+use super::image::Image;
 use super::machine::{BuiltMachine, Machine, slot_address};
 use super::platform::Platform;
-use crate::control::{ControlSocket, Controlled};
+use crate::control::{ControlServer, ControlSocket, ControlThread, Controlled};
+use crate::sandbox::{Entrances, Kind, Sandbox};
 use crate::say;
 use crate::stop::Outcome;
-use crate::virtio::net::passt::{self, Prepared};
+use crate::virtio::mmio::MmioTransport;
 use crate::virtio::worker::{self, Worker};
 use crate::vmm::lifecycle::Event;
-use crate::vmm::vcpu::{self, Running};
-use crate::vmm::{kvm, memory};
+use crate::vmm::{kvm, memory, vcpu};
+use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::mmio::Register;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,36 +28,33 @@ const REQUEST_GRACE: Duration = Duration::from_secs(10);
 const FLUSH_GRACE: Duration = Duration::from_secs(60);
 
 /// A machine that runs.
-pub struct RunningMachine {
+pub(super) struct RunningMachine {
     machine: Arc<Machine>,
     platform: Platform,
+    image: Image,
     shared: Arc<vcpu::Shared>,
-    vcpus: Vec<Running>,
+    vcpus: Vec<vcpu::Thread>,
     workers: Vec<Worker>,
-    control: Option<ControlSocket>,
+    flushers: Vec<Flusher>,
+    control: Option<ControlThread>,
 }
 
 impl BuiltMachine {
-    /// Starts the devices' and the vCPUs' threads.
+    /// Starts all threads that there will ever be, each in its part of the sandbox, and the main thread in its own. The guest
+    /// does not run yet.
     ///
     /// # Errors
-    /// When the system gives no threads or KVM no notifications.
-    pub fn start(self) -> Result<RunningMachine, Error> {
-        let mut workers = Vec::new();
-        for (_, transport) in &self.machine.devices {
-            let stop = self.machine.stop.clone();
-            workers.push(worker::start(transport.clone(), stop).map_err(Error::system("start a device"))?);
-        }
-        let (machine, platform, shared) = (self.machine, self.platform, self.shared);
-        let mut started =
-            RunningMachine { machine, platform, shared, vcpus: Vec::new(), workers, control: self.control };
-        let peer = started.machine.peer.clone();
-        let result = started.start_vcpus().and_then(|()| {
-            let Some(passt) = self.passt.map(Prepared::start).transpose()? else { return Ok(()) };
-            peer.map_or(Ok(()), |peer| peer.attach(passt)).map_err(passt::Error::Start)?;
-            Ok(())
-        });
-        match result {
+    /// When the system gives no threads, or the sandbox cannot be put on.
+    pub(super) fn start(self, sandbox: Arc<Sandbox>) -> Result<RunningMachine, Error> {
+        let Self { machine, platform, shared, image, sockets, .. } = self;
+        let _ = machine.sandbox.set(sandbox.clone());
+        let (vcpus, workers, flushers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut started = RunningMachine { machine, platform, image, shared, vcpus, workers, flushers, control: None };
+        let mut entrances = Entrances::new(sandbox.clone());
+        let threads = started.start_threads(sockets, &mut entrances);
+        // Also after a failure: those that were started end by themselves.
+        let entered = threads.and_then(|()| Ok(entrances.wait()?)).and_then(|()| Ok(sandbox.filter(Kind::MAIN)?));
+        match entered {
             Ok(()) => Ok(started),
             Err(error) => {
                 started.machine.stop.request(Outcome::Failure(error.to_string()));
@@ -64,11 +63,66 @@ impl BuiltMachine {
             }
         }
     }
+
+    /// The kinds of its threads.
+    pub(super) fn kinds(&self) -> Kind {
+        let mut kinds = Kind::MAIN | Kind::VCPU;
+        for (_, transport) in &self.machine.devices {
+            kinds |= kind(transport);
+            kinds |= if transport.flusher().is_some() { Kind::FLUSH } else { Kind::empty() };
+        }
+        kinds |= if self.sockets.is_empty() { Kind::empty() } else { Kind::CONTROL };
+        kinds | if self.machine.hostile.is_some() { Kind::HOSTILE } else { Kind::empty() }
+    }
+}
+
+/// The kind of a device's thread.
+fn kind(transport: &MmioTransport) -> Kind {
+    match transport.device_type() {
+        DeviceType::BLOCK => Kind::BLOCK,
+        DeviceType::NET => Kind::NET,
+        DeviceType::BALLOON => Kind::BALLOON,
+        DeviceType::CONSOLE => Kind::CONSOLE,
+        _ => Kind::RNG,
+    }
 }
 
 impl RunningMachine {
-    /// Starts the vCPUs of the platform's VM, with the devices' notifications.
-    fn start_vcpus(&mut self) -> Result<(), Error> {
+    fn start_threads(&mut self, sockets: Vec<ControlSocket>, entrances: &mut Entrances) -> Result<(), Error> {
+        let (machine, stop) = (self.machine.clone(), &self.machine.stop);
+        for (name, transport) in &machine.devices {
+            let enter = entrances.entrance(kind(transport));
+            let worker = worker::start(transport.clone(), stop.clone(), enter);
+            self.workers.push(worker.map_err(Error::system("start a device"))?);
+            if let Some(disk) = transport.flusher() {
+                let flusher = Flusher::new(name, disk, entrances.entrance(Kind::FLUSH));
+                self.flushers.push(flusher.map_err(Error::system("start the flush of a disk"))?);
+            }
+        }
+        if let Some(hostile) = &machine.hostile {
+            hostile.start(stop, entrances.entrance(Kind::HOSTILE)).map_err(Error::system("start a thread"))?;
+        }
+        if let Some(vm) = self.platform.vm() {
+            super::parts::clock(vm, stop).map_err(Error::system("start a thread"))?;
+        }
+        for index in 0..machine.config.cpus {
+            let vcpu = vcpu::start(index, self.shared.clone(), entrances.entrance(Kind::VCPU));
+            self.vcpus.push(vcpu.map_err(Error::system("start a vCPU"))?);
+        }
+        if !sockets.is_empty() {
+            let server = ControlServer::new(sockets, machine.clone(), stop.clone());
+            let server = server.map_err(Error::system("serve the control socket"))?;
+            let control = ControlThread::start(server, stop.clone(), entrances.entrance(Kind::CONTROL));
+            self.control = Some(control.map_err(Error::system("serve the control socket"))?);
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs of the platform's VM run, with the devices' notifications.
+    ///
+    /// # Errors
+    /// When KVM gives no notifications.
+    pub(super) fn run(&mut self) -> Result<(), Error> {
         let Some(vm) = self.platform.vm() else { return Ok(()) };
         self.shared.gate.change(Event::Start)?;
         for (slot, (_, transport)) in (0..).zip(&self.machine.devices) {
@@ -78,13 +132,8 @@ impl RunningMachine {
                 kvm::signal_on_write(vm, event.event(), notify, index)?;
             }
         }
-        super::parts::clock(vm, &self.machine.stop).map_err(Error::system("start a thread"))?;
-        if let Some(hostile) = &self.machine.hostile {
-            hostile.start(&self.machine.stop).map_err(Error::system("start a thread"))?;
-        }
-        for (index, vcpu) in (0..).zip(std::mem::take(&mut self.platform.vcpus)) {
-            let vcpu = vcpu::start(index, vcpu, self.shared.clone()).map_err(Error::system("start a vCPU"))?;
-            self.vcpus.push(vcpu);
+        for (thread, vcpu) in self.vcpus.iter().zip(std::mem::take(&mut self.platform.vcpus)) {
+            thread.run(vcpu);
         }
         Ok(())
     }
@@ -113,7 +162,9 @@ impl RunningMachine {
             if stop.requested() { Patience::Gone } else { patience }
         };
         let mut waits = Waits::new();
-        self.wait_for_vcpus(&mut waits);
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            waits.add(&format!("vcpu{index}"), "its exit", VCPU_GRACE, || vcpu.is_idle());
+        }
         for worker in &self.workers {
             waits.add(worker.transport().name(), "its request", REQUEST_GRACE, || worker.has_reset());
         }
@@ -124,39 +175,27 @@ impl RunningMachine {
         if let Some((name, why)) = given_up.first() {
             return Err(format!("{name} did not stop: {why}"));
         }
-        self.vcpus.clear();
         self.platform.drop_vm();
         let text = |error: Error| error.to_string();
         memory::clear(&self.platform.memory).map_err(|error| format!("clear memory: {error}"))?;
-        let entry = super::image::load(&self.platform.memory, &self.machine.config).map_err(text)?;
+        let entry = self.image.load(&self.platform.memory).map_err(text)?;
         self.machine.serial.reset();
         self.platform.make(entry).map_err(text)?;
         self.machine.reboots.fetch_add(1, Ordering::Relaxed);
         self.shared.reset.is_done();
-        self.start_vcpus().map_err(text)
-    }
-
-    /// The machine.
-    pub fn machine(&self) -> &Arc<Machine> {
-        &self.machine
-    }
-
-    /// The control socket, to be served.
-    pub fn take_control(&mut self) -> Option<ControlSocket> {
-        self.control.take()
+        self.run().map_err(text)
     }
 
     /// Ends all threads, then flushes the disks, whatever became of the threads. The VM must have been asked to stop.
-    /// Calls `tick` while it waits. Returns which disks may have lost what the guest wrote, and why.
-    pub(super) fn end(self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
+    /// Calls `tick` while it waits. Tells the clients of the control socket how it went. Returns which disks may have lost what
+    /// the guest wrote, and why.
+    pub(super) fn end(mut self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
         debug_assert!(self.machine.stop.requested());
         self.stop_threads(tick);
         if let Some(peer) = &self.machine.peer {
             peer.end();
         }
-        let disks = self.machine.devices.iter();
-        let disks = disks.filter_map(|(name, transport)| Some((name.clone(), transport.flusher()?))).collect();
-        let lost = flush_all(disks, FLUSH_GRACE, tick);
+        let lost = flush_all(&self.flushers, FLUSH_GRACE, tick);
         for (name, transport) in &self.machine.devices {
             for problem in transport.problems().iter().filter(|problem| problem.count > 1) {
                 say!("{name}: {} times in all: {}", problem.count, problem.first);
@@ -168,24 +207,27 @@ impl RunningMachine {
         if let Some(format) = self.machine.config.stats {
             super::stats::print(format, &self.machine.stats());
         }
+        if let Some(control) = self.control.take() {
+            control.finish(super::loss(&lost).map_or(Ok(()), Err));
+        }
         lost
     }
 
-    fn wait_for_vcpus<'a>(&'a self, waits: &mut Waits<'a>) {
-        for (index, vcpu) in self.vcpus.iter().enumerate() {
-            waits.add(&format!("vcpu{index}"), "its exit", VCPU_GRACE, || vcpu.has_ended());
-        }
-    }
-
     /// Tells all to stop before it waits for any.
-    fn stop_threads(&self, tick: &mut dyn FnMut() -> Patience) {
+    fn stop_threads(&mut self, tick: &mut dyn FnMut() -> Patience) {
         // Wakes those that wait for the end of a pause. It is asked for once.
         let _ = self.shared.gate.change(Event::Stop);
         self.workers.iter().for_each(Worker::leave);
+        self.vcpus.iter_mut().for_each(vcpu::Thread::leave);
         let mut waits = Waits::new();
-        self.wait_for_vcpus(&mut waits);
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            waits.add(&format!("vcpu{index}"), "its exit", VCPU_GRACE, || vcpu.has_ended());
+        }
         for worker in &self.workers {
             waits.add(worker.transport().name(), "its request", REQUEST_GRACE, || worker.has_ended());
+        }
+        if let Some(hostile) = &self.machine.hostile {
+            waits.add("hostile", "its last lie", VCPU_GRACE, || hostile.has_ended());
         }
         for (name, why) in waits.finish(tick) {
             say!("{name} did not stop: {why}");

@@ -63,7 +63,7 @@ impl Busy {
         let device = Gated { begun: begun_sender, go: Mutex::new(go_receiver), forgotten: forgotten.clone() };
         let rig = Rig::new(device);
         let stop = Arc::new(Stop::new().unwrap());
-        let worker = worker::start(rig.transport.clone(), stop.clone()).unwrap();
+        let worker = worker::start(rig.transport.clone(), stop.clone(), || ()).unwrap();
         rig.start(features);
         for head in 0..requests {
             rig.chain(0, head, &[(DATA, len, WRITE)]);

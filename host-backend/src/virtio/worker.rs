@@ -25,12 +25,16 @@ pub struct Worker {
     thread: JoinHandle<()>,
 }
 
-/// Gives a device a thread of its own. From then on notifications go there. If the thread panics, `stop` ends the VM: the
-/// guest would wait forever.
+/// Gives a device a thread of its own, which calls `enter` first. From then on notifications go there. If the thread panics,
+/// `stop` ends the VM: the guest would wait forever.
 ///
 /// # Errors
 /// When the system gives no thread or no file descriptor.
-pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worker> {
+pub fn start(
+    transport: Arc<MmioTransport>,
+    stop: Arc<Stop>,
+    enter: impl FnOnce() + Send + 'static,
+) -> io::Result<Worker> {
     let queues = (0..transport.queue_count()).map(|_| QueueEvent::new()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();
@@ -40,6 +44,7 @@ pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worke
     let device = transport.clone();
     let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch { what: name, stop };
+        enter();
         while !device.is_left() {
             // It fails only when a signal interrupts it.
             let _ = manager.run();
@@ -176,7 +181,7 @@ mod tests {
         let console = Console::new(Arc::new(Output::new(file.reopen().unwrap()))).unwrap();
         let input = console.input();
         let rig = Rig::new(console);
-        let worker = start(rig.transport.clone(), Arc::new(Stop::new().unwrap())).unwrap();
+        let worker = start(rig.transport.clone(), Arc::new(Stop::new().unwrap()), || ()).unwrap();
         rig.start(u64::MAX);
         let until = |what: &dyn Fn() -> bool| {
             let deadline = soon();

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const GUEST_GRACE: Duration = Duration::from_secs(2);
 /// Longest wait for an exit that is being served. It may wait for the reader of a console, and runs no guest code.
 const EXIT_GRACE: Duration = Duration::from_millis(100);
+/// Longest wait for the end of a reset, which makes new vCPUs.
+const RESET_GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at the vCPUs, at first and at last.
 const STEP: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
 
@@ -109,11 +111,13 @@ impl Gate {
     }
 
     /// Pauses the vCPUs and returns when all of them are out of the guest. An exit that is being served is waited for, but
-    /// for a moment only.
+    /// for a moment only; so is the end of a reset.
     ///
     /// # Errors
     /// [`PauseError`]: the state is as it was.
     pub fn pause(&self) -> Result<(), PauseError> {
+        let in_reset = |state: &mut State| *state == State::Created;
+        drop(self.changed.wait_timeout_while(self.lock(), RESET_GRACE, in_reset));
         self.pause_within(GUEST_GRACE, EXIT_GRACE)
     }
 

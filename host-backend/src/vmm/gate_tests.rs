@@ -138,3 +138,23 @@ fn waiting_vcpu_that_is_to_end_leaves_at_the_next_change() {
         until(|| thread.is_finished());
     }
 }
+
+#[test]
+fn pause_waits_for_the_end_of_a_reset() {
+    let fake = Fake::new(1);
+    let thread = fake.start(0);
+    let (asking, asked) = channel();
+    let pause = {
+        let fake = fake.clone();
+        thread::spawn(move || {
+            asking.send(()).unwrap();
+            fake.gate.pause()
+        })
+    };
+    asked.recv_timeout(AGES).unwrap();
+    fake.gate.change(Event::Start).unwrap();
+    pause.join().unwrap().unwrap();
+    assert_eq!(fake.gate.state(), State::Paused);
+    fake.gate.change(Event::Stop).unwrap();
+    thread.join().unwrap();
+}

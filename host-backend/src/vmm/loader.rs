@@ -1,7 +1,8 @@
 //! Puts a PVH kernel, its initrd, its command line and the PVH start info into guest memory.
 //!
 //! linux-loader copies and finds the entry; before that, everything the file says about addresses is checked here, so
-//! that each way of being wrong has its own message. The file is not trusted.
+//! that each way of being wrong has its own message. The files are not trusted. They are open already: a machine that
+//! starts again can no longer open any.
 
 use super::memory::{GuestRam, ranges};
 use linux_loader::loader::KernelLoader;
@@ -11,7 +12,7 @@ use shared_abi::pvh::{MemmapEntry, MemmapKind, ModlistEntry, START_INFO_VERSION,
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -55,44 +56,48 @@ pub enum Error {
     Load(String),
 }
 
-/// What to load.
-#[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+/// What to load, as often as the machine starts.
+#[derive(Debug)]
+pub struct Sources {
     /// The ELF file.
-    pub kernel: &'a Path,
-    /// Module 0.
-    pub initrd: Option<&'a Path>,
+    pub kernel: File,
+    /// Module 0, with its name for messages.
+    pub initrd: Option<(PathBuf, File)>,
     /// The command line, without NUL.
-    pub cmdline: &'a str,
+    pub cmdline: String,
 }
 
 /// Loads everything and returns the 32-bit entry point.
 ///
 /// # Errors
 /// [`Error`]; guest memory is then in no particular state.
-pub fn load(memory: &GuestRam, sources: Sources<'_>) -> Result<u32, Error> {
+pub fn load(memory: &GuestRam, sources: &mut Sources) -> Result<u32, Error> {
     if sources.cmdline.len() >= CMDLINE_MAX {
         return Err(Error::CmdlineTooLong(sources.cmdline.len()));
     }
     if sources.cmdline.contains('\0') {
         return Err(Error::CmdlineNul);
     }
-    let mut kernel = open(sources.kernel)?;
+    let kernel = &mut sources.kernel;
     let cmdline = CMDLINE_ADDR..CMDLINE_ADDR + sources.cmdline.len() as u64 + 1;
-    let segments = check_kernel(memory, &mut kernel, &cmdline)?;
-    let loaded = Elf::load(memory, None, &mut kernel, None).map_err(|error| Error::Load(error.to_string()))?;
+    let segments = check_kernel(memory, kernel, &cmdline)?;
+    let loaded = Elf::load(memory, None, kernel, None).map_err(|error| Error::Load(error.to_string()))?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else { return Err(Error::NoPvhNote) };
     if !segments.iter().any(|segment| segment.contains(&entry.0)) {
         return Err(Error::EntryOutside(entry.0));
     }
-    let initrd = sources.initrd.map(|path| load_initrd(memory, path, &segments, &cmdline)).transpose()?;
-    write_boot_data(memory, sources.cmdline, initrd)?;
+    let initrd = sources.initrd.as_mut();
+    let initrd = initrd.map(|(path, file)| load_initrd(memory, path, file, &segments, &cmdline)).transpose()?;
+    write_boot_data(memory, &sources.cmdline, initrd)?;
     // The note's descriptor is read as 32 bits.
     Ok(entry.0 as u32)
 }
 
 /// Opens a regular file; anything else might block or never end.
-fn open(path: &Path) -> Result<File, Error> {
+///
+/// # Errors
+/// [`Error::NotAFile`], and those of the system.
+pub fn open(path: &Path) -> Result<File, Error> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(Error::NotAFile);
     }
@@ -141,7 +146,8 @@ const MACHINE_X86_64: u16 = 62;
 
 /// Checks everything the file says about addresses and returns the segments' ranges in guest memory.
 fn check_kernel(memory: &GuestRam, file: &mut File, cmdline: &Range<u64>) -> Result<Vec<Range<u64>>, Error> {
-    let file_len = file.metadata()?.len();
+    let file_len = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
     let mut header = ElfHeader::new_zeroed();
     match file.read_exact(header.as_mut_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && header.magic != *b"\x7fELF" => {
@@ -209,12 +215,13 @@ fn check_segment(
 fn load_initrd(
     memory: &GuestRam,
     path: &Path,
+    file: &mut File,
     kernel: &[Range<u64>],
     cmdline: &Range<u64>,
 ) -> Result<Range<u64>, Error> {
     let bad = |why: String| Error::Initrd(format!("{}: {why}", path.display()));
-    let mut file = open(path).map_err(|error| bad(error.to_string()))?;
-    let len = file.metadata()?.len();
+    let len = file.seek(SeekFrom::End(0)).and_then(|len| file.rewind().map(|()| len));
+    let len = len.map_err(|error| bad(error.to_string()))?;
     let top = size(memory).min(LOW_RAM_END);
     let start = top.checked_sub(len).map(|start| start / PAGE * PAGE).filter(|start| *start >= INITRD_MIN);
     let Some(start) = start else {
@@ -227,9 +234,7 @@ fn load_initrd(
     if kernel.iter().chain([cmdline]).any(|other| overlap(&range, other)) {
         return Err(bad(format!("at {start:#x} it would overlap the kernel; give the guest more with --mem")));
     }
-    memory
-        .read_exact_volatile_from(GuestAddress(start), &mut file, len as usize)
-        .map_err(|error| bad(error.to_string()))?;
+    memory.read_exact_volatile_from(GuestAddress(start), file, len as usize).map_err(|error| bad(error.to_string()))?;
     Ok(range)
 }
 

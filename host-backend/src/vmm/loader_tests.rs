@@ -23,7 +23,12 @@ fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
 
 fn load_bytes(bytes: &[u8]) -> Result<u32, Error> {
     let kernel = file(bytes);
-    load(&memory::map(MEMORY).unwrap(), Sources { kernel: kernel.path(), initrd: None, cmdline: "" })
+    load(&memory::map(MEMORY).unwrap(), &mut sources(&kernel, None, ""))
+}
+
+fn sources(kernel: &tempfile::NamedTempFile, initrd: Option<&Path>, cmdline: &str) -> Sources {
+    let initrd = initrd.map(|path| (path.to_owned(), File::open(path).unwrap()));
+    Sources { kernel: kernel.reopen().unwrap(), initrd, cmdline: cmdline.into() }
 }
 
 fn patched(at: usize, value: u64) -> Vec<u8> {
@@ -37,8 +42,11 @@ fn a_kernel_is_loaded_with_its_boot_data() {
     let kernel = file(&pvh_elf(&[0xf4; 16]));
     let initrd = file(b"module");
     let ram = memory::map(MEMORY).unwrap();
-    let sources = Sources { kernel: kernel.path(), initrd: Some(initrd.path()), cmdline: "quiet x=1" };
-    assert_eq!(load(&ram, sources).unwrap(), LOAD_ADDRESS);
+    let mut sources = sources(&kernel, Some(initrd.path()), "quiet x=1");
+    // A machine that starts again loads the same files once more.
+    for _ in 0..2 {
+        assert_eq!(load(&ram, &mut sources).unwrap(), LOAD_ADDRESS);
+    }
     let read = |address, len| {
         let mut bytes = vec![0; len];
         ram.read_slice(&mut bytes, GuestAddress(address)).unwrap();
@@ -61,9 +69,7 @@ fn a_file_that_is_no_elf_is_refused() {
         assert!(matches!(load_bytes(bytes), Err(Error::NotElf)));
     }
     assert!(matches!(load_bytes(b"\x7fELF"), Err(Error::Damaged(_))));
-    let ram = memory::map(MEMORY).unwrap();
-    let here = Sources { kernel: Path::new("/"), initrd: None, cmdline: "" };
-    assert!(matches!(load(&ram, here), Err(Error::NotAFile)));
+    assert!(matches!(open(Path::new("/")), Err(Error::NotAFile)));
 }
 
 #[test]
@@ -128,23 +134,19 @@ fn a_truncated_kernel_is_refused() {
 #[test]
 fn an_initrd_that_does_not_fit_is_refused() {
     let kernel = file(&pvh_elf(&[0xf4; 16]));
-    let with = |initrd: &Path| {
-        load(&memory::map(MEMORY).unwrap(), Sources { kernel: kernel.path(), initrd: Some(initrd), cmdline: "" })
-    };
+    let with = |initrd: &Path| load(&memory::map(MEMORY).unwrap(), &mut sources(&kernel, Some(initrd), ""));
     for len in [0, MEMORY, MEMORY - (1 << 20), MEMORY * 100] {
         let initrd = file(&[]);
         initrd.as_file().set_len(len).unwrap();
         let error = with(initrd.path()).unwrap_err();
         assert!(matches!(error, Error::Initrd(_)), "{len}: {error}");
     }
-    assert!(matches!(with(Path::new("/nonexistent")), Err(Error::Initrd(_))));
 }
 
 #[test]
 fn a_command_line_that_does_not_fit_is_refused() {
     let kernel = file(&pvh_elf(&[0xf4; 16]));
-    let with =
-        |cmdline: &str| load(&memory::map(MEMORY).unwrap(), Sources { kernel: kernel.path(), initrd: None, cmdline });
+    let with = |cmdline: &str| load(&memory::map(MEMORY).unwrap(), &mut sources(&kernel, None, cmdline));
     assert!(matches!(with(&"x".repeat(CMDLINE_MAX)), Err(Error::CmdlineTooLong(_))));
     assert!(with(&"x".repeat(CMDLINE_MAX - 1)).is_ok());
     assert!(matches!(with("a\0b"), Err(Error::CmdlineNul)));

@@ -14,8 +14,10 @@ use crate::{say, threads};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use shared_abi::board::START_INFO_ADDR;
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 /// What the vCPUs share.
@@ -77,37 +79,84 @@ pub fn set_pvh_state(vcpu: &VcpuFd, entry: u32) -> Result<(), Error> {
     vcpu.set_regs(&regs).map_err(Error::call("KVM_SET_REGS"))
 }
 
-/// A vCPU on its thread.
-pub struct Running {
+/// The thread of a vCPU. It outlives the guest's resets: each gives it another vCPU to run, because no thread can be made any
+/// more by then.
+pub struct Thread {
     thread: JoinHandle<()>,
+    /// None once it is to end.
+    work: Option<Sender<VcpuFd>>,
+    done: Receiver<VcpuFd>,
+    at_work: Cell<bool>,
 }
 
-/// Starts a vCPU on a thread of its own.
+/// Starts the thread of vCPU `index`, which calls `enter` first and then waits for work.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn start(index: u32, mut vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Running> {
+pub fn start(index: u32, shared: Arc<Shared>, enter: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     threads::prepare();
+    let (work, to_do) = channel::<VcpuFd>();
+    let (report, done) = channel();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch(&shared.stop);
-        let Some(pass) = shared.gate.admit(index) else { return };
-        while shared.goes_on() {
-            match pass.enter() {
-                Entry::Open => run_once(index, &mut vcpu, &shared, &pass),
-                Entry::Closed => {
-                    pass.wait(|| shared.goes_on());
-                    tell_of_pause(index, &vcpu);
-                }
+        enter();
+        while let Ok(mut vcpu) = to_do.recv() {
+            run(index, &mut vcpu, &shared);
+            // The main thread lets go of it.
+            if report.send(vcpu).is_err() {
+                return;
             }
         }
     })?;
-    Ok(Running { thread })
+    Ok(Thread { thread, work: Some(work), done, at_work: Cell::new(false) })
 }
 
-impl Running {
-    /// Whether the thread has ended, which leaves once a stop or a reset is requested. Interrupts KVM_RUN.
+impl Thread {
+    /// Runs a vCPU until a stop or a reset is requested.
+    pub fn run(&self, vcpu: VcpuFd) {
+        self.at_work.set(true);
+        // A thread that has panicked runs nothing; it has ended the VM.
+        let _ = self.work.as_ref().map(|work| work.send(vcpu));
+    }
+
+    /// Asks it to end when it has come back.
+    pub fn leave(&mut self) {
+        self.work = None;
+    }
+
+    /// Whether it has ended, which takes a request to [`leave`](Self::leave), and to stop.
     pub fn has_ended(&self) -> bool {
-        threads::has_ended(&self.thread)
+        self.is_idle() && self.thread.is_finished()
+    }
+
+    /// Whether it has come back from the guest and let go of its vCPU, as it does once a stop or a reset is requested.
+    /// Interrupts KVM_RUN.
+    pub fn is_idle(&self) -> bool {
+        if self.at_work.get() {
+            match self.done.try_recv() {
+                Ok(vcpu) => drop(vcpu),
+                Err(TryRecvError::Disconnected) => {}
+                Err(TryRecvError::Empty) => {
+                    threads::interrupt(&self.thread);
+                    return false;
+                }
+            }
+            self.at_work.set(false);
+        }
+        true
+    }
+}
+
+fn run(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
+    let Some(pass) = shared.gate.admit(index) else { return };
+    while shared.goes_on() {
+        match pass.enter() {
+            Entry::Open => run_once(index, vcpu, shared, &pass),
+            Entry::Closed => {
+                pass.wait(|| shared.goes_on());
+                tell_of_pause(index, vcpu);
+            }
+        }
     }
 }
 

@@ -46,8 +46,15 @@ pub(crate) fn ringside(kernel: &Path) -> Command {
 pub(crate) fn ringside_with_memory(kernel: &Path, size: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringside"));
     command.args(["run", "--mem", size, "--kernel"]).arg(kernel);
+    command.args(stay_root());
     command.stdin(Stdio::null());
     command
+}
+
+/// So that root is not warned.
+pub(crate) fn stay_root() -> &'static [&'static str] {
+    // SAFETY: geteuid cannot fail and touches no memory.
+    if unsafe { libc::geteuid() } == 0 { &["--uid", "0"] } else { &[] }
 }
 
 /// A program that does not outlive its test.

@@ -3,13 +3,13 @@
 use crate::config::LogFile;
 use crate::target;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 /// A log.
-#[derive(Debug)]
 pub(super) struct Log {
     config: LogFile,
     /// None until the file is made.
@@ -17,6 +17,17 @@ pub(super) struct Log {
     /// The name of the file if it was not there before.
     made: Option<PathBuf>,
     len: u64,
+    /// Does what [`rotate`] does, where we may not.
+    rotate: Option<Rotate>,
+}
+
+/// Has a full log renamed, and returns the next one.
+pub type Rotate = Box<dyn Fn() -> io::Result<File> + Send>;
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("config", &self.config).field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 /// What a console writes to under a name.
@@ -65,7 +76,12 @@ fn check_folder(config: &LogFile) -> io::Result<()> {
 
 impl Log {
     fn new(config: &LogFile, file: Option<File>) -> Self {
-        Self { config: config.clone(), file, made: None, len: 0 }
+        Self { config: config.clone(), file, made: None, len: 0, rotate: None }
+    }
+
+    /// From now on full files are renamed by this, if any are kept.
+    pub(super) fn rotate_by(&mut self, rotate: Rotate) {
+        self.rotate = Some(rotate);
     }
 
     /// Makes the file if it does not exist, and empties nothing.
@@ -117,22 +133,31 @@ impl Log {
     /// Moves the full file to the next name, or empties it if none is kept or it cannot be moved.
     fn make_room(&mut self) {
         self.len = 0;
-        for number in (1..self.config.keep).rev() {
-            // One that is not there needs no move.
-            let _ = fs::rename(self.kept(number), self.kept(number + 1));
-        }
-        let moved = self.config.keep > 0 && fs::rename(&self.config.path, self.kept(1)).is_ok();
-        if moved && let Ok(file) = make(&self.config.path) {
-            self.file = Some(file);
+        let next = match &self.rotate {
+            _ if self.config.keep == 0 => None,
+            Some(rotate) => rotate().ok(),
+            None => rotate(&self.config).ok(),
+        };
+        if next.is_some() {
+            self.file = next;
         } else if let Some(file) = &mut self.file {
             // A console goes on without its past rather than without a bound.
             let _ = file.set_len(0).and_then(|()| file.rewind());
         }
     }
+}
 
-    fn kept(&self, number: u32) -> PathBuf {
-        self.config.kept(number)
+/// Renames a full log and those before it, and makes the next one.
+///
+/// # Errors
+/// Those of the file system.
+pub fn rotate(log: &LogFile) -> io::Result<File> {
+    for number in (1..log.keep).rev() {
+        // One that is not there needs no move.
+        let _ = fs::rename(log.kept(number), log.kept(number + 1));
     }
+    fs::rename(&log.path, log.kept(1))?;
+    OpenOptions::new().write(true).create(true).truncate(true).open(&log.path)
 }
 
 impl LogFile {
@@ -142,10 +167,6 @@ impl LogFile {
         name.push(format!(".{number}"));
         name.into()
     }
-}
-
-fn make(path: &std::path::Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
 #[cfg(test)]

@@ -1,17 +1,24 @@
 //! A passt of our own: the peer that leads the guest's TCP and UDP through ordinary sockets of this machine, with no
-//! privileges and no interface. It lives as long as the VM: it ends when its socket closes, however we end.
+//! privileges and no interface. It lives as long as the VM: it ends when its socket closes, however we end. It starts before
+//! our sandbox is put on, and has one of its own.
 
 use super::{MTU, stream::StreamLink};
 use crate::config::Publish;
+use crate::say;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+/// How long it has to end after its socket is closed.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+/// The user and group that a passt of root becomes: nobody's, which need not be in a list of users.
+const NOBODY: u32 = 65534;
 /// The name of the program.
 const PROGRAM: &str = "passt";
 
@@ -27,29 +34,30 @@ pub enum Error {
     Start(io::Error),
 }
 
-/// A passt that can be started.
-///
-/// What can be wrong is found out before the VM starts, but the program itself starts when the guest already runs: its
-/// start takes a processor for some milliseconds, and the link holds what the guest sends meanwhile.
+/// A passt that can be started, once all else is known to be right.
 #[derive(Debug)]
 pub struct Prepared {
     command: Command,
     /// The end of the link that passt inherits.
     socket: UnixStream,
+    /// Our end.
+    link: UnixStream,
 }
 
 /// A running passt.
 #[derive(Debug)]
 pub struct Passt {
     child: Child,
+    /// Our end of the link.
+    link: UnixStream,
 }
 
 impl Prepared {
-    /// Prepares a passt with these ports of 127.0.0.1 leading to the guest.
+    /// Prepares a passt with these ports of 127.0.0.1 leading to the guest. Root's becomes this user, or nobody.
     ///
     /// # Errors
     /// [`Error::Port`] when a port is taken, about which passt would say nothing; [`Error::Missing`].
-    pub fn new(publish: &[Publish]) -> Result<(Self, StreamLink), Error> {
+    pub fn new(publish: &[Publish], user: Option<u32>, group: Option<u32>) -> Result<(Self, StreamLink), Error> {
         for Publish { host, .. } in publish {
             TcpListener::bind((Ipv4Addr::LOCALHOST, *host)).map_err(|source| Error::Port { port: *host, source })?;
         }
@@ -62,15 +70,17 @@ impl Prepared {
         for Publish { host, guest } in publish {
             command.args(["--tcp-ports", &format!("{}/{host}:{guest}", Ipv4Addr::LOCALHOST)]);
         }
-        // passt gives up root otherwise, which needs a user to become.
+        // By number, since it would look nobody up in a list that need not be there.
         // SAFETY: geteuid cannot fail and touches no memory.
         if unsafe { libc::geteuid() } == 0 {
-            command.args(["--runas", "0"]);
+            let user = user.filter(|user| *user != 0).unwrap_or(NOBODY);
+            let group = group.filter(|group| *group != 0).unwrap_or(user);
+            command.args(["--runas", &format!("{user}:{group}")]);
         }
         // A group of its own: Ctrl-C is for us, and ends it with the VM.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let link = StreamLink::new(ours).map_err(Error::Start)?;
-        Ok((Self { command, socket: theirs }, link))
+        let link = ours.try_clone().map_err(Error::Start)?;
+        Ok((Self { command, socket: theirs, link }, StreamLink::new(ours).map_err(Error::Start)?))
     }
 
     /// Starts it.
@@ -84,7 +94,7 @@ impl Prepared {
             return Err(Error::Start(io::Error::last_os_error()));
         }
         let child = self.command.spawn().map_err(Error::Start)?;
-        Ok(Passt { child })
+        Ok(Passt { child, link: self.link })
     }
 }
 
@@ -114,10 +124,15 @@ impl Passt {
 }
 
 impl Drop for Passt {
+    /// By its socket: in our sandbox no signal can be sent.
     fn drop(&mut self) {
-        if self.ended_early().is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let _ = self.link.shutdown(Shutdown::Both);
+        let deadline = Instant::now() + END_PATIENCE;
+        while self.ended_early().is_none() {
+            if Instant::now() >= deadline {
+                return say!("passt (process {}) does not end although its socket is closed", self.child.id());
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

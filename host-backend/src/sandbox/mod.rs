@@ -1,0 +1,183 @@
+//! The sandbox: what this process gives up once everything that it needs is open, and before the guest's first instruction. A
+//! guest that takes over one of its threads finds the descriptors that are open, and nothing else.
+//!
+//! | layer | file | what it stops |
+//! |---|---|---|
+//! | descriptors | [`descriptors`] | what the parent left open |
+//! | limits | [`limits`] | more descriptors, locked memory, priority; core files |
+//! | user, group, root directory, namespaces | [`identity`] | what another user owns; other mounts, networks, IPC |
+//! | capabilities, no_new_privs | [`identity`] | root's privileges, here and in programs that are executed |
+//! | Landlock | [`landlock`] | every file, device, TCP port and process, by whatever call |
+//! | seccomp | [`seccomp`], [`table`] | every call that is not in the table for this kind of thread |
+//!
+//! The order is that of [`Sandbox::enter`]. All layers but the last are inherited by the threads, which are started next. Each
+//! thread puts on the filter of its [`Kind`] before it serves anything, the main thread last, and then the guest starts.
+
+mod descriptors;
+mod entrance;
+mod hooks;
+mod identity;
+mod keeper;
+mod landlock;
+mod limits;
+mod report;
+mod seccomp;
+mod table;
+
+use crate::config::sandbox::{Mode, Options};
+pub use descriptors::Inherited;
+pub use entrance::Entrances;
+pub use identity::join_cgroup;
+pub use keeper::{Folder, enter as enter_keeper};
+pub use report::Report;
+use seccomp::Filters;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+pub use table::{Arg, Is, Kind, Row, TABLE};
+
+/// Why a layer is not on.
+#[derive(Debug, thiserror::Error)]
+#[error("sandbox: {what}: {source}")]
+pub struct Error {
+    /// What was to be done.
+    pub what: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Error {
+    fn at(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self { what, source }
+    }
+
+    /// Of the system call just made.
+    fn last(what: impl Into<String>) -> Self {
+        Self { what: what.into(), source: io::Error::last_os_error() }
+    }
+}
+
+/// The sandbox of this process.
+pub struct Sandbox {
+    filters: Option<Filters>,
+    /// None with `--no-sandbox`.
+    report: Option<Report>,
+}
+
+/// The layers, in the order in which they are put on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// Descriptors of the parent are closed.
+    Descriptors,
+    /// Resource limits.
+    Limits,
+    /// Namespaces, root directory, group and user.
+    Identity,
+    /// No capabilities.
+    Capabilities,
+    /// No program that is executed has more privileges.
+    NoNewPrivs,
+    /// No access by name.
+    Landlock,
+    /// Filters for system calls.
+    Seccomp,
+}
+
+impl Layer {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Descriptors,
+        Self::Limits,
+        Self::Identity,
+        Self::Capabilities,
+        Self::NoNewPrivs,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Limits => "limits",
+            Self::Identity => "identity",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivs => "no_new_privs",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+        }
+    }
+}
+
+impl Sandbox {
+    /// Puts all layers on this process that its threads inherit, and prepares the filters for threads of these kinds. There
+    /// must be one thread yet.
+    ///
+    /// # Errors
+    /// [`Error`]: what is on stays on.
+    pub fn enter(options: &Options, inherited: Inherited, kinds: Kind) -> Result<Arc<Self>, Error> {
+        let mut report = Report::default();
+        if options.mode == Mode::Off {
+            return Ok(Arc::new(Self { filters: None, report: None }));
+        }
+        hooks::prepare();
+        seccomp::prepare_allocator();
+        let mut put_on = |layer: Layer, put_on: &mut dyn FnMut(&mut Report) -> Result<(), Error>| {
+            let started = Instant::now();
+            if !hooks::lacks(layer) {
+                put_on(&mut report)?;
+            }
+            report.took(layer, started.elapsed());
+            Ok(())
+        };
+        let mut inherited = Some(inherited);
+        put_on(Layer::Descriptors, &mut |report| {
+            report.closed = inherited.take().map_or(Ok(0), Inherited::close)?;
+            Ok(())
+        })?;
+        put_on(Layer::Limits, &mut |report| {
+            report.limits = limits::lower()?;
+            Ok(())
+        })?;
+        put_on(Layer::Identity, &mut |report| identity::enter(options, report))?;
+        put_on(Layer::Capabilities, &mut |report| {
+            identity::drop_capabilities()?;
+            report.capabilities = Some(0);
+            Ok(())
+        })?;
+        put_on(Layer::NoNewPrivs, &mut |report| {
+            report.no_new_privs = identity::no_new_privs()?;
+            Ok(())
+        })?;
+        put_on(Layer::Landlock, &mut |report| {
+            report.landlock = landlock::forbid_everything()?;
+            Ok(())
+        })?;
+        let mut filters = None;
+        put_on(Layer::Seccomp, &mut |report| {
+            let made = Filters::new(kinds)?;
+            report.filters = made.sizes();
+            filters = Some(made);
+            Ok(())
+        })?;
+        Ok(Arc::new(Self { filters, report: Some(report) }))
+    }
+
+    /// Puts the filter of that kind on the calling thread.
+    ///
+    /// # Errors
+    /// [`Error`]: the thread has none.
+    pub fn filter(&self, kind: Kind) -> Result<(), Error> {
+        if let Some(filters) = &self.filters {
+            filters.put_on(kind)?;
+        }
+        hooks::filtered(kind);
+        Ok(())
+    }
+
+    /// What is in force.
+    pub fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+}
