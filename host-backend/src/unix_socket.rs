@@ -26,11 +26,15 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 pub fn listen(path: &Path, mode: libc::mode_t) -> io::Result<UnixListener> {
     let socket = socket()?;
     let (address, len) = address(path)?;
-    // The file gets the socket's mode, so that it never has another one.
-    // SAFETY: the descriptor is open, and `address` is a sockaddr_un of at least `len` bytes.
+    // The file gets the socket's mode, whatever the umask is, so that it never has another one.
+    // SAFETY: the descriptor is open, and `address` is a sockaddr_un of at least `len` bytes. Should another thread make a file
+    // just now, it gets no more than it asks for.
     unsafe {
         check(libc::fchmod(socket.as_raw_fd(), mode))?;
-        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len))?;
+        let umask = libc::umask(!mode & 0o777);
+        let bound = check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len));
+        libc::umask(umask);
+        bound?;
         check(libc::listen(socket.as_raw_fd(), 16))?;
     }
     Ok(socket.into())

@@ -23,8 +23,9 @@ pub const MISSING_ROW: &str = "RINGSIDE_MISSING_ROW";
 
 /// A file that everybody can read.
 const READABLE: &CStr = c"/etc/passwd";
-/// A file that is not there and could be made.
-const OUTSIDE: &CStr = c"/tmp/ringside-was-here";
+/// A file that is not there and could be made, and one that is there and could be removed, where the program was started.
+const OUTSIDE: &CStr = c"made-by-the-guest";
+const REMOVABLE: &CStr = c"removable";
 const PROGRAM: &CStr = c"/bin/true";
 
 /// What a thread tries.
@@ -40,7 +41,7 @@ pub const ATTEMPTS: [Attempt; 17] = [
         let flags = i64::from(libc::O_WRONLY | libc::O_CREAT);
         call(libc::SYS_openat, [libc::AT_FDCWD as i64, at(OUTSIDE), flags, 0o600, 0, 0])
     }),
-    ("remove", |_| call(libc::SYS_unlink, [at(OUTSIDE), 0, 0, 0, 0, 0])),
+    ("remove", |_| call(libc::SYS_unlink, [at(REMOVABLE), 0, 0, 0, 0, 0])),
     ("exec", |_| {
         let arguments = [PROGRAM.as_ptr(), ptr::null()];
         call(libc::SYS_execve, [at(PROGRAM), arguments.as_ptr() as i64, 0, 0, 0, 0])
