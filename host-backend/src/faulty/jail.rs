@@ -139,7 +139,10 @@ pub fn prepare() {
 pub fn filtered(kind: Kind) {
     let Some(plan) = plan().filter(|plan| plan.kind == kind.name()) else { return };
     let attempt = plan.attempt.as_str();
-    crate::say!("compromised {}: {attempt}", plan.kind);
+    // The keeper says nothing, and may not.
+    if kind != Kind::KEEPER {
+        crate::say!("compromised {}: {attempt}", plan.kind);
+    }
     match attempt {
         "panic" => panic!("compromised"),
         "work" => work(),
@@ -147,7 +150,9 @@ pub fn filtered(kind: Kind) {
         _ => {
             let Some((_, attempt)) = ATTEMPTS.iter().find(|(name, _)| *name == attempt) else { return };
             let result = attempt(&plan.parent);
-            crate::say!("compromised {}: {} returns {result}", plan.kind, plan.attempt);
+            if kind != Kind::KEEPER {
+                crate::say!("compromised {}: {} returns {result}", plan.kind, plan.attempt);
+            }
         }
     }
 }
@@ -159,6 +164,7 @@ fn work() {
     drop(large);
     let small: Vec<_> = (0..20_000).map(|n| vec![n as u8; 100]).collect();
     drop(small);
+    std::thread::yield_now();
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` has room for the time. The call itself, where the vDSO would answer.
     let result = unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };

@@ -155,7 +155,7 @@ pub const TABLE: &[Row] = &[
     row!(SYS_epoll_wait, LOOPS, "waits for events"),
     row!(SYS_epoll_ctl, LOOPS, "changes what is waited for"),
     row!(SYS_clock_nanosleep, ALL, "waits for a rate, a busy device, the end"),
-    row!(SYS_sched_yield, Kind::VCPU, "waits for a device that is about to be done"),
+    row!(SYS_sched_yield, ALL, "a device that is about to be done, a channel that another thread is in"),
     row!(SYS_poll, ALL, "waits for the reader of a message or a console"),
     row!(SYS_rt_sigreturn, ALL, "comes back from the interrupting signal"),
     row!(SYS_restart_syscall, ALL, "goes on waiting after a stop by job control"),
@@ -253,7 +253,7 @@ pub const TABLE: &[Row] = &[
     // Memory.
     row!(SYS_brk, ALL.union(Kind::KEEPER), "the heap"),
     row!(SYS_mmap, [arg(2, DATA), arg(3, PRIVATE)], "READ | WRITE, PRIVATE | ANONYMOUS", ALL, "a large allocation"),
-    row!(SYS_munmap, ALL, "gives it back; the signal stack of a thread that ends"),
+    row!(SYS_munmap, ALL.union(Kind::KEEPER), "gives it back; the signal stack of a thread that ends"),
     row!(SYS_mremap, ALL, "lets it grow"),
     row!(
         SYS_madvise,
@@ -265,7 +265,7 @@ pub const TABLE: &[Row] = &[
     // The end.
     row!(SYS_wait4, Kind::MAIN, "helpers that ended"),
     row!(SYS_shutdown, Kind::MAIN, "ends passt"),
-    row!(SYS_sigaltstack, ALL, "the signal stack of a thread that ends"),
+    row!(SYS_sigaltstack, ALL.union(Kind::KEEPER), "the signal stack of a thread that ends"),
     row!(SYS_rt_sigprocmask, ALL, "a thread that ends or signals another one"),
     row!(SYS_exit, ALL.difference(Kind::MAIN), "ends a thread"),
     row!(SYS_exit_group, Kind::MAIN.union(Kind::KEEPER), "ends the program"),
