@@ -27,7 +27,8 @@ Exit status:
   4        the VM could not be started or could not go on, or a disk could not be flushed
   5..124   the guest ended with this code
   125      the guest ended with any other code (the message has it)
-  130,143  ended by Ctrl-C or SIGTERM (128 plus the signal's number)";
+  130,143  ended by Ctrl-C or SIGTERM (128 plus the signal's number)
+  159      in a shell: killed by SIGSYS, for a system call that the sandbox forbids";
 
 /// The exit status for the end of a VM.
 pub fn of(outcome: &Outcome) -> u8 {
