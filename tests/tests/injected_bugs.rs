@@ -3,15 +3,13 @@
 //! it in `RINGSIDE_WITH_BUGS` and the kernel in `RINGSIDE_KERNEL`; for a machine without KVM also a stock Linux in
 //! `RINGSIDE_INNER_LINUX` and its first process in `RINGSIDE_INNER_INIT`.
 
+mod with_bugs;
+
 use ringside_tests::conform::catalogue::{self, Pattern};
 use ringside_tests::conform::outcome::{Outcome, State, TestbedResult};
 use ringside_tests::conform::profile::Profile;
 use ringside_tests::conform::run;
-use ringside_tests::conform::start::{self, Progress, Setting};
-use ringside_tests::inner::{Inner, Linux};
-use ringside_tests::ready::{self, Files};
-use std::env;
-use std::path::{Path, PathBuf};
+use ringside_tests::conform::start::Setting;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -35,8 +33,6 @@ const CAUGHT: [(&str, &str); 17] = [
     ("data-valid-unasked", "net/received-header-is-plain"),
     ("padding-not-zero", "block/padding-is-0"),
 ];
-/// Our host on the machine's KVM, or on that of a stock Linux in QEMU.
-const PROFILES: [&str; 2] = ["host-kvm", "host-kvm-in-tcg"];
 /// Machines at a time.
 const PARALLEL: usize = 2;
 
@@ -54,49 +50,9 @@ fn outcome(result: &TestbedResult, check: &str) -> Option<Outcome> {
     result.check(check).filter(|check| check.reported).map(|check| check.outcome)
 }
 
-/// The host with bugs on the first available testbed; `None`, reported, if there is none.
-fn bench(test: &str) -> Option<(Profile, Setting, tempfile::TempDir)> {
-    let (ringside, kernel) = ready::named(ready::WITH_BUGS, test).zip(ready::named(ready::KERNEL, test))?;
-    let path = |name: &str| env::var_os(name).map(PathBuf::from);
-    let inner = match (path(ready::INNER_LINUX).and_then(|folder| Linux::at(&folder)), path(ready::INNER_INIT)) {
-        (Some(linux), Some(init)) => Ok(Inner { linux, init, ringside: ringside.clone() }),
-        _ => Err(format!("{} and {} name no stock Linux", ready::INNER_LINUX, ready::INNER_INIT)),
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let Files { image, sample: disk, .. } = Files::write(&kernel, folder.path()).unwrap();
-    let kvm = ready::kvm();
-    let xen = Err("bugs are injected into our host".into());
-    let loaders = Err("nothing here is booted by firmware".into());
-    let setting = Setting {
-        image,
-        disk,
-        ringside,
-        base: folder.path().into(),
-        kvm,
-        tap: None,
-        inner,
-        xen,
-        loaders,
-        progress: Progress::default(),
-    };
-
-    let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
-    let mut absent = Vec::new();
-    let found = PROFILES.iter().find_map(|name| {
-        let profile = Profile::read(&profiles.join(format!("{name}.toml"))).unwrap();
-        let available = start::available(&profile, &setting);
-        available.map_err(|why| absent.push(format!("{name}: {why:#}"))).ok().map(|_| profile)
-    });
-    let Some(profile) = found else {
-        eprintln!("SKIPPED {test}: {}", absent.join("; "));
-        return None;
-    };
-    Some((profile, setting, folder))
-}
-
 #[test]
 fn each_injected_bug_is_caught_by_its_check_and_none_without() {
-    let Some((profile, setting, _folder)) = bench("injected bugs") else { return };
+    let Some((profile, setting, _folder)) = with_bugs::bench("injected bugs") else { return };
     let checks = CAUGHT.map(|(_, check)| check);
     let without = run(&profile, &setting, &checks, None);
     for check in checks {
@@ -118,7 +74,7 @@ fn each_injected_bug_is_caught_by_its_check_and_none_without() {
 /// Firecracker and Cloud Hypervisor are so: a suite that breaks the driver's own rules on the way accuses them of its faults.
 #[test]
 fn a_device_that_insists_on_the_drivers_rules_fails_no_check() {
-    let Some((profile, setting, _folder)) = bench("a strict device") else { return };
+    let Some((profile, setting, _folder)) = with_bugs::bench("a strict device") else { return };
     let groups = ["mmio/*", "queue/*", "block/*", "rng/*", "net/*", "console/*", "balloon/*", "outside/*"];
     let result = run(&profile, &setting, &groups, Some("strict-driver"));
     let bad: Vec<_> = result.checks.iter().filter(|check| check.outcome.is_bad()).collect();
@@ -131,7 +87,7 @@ fn a_device_that_insists_on_the_drivers_rules_fails_no_check() {
 fn a_serial_port_that_is_gated_in_loop_back_mode_is_left_alone_and_a_board_of_edges_not_judged_by_levels() {
     const EDGE: &str = "irq/edge-line-interrupts-once";
     const LEVEL: &str = "irq/level-line-interrupts-until-acknowledged";
-    let Some((profile, setting, _folder)) = bench("a gated serial port") else { return };
+    let Some((profile, setting, _folder)) = with_bugs::bench("a gated serial port") else { return };
     for (fault, expected) in [(None, Outcome::Pass), (Some("gated-loopback"), Outcome::Skip)] {
         let result = run(&profile, &setting, &[EDGE, LEVEL], fault);
         assert_eq!(outcome(&result, EDGE), Some(expected), "{fault:?}: {result:?}");

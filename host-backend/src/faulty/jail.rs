@@ -7,12 +7,13 @@
 //! | `RINGSIDE_WITHOUT_LAYER=LAYER,…` | these layers are not put on |
 //! | `RINGSIDE_MISSING_ROW=KIND/CALL` | the filter of that kind lacks this row |
 
+use crate::devices::output::Output;
 use crate::sandbox::{Kind, Layer, Row};
 use std::env;
 use std::ffi::CStr;
 use std::io;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Names the thread and what it tries.
 pub const COMPROMISED: &str = "RINGSIDE_COMPROMISED";
@@ -146,6 +147,7 @@ pub fn filtered(kind: Kind) {
     match attempt {
         "panic" => panic!("compromised"),
         "work" => work(),
+        "log" => fill_log(),
         "wait" => std::thread::sleep(std::time::Duration::from_secs(2)),
         _ => {
             let Some((_, attempt)) = ATTEMPTS.iter().find(|(name, _)| *name == attempt) else { return };
@@ -154,6 +156,21 @@ pub fn filtered(kind: Kind) {
                 crate::say!("compromised {}: {} returns {result}", plan.kind, plan.attempt);
             }
         }
+    }
+}
+
+static LOG: OnceLock<Arc<Output>> = OnceLock::new();
+
+/// A log of which full files are kept, for the attempt to fill one.
+pub fn remember_log(log: &Arc<Output>) {
+    let _ = LOG.set(log.clone());
+}
+
+/// More than three logs' worth.
+fn fill_log() {
+    let Some(log) = LOG.get() else { return };
+    for _ in 0..200 {
+        log.write(&[b'x'; 100]);
     }
 }
 

@@ -2,6 +2,10 @@
 //! fails; and each layer of the sandbox is one that somebody misses. `cargo xtask test` names a host program in whose threads
 //! that can be tried in `RINGSIDE_WITH_BUGS`.
 
+mod rows;
+#[path = "../with_bugs/mod.rs"]
+mod with_bugs;
+
 use host_backend::sample::{exit, print, pvh_elf};
 use host_backend::sandbox::{Kind, Layer};
 use ringside_tests::ready::{self, named};
