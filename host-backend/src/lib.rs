@@ -18,6 +18,7 @@ pub mod event;
 pub mod faulty;
 pub mod hostile;
 pub mod log;
+pub mod rate;
 pub mod run;
 pub mod sample;
 pub mod status;

@@ -151,6 +151,12 @@ pub struct Counters {
     pub bytes_to_guest: Counter,
     /// Requests answered with an error, frames dropped.
     pub errors: Counter,
+    /// Requests larger than the device takes, or than it takes at once.
+    pub oversized: Counter,
+    /// Times that the device's rate limit held a request back.
+    pub throttled: Counter,
+    /// Milliseconds for which it did.
+    pub throttled_ms: Counter,
     /// Accesses to registers that mean nothing.
     pub bad_accesses: Counter,
     /// Times the device had to ask for a reset.

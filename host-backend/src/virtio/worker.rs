@@ -2,7 +2,7 @@
 //! does a device's work.
 
 use super::Progress;
-use super::mmio::MmioTransport;
+use super::mmio::{Awaited, MmioTransport};
 use super::notifier::{Notifier, QueueEvent};
 use crate::event::event;
 use crate::stop::{Outcome, Stop};
@@ -12,12 +12,14 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
 
 /// Event data that is no queue's number.
 const WAKE: u32 = u32::MAX;
 const SOURCE: u32 = u32::MAX - 1;
+const TIMER: u32 = u32::MAX - 2;
 
 /// A device's thread.
 pub struct Worker {
@@ -35,7 +37,7 @@ pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worke
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();
     let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-    manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
+    manager.add_subscriber(Subscriber::new(transport.clone(), TimerFd::new()?));
     let name = transport.name().to_owned();
     let device = transport.clone();
     let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
@@ -94,9 +96,18 @@ struct Subscriber {
     source: Option<(RawFd, EventSet)>,
     /// The source was left before it was exhausted.
     again: bool,
+    timer: TimerFd,
+    /// The time that it is set to.
+    until: Option<Instant>,
+    /// That time has come.
+    expired: bool,
 }
 
 impl Subscriber {
+    fn new(transport: Arc<MmioTransport>, timer: TimerFd) -> Self {
+        Self { transport, source: None, again: false, timer, until: None, expired: false }
+    }
+
     /// Lets the device handle its source. A device may hold input that epoll does not see, so it says if there is more.
     fn serve_source(&mut self, events: EventSet) {
         if self.transport.process_event(events) == Progress::More {
@@ -108,8 +119,26 @@ impl Subscriber {
     }
 
     /// Waits for what the device wants to wait for now.
-    fn follow_source(&mut self, ops: &mut EventOps<'_>) {
-        let wanted = self.transport.event_source();
+    fn follow(&mut self, ops: &mut EventOps<'_>) {
+        let Awaited { source, until } = self.transport.awaited();
+        self.follow_time(until);
+        self.follow_source(source, ops);
+    }
+
+    /// Sets the timer, if it is not set like that. It costs a system call.
+    fn follow_time(&mut self, wanted: Option<Instant>) {
+        if wanted == self.until && !self.expired {
+            return;
+        }
+        // A time of zero would be never.
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        // No time that there is can fail.
+        let _ = self.timer.reset(wanted.map(left).unwrap_or_default(), None);
+        self.until = wanted;
+        self.expired = false;
+    }
+
+    fn follow_source(&mut self, wanted: Option<(RawFd, EventSet)>, ops: &mut EventOps<'_>) {
         if wanted == self.source {
             return;
         }
@@ -138,7 +167,8 @@ impl MutEventSubscriber for Subscriber {
             let _ = ops.add(Events::with_data(event, index as u32, EventSet::IN));
         }
         let _ = ops.add(Events::with_data(&notifier.wake, WAKE, EventSet::IN));
-        self.follow_source(ops);
+        let _ = ops.add(Events::with_data(&self.timer, TIMER, EventSet::IN));
+        self.follow(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
@@ -151,9 +181,14 @@ impl MutEventSubscriber for Subscriber {
                 }
             }
             SOURCE => self.serve_source(events.event_set()),
+            TIMER => {
+                // It stays readable until it is set again, so it need not be read.
+                self.expired = true;
+                self.transport.process_timer();
+            }
             index => self.transport.process_notified(index as usize),
         }
-        self.follow_source(ops);
+        self.follow(ops);
     }
 }
 

@@ -1,0 +1,32 @@
+//! What a device does at a time and not after an event: it goes on when its rate limit has tokens again.
+
+use super::MmioTransport;
+use crate::virtio::Progress;
+use std::os::fd::RawFd;
+use std::time::Instant;
+use vmm_sys_util::epoll::EventSet;
+
+/// What the worker waits for besides the queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// A file descriptor outside the guest.
+    pub source: Option<(RawFd, EventSet)>,
+    /// A time.
+    pub until: Option<Instant>,
+}
+
+impl MmioTransport {
+    /// What the device waits for apart from the guest. Only its worker asks.
+    pub fn awaited(&self) -> Awaited {
+        let mut machinery = self.machinery();
+        if !self.apply(&mut machinery) {
+            return Awaited::default();
+        }
+        Awaited { source: machinery.device.event_source(), until: machinery.device.wake_at() }
+    }
+
+    /// Lets the device go on with what had to wait until now, on this thread.
+    pub fn process_timer(&self) {
+        self.work(|device, io| device.process_timer(io).map(|()| Progress::Done));
+    }
+}
