@@ -207,6 +207,7 @@ impl Controlled for Machine {
             "serial": { "bytes_written": self.output.written(), "bytes_lost": self.output.lost(),
                 "throttled_ms": self.output.throttled_ms() },
             "devices": devices,
+            "log": crate::log::counts(),
         });
         if let Some(lies) = &self.lies {
             all["hostile_log"] = json!({ "bytes_written": lies.written(), "bytes_lost": lies.lost() });

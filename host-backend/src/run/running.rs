@@ -151,6 +151,7 @@ impl RunningMachine {
     pub(super) fn end(self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
         debug_assert!(self.machine.stop.requested());
         self.stop_threads(tick);
+        crate::log::lift_limit();
         if let Some(peer) = &self.machine.peer {
             peer.end();
         }
