@@ -232,7 +232,7 @@ impl MmioTransport {
         let mut registers = self.registers();
         if registers.apply(machinery) {
             self.publish(&registers);
-            self.signal.acknowledge(u32::MAX);
+            self.signal.forget_interrupts();
         }
         registers.is_live()
     }
@@ -316,6 +316,8 @@ impl MmioTransport {
         // Before DRIVER_OK the device sends no interrupt; but a driver may be reading already.
         if self.registers().is_live() {
             self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+            // Its worker raises the line if that was too often.
+            self.wake();
         }
     }
 

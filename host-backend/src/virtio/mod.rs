@@ -13,6 +13,7 @@ pub mod console;
 pub mod mmio;
 pub mod net;
 pub mod notifier;
+pub mod pace;
 pub mod queue;
 pub mod rng;
 mod signal;
@@ -320,3 +321,5 @@ pub(crate) mod harness;
 mod hostile_tests;
 #[cfg(test)]
 mod limit_tests;
+#[cfg(test)]
+mod pace_tests;

@@ -1,4 +1,5 @@
-//! What a device does at a time and not after an event: it goes on when its rate limit has tokens again.
+//! What a device does at a time and not after an event: it goes on when its rate limit has tokens
+//! again, and raises an interrupt that came too soon after others.
 
 use super::MmioTransport;
 use crate::virtio::Progress;
@@ -19,14 +20,16 @@ impl MmioTransport {
     /// What the device waits for apart from the guest. Only its worker asks.
     pub fn awaited(&self) -> Awaited {
         let mut machinery = self.machinery();
-        if !self.apply(&mut machinery) {
-            return Awaited::default();
-        }
-        Awaited { source: machinery.device.event_source(), until: machinery.device.wake_at() }
+        let live = self.apply(&mut machinery);
+        let device = Some(&machinery.device).filter(|_| live);
+        // Also a device that needs a reset has interrupts to deliver.
+        let until = device.and_then(|device| device.wake_at()).into_iter().chain(self.signal.interrupt_due()).min();
+        Awaited { source: device.and_then(|device| device.event_source()), until }
     }
 
-    /// Lets the device go on with what had to wait until now, on this thread.
+    /// Delivers a delayed interrupt, and lets the device go on with what had to wait until now, on this thread.
     pub fn process_timer(&self) {
+        self.signal.raise_due();
         self.work(|device, io| device.process_timer(io).map(|()| Progress::Done));
     }
 }
