@@ -5,7 +5,7 @@ use super::peer::Peer;
 use super::platform::Platform;
 use super::{Error, open_lies, open_output};
 use crate::config::{self, Config};
-use crate::control::{ControlConsole, ControlSocket, Controlled};
+use crate::control::{ControlConsole, ControlCounts, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::reset::{ControlRegister, KeyboardController, ResetLine};
@@ -65,6 +65,9 @@ pub struct Machine {
     pub(super) hostile: Option<Hostile>,
     /// Where their lies are logged.
     lies: Option<Arc<Output>>,
+    /// What the virtio console prints to.
+    virtio_output: Option<Arc<Output>>,
+    control_counts: ControlCounts,
 }
 
 /// A machine that is built but does not run yet.
@@ -151,6 +154,8 @@ impl Machine {
             peer,
             hostile,
             lies,
+            virtio_output,
+            control_counts: ControlCounts::default(),
         };
         Ok(BuiltMachine { machine: Arc::new(machine), platform, shared: Arc::new(shared), control, passt })
     }
@@ -204,11 +209,15 @@ impl Controlled for Machine {
         let mut all = json!({
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "exits": exits,
-            "serial": { "bytes_written": self.output.written(), "bytes_lost": self.output.lost(),
-                "throttled_ms": self.output.throttled_ms() },
+            "serial": printed(&self.output),
             "devices": devices,
             "log": crate::log::counts(),
+            "control": self.control_counts,
         });
+        // Both consoles may have the same other end.
+        if let Some(console) = self.virtio_output.as_ref().filter(|console| !Arc::ptr_eq(console, &self.output)) {
+            all["console"] = printed(console);
+        }
         if let Some(lies) = &self.lies {
             all["hostile_log"] = json!({ "bytes_written": lies.written(), "bytes_lost": lies.lost() });
         }
@@ -216,6 +225,10 @@ impl Controlled for Machine {
             all["balloon"] = json!(balloon.numbers());
         }
         all
+    }
+
+    fn control_counts(&self) -> &ControlCounts {
+        &self.control_counts
     }
 
     fn balloon(&self) -> Option<&BalloonHandle> {
@@ -255,6 +268,11 @@ impl Machine {
         let illegal = Illegal { state: State::Stopped, event };
         if self.stop.requested() { Err(illegal.to_string()) } else { Ok(()) }
     }
+}
+
+/// What became of a console's bytes.
+fn printed(output: &Output) -> Value {
+    json!({"bytes_written": output.written(), "bytes_lost": output.lost(), "throttled_ms": output.throttled_ms()})
 }
 
 /// Makes the consoles' files, and empties them only when all are there. Of those that were made none is left on a failure.

@@ -272,6 +272,7 @@ impl Net {
             }
             let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
             chain.read(memory, 0, &mut command);
+            signal.counters.oversized.add((chain.readable_len() > command.len() as u64).into());
             let before = self.filter.mac();
             let answer = self.filter.execute(&command);
             if self.filter.mac() != before {
