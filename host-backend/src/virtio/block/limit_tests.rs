@@ -15,6 +15,9 @@ const DATA_AT: u64 = DATA + 0x10_0000;
 /// Requests in a queue at once, a power of two.
 const DEPTH: u16 = 4;
 
+/// More requests than any limit here gives.
+const ENDLESS: u64 = 1_000_000;
+
 /// A running disk with a limit, and its driver.
 struct Limited {
     rig: Rig,
@@ -77,6 +80,7 @@ impl Limited {
         let before = self.done();
         let end = self.clock.elapsed() + Duration::from_secs(seconds);
         loop {
+            assert!(self.done() - before < ENDLESS, "there is no limit");
             for queue in 0..queues {
                 let offered = self.rig.available_index(queue);
                 let free = DEPTH - offered.wrapping_sub(self.rig.used_index(queue));

@@ -18,6 +18,9 @@ const TXQ: u32 = TX as u32;
 /// Where packets of the guest are; buffers for the others start at `DATA`.
 const SENT_AT: u64 = DATA + 0x10_0000;
 
+/// More frames than any limit here gives.
+const ENDLESS: u64 = 1_000_000;
+
 struct Limited {
     rig: Rig,
     peer: UnixStream,
@@ -128,6 +131,7 @@ fn ten_seconds_of_sending_give_the_burst_and_ten_seconds_of_the_rate() {
         let mut card = Limited::new(&limit);
         let mut bytes = 0;
         loop {
+            assert!(card.rig.transport.counters().requests.get() < ENDLESS, "there is no limit");
             card.send(SIZE - card.unsent(), len as u32);
             bytes += card.drain();
             if card.unsent() == SIZE && !card.wake(Duration::from_secs(10)) {
@@ -149,6 +153,7 @@ fn ten_seconds_of_receiving_give_the_burst_and_ten_seconds_of_the_rate_and_nothi
         let mut card = Limited::new(&limit);
         let (sent, mut written) = (frame(len), 0u64);
         loop {
+            assert!(card.rig.transport.counters().requests.get() < ENDLESS, "there is no limit");
             card.offer_buffers();
             // The peer sends as long as there is room; a frame of which a part fits is sent to its end later.
             loop {
