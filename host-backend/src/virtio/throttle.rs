@@ -102,6 +102,11 @@ impl Throttle {
         }
     }
 
+    /// A queue was taken back: those after it need not wait for what it waited for.
+    pub fn queue_was_reset(&mut self) {
+        self.due = None;
+    }
+
     /// Nothing waits any more, and nothing of that is counted.
     pub fn clear(&mut self) {
         self.waiting.clear();

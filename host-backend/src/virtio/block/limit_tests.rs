@@ -217,6 +217,8 @@ fn a_queue_that_is_taken_back_while_it_waits_holds_up_no_other() {
     assert_eq!(disk.done(), 1);
     disk.rig.write(Register::QueueSel, 0);
     disk.rig.write(Register::QueueReset, 1);
+    assert!(disk.wake(Duration::ZERO), "at once");
+    assert_eq!((disk.done(), disk.wait()), (1, Some(Duration::from_secs(1))));
     assert!(disk.wake(Duration::from_secs(1)));
     assert_eq!((disk.done(), disk.rig.used_index(1), disk.wait()), (2, 1, None));
 }

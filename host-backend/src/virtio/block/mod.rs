@@ -315,6 +315,10 @@ impl Device for Block {
         self.throttle.clear();
     }
 
+    fn reset_queue(&mut self, _index: usize) {
+        self.throttle.queue_was_reset();
+    }
+
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         self.serve_queue(index, io)
     }

@@ -4,10 +4,10 @@
 use super::stream::StreamLink;
 use super::*;
 use crate::rate::fake::FakeClock;
-use crate::virtio::harness::{DATA, READ, Rig, SIZE, WRITE};
-use shared_abi::virtio::Status;
+use crate::virtio::harness::{DATA, READ, Rig, SIZE, WRITE, available, used};
 use shared_abi::virtio::mmio::Register;
 use shared_abi::virtio::net::{GSO_UDP_L4, HDR_NEEDS_CSUM, Header};
+use shared_abi::virtio::{Status, ring};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -237,6 +237,35 @@ fn a_reset_waits_for_no_tokens() {
     assert_eq!(card.wait(), Some(Duration::from_secs(1)));
     card.rig.write(Register::Status, 0);
     assert_eq!((card.rig.status(), card.wait()), (Status::empty(), None));
+}
+
+#[test]
+fn a_queue_that_is_taken_back_waits_for_no_tokens() {
+    for queue in [TXQ, RXQ] {
+        let mut card = Limited::new(&limit(None, Some(1), 1000));
+        if queue == TXQ {
+            card.send(2, 60);
+        } else {
+            card.offer_buffers();
+            card.peer.write_all(&[frame(60), frame(60)].concat()).unwrap();
+            card.look();
+        }
+        assert_eq!(card.wait(), Some(Duration::from_secs(1)));
+        card.rig.write(Register::QueueSel, queue);
+        card.rig.write(Register::QueueReset, 1);
+        assert!(card.wake(Duration::from_secs(1)));
+        // It would be woken up again and again.
+        assert_eq!(card.wait(), None);
+        card.rig.put(available(queue), &vec![0; ring::available_len(SIZE)]);
+        card.rig.put(used(queue), &vec![0; ring::used_len(SIZE)]);
+        card.rig.queue(queue);
+        if queue == TXQ {
+            card.send(1, 60)
+        } else {
+            card.offer_buffers()
+        }
+        assert_eq!(card.rig.used_index(queue), 1, "the frame that waited in the link, or a new one");
+    }
 }
 
 #[test]

@@ -151,6 +151,7 @@ impl Net {
     /// Moves packets from the link to the guest.
     fn receive(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
         if !io.queues[RX].ready() {
+            self.limits.incoming.forget(io.signal);
             self.starved = true;
             return Ok(Progress::Done);
         }

@@ -24,7 +24,11 @@ pub(super) struct Sending {
 impl Net {
     /// Moves packets from the guest to the link.
     pub(super) fn transmit(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        if !io.queues[TX].ready() || self.busy && !self.link.flush() {
+        if !io.queues[TX].ready() {
+            self.limits.outgoing.forget(io.signal);
+            return Ok(Progress::Done);
+        }
+        if self.busy && !self.link.flush() {
             return Ok(Progress::Done);
         }
         self.busy = false;
