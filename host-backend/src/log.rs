@@ -2,7 +2,7 @@
 //!
 //! `eprintln!` panics when standard error is closed or full, and a panic on the way to a flush loses what the guest wrote.
 //! Here a line that cannot be written is dropped, and so is one for which a reader makes no room within half a second.
-//! How many lines there are is bounded while a guest runs ([`lines`]).
+//! How many lines there are is bounded while a guest runs ([`mod@lines`]).
 
 pub mod lines;
 
