@@ -45,12 +45,14 @@ struct Run {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(config::CPUS_MAX)))]
     cpus: u32,
     /// Raw disk image, may be given several times; ro: read only, queues=N: queues for requests,
-    /// serial=TEXT: its serial number
-    #[arg(long = "disk", value_name = "PATH[,ro][,queues=N][,serial=TEXT]")]
+    /// serial=TEXT: its serial number. bps=SIZE and iops=N: limit bytes and requests per second, of which those of burst=TIME
+    /// (such as 500ms, default 1s) are saved while the disk is idle
+    #[arg(long = "disk", value_name = "PATH[,ro][,queues=N][,serial=TEXT][,bps=SIZE][,iops=N][,burst=TIME]")]
     disks: Vec<Disk>,
     /// Network card: tap=NAME, passt (started and ended with the VM), stream=SOCKET (any peer of QEMU's stream framing)
-    /// or none; mac=ADDRESS may follow
-    #[arg(long, value_name = "PEER[,mac=ADDRESS]", default_value = "none", value_parser = parse_net)]
+    /// or none; mac=ADDRESS may follow. bps=SIZE and pps=N: limit bytes and packets per second, in each direction; burst=TIME as
+    /// for --disk
+    #[arg(long, value_name = "PEER[,mac=ADDRESS][,bps=SIZE][,pps=N][,burst=TIME]", default_value = "none", value_parser = parse_net)]
     net: OptionalNet,
     /// Forward TCP connections from 127.0.0.1:HOST to the guest's port GUEST (with --net passt)
     #[arg(long, value_name = "HOST:GUEST")]

@@ -2,7 +2,10 @@
 
 pub mod hostile;
 pub mod lie;
+mod limit;
 pub mod sandbox;
+
+pub use limit::RateLimit;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -115,6 +118,15 @@ pub struct Disk {
     pub queues: u16,
     /// Its serial number; otherwise the end of the file's name.
     pub serial: Option<String>,
+    /// Bytes and requests per second.
+    pub limit: RateLimit,
+}
+
+impl Disk {
+    /// A disk without any options.
+    pub fn at(path: impl Into<PathBuf>, access: DiskAccess) -> Self {
+        Self { path: path.into(), access, queues: 1, serial: None, limit: RateLimit::default() }
+    }
 }
 
 /// What a guest may do to a disk.
@@ -133,6 +145,8 @@ pub struct Net {
     pub peer: Peer,
     /// Its address; otherwise one is made up.
     pub mac: Option<Mac>,
+    /// Bytes and packets per second, in each direction.
+    pub limit: RateLimit,
 }
 
 /// Where frames go.
@@ -213,9 +227,10 @@ impl FromStr for Disk {
         if path.is_empty() {
             return bad("the path is missing");
         }
-        let mut disk = Self { path: path.into(), access: DiskAccess::ReadWrite, queues: 1, serial: None };
+        let mut disk = Self::at(path, DiskAccess::ReadWrite);
         for option in parts {
             match option.split_once('=') {
+                Some((name, value)) if disk.limit.set(name, value, limit::REQUESTS)? => {}
                 None if option == "ro" => disk.access = DiskAccess::ReadOnly,
                 Some(("serial", serial)) if serial.is_empty() || serial.len() > SERIAL_MAX || !serial.is_ascii() => {
                     return bad(format!("serial takes 1 to {SERIAL_MAX} ASCII characters"));
@@ -226,10 +241,12 @@ impl FromStr for Disk {
                 },
                 Some(("serial", serial)) => disk.serial = Some(serial.into()),
                 _ => {
-                    return bad(format!("\"{option}\" is no option of a disk: there are ro, queues=N and serial=TEXT"));
+                    let known = "ro, queues=N, serial=TEXT, bps=SIZE, iops=N and burst=TIME";
+                    return bad(format!("\"{option}\" is no option of a disk: there are {known}"));
                 }
             }
         }
+        disk.limit.check(limit::REQUESTS)?;
         Ok(disk)
     }
 }
@@ -248,13 +265,18 @@ pub fn parse_net(text: &str) -> Result<Option<Net>, ParseError> {
         Some(("stream", path)) if !path.is_empty() => Peer::Stream(path.into()),
         _ => return bad("expected tap=NAME, passt, stream=SOCKET or none"),
     };
-    let mut net = Net { peer, mac: None };
+    let mut net = Net { peer, mac: None, limit: RateLimit::default() };
     for option in parts {
         match option.split_once('=') {
             Some(("mac", mac)) => net.mac = Some(mac.parse()?),
-            _ => return bad(format!("\"{option}\" is no option of a network card: there is mac=ADDRESS")),
+            Some((name, value)) if net.limit.set(name, value, limit::PACKETS)? => {}
+            _ => {
+                let known = "mac=ADDRESS, bps=SIZE, pps=N and burst=TIME";
+                return bad(format!("\"{option}\" is no option of a network card: there are {known}"));
+            }
         }
     }
+    net.limit.check(limit::PACKETS)?;
     Ok(Some(net))
 }
 
@@ -382,7 +404,8 @@ mod tests {
         assert_eq!(parse_net("none"), Ok(None));
         assert_eq!(parse_net("passt").unwrap().unwrap().peer, Peer::Passt);
         let net = parse_net("stream=/run/x,mac=02:00:00:00:00:0a").unwrap().unwrap();
-        assert_eq!(net, Net { peer: Peer::Stream("/run/x".into()), mac: Some(Mac([2, 0, 0, 0, 0, 10])) });
+        let limit = RateLimit::default();
+        assert_eq!(net, Net { peer: Peer::Stream("/run/x".into()), mac: Some(Mac([2, 0, 0, 0, 0, 10])), limit });
         for wrong in [
             "",
             "tap",

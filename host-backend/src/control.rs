@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `reboots`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
-//! | `{"command":"stats"}` | `exits` by cause, `serial`, `devices` with their counters, `uptime_ms` |
+//! | `{"command":"stats"}` | `exits` by cause, `serial`, `console`, `devices` with their counters, `log`, `control`, `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
 //! | `{"command":"disk","disk":N,"bytes":N}` | nothing more; disk N (the first is 0) has that size now, and the guest is notified |
@@ -35,10 +35,10 @@ use crate::event::event;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::console::ConsoleInput;
-use crate::virtio::{Cable, Change};
+use crate::virtio::{Cable, Change, Counter};
 use client::{Client, Next};
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 pub use socket::{Access, ControlSocket, Error};
 use std::collections::BTreeMap;
@@ -67,6 +67,8 @@ pub const HELP: &str = r#"Control socket (--control): one JSON object per line i
 pub const LINE_MAX: usize = 4096;
 /// Clients at once, at most.
 pub const CLIENTS_MAX: usize = 8;
+/// Clients that are accepted in one turn of the loop; the others come in the next one.
+const ACCEPTS_MAX: usize = 8;
 /// How long the guest has to give new balloon statistics.
 const STATS_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a client may take to read an answer before another one gets its place.
@@ -85,6 +87,8 @@ pub trait Controlled: Send + Sync {
     fn balloon(&self) -> Option<&BalloonHandle>;
     /// The console that is read and typed to here, if there is one.
     fn console(&self) -> Option<&ControlConsole>;
+    /// What the limits of the socket did.
+    fn control_counts(&self) -> &ControlCounts;
     /// Pauses the guest; it runs no more when this returns.
     ///
     /// # Errors
@@ -100,6 +104,17 @@ pub trait Controlled: Send + Sync {
     /// # Errors
     /// One line that says why nothing changed.
     fn change(&self, device: &str, change: Change) -> Result<(), String>;
+}
+
+/// How often a limit of the control socket took effect.
+#[derive(Debug, Default, Serialize)]
+pub struct ControlCounts {
+    /// Clients turned away, since there were [`CLIENTS_MAX`].
+    pub clients_refused: Counter,
+    /// Clients that did not read their answers and lost their place to another one.
+    pub clients_dismissed: Counter,
+    /// Requests longer than [`LINE_MAX`].
+    pub lines_too_long: Counter,
 }
 
 /// A console whose other end is the control socket.
@@ -229,7 +244,7 @@ impl ControlServer {
     }
 
     fn accept(&mut self, socket: usize, ops: &mut EventOps<'_>) {
-        loop {
+        for _ in 0..ACCEPTS_MAX {
             let mut stream = match self.sockets[socket].accept() {
                 Ok(Some(stream)) => stream,
                 // Not one of ours, or gone already.
@@ -241,6 +256,7 @@ impl ControlServer {
                 self.dismiss_stuck(ops);
             }
             if self.clients.len() == CLIENTS_MAX {
+                self.controlled.control_counts().clients_refused.add(1);
                 let _ = stream.write_all(b"{\"ok\":false,\"error\":\"too many clients\"}\n");
                 continue;
             }
@@ -255,6 +271,7 @@ impl ControlServer {
     fn dismiss_stuck(&mut self, ops: &mut EventOps<'_>) {
         let stuck = self.clients.iter().find(|(_, client)| client.is_stuck(READ_PATIENCE)).map(|(fd, _)| *fd);
         if let Some(fd) = stuck {
+            self.controlled.control_counts().clients_dismissed.add(1);
             self.dismiss(fd, ops);
         }
     }
@@ -272,6 +289,7 @@ impl ControlServer {
             Next::Gone => false,
             Next::Nothing => true,
             Next::TooLong => {
+                self.controlled.control_counts().lines_too_long.add(1);
                 client.answer(&json!({"ok": false, "error": "the line is too long"}));
                 false
             }

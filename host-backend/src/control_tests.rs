@@ -11,14 +11,17 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use vm_memory::GuestAddress;
 
-struct Fake(Option<BalloonHandle>, Option<ControlConsole>);
+struct Fake(Option<BalloonHandle>, Option<ControlConsole>, ControlCounts);
 
 impl Controlled for Fake {
     fn status(&self) -> Value {
         json!({"state": "running"})
     }
     fn stats(&self) -> Value {
-        json!({"exits": {}})
+        json!({"exits": {}, "control": self.2})
+    }
+    fn control_counts(&self) -> &ControlCounts {
+        &self.2
     }
     fn balloon(&self) -> Option<&BalloonHandle> {
         self.0.as_ref()
@@ -55,7 +58,8 @@ fn server_with(balloon: Option<BalloonHandle>, console: Option<ControlConsole>) 
     let stop = Arc::new(Stop::new().unwrap());
     let socket = ControlSocket::bind(&path, Access::Full).unwrap();
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
-    let served = ControlServer::new(vec![socket], Arc::new(Fake(balloon, console)), stop.clone()).unwrap();
+    let fake = Fake(balloon, console, ControlCounts::default());
+    let served = ControlServer::new(vec![socket], Arc::new(fake), stop.clone()).unwrap();
     let served = Rc::new(RefCell::new(served));
     manager.add_subscriber(Box::new(served.clone()));
     Server { manager, served, path, stop, _folder: folder }
@@ -299,6 +303,7 @@ fn an_endless_line_is_cut_off() {
     let mut client = server.connect();
     let answer = server.ask(&mut client, &[b'x'; LINE_MAX + 1]);
     assert_eq!(answer["error"], "the line is too long");
+    assert_eq!(server.ask_once(r#"{"command":"stats"}"#)["control"]["lines_too_long"], 1);
     let mut rest = Vec::new();
     assert_eq!(client.read_to_end(&mut rest).unwrap_or(0), 0);
 }
@@ -331,6 +336,20 @@ fn too_many_clients_are_turned_away_and_there_is_room_again() {
     drop(clients);
     server.serve();
     assert_eq!(server.ask_once(r#"{"command":"status"}"#)["ok"], true);
+    assert_eq!(server.ask_once(r#"{"command":"stats"}"#)["control"]["clients_refused"], 1);
+}
+
+#[test]
+fn clients_that_keep_connecting_leave_turns_for_others() {
+    let mut server = server(None);
+    // As many as may wait, but for a few.
+    let clients: Vec<_> = (0..ACCEPTS_MAX + 4).map(|_| UnixStream::connect(&server.path).unwrap()).collect();
+    let refused = |server: &Server| server.served.borrow().controlled.control_counts().clients_refused.get();
+    server.manager.run_with_timeout(20).unwrap();
+    assert_eq!((refused(&server), server.served.borrow().clients.len()), (0, ACCEPTS_MAX));
+    server.serve();
+    assert_eq!((refused(&server), server.served.borrow().clients.len()), (4, CLIENTS_MAX));
+    drop(clients);
 }
 
 #[test]

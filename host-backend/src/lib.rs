@@ -19,6 +19,7 @@ pub mod faulty;
 pub mod hostile;
 pub mod keeper;
 pub mod log;
+pub mod rate;
 pub mod run;
 pub mod sample;
 pub mod sandbox;

@@ -2,10 +2,15 @@
 //!
 //! `eprintln!` panics when standard error is closed or full, and a panic on the way to a flush loses what the guest wrote.
 //! Here a line that cannot be written is dropped, and so is one for which a reader makes no room within half a second.
+//! How many lines there are is bounded while a guest runs ([`mod@lines`]).
 
+pub mod lines;
+
+use lines::{LineCounts, Lines};
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a reader may take to make room.
@@ -13,16 +18,51 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A pipe that is writable takes this many bytes without blocking (PIPE_BUF).
 const PART: usize = 4096;
 
-/// Writes one line to standard error, after the program's name.
+/// Bytes of a line, at most.
+const LINE_MAX: usize = 4096;
+
+static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(|| Mutex::new(Lines::new()));
+
+/// Writes one line to standard error, after the program's name, unless there are too many. The place in the program is the
+/// kind of line.
 #[macro_export]
 macro_rules! say {
-    ($($arg:tt)*) => { $crate::log::line(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::log::line(concat!(file!(), ":", line!()), format_args!($($arg)*)) };
 }
 
 /// See [`say!`](crate::say).
-pub fn line(text: fmt::Arguments<'_>) {
+pub fn line(kind: &'static str, text: fmt::Arguments<'_>) {
+    // The lock is not held while a reader is waited for.
+    let admitted = lines().admit(kind, Instant::now());
+    let Some(suppressed) = admitted else { return };
+    report_suppressed(suppressed);
+    let mut line = format!("ringside: {text}");
+    line.truncate(line.floor_char_boundary(LINE_MAX - 1));
     // What cannot be said costs the line and nothing else.
-    let _ = write(libc::STDERR_FILENO, format!("ringside: {text}\n").as_bytes());
+    let _ = write(libc::STDERR_FILENO, format!("{line}\n").as_bytes());
+}
+
+/// From now on every line is written: no guest can cause any more.
+pub fn lift_limit() {
+    let suppressed = lines().lift();
+    report_suppressed(suppressed);
+}
+
+/// How many lines were written and suppressed.
+pub fn counts() -> LineCounts {
+    lines().counts()
+}
+
+fn lines() -> MutexGuard<'static, Lines> {
+    LINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report_suppressed(count: u64) {
+    if count > 0 {
+        // As in `line`.
+        let _ =
+            write(libc::STDERR_FILENO, format!("ringside: {count} lines were too many and are left out\n").as_bytes());
+    }
 }
 
 /// Writes text to standard error as it is.

@@ -134,12 +134,7 @@ fn unusable_disks_are_refused() {
 fn a_disk_locked_by_another_process_is_refused() {
     let (place, mut command) = place();
     let image = place.file("disk", &[0; 1024]);
-    let disk = host_backend::config::Disk {
-        path: image.clone(),
-        access: host_backend::config::DiskAccess::ReadWrite,
-        queues: 1,
-        serial: None,
-    };
+    let disk = host_backend::config::Disk::at(&image, host_backend::config::DiskAccess::ReadWrite);
     // The lock belongs to the open file, so this process is as good as any other.
     let held = host_backend::virtio::block::RawFile::open(&disk).unwrap();
     refused(command.arg("--disk").arg(&image), BAD_INPUT, &["in use by another process"]);

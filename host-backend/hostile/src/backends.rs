@@ -1,6 +1,7 @@
 //! What is behind the devices: a disk in memory that fails when it is told to, and a wire that is full, empty, broken or cut.
 
 use host_backend::config::DiskAccess;
+use host_backend::rate::Clock;
 use host_backend::virtio::Flush;
 use host_backend::virtio::block::{Engine, Space};
 use host_backend::virtio::net::{HEADER_LEN, Link, Sent};
@@ -9,10 +10,31 @@ use hostile_device::Script;
 use shared_abi::virtio::net::{ETHERNET_HEADER, Features};
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes of the disk.
 const DISK: usize = 64 * 512;
+
+/// A clock that goes on by a millisecond whenever it is looked at, so that a script always ends in the same way.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    start: Instant,
+    steps: AtomicU32,
+}
+
+impl Steps {
+    pub(crate) fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self { start: Instant::now(), steps: AtomicU32::new(0) })
+    }
+}
+
+impl Clock for Steps {
+    fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.steps.fetch_add(1, Ordering::Relaxed).into())
+    }
+}
 
 /// A disk that the script has a hand on.
 #[derive(Clone)]

@@ -159,7 +159,9 @@ impl Driver {
         let events = events[script.below(events.len() as u32) as usize];
         let calls = (0..CALLS).take_while(|_| self.machine.transport.process_event(events) == Progress::More).count();
         assert!(calls < CALLS as usize, "a device that never comes to an end");
-        let _ = self.machine.transport.event_source();
+        if self.machine.transport.awaited().until.is_some() {
+            self.machine.transport.process_timer();
+        }
     }
 
     /// One access of any width at any place of the slot.
@@ -237,6 +239,9 @@ fn serves(machine: &Machine, subject: Subject) {
     machine.offer(queue, machine.available_index(queue), 0);
     machine.publish(queue, machine.available_index(queue).wrapping_add(1));
     machine.write(Register::QueueNotify, queue);
+    // What the script had cost is paid for first.
+    let wakes = (0..CALLS).take_while(|_| machine.transport.awaited().until.is_some());
+    assert!(wakes.inspect(|_| machine.transport.process_timer()).count() < CALLS as usize, "a limit that never ends");
     assert!(!machine.needs_reset(), "a well-formed request is refused: {:?}", machine.transport.fault());
     let answered = machine.used_index(queue).wrapping_sub(before);
     assert_eq!(answered, 1, "a well-formed request behind a reset is not answered");

@@ -12,9 +12,9 @@ mod machine;
 
 pub use hostile_device::Script;
 
-use backends::{Disk, Wire};
+use backends::{Disk, Steps, Wire};
 use driver::Driver;
-use host_backend::config::DiskAccess;
+use host_backend::config::{DiskAccess, RateLimit};
 use host_backend::devices::InputSink;
 use host_backend::devices::output::Output;
 use host_backend::virtio::Device;
@@ -26,6 +26,7 @@ use host_backend::virtio::rng::Rng;
 use machine::{Machine, memory};
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A device model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,14 @@ pub enum Ending {
     Faulted,
 }
 
+/// Every other device has a rate limit, which a script reaches.
+fn limit(script: &mut Script) -> RateLimit {
+    if script.one_in(2) {
+        return RateLimit::default();
+    }
+    RateLimit { bytes: Some(1 << 30), operations: Some(100), burst: Duration::from_millis(50) }
+}
+
 /// Plays a script to a device model.
 ///
 /// # Panics
@@ -69,11 +78,12 @@ pub fn run(subject: Subject, script: &mut Script) -> Ending {
             let access = if script.one_in(4) { DiskAccess::ReadOnly } else { DiskAccess::ReadWrite };
             let disk = Disk::new();
             let block = Block::new(Box::new(disk.clone()), access, "hostile");
+            let block = block.with_limit(&limit(script), Steps::shared());
             play(script, Machine::new(block, memory), subject, &mut |script| disk.fail_next(script.below(4)))
         }
         Subject::Net => {
             let wire = Wire::new(script.below(8));
-            let net = Net::new(Box::new(wire.clone()), None);
+            let net = Net::new(Box::new(wire.clone()), None).with_limit(&limit(script), &Steps::shared());
             play(script, Machine::new(net, memory), subject, &mut |script| wire.change(script))
         }
         Subject::Balloon => {

@@ -5,14 +5,13 @@
 //! them.
 
 mod log;
-mod rate;
 mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
+use crate::rate::{BURST, Bucket};
 use log::{Log, Named};
 pub use log::{Rotate, rotate};
-use rate::Bucket;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,7 +30,7 @@ pub const KEPT_MAX: usize = 64 << 10;
 pub struct Output {
     sink: Sink,
     reset: Option<Arc<ResetLine>>,
-    rate: Option<Bucket>,
+    rate: Option<Mutex<Bucket>>,
     /// Milliseconds that the guest has waited for its rate.
     throttled: AtomicU64,
     written: AtomicU64,
@@ -149,7 +148,7 @@ impl Output {
     /// Lets so many bytes out per second.
     #[must_use]
     pub fn at_rate(self, bytes_per_second: Option<u64>) -> Self {
-        Self { rate: bytes_per_second.map(Bucket::new), ..self }
+        Self { rate: bytes_per_second.map(|rate| Mutex::new(Bucket::new(rate, BURST))), ..self }
     }
 
     /// Lets a request to stop the VM and the guest's reset end the waits for the rate and for a reader that does not read.
@@ -187,15 +186,16 @@ impl Output {
     fn wait_for_rate(&self, bytes: usize) -> Due {
         const STEP: Duration = Duration::from_millis(10);
         let Some(rate) = &self.rate else { return Due::Now };
+        let rate = || rate.lock().unwrap_or_else(PoisonError::into_inner);
         let started = Instant::now();
-        let wait = rate.take(bytes, started);
+        let wait = rate().take(bytes as u64, started);
         while started.elapsed() < wait && !self.is_interrupted() {
             thread::sleep((wait - started.elapsed().min(wait)).min(STEP));
         }
         let waited = started.elapsed().min(wait);
         self.throttled.fetch_add(waited.as_millis() as u64, Ordering::Relaxed);
         if waited < wait && self.reset.as_ref().is_some_and(|reset| reset.is_pending()) {
-            rate.give_back(bytes);
+            rate().give_back(bytes as u64);
             return Due::Never;
         }
         Due::Now

@@ -141,7 +141,7 @@ fn the_interrupt_at_the_wrap_of_the_used_index_is_lost() {
 fn disk(bug: Option<Bug>) -> (Rig, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [1; 4096]).unwrap();
-    let disk = Disk { path: file.path().into(), access: DiskAccess::ReadWrite, queues: 1, serial: None };
+    let disk = Disk::at(file.path(), DiskAccess::ReadWrite);
     let engine = Box::new(RawFile::open(&disk).unwrap());
     let build = |engine: Box<dyn Engine>| Block::new(engine, disk.access, "");
     let rig = match bug {

@@ -295,7 +295,7 @@ fn received_frames_have_random_headers_and_lengths() {
 fn disk(options: Options) -> (Machine, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [1; 4096]).unwrap();
-    let disk = Disk { path: file.path().into(), access: DiskAccess::ReadWrite, queues: 1, serial: None };
+    let disk = Disk::at(file.path(), DiskAccess::ReadWrite);
     let block = Block::new(Box::new(RawFile::open(&disk).unwrap()), disk.access, "");
     let machine = Machine::new(options, block, None);
     machine.rig.start(!CommonFeatures::EVENT_IDX.bits());

@@ -7,6 +7,7 @@ use crate::control::ControlConsole;
 use crate::devices::InputSink;
 use crate::devices::output::Output;
 use crate::devices::reset::ResetLine;
+use crate::rate::SystemClock;
 use crate::stop::Stop;
 use crate::virtio::Device;
 use crate::virtio::balloon::{Balloon, BalloonHandle};
@@ -54,14 +55,16 @@ pub(super) fn devices(
         let engine = RawFile::open(disk).map_err(|source| Error::Disk { path: disk.path.clone(), source })?;
         let name = disk.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let serial = disk.serial.as_deref().unwrap_or(&name);
-        let build =
-            |engine| -> Box<dyn Device> { Box::new(Block::new(engine, disk.access, serial).with_queues(disk.queues)) };
+        let build = |engine| -> Box<dyn Device> {
+            let block = Block::new(engine, disk.access, serial).with_queues(disk.queues);
+            Box::new(block.with_limit(&disk.limit, SystemClock::shared()))
+        };
         models.models.push((format!("block{index}"), parts::disk(Box::new(engine), build)));
     }
     if let Some(net) = &config.net {
         let (link, watched) = link(&net.peer, config, &mut models.passt)?;
         models.peer = Some(Arc::new(super::peer::Peer::new(&net.peer, watched, stop.clone())));
-        models.push("net", Net::new(link, net.mac));
+        models.push("net", Net::new(link, net.mac).with_limit(&net.limit, &SystemClock::shared()));
     }
     if config.balloon {
         let balloon = Balloon::new(memory).map_err(Error::system("create the balloon"))?;

@@ -6,7 +6,7 @@ use super::peer::Peer;
 use super::platform::Platform;
 use super::{Error, open_lies, open_output};
 use crate::config::{self, Config};
-use crate::control::{Access, ControlConsole, ControlSocket, Controlled};
+use crate::control::{Access, ControlConsole, ControlCounts, ControlSocket, Controlled};
 use crate::devices::exit_port::ExitPort;
 use crate::devices::output::Output;
 use crate::devices::reset::{ControlRegister, KeyboardController, ResetLine};
@@ -69,6 +69,9 @@ pub struct Machine {
     lies: Option<Arc<Output>>,
     /// Put on before the guest runs.
     pub(super) sandbox: OnceLock<Arc<Sandbox>>,
+    /// What the virtio console prints to.
+    virtio_output: Option<Arc<Output>>,
+    control_counts: ControlCounts,
 }
 
 /// A machine that is built but does not run yet.
@@ -163,6 +166,8 @@ impl Machine {
             hostile,
             lies,
             sandbox: OnceLock::new(),
+            virtio_output,
+            control_counts: ControlCounts::default(),
         };
         let (machine, shared) = (Arc::new(machine), Arc::new(shared));
         Ok(BuiltMachine { machine, platform, shared, image, sockets, logs, passt })
@@ -219,10 +224,15 @@ impl Controlled for Machine {
         let mut all = json!({
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "exits": exits,
-            "serial": { "bytes_written": self.output.written(), "bytes_lost": self.output.lost(),
-                "throttled_ms": self.output.throttled_ms() },
+            "serial": printed(&self.output),
             "devices": devices,
+            "log": crate::log::counts(),
+            "control": self.control_counts,
         });
+        // Both consoles may have the same other end.
+        if let Some(console) = self.virtio_output.as_ref().filter(|console| !Arc::ptr_eq(console, &self.output)) {
+            all["console"] = printed(console);
+        }
         if let Some(lies) = &self.lies {
             all["hostile_log"] = json!({ "bytes_written": lies.written(), "bytes_lost": lies.lost() });
         }
@@ -230,6 +240,10 @@ impl Controlled for Machine {
             all["balloon"] = json!(balloon.numbers());
         }
         all
+    }
+
+    fn control_counts(&self) -> &ControlCounts {
+        &self.control_counts
     }
 
     fn balloon(&self) -> Option<&BalloonHandle> {
@@ -286,6 +300,11 @@ fn kept_logs(
     let virtio = config.virtio_console.as_ref().and_then(file).zip(virtio.cloned());
     let all = [file(&config.console).zip(Some(serial.clone())), virtio, config.hostile_log.clone().zip(lies.cloned())];
     all.into_iter().flatten().filter(|(log, output)| log.keep > 0 && output.is_log()).collect()
+}
+
+/// What became of a console's bytes.
+fn printed(output: &Output) -> Value {
+    json!({"bytes_written": output.written(), "bytes_lost": output.lost(), "throttled_ms": output.throttled_ms()})
 }
 
 /// Makes the consoles' files, and empties them only when all are there. Of those that were made none is left on a failure.

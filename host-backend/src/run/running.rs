@@ -192,6 +192,7 @@ impl RunningMachine {
     pub(super) fn end(mut self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
         debug_assert!(self.machine.stop.requested());
         self.stop_threads(tick);
+        crate::log::lift_limit();
         if let Some(peer) = &self.machine.peer {
             peer.end();
         }

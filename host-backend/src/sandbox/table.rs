@@ -173,6 +173,7 @@ pub const TABLE: &[Row] = &[
     row!(SYS_writev, Kind::NET, "a frame after its length"),
     row!(SYS_preadv, Kind::BLOCK, "reads sectors"),
     row!(SYS_pwritev, Kind::BLOCK, "writes sectors"),
+    row!(SYS_timerfd_settime, DEVICES, "goes on when a limit allows it"),
     row!(SYS_fallocate, Kind::BLOCK, "discards and zeroes sectors"),
     row!(SYS_fdatasync, Kind::BLOCK.union(Kind::FLUSH), "makes writes durable"),
     row!(SYS_getrandom, Kind::RNG, "entropy for the guest"),

@@ -28,6 +28,8 @@ const QUEUES: Queues = queues(FEATURES);
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Page numbers processed together; adjacent ones are given back together.
 const CHUNK: usize = 1024;
+/// Pages of one request, at most: 1 GiB. Drivers name 256 at once; it takes some tenths of a second.
+const PAGES_MAX: u64 = 1 << 18;
 /// Most statistics that are read; the specification has ten.
 const STATS_MAX: usize = 32;
 
@@ -116,11 +118,12 @@ impl Balloon {
 
     /// Takes page numbers out of a chain, chunk by chunk, and gives `each` the sorted ones that exist.
     fn for_pages(memory: &GuestRam, chain: &Chain, counters: &Counters, mut each: impl FnMut(&[u32])) {
-        let most = memory.iter().map(GuestMemoryRegion::len).sum::<u64>() / PAGE;
+        let most = (memory.iter().map(GuestMemoryRegion::len).sum::<u64>() / PAGE).min(PAGES_MAX);
         let named = chain.readable_len() / size_of::<u32>() as u64;
         if named > most || !chain.readable_len().is_multiple_of(size_of::<u32>() as u64) {
             counters.errors.add(1);
         }
+        counters.oversized.add((named > most).into());
         let mut pfns = [0u32; CHUNK];
         let mut at = 0;
         while at < named.min(most) {

@@ -59,20 +59,38 @@ fn pages_that_do_not_exist_are_ignored_and_counted_as_errors() {
     assert!(!rig.needs_reset());
 }
 
+/// Puts a chain of so many MiB of page numbers, which are all 0, into the inflate queue.
+fn inflate_mib(rig: &Rig, mib: u16) {
+    rig.put(DATA, &[0; 4096]);
+    let table = DATA + (2 << 20);
+    for i in 0..mib {
+        let flags = if i < mib - 1 { super::super::harness::NEXT } else { READ };
+        rig.put_descriptor(table, i, (DATA, 1 << 20), flags, i + 1);
+    }
+    rig.request(INFLATE, &[(table, u32::from(mib) * 16, super::super::harness::INDIRECT)]).unwrap();
+}
+
 #[test]
 fn a_chain_with_more_pages_than_the_guest_has_is_cut_off() {
     let (rig, handle) = rig();
-    rig.put(DATA, &[0; 4096]);
-    // 64 times the same MiB of page numbers: 16 Mi pages named, in a guest of 1024.
-    let table = DATA + (2 << 20);
-    for i in 0..64 {
-        let flags = if i < 63 { super::super::harness::NEXT } else { READ };
-        rig.put_descriptor(table, i, (DATA, 1 << 20), flags, i + 1);
-    }
-    rig.request(INFLATE, &[(table, 64 * 16, super::super::harness::INDIRECT)]).unwrap();
+    // 16 Mi pages named, in a guest of 1024.
+    inflate_mib(&rig, 64);
     assert!(handle.numbers().returned_pages <= MEMORY / PAGE);
-    assert!(rig.transport.counters().errors.get() > 0);
-    assert!(rig.transport.counters().bytes_from_guest.get() <= 4 * MEMORY / PAGE);
+    let counters = rig.transport.counters();
+    assert_eq!(counters.oversized.get(), 1);
+    assert!(counters.errors.get() > 0 && counters.bytes_from_guest.get() <= 4 * MEMORY / PAGE);
+}
+
+#[test]
+fn a_request_of_too_many_pages_is_cut_off_in_a_large_guest_too() {
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), 2 << 30)]).unwrap();
+    let rig = Rig::with_memory(Balloon::new(&memory).unwrap(), memory);
+    rig.start(!(1 << 29));
+    let counters = rig.transport.counters();
+    inflate_mib(&rig, 1);
+    assert_eq!((counters.oversized.get(), counters.bytes_from_guest.get()), (0, 4 * PAGES_MAX));
+    inflate_mib(&rig, 2);
+    assert_eq!((counters.oversized.get(), counters.bytes_from_guest.get()), (1, 8 * PAGES_MAX));
 }
 
 #[test]

@@ -164,6 +164,7 @@ impl Device for Console {
             }
             signal.counters.bytes_from_guest.add(len);
             signal.counters.errors.add((chain.readable_len() > OUTPUT_MAX).into());
+            signal.counters.oversized.add((chain.readable_len() > OUTPUT_MAX).into());
             Ok(0)
         })
     }

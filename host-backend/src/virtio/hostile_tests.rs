@@ -112,7 +112,7 @@ proptest! {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(64 * 512).unwrap();
         let access = if writes { DiskAccess::ReadWrite } else { DiskAccess::ReadOnly };
-        let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
+        let engine = RawFile::open(&Disk::at(file.path(), access)).unwrap();
         let rig = Rig::new(Block::new(Box::new(engine), access, "x"));
         drive(&rig, steps, |_| {});
         prop_assert!(untouched(&rig));

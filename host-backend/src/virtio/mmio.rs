@@ -6,6 +6,8 @@
 //!
 //! It works without KVM and without threads: until [`MmioTransport::attach`] a write of QueueNotify runs the device at once.
 
+mod timer;
+
 use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
@@ -14,10 +16,10 @@ use crate::devices::{BusDevice, InterruptLine};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{DeviceType, Status};
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+pub use timer::Awaited;
 use vmm_sys_util::epoll::EventSet;
 
 /// "RNGS".
@@ -230,7 +232,7 @@ impl MmioTransport {
         let mut registers = self.registers();
         if registers.apply(machinery) {
             self.publish(&registers);
-            self.signal.acknowledge(u32::MAX);
+            self.signal.forget_interrupts();
         }
         registers.is_live()
     }
@@ -314,6 +316,8 @@ impl MmioTransport {
         // Before DRIVER_OK the device sends no interrupt; but a driver may be reading already.
         if self.registers().is_live() {
             self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+            // Its worker raises the line if that was too often.
+            self.wake();
         }
     }
 
@@ -374,12 +378,6 @@ impl MmioTransport {
     /// How the worker is woken, once there is one.
     pub fn notifier(&self) -> Option<&Notifier> {
         self.notifier.get()
-    }
-
-    /// What the device waits for outside the guest. Only its worker asks.
-    pub fn event_source(&self) -> Option<(RawFd, EventSet)> {
-        let mut machinery = self.machinery();
-        if self.apply(&mut machinery) { machinery.device.event_source() } else { None }
     }
 
     /// Makes the worker's thread return to its loop after the current request, for good.

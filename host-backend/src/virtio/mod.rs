@@ -13,10 +13,12 @@ pub mod console;
 pub mod mmio;
 pub mod net;
 pub mod notifier;
+pub mod pace;
 pub mod queue;
 pub mod rng;
 mod signal;
 mod state;
+pub mod throttle;
 pub mod worker;
 
 use crate::vmm::GuestRam;
@@ -27,6 +29,7 @@ pub use signal::{Counter, Counters, Problem, Signal};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 
 /// Chains that one call handles before it lets others at the device.
@@ -77,6 +80,19 @@ pub trait Device: Send {
     /// A [`Fault`] when a ring makes no sense.
     fn process_event(&mut self, _events: EventSet, _io: &mut Io<'_>) -> Result<Progress, Fault> {
         Ok(Progress::Done)
+    }
+
+    /// When this device has something to do again though nothing happens, if ever. Asked again after every call.
+    fn wake_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The time of [`wake_at`](Self::wake_at) has come. If more is left to do at once, the next `wake_at` is now.
+    ///
+    /// # Errors
+    /// A [`Fault`] when a ring makes no sense.
+    fn process_timer(&mut self, _io: &mut Io<'_>) -> Result<(), Fault> {
+        Ok(())
     }
 
     /// Changes the device at the host's request, but not yet its configuration space: that is [`show`](Self::show). The
@@ -163,6 +179,15 @@ pub enum Progress {
     More,
 }
 
+/// What became of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// It goes back to the guest with this number of written bytes.
+    Done(u32),
+    /// It stays in the queue, and so does all that comes after it.
+    Later,
+}
+
 /// What a device gets to see while it works.
 pub struct Io<'a> {
     /// The guest's memory.
@@ -210,6 +235,19 @@ impl Io<'_> {
         index: usize,
         mut handle: impl FnMut(&GuestRam, &Chain, &Signal) -> Result<u32, Fault>,
     ) -> Result<Progress, Fault> {
+        self.drain_or_hold(index, |memory, chain, signal| handle(memory, chain, signal).map(Handled::Done))
+    }
+
+    /// The same for a device that may leave a chain for later. It then has to look at the queue again by itself: the guest
+    /// is not asked for notifications.
+    ///
+    /// # Errors
+    /// As [`drain`](Self::drain).
+    pub fn drain_or_hold(
+        &mut self,
+        index: usize,
+        mut handle: impl FnMut(&GuestRam, &Chain, &Signal) -> Result<Handled, Fault>,
+    ) -> Result<Progress, Fault> {
         if !self.queues[index].ready() {
             return Ok(Progress::Done);
         }
@@ -221,9 +259,12 @@ impl Io<'_> {
                 && let Some(chain) = self.queues[index].pop(self.memory)?
             {
                 self.pause.in_request.store(true, Ordering::Release);
-                let written = handle(self.memory, &chain, self.signal);
+                let handled = handle(self.memory, &chain, self.signal);
                 self.pause.in_request.store(false, Ordering::Release);
-                let written = written?;
+                let Handled::Done(written) = handled? else {
+                    self.queues[index].undo_pop(1);
+                    return Ok(Progress::Done);
+                };
                 self.queues[index].push_used(self.memory, chain.head(), written)?;
                 self.signal.counters.requests.add(1);
                 self.interrupt(index)?;
@@ -278,3 +319,7 @@ mod busy_tests;
 pub(crate) mod harness;
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
+mod pace_tests;

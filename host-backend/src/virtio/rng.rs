@@ -59,11 +59,28 @@ impl Device for Rng {
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
         io.drain(index, |memory, chain, signal| {
             let written = fill(memory, chain);
+            signal.counters.oversized.add((chain.writable_len() > BYTES_MAX).into());
             signal.counters.bytes_to_guest.add(written.into());
             if written == 0 {
                 signal.counters.errors.add(1);
             }
             Ok(written)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::harness::{DATA, Rig, WRITE};
+
+    #[test]
+    fn a_buffer_larger_than_any_gets_a_part_and_is_counted() {
+        let rig = Rig::running(Rng::new());
+        let counters = rig.transport.counters();
+        for (len, given, oversized) in [(4096, 4096, 0), (4097, 4096, 1), (1 << 20, 4096, 2)] {
+            assert_eq!(rig.request(0, &[(DATA, len, WRITE)]).unwrap().len, given);
+            assert_eq!(counters.oversized.get(), oversized);
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! What a device says to the outside: its interrupt with the status register, its configuration's generation, its counters,
 //! and the problems to report to the user of the host.
 
+use super::pace::{INTERRUPTS_PER_SECOND, Pace};
 use crate::devices::InterruptLine;
+use crate::rate::Clock;
 use crate::say;
 use serde::Serialize;
 use shared_abi::virtio::mmio::InterruptStatus;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 /// The interrupt of a device with its status register, its configuration's generation, and its counters.
 pub struct Signal {
@@ -17,6 +20,8 @@ pub struct Signal {
     /// Held while the configuration space is read or changed, never during I/O.
     generation: RwLock<u32>,
     problems: Mutex<Vec<Problem>>,
+    /// How often the line may be raised, once there is a worker that raises it later.
+    pace: OnceLock<Pace>,
     /// What the device did.
     pub counters: Counters,
 }
@@ -41,6 +46,7 @@ impl Signal {
             status: AtomicU32::new(0),
             generation: RwLock::new(0),
             problems: Mutex::default(),
+            pace: OnceLock::new(),
             counters: Counters::default(),
         }
     }
@@ -50,11 +56,45 @@ impl Signal {
         self.name.as_deref()
     }
 
-    /// Sets the reason in the status register, then raises the line.
+    /// Sets the reason in the status register, then raises the line: now, or with others when it was raised too often.
     pub fn raise(&self, why: InterruptStatus) {
         self.status.fetch_or(why.bits(), Ordering::SeqCst);
+        if self.pace.get().is_none_or(Pace::may) {
+            self.raise_line();
+        } else {
+            self.counters.interrupts_delayed.add(1);
+        }
+    }
+
+    fn raise_line(&self) {
         self.counters.interrupts.add(1);
         self.line.raise();
+    }
+
+    /// From now on the line is raised only so often. The caller looks at [`interrupt_due`](Self::interrupt_due) after each
+    /// call of the device.
+    pub fn limit_interrupts(&self, clock: Arc<dyn Clock>) {
+        let _ = self.pace.set(Pace::new(INTERRUPTS_PER_SECOND, clock));
+    }
+
+    /// When a delayed interrupt is due.
+    pub fn interrupt_due(&self) -> Option<Instant> {
+        self.pace.get().and_then(Pace::due)
+    }
+
+    /// Raises the line if a delayed interrupt is due.
+    pub fn raise_due(&self) {
+        if self.pace.get().is_some_and(Pace::take_due) {
+            self.raise_line();
+        }
+    }
+
+    /// The device was reset: no interrupt is left.
+    pub fn forget_interrupts(&self) {
+        self.acknowledge(u32::MAX);
+        if let Some(pace) = self.pace.get() {
+            pace.forget();
+        }
     }
 
     /// The status register.
@@ -141,6 +181,10 @@ pub struct Counters {
     pub notifications: Counter,
     /// Interrupts to the guest.
     pub interrupts: Counter,
+    /// Interrupts that came too often, and later than they should or together with others.
+    pub interrupts_delayed: Counter,
+    /// Notifications that came too often, and were handled later.
+    pub notifications_delayed: Counter,
     /// Times that buffers were returned and the guest wanted no interrupt for them.
     pub interrupts_suppressed: Counter,
     /// Buffers (block requests, frames …) handled.
@@ -151,6 +195,12 @@ pub struct Counters {
     pub bytes_to_guest: Counter,
     /// Requests answered with an error, frames dropped.
     pub errors: Counter,
+    /// Requests larger than the device takes, or than it takes at once.
+    pub oversized: Counter,
+    /// Times that the device's rate limit held a request back.
+    pub throttled: Counter,
+    /// Milliseconds for which it did.
+    pub throttled_ms: Counter,
     /// Accesses to registers that mean nothing.
     pub bad_accesses: Counter,
     /// Times the device had to ask for a reset.

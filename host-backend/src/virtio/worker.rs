@@ -2,9 +2,11 @@
 //! does a device's work.
 
 use super::Progress;
-use super::mmio::MmioTransport;
+use super::mmio::{Awaited, MmioTransport};
 use super::notifier::{Notifier, QueueEvent};
+use super::pace::{NOTIFICATIONS_PER_SECOND, Pace};
 use crate::event::event;
+use crate::rate::SystemClock;
 use crate::stop::{Outcome, Stop};
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -12,12 +14,14 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::timerfd::TimerFd;
 
 /// Event data that is no queue's number.
 const WAKE: u32 = u32::MAX;
 const SOURCE: u32 = u32::MAX - 1;
+const TIMER: u32 = u32::MAX - 2;
 
 /// A device's thread.
 pub struct Worker {
@@ -35,11 +39,21 @@ pub fn start(
     stop: Arc<Stop>,
     enter: impl FnOnce() + Send + 'static,
 ) -> io::Result<Worker> {
+    transport.signal().limit_interrupts(SystemClock::shared());
+    start_paced(transport, stop, NOTIFICATIONS_PER_SECOND, enter)
+}
+
+fn start_paced(
+    transport: Arc<MmioTransport>,
+    stop: Arc<Stop>,
+    notifications: u64,
+    enter: impl FnOnce() + Send + 'static,
+) -> io::Result<Worker> {
     let queues = (0..transport.queue_count()).map(|_| QueueEvent::new()).collect::<Result<_, _>>()?;
     transport.attach(Notifier { queues, wake: event()? });
     threads::prepare();
     let mut manager = EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-    manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
+    manager.add_subscriber(Subscriber::new(transport.clone(), TimerFd::new()?, notifications));
     let name = transport.name().to_owned();
     let device = transport.clone();
     let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
@@ -99,9 +113,46 @@ struct Subscriber {
     source: Option<(RawFd, EventSet)>,
     /// The source was left before it was exhausted.
     again: bool,
+    timer: TimerFd,
+    /// The time that it is set to.
+    until: Option<Instant>,
+    /// That time has come.
+    expired: bool,
+    /// How often it is woken up by notifications.
+    pace: Pace,
+    /// Queues that it does not listen to until that is due.
+    muted: Vec<u32>,
 }
 
 impl Subscriber {
+    fn new(transport: Arc<MmioTransport>, timer: TimerFd, notifications: u64) -> Self {
+        let pace = Pace::new(notifications, SystemClock::shared());
+        Self { transport, source: None, again: false, timer, until: None, expired: false, pace, muted: Vec::new() }
+    }
+
+    /// Serves a queue that was notified. If that happens too often, nobody listens to it until the timer.
+    fn serve_queue(&mut self, index: u32, notifier: &Notifier, ops: &mut EventOps<'_>) {
+        if self.pace.may() {
+            return self.transport.process_notified(index as usize);
+        }
+        self.transport.counters().notifications_delayed.add(1);
+        if let Some(event) = notifier.queues.get(index as usize)
+            && ops.modify(Events::with_data(event, index, EventSet::empty())).is_ok()
+        {
+            self.muted.push(index);
+        }
+    }
+
+    /// Listens to the queues again: their events are still signalled.
+    fn unmute(&mut self, notifier: &Notifier, ops: &mut EventOps<'_>) {
+        self.pace.forget();
+        for index in self.muted.drain(..) {
+            if let Some(event) = notifier.queues.get(index as usize) {
+                let _ = ops.modify(Events::with_data(event, index, EventSet::IN));
+            }
+        }
+    }
+
     /// Lets the device handle its source. A device may hold input that epoll does not see, so it says if there is more.
     fn serve_source(&mut self, events: EventSet) {
         if self.transport.process_event(events) == Progress::More {
@@ -113,8 +164,26 @@ impl Subscriber {
     }
 
     /// Waits for what the device wants to wait for now.
-    fn follow_source(&mut self, ops: &mut EventOps<'_>) {
-        let wanted = self.transport.event_source();
+    fn follow(&mut self, ops: &mut EventOps<'_>) {
+        let Awaited { source, until } = self.transport.awaited();
+        self.follow_time(until.into_iter().chain(self.pace.due()).min());
+        self.follow_source(source, ops);
+    }
+
+    /// Sets the timer, if it is not set like that. It costs a system call.
+    fn follow_time(&mut self, wanted: Option<Instant>) {
+        if wanted == self.until && !self.expired {
+            return;
+        }
+        // A time of zero would be never.
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        // No time that there is can fail.
+        let _ = self.timer.reset(wanted.map(left).unwrap_or_default(), None);
+        self.until = wanted;
+        self.expired = false;
+    }
+
+    fn follow_source(&mut self, wanted: Option<(RawFd, EventSet)>, ops: &mut EventOps<'_>) {
         if wanted == self.source {
             return;
         }
@@ -143,11 +212,13 @@ impl MutEventSubscriber for Subscriber {
             let _ = ops.add(Events::with_data(event, index as u32, EventSet::IN));
         }
         let _ = ops.add(Events::with_data(&notifier.wake, WAKE, EventSet::IN));
-        self.follow_source(ops);
+        let _ = ops.add(Events::with_data(&self.timer, TIMER, EventSet::IN));
+        self.follow(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let Some(notifier) = self.transport.notifier() else { return };
+        let transport = self.transport.clone();
+        let Some(notifier) = transport.notifier() else { return };
         match events.data() {
             WAKE => {
                 let _ = notifier.wake.read();
@@ -156,9 +227,15 @@ impl MutEventSubscriber for Subscriber {
                 }
             }
             SOURCE => self.serve_source(events.event_set()),
-            index => self.transport.process_notified(index as usize),
+            TIMER => {
+                // It stays readable until it is set again, so it need not be read.
+                self.expired = true;
+                self.unmute(notifier, ops);
+                self.transport.process_timer();
+            }
+            index => self.serve_queue(index, notifier, ops),
         }
-        self.follow_source(ops);
+        self.follow(ops);
     }
 }
 
@@ -169,6 +246,7 @@ mod tests {
     use crate::devices::output::Output;
     use crate::virtio::console::Console;
     use crate::virtio::harness::{DATA, READ, Rig, WRITE};
+    use crate::virtio::rng::Rng;
     use std::time::{Duration, Instant};
 
     fn soon() -> Instant {
@@ -202,5 +280,32 @@ mod tests {
         assert_eq!(rig.transport.counters().notifications.get(), 2);
         worker.leave();
         until(&|| worker.has_ended());
+    }
+
+    #[test]
+    fn notifications_that_come_too_often_are_handled_later() {
+        let rig = Rig::new(Rng::new());
+        // One at once, and then one every twentieth of a second.
+        let worker = start_paced(rig.transport.clone(), Arc::new(Stop::new().unwrap()), 20, || ()).unwrap();
+        rig.start(u64::MAX);
+        for number in 1..=8 {
+            rig.chain(0, 0, &[(DATA, 8, WRITE)]);
+            rig.offer(0, 0);
+            rig.kick(0);
+            let deadline = soon();
+            while rig.used_index(0) < number {
+                assert!(Instant::now() < deadline, "request {number}");
+                std::thread::yield_now();
+            }
+        }
+        let counters = rig.transport.counters();
+        assert!(counters.notifications_delayed.get() > 0);
+        assert_eq!((counters.requests.get(), counters.notifications.get()), (8, 8), "none is lost");
+        worker.leave();
+        let deadline = soon();
+        while !worker.has_ended() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

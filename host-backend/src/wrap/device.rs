@@ -4,6 +4,7 @@ use crate::virtio::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Prog
 use shared_abi::virtio::DeviceType;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 
 /// What is around a device. Each method does nothing unless it is implemented.
@@ -101,6 +102,15 @@ impl<W: DeviceWrapper> Device for WrappedDevice<W> {
     fn process_event(&mut self, events: EventSet, io: &mut Io<'_>) -> Result<Progress, Fault> {
         let result = self.inner.process_event(events, io);
         self.wrapper.after_work(result, io)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.inner.wake_at()
+    }
+
+    fn process_timer(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        let result = self.inner.process_timer(io);
+        self.wrapper.after_work(result.map(|()| Progress::Done), io).map(drop)
     }
 
     fn change(&mut self, change: Change) -> Result<Changed, String> {

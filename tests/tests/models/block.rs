@@ -25,7 +25,7 @@ fn image() -> NamedTempFile {
 }
 
 fn rig(path: &Path, access: DiskAccess) -> Rig {
-    let engine = RawFile::open(&Disk { path: path.into(), access, queues: 1, serial: None }).unwrap();
+    let engine = RawFile::open(&Disk::at(path, access)).unwrap();
     Rig::new(dma(), Box::new(Model::new(Box::new(engine), access, "serial-1")))
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use std::path::Path;
 
 fn disk(path: &Path, access: DiskAccess) -> Disk {
-    Disk { path: path.into(), access, queues: 1, serial: None }
+    Disk::at(path, access)
 }
 
 fn image(len: u64) -> tempfile::NamedTempFile {

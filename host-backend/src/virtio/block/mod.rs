@@ -5,13 +5,17 @@
 
 pub mod engine;
 mod latch;
+mod request;
 
 use super::queue::Chain;
-use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
-use crate::config::DiskAccess;
+use super::throttle::{Admission, Throttle};
+use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Handled, Io, Progress, Signal, read_config_bytes};
+use crate::config::{DiskAccess, RateLimit};
+use crate::rate::{Clock, SystemClock};
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
 use latch::Latched;
+use request::Request;
 use shared_abi::virtio::DeviceType;
 use shared_abi::virtio::blk::{
     Config, Features, ID_LEN, RequestHeader, RequestStatus, RequestType, SECTOR_SIZE, SEGMENT_UNMAP, Segment,
@@ -19,7 +23,8 @@ use shared_abi::virtio::blk::{
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use zerocopy::{FromZeros, IntoBytes};
+use std::time::Instant;
+use zerocopy::IntoBytes;
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
 const HEADER: u64 = size_of::<RequestHeader>() as u64;
@@ -39,6 +44,7 @@ pub struct Block {
     shape: Arc<Shape>,
     durable: Arc<Latched>,
     cache: Cache,
+    throttle: Throttle,
 }
 
 /// What the configuration space says.
@@ -84,7 +90,8 @@ impl Block {
         id[..tail.len()].copy_from_slice(tail);
         let shape = Arc::new(Shape { len: AtomicU64::new(engine.len()), queues: 1 });
         let durable = Arc::new(Latched::new(engine.flusher()));
-        Self { engine, access, id, shape, durable, cache: Cache::WriteBack }
+        let throttle = Throttle::new(&RateLimit::default(), SystemClock::shared());
+        Self { engine, access, id, shape, durable, cache: Cache::WriteBack, throttle }
     }
 
     /// The same with several queues. One thread serves them all, in turn, so that a request that was answered on one is
@@ -95,11 +102,34 @@ impl Block {
         Self { shape: Arc::new(Shape { len, queues }), ..self }
     }
 
+    /// The same with a limit of bytes and requests per second.
+    #[must_use]
+    pub fn with_limit(self, limit: &RateLimit, clock: Arc<dyn Clock>) -> Self {
+        Self { throttle: Throttle::new(limit, clock), ..self }
+    }
+
+    /// Serves the requests of a queue as far as the limit goes.
+    fn serve_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
+        let mut held = false;
+        let progress = io.drain_or_hold(index, |memory, chain, signal| {
+            let request = Request::read(memory, chain)?;
+            if let Some(cost) = request.cost()
+                && self.throttle.admit(index, cost, signal) == Admission::Later
+            {
+                held = true;
+                return Ok(Handled::Later);
+            }
+            Ok(Handled::Done(self.serve(memory, chain, &request, signal)))
+        })?;
+        if progress == Progress::Done && !held {
+            self.throttle.forget(index, io.signal);
+        }
+        Ok(progress)
+    }
+
     /// Serves one request; the last writable byte gets its status.
-    fn serve(&mut self, memory: &GuestRam, chain: &Chain, signal: &Signal) -> Result<u32, Fault> {
-        let room = chain.writable_len();
-        let Some(data_room) = room.checked_sub(1) else { return Err(Fault::NoAnswer(chain.head())) };
-        let (status, written) = match self.execute(memory, chain, data_room, signal) {
+    fn serve(&mut self, memory: &GuestRam, chain: &Chain, request: &Request, signal: &Signal) -> u32 {
+        let (status, written) = match self.execute(memory, chain, request, signal) {
             Ok(written) => (RequestStatus::OK, written),
             Err(refusal) => {
                 signal.counters.errors.add(1);
@@ -108,33 +138,38 @@ impl Block {
                 (refusal.status(), 0)
             }
         };
-        chain.write(memory, data_room, &[status.0]);
+        chain.write(memory, request.data_room, &[status.0]);
         // The used length counts from the first writable byte (2.7.8.2), so that the status counts only where it follows
         // the data without a gap. A chain is shorter than 4 GiB.
-        Ok(if written == data_room { room as u32 } else { written as u32 })
+        if written == request.data_room { (request.data_room + 1) as u32 } else { written as u32 }
     }
 
     /// Returns how many bytes it wrote from the first writable one on.
-    fn execute(&mut self, memory: &GuestRam, chain: &Chain, data_room: u64, signal: &Signal) -> Result<u64, Refusal> {
-        let mut header = RequestHeader::new_zeroed();
-        if chain.read(memory, 0, header.as_mut_bytes()) < header.as_bytes().len() {
+    fn execute(
+        &mut self,
+        memory: &GuestRam,
+        chain: &Chain,
+        request: &Request,
+        signal: &Signal,
+    ) -> Result<u64, Refusal> {
+        let &Request { kind, sector, data_len, data_room, .. } = request;
+        let counters = &signal.counters;
+        if request.is_oversized(&counters.oversized) {
             return Err(Refusal::Malformed);
         }
-        let data_len = chain.readable_len() - HEADER;
-        let counters = &signal.counters;
-        match header.request_type {
+        match kind.ok_or(Refusal::Malformed)? {
             RequestType::IN => {
-                let offset = self.range(header.sector, data_room)?;
+                let offset = self.range(sector, data_room)?;
                 let done = self.engine.read_at(&chain.writable(memory, 0, data_room), offset);
-                done.map_err(Refusal::storage("read", header.sector))?;
+                done.map_err(Refusal::storage("read", sector))?;
                 counters.bytes_to_guest.add(data_room);
                 return Ok(data_room);
             }
             RequestType::OUT => {
                 self.may_write()?;
-                let offset = self.range(header.sector, data_len)?;
+                let offset = self.range(sector, data_len)?;
                 let done = self.engine.write_at(&chain.readable(memory, HEADER, data_len), offset);
-                done.map_err(Refusal::storage("write", header.sector))?;
+                done.map_err(Refusal::storage("write", sector))?;
                 counters.bytes_from_guest.add(data_len);
                 self.write_through()?;
             }
@@ -144,9 +179,9 @@ impl Block {
                 return Ok(ID_LEN as u64);
             }
             RequestType::GET_ID => return Err(Refusal::Malformed),
-            RequestType::DISCARD | RequestType::WRITE_ZEROES => {
+            what @ (RequestType::DISCARD | RequestType::WRITE_ZEROES) => {
                 self.may_write()?;
-                self.discard_or_zero(memory, chain, data_len, header.request_type)?;
+                self.discard_or_zero(request.segments(), what)?;
                 self.write_through()?;
             }
             _ => return Err(Refusal::Unknown),
@@ -155,23 +190,13 @@ impl Block {
     }
 
     /// Checks all segments before the first one is executed.
-    fn discard_or_zero(
-        &mut self,
-        memory: &GuestRam,
-        chain: &Chain,
-        data_len: u64,
-        what: RequestType,
-    ) -> Result<(), Refusal> {
+    fn discard_or_zero(&mut self, segments: &[Segment], what: RequestType) -> Result<(), Refusal> {
         let discard = what == RequestType::DISCARD;
         let most = if discard { DISCARD_SECTORS_MAX } else { ZEROES_SECTORS_MAX };
-        let count = data_len / SEGMENT;
-        if !data_len.is_multiple_of(SEGMENT) || !(1..=u64::from(DISCARD_SEGMENTS_MAX)).contains(&count) {
+        if segments.is_empty() {
             return Err(Refusal::Malformed);
         }
-        let mut segments = [Segment::new_zeroed(); DISCARD_SEGMENTS_MAX as usize];
-        let segments = &mut segments[..count as usize];
-        chain.read(memory, HEADER, segments.as_mut_bytes());
-        for segment in segments.iter() {
+        for segment in segments {
             if segment.flags & !SEGMENT_UNMAP != 0 || discard && segment.flags != 0 {
                 return Err(Refusal::Unknown);
             }
@@ -287,10 +312,33 @@ impl Device for Block {
 
     fn reset(&mut self) {
         self.cache = Cache::WriteBack;
+        self.throttle.clear();
+    }
+
+    fn reset_queue(&mut self, _index: usize) {
+        self.throttle.queue_was_reset();
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        io.drain(index, |memory, chain, signal| self.serve(memory, chain, signal))
+        self.serve_queue(index, io)
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.throttle.wake_at()
+    }
+
+    /// Lets the queues that wait go on, in turn, as far as there are tokens.
+    fn process_timer(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        while let Some(first) = self.throttle.first() {
+            if self.serve_queue(first, io)? == Progress::More {
+                self.throttle.queue_up(first);
+                break;
+            }
+            if self.throttle.first() == Some(first) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn change(&mut self, change: Change) -> Result<Changed, String> {
@@ -314,5 +362,7 @@ impl Device for Block {
     }
 }
 
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ fn rig(access: DiskAccess) -> (Rig, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let bytes: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i / SECTOR) as u8 + 1).collect();
     std::fs::write(file.path(), bytes).unwrap();
-    let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
+    let engine = RawFile::open(&Disk::at(file.path(), access)).unwrap();
     (Rig::running(Block::new(Box::new(engine), access, "a disk of the tests, with a long name")), file)
 }
 
@@ -243,7 +243,7 @@ fn a_new_capacity_is_shown_only_in_step_with_its_generation() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(SECTORS * SECTOR).unwrap();
     let access = DiskAccess::ReadWrite;
-    let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
+    let engine = RawFile::open(&Disk::at(file.path(), access)).unwrap();
     let mut block = Block::new(Box::new(engine), access, "");
     let config = block.config();
     let capacity = || {

@@ -5,31 +5,32 @@
 
 mod control;
 mod incoming;
+mod limits;
 mod offload;
+mod outgoing;
 pub mod passt;
 mod shown;
 pub mod stream;
 pub mod tap;
 
 use super::queue::Chain;
+use super::throttle::Admission;
 use super::{BATCH, Cable, Change, Changed, ConfigSpace, Device, Fault, Io, Progress};
-use crate::config::Mac;
-use crate::vmm::GuestRam;
+use crate::config::{Mac, RateLimit};
+use crate::rate::{Clock, SystemClock};
 use control::Filter;
-use offload::Cut;
+use limits::Limits;
+use outgoing::Sending;
 use shared_abi::virtio::mmio::InterruptStatus;
-use shared_abi::virtio::net::{
-    ETHERNET_HEADER, Features, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_NEEDS_CSUM, Header, RECEIVE_QUEUE,
-    TRANSMIT_QUEUE,
-};
+use shared_abi::virtio::net::{ETHERNET_HEADER, Features, Header, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 use shared_abi::virtio::{CommonFeatures, DeviceType};
 use shown::Shown;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
-use zerocopy::FromBytes;
 
 const RX: usize = RECEIVE_QUEUE as usize;
 const TX: usize = TRANSMIT_QUEUE as usize;
@@ -91,6 +92,8 @@ pub struct Net {
     /// A packet on its way to the guest, its length, 0 for none.
     incoming: Vec<u8>,
     incoming_len: usize,
+    /// It was charged to the card's limit.
+    incoming_paid: bool,
     outgoing: Vec<u8>,
     /// The packet in `outgoing`, if one is on its way.
     sending: Option<Sending>,
@@ -102,17 +105,10 @@ pub struct Net {
     /// The link has no room for what the guest sends.
     busy: bool,
     up: bool,
+    limits: Limits,
     /// A pulled cable loses the frames of both directions.
     cable: Cable,
     shown: Arc<Shown>,
-}
-
-/// A packet of the guest that is on its way.
-struct Sending {
-    /// Its chain.
-    head: u16,
-    len: usize,
-    cut: Option<Cut>,
 }
 
 /// What became of an incoming packet.
@@ -132,21 +128,30 @@ impl Net {
             features: Features::empty(),
             incoming: vec![0; PACKET_MAX],
             incoming_len: 0,
+            incoming_paid: false,
             outgoing: vec![0; PACKET_MAX],
             sending: None,
             segment: Vec::new(),
             filter: Filter::new(mac),
             starved: false,
             busy: false,
+            limits: Limits::new(&RateLimit::default(), &SystemClock::shared()),
             up: true,
             cable: Cable::Up,
             shown: Arc::new(Shown::new(mac, Cable::Up)),
         }
     }
 
+    /// The same with a limit of bytes and packets per second, in each direction.
+    #[must_use]
+    pub fn with_limit(self, limit: &RateLimit, clock: &Arc<dyn Clock>) -> Self {
+        Self { limits: Limits::new(limit, clock), ..self }
+    }
+
     /// Moves packets from the link to the guest.
     fn receive(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
         if !io.queues[RX].ready() {
+            self.limits.incoming.forget(io.signal);
             self.starved = true;
             return Ok(Progress::Done);
         }
@@ -182,19 +187,25 @@ impl Net {
             }
             if self.cable == Cable::Down {
                 io.signal.counters.errors.add(1);
-                self.incoming_len = 0;
+                self.drop_incoming();
                 continue;
             }
+            // Paid once, however long the guest then has no buffers for it. What the limit holds waits here and in the link.
+            if !self.incoming_paid && self.limits.incoming.admit(self.incoming_len, 1, io.signal) == Admission::Later {
+                io.interrupt(RX)?;
+                return Ok(Progress::Done);
+            }
+            self.incoming_paid = true;
             match self.deliver(io)? {
                 Delivery::Done => {
                     io.signal.counters.requests.add(1);
                     io.signal.counters.bytes_to_guest.add((self.incoming_len - HEADER_LEN) as u64);
                     io.interrupt_soon(RX)?;
-                    self.incoming_len = 0;
+                    self.drop_incoming();
                 }
                 Delivery::Dropped => {
                     io.signal.counters.errors.add(1);
-                    self.incoming_len = 0;
+                    self.drop_incoming();
                 }
                 Delivery::NoBuffers => {
                     self.starved = true;
@@ -203,9 +214,16 @@ impl Net {
                 }
             }
         }
+        self.limits.incoming.forget(io.signal);
         self.follow_link(io);
         io.interrupt(RX)?;
         Ok(progress)
+    }
+
+    /// The packet in `incoming` is done with.
+    fn drop_incoming(&mut self) {
+        self.incoming_len = 0;
+        self.incoming_paid = false;
     }
 
     /// Puts the incoming packet into the guest's buffers: one, or as many as it takes with MRG_RXBUF.
@@ -244,104 +262,6 @@ impl Net {
         Ok(Delivery::Done)
     }
 
-    /// Moves packets from the guest to the link.
-    fn transmit(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        if !io.queues[TX].ready() || self.busy && !self.link.flush() {
-            return Ok(Progress::Done);
-        }
-        self.busy = false;
-        let mut progress = Progress::More;
-        for _ in 0..BATCH {
-            if io.interrupted() {
-                break;
-            }
-            if self.sending.is_none() {
-                let Some(chain) = io.queues[TX].pop_or_arm(io.memory)? else {
-                    progress = Progress::Done;
-                    break;
-                };
-                self.sending = self.take(io.memory, &chain);
-                if self.sending.is_none() {
-                    io.signal.counters.errors.add(1);
-                    io.queues[TX].push_used(io.memory, chain.head(), 0)?;
-                    continue;
-                }
-            }
-            let sent = self.send();
-            if matches!(sent, Ok(Sent::Busy)) {
-                self.busy = true;
-                progress = Progress::Done;
-                break;
-            }
-            let Some(sending) = self.sending.take() else { continue };
-            if sent.is_ok() {
-                io.signal.counters.requests.add(1);
-                io.signal.counters.bytes_from_guest.add((sending.len - HEADER_LEN) as u64);
-            } else {
-                io.signal.counters.errors.add(1);
-            }
-            io.queues[TX].push_used(io.memory, sending.head, 0)?;
-            io.interrupt_soon(TX)?;
-        }
-        self.follow_link(io);
-        io.interrupt(TX)?;
-        Ok(progress)
-    }
-
-    /// Takes one packet of the guest, if it is one, and does what the link cannot.
-    fn take(&mut self, memory: &GuestRam, chain: &Chain) -> Option<Sending> {
-        let len = usize::try_from(chain.readable_len()).ok()?;
-        if !(HEADER_LEN + ETHERNET_HEADER..=PACKET_MAX).contains(&len) {
-            return None;
-        }
-        let packet = &mut self.outgoing[..len];
-        chain.read(memory, 0, packet);
-        let (header, frame) = Header::mut_from_prefix(packet).ok()?;
-        header.num_buffers = 0;
-        header.flags &= HDR_NEEDS_CSUM;
-        let mut needed = if header.flags == 0 { Features::empty() } else { Features::CSUM };
-        needed |= match header.gso_type {
-            GSO_NONE => Features::empty(),
-            GSO_TCPV4 => Features::HOST_TSO4,
-            GSO_TCPV6 => Features::HOST_TSO6,
-            GSO_UDP_L4 => Features::HOST_USO,
-            _ => return None,
-        };
-        if !self.features.contains(needed) {
-            return None;
-        }
-        let mut cut = None;
-        if header.gso_type != GSO_NONE {
-            cut = Some(Cut::new(header, frame)?);
-        } else if !self.link.offloads().contains(needed) {
-            offload::complete(header, frame).then_some(())?;
-            *header = Header::default();
-        }
-        Some(Sending { head: chain.head(), len, cut })
-    }
-
-    /// Sends the packet that was taken, or what is left of it.
-    fn send(&mut self) -> io::Result<Sent> {
-        let Some(sending) = &mut self.sending else { return Ok(Sent::Yes) };
-        if !self.link.is_up() || self.cable == Cable::Down {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        let packet = &self.outgoing[..sending.len];
-        let Some(cut) = &mut sending.cut else { return self.link.send(packet) };
-        loop {
-            self.segment.clear();
-            self.segment.resize(HEADER_LEN, 0);
-            if !cut.write_next(&packet[HEADER_LEN..], &mut self.segment) {
-                return Ok(Sent::Yes);
-            }
-            // A stream may have to finish the segment before.
-            if !self.link.flush() || self.link.send(&self.segment)? == Sent::Busy {
-                return Ok(Sent::Busy);
-            }
-            cut.advance();
-        }
-    }
-
     /// Executes the commands in the control queue.
     fn control(&mut self, io: &mut Io<'_>) -> Result<Progress, Fault> {
         if !self.features.contains(Features::CTRL_VQ) {
@@ -353,6 +273,7 @@ impl Net {
             }
             let mut command = vec![0; chain.readable_len().min(control::COMMAND_MAX as u64) as usize];
             chain.read(memory, 0, &mut command);
+            signal.counters.oversized.add((chain.readable_len() > command.len() as u64).into());
             let before = self.filter.mac();
             let answer = self.filter.execute(&command);
             if self.filter.mac() != before {
@@ -432,10 +353,11 @@ impl Device for Net {
     fn reset(&mut self) {
         self.features = Features::empty();
         self.filter = Filter::new(self.mac);
-        self.incoming_len = 0;
+        self.drop_incoming();
         self.starved = false;
         self.busy = false;
         self.sending = None;
+        self.limits.clear();
         self.show_link();
     }
 
@@ -456,7 +378,7 @@ impl Device for Net {
 
     fn event_source(&self) -> Option<(RawFd, EventSet)> {
         let mut set = EventSet::empty();
-        set.set(EventSet::IN, !self.starved);
+        set.set(EventSet::IN, !self.starved && !self.limits.incoming.holds());
         set.set(EventSet::OUT, self.busy);
         // With nothing to wait for, a hang-up would still wake us again and again.
         (self.link.is_up() && !set.is_empty()).then(|| (self.link.fd(), set))
@@ -467,12 +389,28 @@ impl Device for Net {
         if self.busy && events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
             progress = self.transmit(io)?;
         }
-        if !self.starved && self.receive(io)? == Progress::More {
+        if !self.starved && !self.limits.incoming.holds() && self.receive(io)? == Progress::More {
             progress = Progress::More;
         }
         Ok(progress)
     }
+
+    fn wake_at(&self) -> Option<Instant> {
+        self.limits.wake_at()
+    }
+
+    fn process_timer(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        if self.limits.outgoing.holds() && self.transmit(io)? == Progress::More {
+            self.limits.outgoing.queue_up();
+        }
+        if self.limits.incoming.holds() && self.receive(io)? == Progress::More {
+            self.limits.incoming.queue_up();
+        }
+        Ok(())
+    }
 }
 
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
+    /// How many segments there are.
+    pub(super) fn segments(&self) -> usize {
+        self.count
+    }
+
     /// The cut that a header asks for; nothing if packet and header do not agree.
     pub(super) fn new(header: &Header, frame: &[u8]) -> Option<Self> {
         let tagged = get16(frame, 12)? == 0x8100;

@@ -5,11 +5,11 @@ use super::*;
 use crate::virtio::harness::{DATA, READ, Rig, WRITE};
 use proptest::prelude::*;
 use shared_abi::virtio::mmio::{InterruptStatus, Register};
-use shared_abi::virtio::net::{Config, STATUS_LINK_UP};
+use shared_abi::virtio::net::{Config, GSO_UDP_L4, HDR_NEEDS_CSUM, STATUS_LINK_UP};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 const RXQ: u32 = RX as u32;
 const TXQ: u32 = TX as u32;
@@ -117,12 +117,12 @@ fn a_frame_waits_for_enough_buffers() {
     peer.write_all(&framed(&[1; 1000])).unwrap();
     poll(&rig);
     assert_eq!(rig.used_index(RXQ), 0);
-    assert!(rig.transport.event_source().is_none(), "nothing to wait for but the guest");
+    assert!(rig.transport.awaited().source.is_none(), "nothing to wait for but the guest");
     rig.chain(RXQ, 5, &[(DATA + 0x8000, 400, WRITE)]);
     rig.offer(RXQ, 5);
     rig.kick(RXQ);
     assert_eq!(rig.used_index(RXQ), 3);
-    assert!(rig.transport.event_source().is_some());
+    assert!(rig.transport.awaited().source.is_some());
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_reset_of_the_transmit_queue_forgets_the_packet_on_its_way() {
     poll(&rig);
     assert_eq!(rig.used_index(TXQ), sent - 1, "the old ring is left alone");
     assert!(!rig.needs_reset());
-    assert!(!rig.transport.event_source().unwrap().1.contains(EventSet::OUT));
+    assert!(!rig.transport.awaited().source.unwrap().1.contains(EventSet::OUT));
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn a_peer_that_does_not_read_makes_the_guest_wait_and_loses_nothing() {
         sent += 1;
         assert!(sent < 10_000);
     }
-    let (_, set) = rig.transport.event_source().unwrap();
+    let (_, set) = rig.transport.awaited().source.unwrap();
     assert!(set.contains(EventSet::OUT));
     let mut got = Vec::new();
     while got.len() < usize::from(sent) * (4 + frame.len()) {
@@ -305,7 +305,7 @@ fn a_peer_that_goes_away_takes_the_link_down() {
     let mut status = [0; 2];
     rig.config(6, &mut status);
     assert_eq!(status, [0, 0]);
-    assert!(rig.transport.event_source().is_none());
+    assert!(rig.transport.awaited().source.is_none());
     send(&rig, Header::default(), &[1; 20]);
     assert_eq!(rig.used_index(TXQ), 1);
 }
@@ -317,7 +317,7 @@ fn a_peer_that_announces_an_impossible_frame_takes_the_link_down() {
         offer_buffers(&rig, 1, 2048);
         peer.write_all(&length.to_be_bytes()).unwrap();
         poll(&rig);
-        assert!(rig.transport.event_source().is_none(), "{length}");
+        assert!(rig.transport.awaited().source.is_none(), "{length}");
     }
 }
 
