@@ -29,7 +29,7 @@ mod socket;
 
 use crate::devices::InputSink;
 use crate::devices::output::Output;
-use crate::event::event;
+use crate::event::{EventFd, event};
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::console::ConsoleInput;
@@ -45,7 +45,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 /// The requests for `--help`.
 pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":

@@ -18,10 +18,14 @@ pub mod event;
 pub mod faulty;
 pub mod hostile;
 pub mod log;
+mod mistake;
+#[cfg(all(test, feature = "models"))]
+mod models;
 pub mod run;
 pub mod sample;
 pub mod status;
 pub mod stop;
+pub mod sync;
 pub mod target;
 pub mod terminal;
 pub mod threads;

@@ -10,6 +10,8 @@ mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use log::{Log, Named};
 use rate::Bucket;
 use std::collections::VecDeque;
@@ -17,8 +19,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -11,13 +11,15 @@ use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
 use crate::devices::{BusDevice, InterruptLine};
+use crate::mistake::{Mistake, made};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Instant, Mutex, MutexGuard, thread};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{DeviceType, Status};
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
 /// "RNGS".
@@ -205,7 +207,7 @@ impl MmioTransport {
 
     /// Lets the device see what the driver changed: now if it is between two requests, else its worker does it there.
     fn settle(&self) {
-        self.pause.attention.store(true, Ordering::Release);
+        self.pause.attention.store(!made(Mistake::NoAttention), Ordering::Release);
         if self.notifier.get().is_none() {
             self.apply(&mut self.machinery());
             return;
@@ -217,7 +219,7 @@ impl MmioTransport {
                 Ok(mut machinery) => drop(self.apply(&mut machinery)),
                 Err(TryLockError::Poisoned(poison)) => drop(self.apply(&mut poison.into_inner())),
                 Err(TryLockError::WouldBlock) if started.elapsed() >= most() => break,
-                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
             }
         }
         // The device may wait for something else now.
@@ -259,7 +261,7 @@ impl MmioTransport {
     pub(super) fn process_notified(&self, index: usize) {
         let Some(event) = self.notifier.get().and_then(|notifier| notifier.queues.get(index)) else { return };
         self.signal.counters.notifications.add(event.take());
-        if self.process_queue(index) == Progress::More {
+        if self.process_queue(index) == Progress::More && !made(Mistake::NoMore) {
             event.signal_own();
         }
     }
@@ -279,7 +281,7 @@ impl MmioTransport {
     fn work(&self, what: impl FnOnce(&mut dyn Device, &mut Io<'_>) -> Result<Progress, Fault>) -> Progress {
         // Locks are not fair: a thread that waits between two requests would lose to each of them.
         while self.pause.waiting.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(WAIT_STEP);
+            thread::sleep(WAIT_STEP);
         }
         let mut machinery = self.machinery();
         let mut progress = Progress::Done;
@@ -290,6 +292,8 @@ impl MmioTransport {
                 self.needs_reset(&mut self.registers(), &fault);
                 Progress::Done
             });
+        } else if made(Mistake::FaultRepeats) && self.status().contains(Status::DEVICE_NEEDS_RESET) {
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
         if self.pause.attention.load(Ordering::Acquire) {
             self.apply(&mut machinery);
@@ -359,7 +363,7 @@ impl MmioTransport {
                 Ok(machinery) => break Some(machinery),
                 Err(TryLockError::Poisoned(poison)) => break Some(poison.into_inner()),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT_STEP),
+                Err(TryLockError::WouldBlock) => thread::sleep(WAIT_STEP),
             }
         };
         self.pause.waiting.fetch_sub(1, Ordering::AcqRel);

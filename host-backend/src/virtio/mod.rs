@@ -19,6 +19,7 @@ mod signal;
 mod state;
 pub mod worker;
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::vmm::GuestRam;
 pub use queue::{Chain, Fault, VirtQueue};
 use shared_abi::virtio::DeviceType;
@@ -26,7 +27,6 @@ use shared_abi::virtio::mmio::InterruptStatus;
 pub use signal::{Counter, Counters, Problem, Signal};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vmm_sys_util::epoll::EventSet;
 
 /// Chains that one call handles before it lets others at the device.

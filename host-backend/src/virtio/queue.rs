@@ -5,6 +5,7 @@
 
 mod chain;
 
+use crate::mistake::{Mistake, made};
 use crate::vmm::GuestRam;
 pub use chain::Chain;
 use shared_abi::virtio::ring;
@@ -205,7 +206,7 @@ impl VirtQueue {
             ("used ring", place.device, ring::used_len(size)),
         ];
         for (what, address, len) in parts {
-            if !GuestMemoryBackend::check_range(memory, table(address), len) {
+            if !made(Mistake::PlacesUnchecked) && !GuestMemoryBackend::check_range(memory, table(address), len) {
                 return Err(Fault::Placement(what, address));
             }
         }
@@ -218,6 +219,16 @@ impl VirtQueue {
         queue.set_event_idx(event_idx == EventIdx::Negotiated);
         queue.set_ready(true);
         Ok(())
+    }
+
+    /// What Firecracker's PCI transport did with a live queue's registers (CVE-2026-5747): they were the queue's own, and only
+    /// their setters' checks were left, which know nothing of memory.
+    pub(super) fn move_unchecked(&mut self, place: Placement) {
+        let queue = self.ring.queue_mut();
+        queue.set_size(place.size as u16);
+        queue.set_desc_table_address(Some(place.descriptors as u32), Some((place.descriptors >> 32) as u32));
+        queue.set_avail_ring_address(Some(place.driver as u32), Some((place.driver >> 32) as u32));
+        queue.set_used_ring_address(Some(place.device as u32), Some((place.device >> 32) as u32));
     }
 
     /// Puts a wrapper around the ring, until the queue is reset.

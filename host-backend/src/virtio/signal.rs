@@ -2,11 +2,13 @@
 //! and the problems to report to the user of the host.
 
 use crate::devices::InterruptLine;
+use crate::mistake::{Mistake, made};
 use crate::say;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use serde::Serialize;
 use shared_abi::virtio::mmio::InterruptStatus;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 /// The interrupt of a device with its status register, its configuration's generation, and its counters.
 pub struct Signal {
@@ -52,9 +54,14 @@ impl Signal {
 
     /// Sets the reason in the status register, then raises the line.
     pub fn raise(&self, why: InterruptStatus) {
+        if made(Mistake::LineBeforeReason) {
+            self.line.raise();
+        }
         self.status.fetch_or(why.bits(), Ordering::SeqCst);
         self.counters.interrupts.add(1);
-        self.line.raise();
+        if !made(Mistake::LineBeforeReason) {
+            self.line.raise();
+        }
     }
 
     /// The status register.
@@ -70,6 +77,11 @@ impl Signal {
     /// Changes the configuration space and its generation in one step: a driver that reads a field in two halves, one
     /// before and one after the change, sees another generation. `change` must not wait for anything.
     pub fn change_config(&self, change: impl FnOnce()) {
+        if made(Mistake::ConfigUnlocked) {
+            change();
+            *self.generation.write().unwrap_or_else(PoisonError::into_inner) += 1;
+            return;
+        }
         let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
         change();
         *generation = generation.wrapping_add(1);

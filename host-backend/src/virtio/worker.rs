@@ -4,14 +4,14 @@
 use super::Progress;
 use super::mmio::MmioTransport;
 use super::notifier::{Notifier, QueueEvent};
-use crate::event::event;
+use crate::event::{self, event};
 use crate::stop::{Outcome, Stop};
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
@@ -38,11 +38,10 @@ pub fn start(transport: Arc<MmioTransport>, stop: Arc<Stop>) -> io::Result<Worke
     manager.add_subscriber(Subscriber { transport: transport.clone(), source: None, again: false });
     let name = transport.name().to_owned();
     let device = transport.clone();
-    let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
+    let thread = Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch { what: name, stop };
         while !device.is_left() {
-            // It fails only when a signal interrupts it.
-            let _ = manager.run();
+            event::serve(&mut manager);
         }
     })?;
     Ok(Worker { transport, thread })

@@ -9,6 +9,7 @@ mod latch;
 use super::queue::Chain;
 use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Io, Progress, Signal, read_config_bytes};
 use crate::config::DiskAccess;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
 use latch::Latched;
@@ -18,7 +19,6 @@ use shared_abi::virtio::blk::{
 };
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromZeros, IntoBytes};
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
