@@ -353,6 +353,13 @@ impl MmioTransport {
         self.pause.waiting.load(Ordering::Acquire) > 0
     }
 
+    /// Where each live queue is.
+    #[cfg(test)]
+    pub(super) fn placements(&self) -> Vec<Option<super::queue::Placement>> {
+        let machinery = self.machinery();
+        machinery.queues.iter().map(|queue| queue.ready().then(|| queue.placement())).collect()
+    }
+
     /// Asks the device to come between two requests and waits for that.
     fn wait_for_device(&self, patience: Duration) -> Option<MutexGuard<'_, Machinery>> {
         let deadline = Instant::now() + patience;

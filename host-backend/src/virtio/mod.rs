@@ -278,3 +278,5 @@ mod busy_tests;
 pub(crate) mod harness;
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod sequences;
