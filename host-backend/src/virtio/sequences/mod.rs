@@ -484,6 +484,20 @@ fn no_value_of_a_register_changes_a_live_queue() {
     }
 }
 
+#[test]
+fn queue_reset_is_ignored_until_it_was_negotiated() {
+    let (descriptors, driver, device) = (descriptors(0), available(0), used(0));
+    let ops = [
+        Op::Write(Register::DriverFeaturesSel, 1),
+        Op::Write(Register::DriverFeatures, 1 | 1 << 8),
+        Op::Place { queue: 0, size: 16, descriptors, driver, device },
+        Op::Write(Register::QueueReset, 1),
+        Op::Write(Register::Status, 3 | 8),
+        Op::Write(Register::QueueReady, 1),
+    ];
+    run(Subject::rng(), &ops, Look::Everything).unwrap();
+}
+
 /// The shortest sequence that shows a mistake.
 fn shortest(mistake: Mistake, subject: fn() -> Subject, look: Look) -> Vec<Op> {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(MISTAKE_CASES) };
