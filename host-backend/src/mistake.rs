@@ -24,6 +24,18 @@ pub(crate) enum Mistake {
     OffBeforeLetGo,
     /// A device that has more to do is not called again.
     NoMore,
+    /// A device reads as reset before it has let go of its queues.
+    ResetBeforeLetGo,
+    /// The host takes a device for reset that is at work.
+    ResetOfABusyDevice,
+    /// Registers and device are locked in the wrong order.
+    LocksCrossed,
+    /// A change is announced before it is there.
+    InterruptBeforeChange,
+    /// Whoever asks the guest for statistics waits for them without end.
+    StatisticsWithoutEnd,
+    /// Output is copied and cleared in two steps.
+    OutputInTwoSteps,
     /// The interrupt comes before its reason.
     LineBeforeReason,
     /// The configuration changes without its lock.

@@ -10,6 +10,7 @@ mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
+use crate::mistake::{Mistake, made};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use log::{Log, Named};
@@ -73,6 +74,11 @@ impl Output {
     pub fn take_text(&self) -> String {
         match &self.sink {
             Sink::Stream(_) | Sink::Log(_) => String::new(),
+            Sink::Kept(kept) if made(Mistake::OutputInTwoSteps) => {
+                let mut copy = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                text::take(&mut copy)
+            }
             Sink::Kept(kept) => text::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }

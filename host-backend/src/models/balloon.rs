@@ -83,6 +83,11 @@ fn statistics_come_or_are_given_up() {
 }
 
 #[test]
+fn request_for_statistics_without_end_is_found() {
+    finds(Mistake::StatisticsWithoutEnd, statistics_are_asked_for);
+}
+
+#[test]
 fn poke_before_the_target_is_found() {
     finds(Mistake::PokeBeforeTarget, target_changes);
 }

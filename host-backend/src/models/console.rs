@@ -89,6 +89,11 @@ fn client_takes_each_character_once() {
 }
 
 #[test]
+fn output_that_is_taken_in_two_steps_is_found() {
+    finds(Mistake::OutputInTwoSteps, all_output_is_taken_once);
+}
+
+#[test]
 fn forgotten_typist_is_found() {
     finds(Mistake::NoStarvation, all_input_arrives);
 }

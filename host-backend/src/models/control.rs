@@ -95,6 +95,11 @@ fn last_state_of_the_cable_is_announced() {
 }
 
 #[test]
+fn interrupt_before_the_change_is_found() {
+    finds(Mistake::InterruptBeforeChange, cable_is_pulled);
+}
+
+#[test]
 fn configuration_that_changes_without_its_lock_is_found() {
     finds(Mistake::ConfigUnlocked, disk_is_resized);
 }

@@ -174,6 +174,7 @@ fn signal_that_is_sent_once_is_found() {
 #[test]
 fn gate_that_wakes_nobody_is_found() {
     finds(Mistake::GateWakesNobody, pause_keeps_vcpus_out);
+    finds(Mistake::GateWakesNobody, stop_reaches_every_vcpu);
 }
 
 #[test]

@@ -18,8 +18,8 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Orders tried by each scheduler, and how many times as many with `RINGSIDE_LONG`.
-const ORDERS: usize = 400;
-const LONG: usize = 50;
+const ORDERS: usize = 1000;
+const LONG: usize = 20;
 /// Orders of a model of which all are tried, at most.
 const ALL_MAX: usize = 400_000;
 /// Orders in which a mistake must show.

@@ -48,4 +48,5 @@ fn guests_signals_are_counted_once() {
 #[test]
 fn own_count_after_its_signal_is_found() {
     finds(Mistake::OwnAfterSignal, host_is_not_counted);
+    finds(Mistake::OwnAfterSignal, || guest_is_counted(3, 3, 4));
 }

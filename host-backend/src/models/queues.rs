@@ -9,15 +9,15 @@ use crate::sync::thread;
 use shared_abi::virtio::mmio::Register;
 use std::sync::Arc;
 
-fn requests_are_answered(features: u64) {
+fn requests_are_answered(features: u64, request: fn(&Bench, u32, u16)) {
     let bench = Bench::new(memory(), Probe(Arc::default()));
     let handler = bench.handler();
     bench.rig.start(features);
     let vcpu = {
         let bench = bench.clone();
-        thread::spawn(move || (0..2).for_each(|_| bench.request(1, 2)))
+        thread::spawn(move || (0..2).for_each(|_| request(&bench, 1, 2)))
     };
-    (0..2).for_each(|_| bench.request(0, 2));
+    (0..2).for_each(|_| request(&bench, 0, 2));
     vcpu.join().unwrap();
     bench.end(handler);
 }
@@ -81,7 +81,12 @@ fn change_comes_before_the_next_request() {
 
 #[test]
 fn every_request_is_answered_and_announced() {
-    holds(|| requests_are_answered(FLAGS));
+    holds(|| requests_are_answered(FLAGS, Bench::request));
+}
+
+#[test]
+fn every_request_is_answered_and_announced_by_event_index() {
+    holds(|| requests_are_answered(u64::MAX, Bench::request_by_index));
 }
 
 #[test]
@@ -116,5 +121,5 @@ fn device_that_is_not_called_again_is_found() {
 
 #[test]
 fn interrupt_before_its_reason_is_found() {
-    finds(Mistake::LineBeforeReason, || requests_are_answered(FLAGS));
+    finds(Mistake::LineBeforeReason, || requests_are_answered(FLAGS, Bench::request));
 }

@@ -139,6 +139,21 @@ fn vcpus_that_write_anything_end_with_a_reset() {
 }
 
 #[test]
+fn device_that_reads_as_reset_too_early_is_found() {
+    finds(Mistake::ResetBeforeLetGo, driver_resets);
+}
+
+#[test]
+fn reset_of_a_busy_device_is_found() {
+    finds(Mistake::ResetOfABusyDevice, host_resets);
+}
+
+#[test]
+fn locks_in_the_wrong_order_are_found() {
+    finds(Mistake::LocksCrossed, two_vcpus_do_anything);
+}
+
+#[test]
 fn device_that_is_not_called_again_after_a_client_is_found() {
     finds(Mistake::NoMore, || {
         let bench = Bench::new(memory(), Probe(Arc::default()));

@@ -145,6 +145,25 @@ impl Bench {
         self.until(|| self.rig.used_index(queue) == target);
     }
 
+    /// The same with an event index.
+    pub(super) fn request_by_index(&self, queue: u32, count: u16) {
+        let (rig, before) = (&self.rig, self.rig.available_index(queue));
+        let target = rig.used_index(queue).wrapping_add(count);
+        rig.set_used_event(queue, target.wrapping_sub(1));
+        for at in 0..count {
+            rig.chain(queue, at, &[(DATA + 0x100 * u64::from(queue), 8, WRITE)]);
+            rig.offer(queue, at);
+        }
+        let available_event = used(queue) + ring::avail_event_offset(SIZE) as u64;
+        let event: u16 = rig.memory.read_obj(GuestAddress(available_event)).unwrap();
+        // 2.7.7.1: as in `vring_need_event`.
+        let passed = rig.available_index(queue).wrapping_sub(event).wrapping_sub(1);
+        if passed < rig.available_index(queue).wrapping_sub(before) {
+            rig.kick(queue);
+        }
+        self.until(|| rig.used_index(queue) == target);
+    }
+
     /// Writes something into the rings of a queue that is off.
     pub(super) fn mark(&self, queue: u32) {
         for (address, len) in rings(queue) {

@@ -48,6 +48,7 @@ shuttle::lazy_static! {
 }
 
 /// A system call of the calling thread that only a signal ends.
+#[cfg_attr(not(test), expect(dead_code, reason = "only the models are vCPUs without KVM"))]
 pub(crate) fn system_call() {
     let calls = CALLS.with(Arc::clone);
     let mut at = calls.lock();

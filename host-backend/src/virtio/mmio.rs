@@ -120,6 +120,7 @@ impl MmioTransport {
             Register::QueueReady => registers.queue_ready().into(),
             Register::QueueReset => registers.queue_resetting().into(),
             Register::InterruptStatus => self.signal.status(),
+            Register::Status if made(Mistake::ResetBeforeLetGo) && registers.is_resetting() => 0,
             Register::Status => registers.status.bits().into(),
             Register::ConfigGeneration => self.signal.generation(),
             // There are no shared memory regions.
@@ -208,6 +209,10 @@ impl MmioTransport {
     /// Lets the device see what the driver changed: now if it is between two requests, else its worker does it there.
     fn settle(&self) {
         self.pause.attention.store(!made(Mistake::NoAttention), Ordering::Release);
+        if made(Mistake::LocksCrossed) {
+            let _registers = self.registers();
+            drop(self.machinery());
+        }
         if self.notifier.get().is_none() {
             self.apply(&mut self.machinery());
             return;
@@ -314,6 +319,10 @@ impl MmioTransport {
 
     /// Changes the device's configuration space by `change`, and notifies the guest.
     pub fn change_config(&self, change: impl FnOnce()) {
+        if made(Mistake::InterruptBeforeChange) {
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+            return self.signal.change_config(change);
+        }
         self.signal.change_config(change);
         // Before DRIVER_OK the device sends no interrupt; but a driver may be reading already.
         if self.registers().is_live() {
@@ -340,7 +349,9 @@ impl MmioTransport {
     /// Resets the device as its driver would; false if it stays at work for longer than `patience`.
     pub fn reset(&self, patience: Duration) -> bool {
         self.registers().reset();
-        let Some(mut machinery) = self.wait_for_device(patience) else { return false };
+        let Some(mut machinery) = self.wait_for_device(patience) else {
+            return made(Mistake::ResetOfABusyDevice);
+        };
         self.apply(&mut machinery);
         drop(machinery);
         self.wake();

@@ -152,8 +152,8 @@ impl Registers {
 
     /// Takes the selected queue back; QueueReset reads 1 until the device has let go of it.
     pub(super) fn reset_queue(&mut self, value: u32) {
-        let negotiated = self.status.contains(Status::FEATURES_OK)
-            && self.driver_features & CommonFeatures::RING_RESET.bits() != 0;
+        let negotiated =
+            self.status.contains(Status::FEATURES_OK) && self.driver_features & CommonFeatures::RING_RESET.bits() != 0;
         let Some(index) = self.selected().filter(|_| negotiated && value & 1 != 0) else { return };
         self.stop_queue(index, By::Reset);
     }

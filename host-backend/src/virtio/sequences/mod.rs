@@ -37,7 +37,7 @@ use vmm_sys_util::epoll::EventSet;
 
 /// Sequences of each device, and how many times as many with `RINGSIDE_LONG`.
 const CASES: u32 = 300;
-const LONG: u32 = 50;
+const LONG: u32 = 20;
 /// Sequences in which a mistake must show.
 const MISTAKE_CASES: u32 = 3000;
 const LENGTH: usize = 100;
