@@ -6,20 +6,14 @@
 //! then (CVE-2026-5747): the device divided by a size of 0, and wrote beyond its rings. That very mistake can be made here too,
 //! and has to be found.
 
+mod devices;
 mod operations;
 mod reference;
 
-use super::block::{Block, RawFile};
-use super::console::Console;
+use super::Device;
 use super::harness::{DATA, READ, Rig, SIZE, WRITE, available, descriptors, used};
-use super::net::Net;
-use super::net::stream::StreamLink;
 use super::notifier::{Notifier, QueueEvent};
 use super::queue::{Placement, audit};
-use super::rng::Rng;
-use super::{ConfigSpace, Device, Fault, Io, NoConfig, Progress, balloon::Balloon};
-use crate::config::{Disk, DiskAccess};
-use crate::devices::output::Output;
 use crate::event::event;
 use crate::mistake::{Mistake, making};
 use crate::vmm::GuestRam;
@@ -27,12 +21,10 @@ use operations::{HIGH, HIGH_END, LOW_END, Op, operation};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseResult, TestError, TestRunner};
 use reference::{DRIVER_OK, NEEDS_RESET, Reference};
+use shared_abi::virtio::Status;
 use shared_abi::virtio::mmio::{CONFIG, Register};
 use shared_abi::virtio::ring::{self, DescriptorFlags};
-use shared_abi::virtio::{DeviceType, Status};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::EventSet;
 
 /// Sequences of each device, and how many times as many with `RINGSIDE_LONG`.
@@ -67,27 +59,6 @@ enum Look {
     Everything,
     /// Only what memory the queues use.
     Memory,
-}
-
-/// A device whose requests touch no memory, so that all that changes is its rings.
-struct Sink;
-
-impl Device for Sink {
-    fn device_type(&self) -> DeviceType {
-        DeviceType(99)
-    }
-    fn features(&self) -> u64 {
-        0
-    }
-    fn queue_count(&self) -> usize {
-        3
-    }
-    fn config(&self) -> Arc<dyn ConfigSpace> {
-        Arc::new(NoConfig)
-    }
-    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<Progress, Fault> {
-        io.drain(index, |_, _, _| Ok(7))
-    }
 }
 
 /// A device with its memory.
@@ -133,43 +104,6 @@ impl Subject {
             reached: Reached::default(),
             _files: files,
         }
-    }
-
-    fn rng() -> Self {
-        Self::new(Rng::new(), memory(), (0, vec![(DATA, 8, WRITE)]), Files::None)
-    }
-
-    fn sink() -> Self {
-        let mut subject = Self::new(Sink, memory(), (2, vec![(DATA, 8, WRITE)]), Files::None);
-        subject.shadow = Some(subject.bytes());
-        subject
-    }
-
-    fn console() -> Self {
-        let console = Console::new(Arc::new(Output::kept())).unwrap();
-        Self::new(console, memory(), (1, vec![(DATA, 8, READ)]), Files::None)
-    }
-
-    fn balloon() -> Self {
-        let memory = memory();
-        Self::new(Balloon::new(&memory).unwrap(), memory, (0, vec![(DATA, 0, READ)]), Files::None)
-    }
-
-    fn net() -> Self {
-        let (ours, peer) = UnixStream::pair().unwrap();
-        let net = Net::new(Box::new(StreamLink::new(ours).unwrap()), None);
-        Self::new(net, memory(), (1, vec![(DATA, 80, READ)]), Files::Peer { _socket: peer })
-    }
-
-    fn block() -> Self {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(8 * 512).unwrap();
-        let access = DiskAccess::ReadWrite;
-        let engine = RawFile::open(&Disk { path: file.path().into(), access, queues: 1, serial: None }).unwrap();
-        let block = Block::new(Box::new(engine), access, "x").with_queues(2);
-        // Sixteen zeroes ask for the first sector.
-        let request = (1, vec![(DATA, 16, READ), (DATA + 512, 512, WRITE), (DATA + 2048, 1, WRITE)]);
-        Self::new(block, memory(), request, Files::Disk { _file: file })
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -366,11 +300,6 @@ impl Subject {
         prop_assert_eq!(self.rig.status(), Status::from_bits_retain(15));
         self.check_memory()
     }
-}
-
-fn memory() -> GuestRam {
-    let high = (HIGH_END - HIGH) as usize;
-    GuestRam::from_ranges(&[(GuestAddress(0), LOW_END as usize), (GuestAddress(HIGH), high)]).unwrap()
 }
 
 fn run(mut subject: Subject, ops: &[Op], look: Look) -> TestCaseResult {
