@@ -31,7 +31,7 @@ mod thread;
 
 use crate::devices::InputSink;
 use crate::devices::output::Output;
-use crate::event::event;
+use crate::event::{EventFd, event};
 use crate::stop::{Outcome, Stop};
 use crate::virtio::balloon::BalloonHandle;
 use crate::virtio::console::ConsoleInput;
@@ -48,7 +48,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 pub use thread::ControlThread;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 /// The requests for `--help`.
 pub const HELP: &str = r#"Control socket (--control): one JSON object per line in, one per line out, with "ok" and, if not ok, "error":

@@ -19,12 +19,16 @@ pub mod faulty;
 pub mod hostile;
 pub mod keeper;
 pub mod log;
+mod mistake;
+#[cfg(all(test, feature = "models"))]
+mod models;
 pub mod rate;
 pub mod run;
 pub mod sample;
 pub mod sandbox;
 pub mod status;
 pub mod stop;
+pub mod sync;
 pub mod target;
 pub mod terminal;
 pub mod threads;

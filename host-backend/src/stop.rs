@@ -1,10 +1,10 @@
 //! The one way in which a VM ends: each cause (the guest, a signal, the control socket, a failure) requests
 //! it here, the first reason wins, and [`crate::run`] waits for it.
 
-use crate::event::event;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use vmm_sys_util::eventfd::EventFd;
+use crate::event::{EventFd, event};
+use crate::mistake::{Mistake, made};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Why the VM ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +40,19 @@ impl Stop {
 
     /// Ends the VM; the first outcome is the one that counts.
     pub fn request(&self, outcome: Outcome) {
+        if made(Mistake::StopBeforeReason) {
+            self.requested.store(true, Ordering::Release);
+        }
         if let Ok(mut slot) = self.outcome.lock() {
+            if made(Mistake::LastReasonWins) {
+                *slot = None;
+            }
             slot.get_or_insert(outcome);
         }
         self.requested.store(true, Ordering::Release);
-        self.wake();
+        if !made(Mistake::StopWakesNobody) {
+            self.wake();
+        }
     }
 
     /// Makes the main loop look for what is to be done.

@@ -106,7 +106,9 @@ fn lines_below(folder: &Path, in_tests: bool, count: &mut [usize; 3]) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let in_tests = in_tests || ["tests", "fuzz", "hostile"].contains(&name.as_str()) || name.ends_with("tests.rs");
+        let in_tests = in_tests
+            || ["tests", "fuzz", "hostile", "models", "sequences"].contains(&name.as_str())
+            || name.ends_with("tests.rs");
         if path.is_dir() && name != "target" {
             lines_below(&path, in_tests, count);
         } else if name.ends_with(".rs") {

@@ -1,7 +1,7 @@
 //! The thread on which clients are served: what they send is read where nothing else is done.
 
 use super::ControlServer;
-use crate::event::event;
+use crate::event::{EventFd, event};
 use crate::stop::{Outcome, Stop};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 /// How long the clients' last answers may take: more than [`super::FAREWELL_PATIENCE`].
 const END_PATIENCE: Duration = Duration::from_secs(2);

@@ -6,8 +6,8 @@ pub mod output;
 pub mod reset;
 pub mod serial;
 
+use crate::event::EventFd;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
 
 /// An interrupt line of the board, edge triggered. The VMM has one on irqfd; tests have fakes.
 pub trait InterruptLine: Send + Sync {

@@ -9,7 +9,10 @@ mod text;
 
 use super::reset::ResetLine;
 use crate::config::LogFile;
+use crate::mistake::{Mistake, made};
 use crate::rate::{BURST, Bucket};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use log::{Log, Named};
 pub use log::{Rotate, rotate};
 use std::collections::VecDeque;
@@ -17,8 +20,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,6 +74,11 @@ impl Output {
     pub fn take_text(&self) -> String {
         match &self.sink {
             Sink::Stream(_) | Sink::Log(_) => String::new(),
+            Sink::Kept(kept) if made(Mistake::OutputInTwoSteps) => {
+                let mut copy = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                text::take(&mut copy)
+            }
             Sink::Kept(kept) => text::take(&mut kept.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }

@@ -4,9 +4,9 @@
 use super::BusDevice;
 use crate::config::OnReset;
 use crate::stop::{Outcome, Stop};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use shared_abi::board::{KEYBOARD_RESET, RESET_CONTROL_CPU};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// The machine's reset line.
 #[derive(Debug)]

@@ -6,13 +6,12 @@
 
 use super::output::Output;
 use super::{BusDevice, InputSink, InterruptLine};
-use crate::event::event;
+use crate::event::{EventFd, event};
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_superio::serial::{Serial, SerialEvents};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Offset of the modem control register, and its bit that connects the UART's output to its input.
 pub const MODEM_CONTROL: u64 = 4;

@@ -14,6 +14,7 @@
 mod process;
 
 use crate::config::LogFile;
+use crate::say;
 use crate::terminal::Modes;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -150,7 +151,11 @@ impl Keeper {
         if let Some(mut socket) = socket {
             let _ = socket.write_all(&END);
         }
-        let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+        match self.child.lock().unwrap_or_else(PoisonError::into_inner).wait() {
+            Ok(status) if status.success() => {}
+            Ok(status) => say!("the keeper ended with {status}"),
+            Err(error) => say!("wait for the keeper: {error}"),
+        }
     }
 }
 

@@ -256,14 +256,14 @@ impl Controlled for Machine {
 
     fn pause(&self) -> Result<(), String> {
         self.must_not_end(Event::Pause)?;
-        self.gate.pause().map_err(|error| error.to_string())?;
+        vcpu::pause(&self.gate, &self.stop).map_err(|error| error.to_string())?;
         // What a vCPU did on its way out may have been the guest's end.
         self.must_not_end(Event::Pause)
     }
 
     fn resume(&self) -> Result<(), String> {
         self.must_not_end(Event::Resume)?;
-        self.gate.change(Event::Resume).map(drop).map_err(|illegal| illegal.to_string())
+        vcpu::resume(&self.gate, &self.stop).map_err(|illegal| illegal.to_string())
     }
 
     fn change(&self, device: &str, change: Change) -> Result<(), String> {

@@ -156,7 +156,9 @@ impl RunningMachine {
     /// Puts everything back as it was at first, and starts.
     fn reboot(&mut self, events: &mut EventLoop) -> Result<(), String> {
         let stop = self.machine.stop.clone();
-        self.shared.gate.change(Event::Reset).map_err(|illegal| illegal.to_string())?;
+        if !self.shared.begin_reset() {
+            return Ok(());
+        }
         let mut tick = || {
             let patience = events.turn();
             if stop.requested() { Patience::Gone } else { patience }

@@ -62,6 +62,9 @@ const ALL: Kind =
 /// Those with an event loop.
 const LOOPS: Kind = DEVICES.union(Kind::MAIN).union(Kind::CONTROL);
 
+/// Those that may be the ones to find a log full: lies are logged by the thread that tells them.
+const LOGS: Kind = ALL.difference(Kind::FLUSH);
+
 /// A call that some threads may make.
 #[derive(Debug)]
 pub struct Row {
@@ -157,7 +160,7 @@ pub const TABLE: &[Row] = &[
     row!(SYS_clock_nanosleep, ALL, "waits for a rate, a busy device, the end"),
     row!(SYS_sched_yield, ALL, "a device that is about to be done, a channel that another thread is in"),
     row!(SYS_poll, ALL, "waits for the reader of a message or a console"),
-    row!(SYS_rt_sigreturn, ALL, "comes back from the interrupting signal"),
+    row!(SYS_rt_sigreturn, DEVICES.union(Kind::VCPU), "comes back from the interrupting signal"),
     row!(SYS_restart_syscall, ALL, "goes on waiting after a stop by job control"),
     row!(SYS_getpid, Kind::MAIN.union(Kind::CONTROL), "pthread_kill asks for it"),
     row!(
@@ -168,7 +171,7 @@ pub const TABLE: &[Row] = &[
         "interrupts a thread of ours"
     ),
     // Data.
-    row!(SYS_read, ALL.union(Kind::KEEPER), "events, typed input, frames, clients"),
+    row!(SYS_read, LOOPS, "events, typed input, frames"),
     row!(SYS_write, ALL, "events, messages, output, frames, answers"),
     row!(SYS_writev, Kind::NET, "a frame after its length"),
     row!(SYS_preadv, Kind::BLOCK, "reads sectors"),
@@ -177,10 +180,10 @@ pub const TABLE: &[Row] = &[
     row!(SYS_fallocate, Kind::BLOCK, "discards and zeroes sectors"),
     row!(SYS_fdatasync, Kind::BLOCK.union(Kind::FLUSH), "makes writes durable"),
     row!(SYS_getrandom, Kind::RNG, "entropy for the guest"),
-    row!(SYS_lseek, ALL, "reads the kernel again; the size of a disk; empties a full log"),
+    row!(SYS_lseek, LOGS, "reads the kernel again; the size of a disk; empties a full log"),
     row!(SYS_statx, Kind::CONTROL, "whether a disk can grow"),
-    row!(SYS_ftruncate, ALL, "grows a disk; empties a full log"),
-    row!(SYS_recvmsg, ALL, "the next log's descriptor, from the keeper"),
+    row!(SYS_ftruncate, LOGS, "grows a disk; empties a full log"),
+    row!(SYS_recvmsg, LOGS, "the next log's descriptor, from the keeper"),
     row!(SYS_close, ALL.union(Kind::KEEPER), "a full log, a client, an old VM"),
     #[cfg(debug_assertions)]
     row!(
@@ -192,7 +195,7 @@ pub const TABLE: &[Row] = &[
     ),
     // Sockets.
     row!(SYS_recvfrom, Kind::CONTROL.union(Kind::NET).union(Kind::KEEPER), "requests, frames"),
-    row!(SYS_sendto, ALL, "answers, frames; what the keeper is asked for"),
+    row!(SYS_sendto, LOGS, "answers, frames; what the keeper is asked for"),
     row!(SYS_accept4, Kind::CONTROL, "a client"),
     row!(SYS_getsockopt, Kind::CONTROL, "whose process a client is"),
     row!(

@@ -6,7 +6,10 @@
 
 use super::queue::Chain;
 use super::{BATCH, ConfigSpace, Counters, Device, Fault, Io, Progress, read_config_bytes};
-use crate::event::event;
+use crate::event::{EventFd, event};
+use crate::mistake::{Mistake, made};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::vmm::GuestRam;
 use serde::Serialize;
 use shared_abi::virtio::DeviceType;
@@ -15,12 +18,10 @@ use shared_abi::virtio::mmio::InterruptStatus;
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromZeros, IntoBytes};
 
 const FEATURES: Features = Features::STATS_VQ.union(Features::DEFLATE_ON_OOM).union(Features::REPORTING);
@@ -258,9 +259,14 @@ impl BalloonHandle {
         if pages > self.0.pages {
             return false;
         }
+        if made(Mistake::PokeBeforeTarget) {
+            self.0.poke();
+        }
         self.0.target.store(pages, Ordering::Relaxed);
         self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).target_changed = true;
-        self.0.poke();
+        if !made(Mistake::PokeBeforeTarget) {
+            self.0.poke();
+        }
         true
     }
 
@@ -295,6 +301,10 @@ impl BalloonHandle {
         slot.wanted = true;
         let before = slot.version;
         self.0.poke();
+        if made(Mistake::StatisticsWithoutEnd) {
+            drop(self.0.stats_changed.wait_while(slot, |slot| slot.version == before));
+            return self.numbers();
+        }
         drop(self.0.stats_changed.wait_timeout_while(slot, patience, |slot| slot.version == before));
         self.numbers()
     }

@@ -13,12 +13,14 @@ use super::queue::{Fault, SIZE_MAX};
 use super::state::{Machinery, Registers, half, set_high, set_low};
 use super::{Change, Changed, ConfigSpace, Counters, Device, Flush, Io, Pause, Problem, Progress, Signal};
 use crate::devices::{BusDevice, InterruptLine};
+use crate::mistake::{Mistake, made};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Instant, Mutex, MutexGuard, thread};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, InterruptStatus, MAGIC, Register, VERSION};
 use shared_abi::virtio::{DeviceType, Status};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
 pub use timer::Awaited;
 use vmm_sys_util::epoll::EventSet;
 
@@ -120,6 +122,7 @@ impl MmioTransport {
             Register::QueueReady => registers.queue_ready().into(),
             Register::QueueReset => registers.queue_resetting().into(),
             Register::InterruptStatus => self.signal.status(),
+            Register::Status if made(Mistake::ResetBeforeLetGo) && registers.is_resetting() => 0,
             Register::Status => registers.status.bits().into(),
             Register::ConfigGeneration => self.signal.generation(),
             // There are no shared memory regions.
@@ -207,7 +210,11 @@ impl MmioTransport {
 
     /// Lets the device see what the driver changed: now if it is between two requests, else its worker does it there.
     fn settle(&self) {
-        self.pause.attention.store(true, Ordering::Release);
+        self.pause.attention.store(!made(Mistake::NoAttention), Ordering::Release);
+        if made(Mistake::LocksCrossed) {
+            let _registers = self.registers();
+            drop(self.machinery());
+        }
         if self.notifier.get().is_none() {
             self.apply(&mut self.machinery());
             return;
@@ -219,7 +226,7 @@ impl MmioTransport {
                 Ok(mut machinery) => drop(self.apply(&mut machinery)),
                 Err(TryLockError::Poisoned(poison)) => drop(self.apply(&mut poison.into_inner())),
                 Err(TryLockError::WouldBlock) if started.elapsed() >= most() => break,
-                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
             }
         }
         // The device may wait for something else now.
@@ -261,7 +268,7 @@ impl MmioTransport {
     pub(super) fn process_notified(&self, index: usize) {
         let Some(event) = self.notifier.get().and_then(|notifier| notifier.queues.get(index)) else { return };
         self.signal.counters.notifications.add(event.take());
-        if self.process_queue(index) == Progress::More {
+        if self.process_queue(index) == Progress::More && !made(Mistake::NoMore) {
             event.signal_own();
         }
     }
@@ -281,7 +288,7 @@ impl MmioTransport {
     fn work(&self, what: impl FnOnce(&mut dyn Device, &mut Io<'_>) -> Result<Progress, Fault>) -> Progress {
         // Locks are not fair: a thread that waits between two requests would lose to each of them.
         while self.pause.waiting.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(WAIT_STEP);
+            thread::sleep(WAIT_STEP);
         }
         let mut machinery = self.machinery();
         let mut progress = Progress::Done;
@@ -292,6 +299,8 @@ impl MmioTransport {
                 self.needs_reset(&mut self.registers(), &fault);
                 Progress::Done
             });
+        } else if made(Mistake::FaultRepeats) && self.status().contains(Status::DEVICE_NEEDS_RESET) {
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
         }
         if self.pause.attention.load(Ordering::Acquire) {
             self.apply(&mut machinery);
@@ -312,6 +321,10 @@ impl MmioTransport {
 
     /// Changes the device's configuration space by `change`, and notifies the guest.
     pub fn change_config(&self, change: impl FnOnce()) {
+        if made(Mistake::InterruptBeforeChange) {
+            self.signal.raise(InterruptStatus::CONFIG_CHANGE);
+            return self.signal.change_config(change);
+        }
         self.signal.change_config(change);
         // Before DRIVER_OK the device sends no interrupt; but a driver may be reading already.
         if self.registers().is_live() {
@@ -340,7 +353,9 @@ impl MmioTransport {
     /// Resets the device as its driver would; false if it stays at work for longer than `patience`.
     pub fn reset(&self, patience: Duration) -> bool {
         self.registers().reset();
-        let Some(mut machinery) = self.wait_for_device(patience) else { return false };
+        let Some(mut machinery) = self.wait_for_device(patience) else {
+            return made(Mistake::ResetOfABusyDevice);
+        };
         self.apply(&mut machinery);
         drop(machinery);
         self.wake();
@@ -353,6 +368,13 @@ impl MmioTransport {
         self.pause.waiting.load(Ordering::Acquire) > 0
     }
 
+    /// Where each live queue is.
+    #[cfg(test)]
+    pub(super) fn placements(&self) -> Vec<Option<super::queue::Placement>> {
+        let machinery = self.machinery();
+        machinery.queues.iter().map(|queue| queue.ready().then(|| queue.placement())).collect()
+    }
+
     /// Asks the device to come between two requests and waits for that.
     fn wait_for_device(&self, patience: Duration) -> Option<MutexGuard<'_, Machinery>> {
         let deadline = Instant::now() + patience;
@@ -363,7 +385,7 @@ impl MmioTransport {
                 Ok(machinery) => break Some(machinery),
                 Err(TryLockError::Poisoned(poison)) => break Some(poison.into_inner()),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(WAIT_STEP),
+                Err(TryLockError::WouldBlock) => thread::sleep(WAIT_STEP),
             }
         };
         self.pause.waiting.fetch_sub(1, Ordering::AcqRel);

@@ -21,6 +21,7 @@ mod state;
 pub mod throttle;
 pub mod worker;
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::vmm::GuestRam;
 pub use queue::{Chain, Fault, VirtQueue};
 use shared_abi::virtio::DeviceType;
@@ -28,7 +29,6 @@ use shared_abi::virtio::mmio::InterruptStatus;
 pub use signal::{Counter, Counters, Problem, Signal};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 
@@ -323,3 +323,5 @@ mod hostile_tests;
 mod limit_tests;
 #[cfg(test)]
 mod pace_tests;
+#[cfg(test)]
+mod sequences;

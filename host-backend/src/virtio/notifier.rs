@@ -1,10 +1,10 @@
 //! How a device's worker learns of work: an event per queue, and one to look around.
 
-use crate::event::event;
+use crate::event::{EventFd, event};
+use crate::mistake::{Mistake, made};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Wakes the worker of a device.
 #[derive(Debug)]
@@ -46,6 +46,11 @@ impl QueueEvent {
 
     /// Signals it for the host.
     pub fn signal_own(&self) {
+        if made(Mistake::OwnAfterSignal) {
+            self.signal();
+            self.own.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
         // Before the signal, which the worker may read at once.
         self.own.fetch_add(1, Ordering::SeqCst);
         self.signal();

@@ -3,8 +3,11 @@
 //! virtio-queue ends a malformed chain early and says nothing; here a chain is either whole, inside guest memory and in
 //! the right order, or it is a [`Fault`]. A chain is copied once, bounded by [`CHAIN_MAX`], and only the copy is used.
 
+#[cfg(test)]
+pub(super) mod audit;
 mod chain;
 
+use crate::mistake::{Mistake, made};
 use crate::vmm::GuestRam;
 pub use chain::Chain;
 use shared_abi::virtio::ring;
@@ -60,7 +63,7 @@ impl From<Error> for Fault {
 }
 
 /// Where the driver put a queue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Entries.
     pub size: u32,
@@ -174,6 +177,9 @@ pub struct VirtQueue {
     ring: AnyRing,
     /// Chains returned since the driver was last considered for an interrupt.
     returned: u16,
+    /// Where the queue was when its places were checked.
+    #[cfg(test)]
+    checked: Placement,
 }
 
 impl Default for VirtQueue {
@@ -186,7 +192,12 @@ impl VirtQueue {
     /// A queue that the driver has not set up.
     pub fn new() -> Self {
         // SIZE_MAX is a power of two, the only thing that is checked.
-        Self { ring: AnyRing::Plain(Queue::new(SIZE_MAX).unwrap_or_default()), returned: 0 }
+        Self {
+            ring: AnyRing::Plain(Queue::new(SIZE_MAX).unwrap_or_default()),
+            returned: 0,
+            #[cfg(test)]
+            checked: Placement::default(),
+        }
     }
 
     /// Makes the queue live where the driver put it.
@@ -205,7 +216,7 @@ impl VirtQueue {
             ("used ring", place.device, ring::used_len(size)),
         ];
         for (what, address, len) in parts {
-            if !GuestMemoryBackend::check_range(memory, table(address), len) {
+            if !made(Mistake::PlacesUnchecked) && !GuestMemoryBackend::check_range(memory, table(address), len) {
                 return Err(Fault::Placement(what, address));
             }
         }
@@ -217,7 +228,21 @@ impl VirtQueue {
         queue.try_set_used_ring_address(table(place.device)).map_err(misplaced("used ring", place.device))?;
         queue.set_event_idx(event_idx == EventIdx::Negotiated);
         queue.set_ready(true);
+        #[cfg(test)]
+        {
+            self.checked = place;
+        }
         Ok(())
+    }
+
+    /// What Firecracker's PCI transport did with a live queue's registers (CVE-2026-5747): they were the queue's own, and only
+    /// their setters' checks were left, which know nothing of memory.
+    pub(super) fn move_unchecked(&mut self, place: Placement) {
+        let queue = self.ring.queue_mut();
+        queue.set_size(place.size as u16);
+        queue.set_desc_table_address(Some(place.descriptors as u32), Some((place.descriptors >> 32) as u32));
+        queue.set_avail_ring_address(Some(place.driver as u32), Some((place.driver >> 32) as u32));
+        queue.set_used_ring_address(Some(place.device as u32), Some((place.device >> 32) as u32));
     }
 
     /// Puts a wrapper around the ring, until the queue is reset.
@@ -249,6 +274,7 @@ impl VirtQueue {
     /// # Errors
     /// Any [`Fault`] of the ring or the chain.
     pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
+        self.audit(memory);
         let size = self.ring.queue().size();
         let Some(descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
         let chain = Chain::read_all(memory, size, descriptors)?;
@@ -282,6 +308,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn push_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
+        self.audit(memory);
         self.returned = self.returned.saturating_add(1);
         self.ring.add_used(memory, head, written)
     }
@@ -291,6 +318,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn disable_notification(&mut self, memory: &GuestRam) -> Result<(), Fault> {
+        self.audit(memory);
         Ok(self.ring.queue_mut().disable_notification(memory)?)
     }
 
@@ -299,6 +327,7 @@ impl VirtQueue {
     /// # Errors
     /// [`Fault::Ring`].
     pub fn enable_notification(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
+        self.audit(memory);
         Ok(self.ring.queue_mut().enable_notification(memory)?)
     }
 
@@ -315,8 +344,13 @@ impl VirtQueue {
         if std::mem::take(&mut self.returned) == 0 {
             return Ok(false);
         }
+        self.audit(memory);
         self.ring.wants_interrupt(memory)
     }
+
+    /// In tests, before each access of the ring: it is where its places were checked.
+    #[cfg(not(test))]
+    fn audit(&self, _memory: &GuestRam) {}
 }
 
 /// Whether VIRTIO_F_EVENT_IDX was negotiated.

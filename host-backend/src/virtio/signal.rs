@@ -3,12 +3,14 @@
 
 use super::pace::{INTERRUPTS_PER_SECOND, Pace};
 use crate::devices::InterruptLine;
+use crate::mistake::{Mistake, made};
 use crate::rate::Clock;
 use crate::say;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use serde::Serialize;
 use shared_abi::virtio::mmio::InterruptStatus;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// The interrupt of a device with its status register, its configuration's generation, and its counters.
@@ -58,6 +60,9 @@ impl Signal {
 
     /// Sets the reason in the status register, then raises the line: now, or with others when it was raised too often.
     pub fn raise(&self, why: InterruptStatus) {
+        if made(Mistake::LineBeforeReason) {
+            self.line.raise();
+        }
         self.status.fetch_or(why.bits(), Ordering::SeqCst);
         if self.pace.get().is_none_or(Pace::may) {
             self.raise_line();
@@ -68,7 +73,9 @@ impl Signal {
 
     fn raise_line(&self) {
         self.counters.interrupts.add(1);
-        self.line.raise();
+        if !made(Mistake::LineBeforeReason) {
+            self.line.raise();
+        }
     }
 
     /// From now on the line is raised only so often. The caller looks at [`interrupt_due`](Self::interrupt_due) after each
@@ -110,6 +117,11 @@ impl Signal {
     /// Changes the configuration space and its generation in one step: a driver that reads a field in two halves, one
     /// before and one after the change, sees another generation. `change` must not wait for anything.
     pub fn change_config(&self, change: impl FnOnce()) {
+        if made(Mistake::ConfigUnlocked) {
+            change();
+            *self.generation.write().unwrap_or_else(PoisonError::into_inner) += 1;
+            return;
+        }
         let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
         change();
         *generation = generation.wrapping_add(1);

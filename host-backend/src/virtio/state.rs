@@ -6,6 +6,7 @@
 
 use super::Device;
 use super::queue::{EventIdx, Fault, Placement, VirtQueue};
+use crate::mistake::{Mistake, made};
 use crate::vmm::GuestRam;
 use shared_abi::virtio::{CommonFeatures, Status};
 
@@ -124,7 +125,7 @@ impl Registers {
     /// Changes where the selected queue will be, unless it is live already.
     pub(super) fn place(&mut self, change: impl FnOnce(&mut Placement)) {
         if let Some(index) = self.selected()
-            && matches!(self.queues[index], Queue::Off)
+            && (matches!(self.queues[index], Queue::Off) || made(Mistake::LiveQueueMoves))
         {
             change(&mut self.places[index]);
         }
@@ -151,13 +152,15 @@ impl Registers {
 
     /// Takes the selected queue back; QueueReset reads 1 until the device has let go of it.
     pub(super) fn reset_queue(&mut self, value: u32) {
-        let negotiated = self.driver_features & CommonFeatures::RING_RESET.bits() != 0;
+        let negotiated =
+            self.status.contains(Status::FEATURES_OK) && self.driver_features & CommonFeatures::RING_RESET.bits() != 0;
         let Some(index) = self.selected().filter(|_| negotiated && value & 1 != 0) else { return };
         self.stop_queue(index, By::Reset);
     }
 
     fn stop_queue(&mut self, index: usize, by: By) {
         match self.queues[index] {
+            Queue::Live if made(Mistake::OffBeforeLetGo) => self.queue_stopped(index, by),
             Queue::Live | Queue::Stopping(By::Ready) => self.queues[index] = Queue::Stopping(by),
             Queue::Stopping(By::Reset) => {}
             // The device has not processed it.
@@ -188,14 +191,22 @@ impl Registers {
         if self.resetting {
             device.reset();
             queues.iter_mut().for_each(VirtQueue::reset);
-            let offered = self.offered;
+            let (offered, selected) = (self.offered, self.queue_sel);
             *self = Self { offered, ..Self::new(device.as_ref()) };
+            if made(Mistake::ResetKeepsSelection) {
+                self.queue_sel = selected;
+            }
             return true;
         }
         for index in 0..self.queues.len() {
             match std::mem::replace(&mut self.queues[index], Queue::Off) {
                 Queue::Off => {}
-                Queue::Live => self.queues[index] = Queue::Live,
+                Queue::Live => {
+                    if made(Mistake::LiveQueueMoves) {
+                        queues[index].move_unchecked(self.places[index]);
+                    }
+                    self.queues[index] = Queue::Live;
+                }
                 Queue::Starting(queue) => {
                     queues[index] = queue;
                     self.queues[index] = Queue::Live;

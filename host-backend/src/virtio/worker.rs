@@ -5,15 +5,15 @@ use super::Progress;
 use super::mmio::{Awaited, MmioTransport};
 use super::notifier::{Notifier, QueueEvent};
 use super::pace::{NOTIFICATIONS_PER_SECOND, Pace};
-use crate::event::event;
+use crate::event::{self, event};
 use crate::rate::SystemClock;
 use crate::stop::{Outcome, Stop};
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
@@ -56,12 +56,11 @@ fn start_paced(
     manager.add_subscriber(Subscriber::new(transport.clone(), TimerFd::new()?, notifications));
     let name = transport.name().to_owned();
     let device = transport.clone();
-    let thread = std::thread::Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
+    let thread = Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
         let _watch = PanicWatch { what: name, stop };
         enter();
         while !device.is_left() {
-            // It fails only when a signal interrupts it.
-            let _ = manager.run();
+            event::serve(&mut manager);
         }
     })?;
     Ok(Worker { transport, thread })

@@ -7,7 +7,7 @@
 
 use super::memory::GuestRam;
 use crate::devices::InterruptLine;
-use crate::event::event;
+use crate::event::{EventFd, event};
 use kvm_bindings::{KVM_API_VERSION, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use std::ffi::CString;
@@ -15,7 +15,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno;
-use vmm_sys_util::eventfd::EventFd;
 
 /// Three pages between the local APICs and the top of the first 4 GiB, for KVM alone.
 const TSS_ADDRESS: usize = 0xfffb_d000;

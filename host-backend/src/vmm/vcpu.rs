@@ -4,11 +4,12 @@
 //! at the [`Gate`] while the VM is paused, and leaves when a stop was requested.
 
 use super::exits::{Cause, Counters};
-use super::gate::{Entry, Gate, Pass};
+use super::gate::{Entry, Gate, Pass, PauseError};
 use super::kvm::Error;
-use super::lifecycle::State;
+use super::lifecycle::{Event, Illegal, State};
 use crate::devices::reset::ResetLine;
 use crate::devices::{Access, Bus};
+use crate::mistake::{Mistake, made};
 use crate::stop::{Outcome, Stop};
 use crate::{say, threads};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
@@ -41,10 +42,63 @@ impl Shared {
         !self.stop.requested() && !self.reset.is_pending()
     }
 
+    /// Runs vCPU `index` on the calling thread until a stop or a reset is requested. Each time the gate is open, `turn` goes
+    /// into the guest; it also learns of the end of each wait at the gate.
+    pub(crate) fn run(&self, index: u32, mut turn: impl FnMut(Turn<'_>)) {
+        let Some(pass) = self.gate.admit(index) else { return };
+        while self.goes_on() {
+            match pass.enter() {
+                Entry::Open => turn(Turn::Guest(&pass)),
+                Entry::Closed => {
+                    pass.wait(|| self.goes_on());
+                    turn(Turn::Waited);
+                }
+            }
+        }
+    }
+
     /// Whether the guest has reset its machine, and that is to be done now: not while the VM is paused.
     pub fn is_to_be_reset(&self) -> bool {
         self.reset.is_pending() && self.gate.state() != State::Paused
     }
+
+    /// Begins the reset, for which all vCPUs leave; false if the VM was paused meanwhile, so that it has to wait.
+    pub fn begin_reset(&self) -> bool {
+        self.gate.change(Event::Reset).is_ok()
+    }
+}
+
+/// Pauses the vCPUs, from any thread.
+///
+/// # Errors
+/// As [`Gate::pause`].
+pub fn pause(gate: &Gate, stop: &Stop) -> Result<(), PauseError> {
+    let result = gate.pause();
+    if result.is_err() {
+        // A reset may have waited while it was tried.
+        stop.wake();
+    }
+    result
+}
+
+/// Lets paused vCPUs go on, from any thread. The main loop looks whether a reset has waited for that.
+///
+/// # Errors
+/// As [`Gate::change`].
+pub fn resume(gate: &Gate, stop: &Stop) -> Result<(), Illegal> {
+    gate.change(Event::Resume)?;
+    if !made(Mistake::ResumeWakesNobody) {
+        stop.wake();
+    }
+    Ok(())
+}
+
+/// What a vCPU does next.
+pub(crate) enum Turn<'a> {
+    /// It goes into the guest, and serves the exit.
+    Guest(&'a Pass<'a>),
+    /// Nothing: it has waited at the gate.
+    Waited,
 }
 
 /// Puts a vCPU into the state of PVH's entry: 32-bit protected mode, flat segments, no paging, EBX = start info.
@@ -148,16 +202,10 @@ impl Thread {
 }
 
 fn run(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
-    let Some(pass) = shared.gate.admit(index) else { return };
-    while shared.goes_on() {
-        match pass.enter() {
-            Entry::Open => run_once(index, vcpu, shared, &pass),
-            Entry::Closed => {
-                pass.wait(|| shared.goes_on());
-                tell_of_pause(index, vcpu);
-            }
-        }
-    }
+    shared.run(index, |turn| match turn {
+        Turn::Guest(pass) => run_once(index, vcpu, shared, pass),
+        Turn::Waited => tell_of_pause(index, vcpu),
+    });
 }
 
 /// Ends the VM when the thread panics: a VM that lacks a vCPU would hang.
@@ -273,7 +321,6 @@ fn failure(index: u32, vcpu: &mut VcpuFd, what: String) -> String {
 mod tests {
     use super::*;
     use crate::config::OnReset;
-    use crate::vmm::lifecycle::Event;
 
     #[test]
     fn reset_of_a_paused_vm_waits_until_it_is_resumed_and_its_end_does_not() {

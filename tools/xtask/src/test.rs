@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -30,6 +30,8 @@ const VARIANTS: [(&str, &str); 3] = [
 const BARE: [&str; 5] = ["example-kernel", "guest-kernel-image", "loader-bios", "loader-efi", "loader-linux"];
 /// Tells tests that repeat to do so for long.
 const LONG: &str = "RINGSIDE_LONG";
+/// The host's model checks, which are built with a feature.
+const MODELS: &str = "models::";
 /// Boots at a time.
 const PARALLEL: usize = 2;
 
@@ -97,7 +99,8 @@ pub(crate) fn command(common: &Common, options: &TestOptions) -> Result<ExitCode
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Unit tests and everything else that runs without a guest; the tally, and why tests skipped themselves.
+/// Unit tests and everything else that runs without a guest, then the model checks; the tally, and why tests skipped
+/// themselves.
 fn run_cargo_tests(
     programs: Programs<'_>,
     kvm: KvmPolicy,
@@ -105,6 +108,9 @@ fn run_cargo_tests(
     interrupted: &AtomicBool,
 ) -> Result<(Tally, BTreeSet<String>)> {
     let log_path = workspace::output()?.join("test.log");
+    let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut results = Results::default();
+
     ui::say(&format!("running the unit and host-run tests (log: {})", log_path.display()));
     let mut command = workspace::cargo();
     command.args(["test", "--workspace"]).args(BARE.iter().flat_map(|package| ["--exclude", package]));
@@ -120,49 +126,80 @@ fn run_cargo_tests(
     }
     command.env(ready::LOADERS, programs.loaders).env(ready::HOST, programs.ringside);
     command.env(ready::SUITE, programs.suite).env(ready::EXAMPLE, programs.example);
-    command.env(ready::KERNEL, programs.kernel).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.env(ready::KERNEL, programs.kernel);
     if kvm == KvmPolicy::Absent {
         command.env(ready::NO_KVM, "1");
     }
-    if options.long {
-        command.env(LONG, "1");
-    }
-    let mut child = command.spawn().context("cannot start cargo")?;
-    let stdout = child.stdout.take().context("cargo has no standard output")?;
-    let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
-    let (mut tally, mut notes, mut failures) = (Tally::default(), BTreeSet::new(), Vec::new());
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("cannot read what cargo says")?;
-        writeln!(log, "{line}").with_context(|| format!("cannot write {}", log_path.display()))?;
-        if let Some(result) = line.strip_prefix("test result: ") {
-            let counts = result_counts(result);
-            tally.passed += counts.passed;
-            tally.failed += counts.failed;
-            tally.skipped += counts.skipped;
-        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
-            println!("    FAILED {name}");
-            failures.push(name.to_owned());
-        } else if let Some(note) = line.strip_prefix("SKIPPED ") {
-            notes.insert(note.to_owned());
-        }
-    }
-    let status = child.wait().context("cannot wait for cargo")?;
-    if interrupted.load(Ordering::Relaxed) {
-        bail!("interrupted");
-    }
+    results.take_from(command, options, &mut log, interrupted)?;
+
+    ui::say("running the model checks");
+    let mut command = workspace::cargo();
+    command.args(["test", "--package", "host-backend", "--lib", "--features", "models"]);
+    command.args(["--no-fail-fast", "--", "--show-output", MODELS]);
+    results.take_from(command, options, &mut log, interrupted)?;
+
+    let Results { mut tally, notes, failures } = results;
     if tally.failed > 0 {
         let log = fs::read_to_string(&log_path).unwrap_or_default();
         for name in failures {
             print_output_of(&log, &name);
         }
-    } else if !status.success() {
-        bail!("cargo test ended with {status}: the tests do not build, or one of them ended its process");
     }
     // A test that finds nothing to test on passes for its runner; for us it says so.
     tally.passed = tally.passed.saturating_sub(notes.len());
     tally.skipped += notes.len();
     println!("    {} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok((tally, notes))
+}
+
+/// What tests have said.
+#[derive(Default)]
+struct Results {
+    tally: Tally,
+    notes: BTreeSet<String>,
+    failures: Vec<String>,
+}
+
+impl Results {
+    /// Runs tests by a command of Cargo and adds what they say.
+    fn take_from(
+        &mut self,
+        mut command: Command,
+        options: &TestOptions,
+        log: &mut File,
+        interrupted: &AtomicBool,
+    ) -> Result<()> {
+        if options.long {
+            command.env(LONG, "1");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start cargo")?;
+        let stdout = child.stdout.take().context("cargo has no standard output")?;
+        let failed_before = self.tally.failed;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("cannot read what cargo says")?;
+            writeln!(log, "{line}").context("cannot write the log")?;
+            if let Some(result) = line.strip_prefix("test result: ") {
+                let counts = result_counts(result);
+                self.tally.passed += counts.passed;
+                self.tally.failed += counts.failed;
+                self.tally.skipped += counts.skipped;
+            } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+                println!("    FAILED {name}");
+                self.failures.push(name.to_owned());
+            } else if let Some(note) = line.strip_prefix("SKIPPED ") {
+                self.notes.insert(note.to_owned());
+            }
+        }
+        let status = child.wait().context("cannot wait for cargo")?;
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        if self.tally.failed == failed_before && !status.success() {
+            bail!("cargo test ended with {status}: the tests do not build, or one of them ended its process");
+        }
+        Ok(())
+    }
 }
 
 /// Takes `ok. 12 passed; 0 failed; 1 ignored; ...` apart.

@@ -12,6 +12,7 @@ use super::throttle::{Admission, Throttle};
 use super::{Change, Changed, ConfigSpace, Device, Fault, Flush, Handled, Io, Progress, Signal, read_config_bytes};
 use crate::config::{DiskAccess, RateLimit};
 use crate::rate::{Clock, SystemClock};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::vmm::GuestRam;
 pub use engine::{Engine, OpenError, RawFile, Space};
 use latch::Latched;
@@ -22,7 +23,6 @@ use shared_abi::virtio::blk::{
 };
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use zerocopy::IntoBytes;
 
