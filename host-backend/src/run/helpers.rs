@@ -32,8 +32,6 @@ impl Helpers {
         let keeper = Arc::new(Keeper::start(&duties).map_err(Error::system("start the keeper"))?);
         for (number, (_, output)) in (0..).zip(&built.logs) {
             let keeper = keeper.clone();
-            #[cfg(feature = "test-faults")]
-            crate::faulty::jail::remember_log(output);
             output.rotate_by(Box::new(move || keeper.rotate(number)));
         }
         Ok((Self(Some(keeper)), modes))

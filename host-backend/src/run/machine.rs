@@ -98,6 +98,8 @@ impl Machine {
         let reset = Arc::new(ResetLine::new(config.on_reset, stop.clone()));
         let output = open_output(&config.console, config.console_rate, &reset)?;
         let lies = config.hostile_log.as_ref().map(|log| open_lies(log, &reset)).transpose()?;
+        #[cfg(feature = "test-faults")]
+        lies.iter().for_each(crate::faulty::jail::remember_log);
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
             devices(config, &memory, stop, &reset, &output)?;
 
@@ -232,6 +234,9 @@ impl Controlled for Machine {
         // Both consoles may have the same other end.
         if let Some(console) = self.virtio_output.as_ref().filter(|console| !Arc::ptr_eq(console, &self.output)) {
             all["console"] = printed(console);
+        }
+        if let Some(report) = self.sandbox.get().and_then(|sandbox| sandbox.report()) {
+            all["sandbox_us"] = report.took_us();
         }
         if let Some(lies) = &self.lies {
             all["hostile_log"] = json!({ "bytes_written": lies.written(), "bytes_lost": lies.lost() });

@@ -31,7 +31,6 @@ impl Report {
     pub fn json(&self) -> Value {
         let filters: Map<_, _> =
             self.filters.iter().map(|(kind, rows, _)| (kind.name().into(), (*rows).into())).collect();
-        let took: Map<_, _> = self.took.iter().map(|(layer, time)| (layer.name().into(), micros(*time))).collect();
         json!({
             "seccomp": filters,
             "landlock": self.landlock,
@@ -43,8 +42,13 @@ impl Report {
             "namespaces": self.namespaces,
             "limits": self.limits,
             "descriptors_closed": self.closed,
-            "took_us": took,
         })
+    }
+
+    /// Microseconds that each layer took to be put on.
+    pub fn took_us(&self) -> Value {
+        let took = self.took.iter().map(|(layer, time)| (layer.name().into(), (time.as_micros() as u64).into()));
+        Value::Object(took.collect())
     }
 
     /// For people.
@@ -74,8 +78,4 @@ impl Report {
         }
         text
     }
-}
-
-fn micros(time: Duration) -> Value {
-    (time.as_micros() as u64).into()
 }

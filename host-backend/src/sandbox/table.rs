@@ -246,7 +246,7 @@ pub const TABLE: &[Row] = &[
     ioctl!(
         libc::TUNSETOFFLOAD as u64,
         "TUNSETOFFLOAD",
-        Kind::NET.union(Kind::VCPU),
+        Kind::NET.union(Kind::VCPU).union(Kind::CONTROL),
         "the checksums that a driver accepts"
     ),
     // The terminal.

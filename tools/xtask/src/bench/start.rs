@@ -11,6 +11,7 @@ use ringside_tests::console::Event;
 use ringside_tests::machine::{self, SerialLine};
 use ringside_tests::running::{self, Running};
 use ringside_tests::testbed::Testbed;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 const RUNS: usize = 20;
 /// Start of ringside without devices against the C program's.
 const RATIO_MAX: f64 = 2.0;
+/// What the sandbox may add to the start.
+const SANDBOX_MAX: Duration = Duration::from_micros(300);
 /// What all devices may add.
 const DEVICES_MAX: Duration = Duration::from_millis(5);
 /// Resident memory of ringside, the guest's left out.
@@ -40,14 +43,20 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
     ui::say(&format!(
         "starting each program {RUNS} times, in turns: 128 MiB, one CPU, to the first byte on the console"
     ));
-    let mut times: [Vec<Duration>; 3] = Default::default();
+    let mut times: [Vec<Duration>; 4] = Default::default();
+    let mut layers: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for run in 0..RUNS {
         // Another order each time: the effects of one VM must not always fall on the same other.
         for turn in 0..times.len() {
             let which = (run + turn) % times.len();
             times[which].push(match which {
                 0 => first_byte(Command::new(&bare).args(["whole", "128"]))?,
-                1 => first_byte(&mut plain(&artifacts, &guest))?,
+                1 => {
+                    let (time, took) = sandboxed(&mut plain(&artifacts, &guest))?;
+                    took.into_iter().for_each(|(layer, time)| layers.entry(layer).or_default().push(time));
+                    time
+                }
+                2 => first_byte(plain(&artifacts, &guest).arg("--no-sandbox"))?,
                 _ => with_devices(&artifacts, &guest)?,
             });
         }
@@ -55,36 +64,58 @@ pub(crate) fn command(common: &Common) -> Result<ExitCode> {
             bail!("interrupted");
         }
     }
-    let [bare, plain, devices] = times.map(median);
+    let [bare, plain, open, devices] = times.map(median);
     let resident = watch_memory(&artifacts, &interrupted)?;
-    Ok(report(bare, plain, devices, resident))
+    let layers = layers.into_iter().map(|(layer, times)| (layer, median(times))).collect();
+    Ok(report(&Times { bare, plain, open, devices, layers }, resident))
 }
 
-fn report(bare: Duration, plain: Duration, devices: Duration, resident: Resident) -> ExitCode {
-    let milliseconds = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+/// Medians.
+struct Times {
+    bare: Duration,
+    plain: Duration,
+    /// Without a sandbox.
+    open: Duration,
+    devices: Duration,
+    layers: Vec<(String, Duration)>,
+}
+
+fn report(times: &Times, resident: Resident) -> ExitCode {
+    let Times { bare, plain, open, devices, layers } = times;
+    let milliseconds = |time: &Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
     let ratio = plain.as_secs_f64() / bare.as_secs_f64();
-    let more = devices.saturating_sub(plain);
+    let more = devices.saturating_sub(*plain);
+    let sandbox = plain.saturating_sub(*open);
     let kib = |number: u64| format!("{number} KiB");
-    let rows = [
-        ("bare C program", milliseconds(bare), String::new(), true),
-        ("ringside, no devices", milliseconds(plain), String::new(), true),
-        ("  times the C program's", format!("{ratio:.2}"), format!("{RATIO_MAX:.2}"), ratio <= RATIO_MAX),
-        ("ringside, disk, net, balloon, rng", milliseconds(devices), String::new(), true),
-        ("  more than without", milliseconds(more), milliseconds(DEVICES_MAX), more <= DEVICES_MAX),
-        ("resident, guest left out, now", kib(resident.now_kib), String::new(), true),
-        ("  peak", kib(resident.peak_kib), kib(RESIDENT_MAX_KIB), resident.peak_kib <= RESIDENT_MAX_KIB),
-        ("  the guest has", kib(resident.guest_kib), String::new(), true),
+    let measured = |name: &str, value: String| (name.to_owned(), value, None);
+    let limited = |name: &str, value: String, limit: String, good: bool| (name.to_owned(), value, Some((limit, good)));
+    let mut rows = vec![
+        measured("bare C program", milliseconds(bare)),
+        measured("ringside, no devices", milliseconds(plain)),
+        limited("  times the C program's", format!("{ratio:.2}"), format!("{RATIO_MAX:.2}"), ratio <= RATIO_MAX),
+        measured("  without the sandbox", milliseconds(open)),
+        limited("  more with it", milliseconds(&sandbox), milliseconds(&SANDBOX_MAX), sandbox <= SANDBOX_MAX),
     ];
+    rows.extend(layers.iter().map(|(layer, time)| measured(&format!("    {layer}"), milliseconds(time))));
+    rows.extend([
+        measured("ringside, disk, net, balloon, rng", milliseconds(devices)),
+        limited("  more than without", milliseconds(&more), milliseconds(&DEVICES_MAX), more <= DEVICES_MAX),
+        measured("resident, guest left out, now", kib(resident.now_kib)),
+        limited("  peak", kib(resident.peak_kib), kib(RESIDENT_MAX_KIB), resident.peak_kib <= RESIDENT_MAX_KIB),
+        measured("  the guest has", kib(resident.guest_kib)),
+    ]);
     let mut table = vec![["", "median", "limit", ""].map(str::to_owned).to_vec()];
     let mut within = true;
-    for (name, value, limit, good) in rows {
-        within &= good;
-        let verdict = match (limit.is_empty(), good) {
-            (true, _) => "",
-            (false, true) => "ok",
-            (false, false) => "ABOVE",
+    for (name, value, limit) in rows {
+        let (limit, verdict) = match limit {
+            None => (String::new(), ""),
+            Some((limit, true)) => (limit, "ok"),
+            Some((limit, false)) => {
+                within = false;
+                (limit, "ABOVE")
+            }
         };
-        table.push(vec![name.into(), value, limit, verdict.into()]);
+        table.push(vec![name, value, limit, verdict.into()]);
     }
     ui::table(&table);
     if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -119,9 +150,24 @@ fn with_devices(artifacts: &Artifacts, guest: &Path) -> Result<Duration> {
     first_byte(&mut boot.machine.command(SerialLine::Captured))
 }
 
+/// The same as [`first_byte`], and what each layer of the sandbox took.
+fn sandboxed(command: &mut Command) -> Result<(Duration, Vec<(String, Duration)>)> {
+    command.args(["--stats", "json"]).stderr(Stdio::piped());
+    let (time, stderr) = run_to_first_byte(command)?;
+    let stats = stderr.lines().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let took =
+        stats.as_ref().and_then(|stats| stats["sandbox_us"].as_object()).context("ringside printed no statistics")?;
+    let took = took.iter().filter_map(|(layer, us)| Some((layer.clone(), Duration::from_micros(us.as_u64()?))));
+    Ok((time, took.collect()))
+}
+
 /// From just before the process is made to the first byte on its standard output.
 fn first_byte(command: &mut Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    run_to_first_byte(command.stderr(Stdio::null())).map(|(time, _)| time)
+}
+
+fn run_to_first_byte(command: &mut Command) -> Result<(Duration, String)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
     let mut byte = [0];
@@ -131,11 +177,15 @@ fn first_byte(command: &mut Command) -> Result<Duration> {
         running::stop(&mut child);
         bail!("{:?} ended without a byte on the console", command.get_program());
     }
+    let mut said = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_string(&mut said)?;
+    }
     let status = child.wait()?;
     if !status.success() {
         bail!("{:?} ended with {status}", command.get_program());
     }
-    Ok(time)
+    Ok((time, said))
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
