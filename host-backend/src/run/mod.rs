@@ -16,6 +16,7 @@ mod platform;
 mod running;
 mod stats;
 
+pub use check::check;
 pub use machine::Machine;
 
 use crate::config::{Config, Console, LogFile};
