@@ -1,10 +1,11 @@
 //! The command line.
 
+use crate::config::sandbox::{Mode, Namespaces, Options, Show};
+use crate::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat, hostile};
+use crate::{control, keeper, log, say, status};
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use host_backend::config::sandbox::{Mode, Namespaces, Options, Show};
-use host_backend::config::{self, Config, Console, Disk, Kernel, LogFile, Net, OnReset, Publish, StatsFormat, hostile};
-use host_backend::{control, keeper, log, say, status};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -121,7 +122,7 @@ struct Run {
     /// Inject a bug into the machine
     #[cfg(feature = "test-faults")]
     #[arg(long, value_name = "BUG", value_enum, hide = true)]
-    fault: Option<host_backend::faulty::Bug>,
+    fault: Option<crate::faulty::Bug>,
     /// The KVM device
     #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
     kvm: PathBuf,
@@ -147,7 +148,10 @@ fn parse_net(text: &str) -> Result<OptionalNet, config::ParseError> {
 }
 
 /// Reads the command line. What is left to do otherwise (help, an error) is done, with its exit status.
-pub(crate) fn parse() -> Result<Config, ExitCode> {
+///
+/// # Errors
+/// The exit status.
+pub fn parse() -> Result<Config, ExitCode> {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == keeper::ARGUMENT) {
         keeper::run();
         return Err(ExitCode::SUCCESS);
@@ -156,7 +160,7 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
         Ok(Cli { command: Command::Run(run) }) => {
             #[cfg(feature = "test-faults")]
             if let Some(bug) = run.fault {
-                host_backend::faulty::inject(bug);
+                crate::faulty::inject(bug);
             }
             Ok((*run).into())
         }
@@ -173,6 +177,18 @@ pub(crate) fn parse() -> Result<Config, ExitCode> {
             say!("{}", one_line(&error.to_string()));
             Err(status::BAD_INPUT.into())
         }
+    }
+}
+
+/// Reads words as they stand on a command line, the program's name first, and does nothing else.
+///
+/// # Errors
+/// Why they describe no VM, in one line; `None` where they ask for help or the version.
+pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Config, Option<String>> {
+    match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::Run(run) }) => Ok((*run).into()),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => Err(None),
+        Err(error) => Err(Some(one_line(&error.to_string()))),
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `{"command":"console","input":"text"}` | the same, and `taken`: how many bytes of the input were typed |
 //! | `{"command":"pause"}` | nothing more, once no vCPU runs the guest; an error if the VM is not running |
 //! | `{"command":"resume"}` | nothing more; an error if the VM is not paused |
-//! | `{"command":"stop"}` | nothing more, once the VM has ended and its disks are flushed; an error if a flush was lost |
+//! | `{"command":"stop"}` | nothing more, once the VM has ended and its disks are flushed; an error if a flush was lost. Requests that the client sends after it are not executed |
 //!
 //! The `state` is `running`, `paused`, `stopping`, or `created` for the moment in which a guest's reset makes new vCPUs.
 //! Every answer has `"ok":true`, or `"ok":false` and `"error"` with one line of text. A page is 4096 bytes;

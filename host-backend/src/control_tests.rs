@@ -144,6 +144,35 @@ fn stop_ends_the_vm_and_is_answered_when_that_is_done() {
 }
 
 #[test]
+fn requests_after_a_stop_are_not_executed_and_its_answer_is_the_next() {
+    let output = Arc::new(Output::kept());
+    let device = crate::virtio::console::Console::new(output.clone()).unwrap();
+    let mut server = server_with(None, Some(ControlConsole { output: output.clone(), input: device.input() }));
+    output.write(b"untouched");
+    let mut client = server.connect();
+    let requests =
+        b"{\"command\":\"status\"}\n{\"command\":\"stop\"}\n{\"command\":\"console\"}\n{\"command\":\"stop\"}\n";
+    client.get_mut().write_all(requests).unwrap();
+    let mut turns = 0;
+    while server.manager.run_with_timeout(20).unwrap() > 0 {
+        turns += 1;
+        assert!(turns < 100, "the server spins on a request that it does not execute");
+    }
+    // It still sends, which wakes nobody.
+    client.get_mut().write_all(b"{\"command\":\"console\"}\n").unwrap();
+    assert_eq!(server.manager.run_with_timeout(20).unwrap(), 0);
+    server.served.borrow_mut().finish(&Ok(()));
+    let stop = server.stop.outcome();
+    drop((server.manager, server.served));
+    let mut all = String::new();
+    // Unread requests make the end of the connection a reset, after what was sent before.
+    let _ = client.read_to_string(&mut all);
+    assert_eq!(stop, Some(Outcome::Stopped));
+    assert_eq!(all, "{\"ok\":true,\"state\":\"running\"}\n{\"ok\":true}\n");
+    assert_eq!(output.take_text(), "untouched");
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_up_no_other() {
     let output = Arc::new(Output::kept());
     let device = crate::virtio::console::Console::new(output.clone()).unwrap();

@@ -10,6 +10,7 @@
 //! [`control`] describes the control socket.
 //!
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devices;

@@ -1,8 +1,6 @@
 //! The program `ringside`: reads the command line, runs the VM, turns its end into an exit status.
 
-mod cli;
-
-use host_backend::{log, run, say, terminal};
+use host_backend::{cli, log, run, say, terminal};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -133,9 +133,10 @@ impl<'a> Archive<'a> {
         if path.is_empty() {
             return Some(Node::Directory);
         }
-        let exact = self.entries().filter(|entry| plain(entry.name) == path).last();
+        let exact = self.entries().filter(|entry| parts(entry.name).eq(parts(path))).last();
         exact.map(|entry| self.meaning(entry)).or_else(|| {
-            let implied = self.entries().any(|entry| below(entry.name, path).is_some());
+            let is_below = |entry: Entry<'_>| below(entry.name, path).is_some_and(|mut inside| inside.next().is_some());
+            let implied = self.entries().any(is_below);
             implied.then_some(Node::Directory)
         })
     }
@@ -209,32 +210,27 @@ impl<'a> Archive<'a> {
         }
         let mut found = BTreeMap::new();
         for entry in self.entries() {
-            let Some(inside) = below(entry.name, &directory) else { continue };
-            match inside.split_once('/') {
-                Some((name, _)) => {
-                    found.entry(name).or_insert(Node::Directory);
-                }
-                None => {
-                    found.insert(inside, self.meaning(entry));
-                }
+            let Some(mut inside) = below(entry.name, &directory) else { continue };
+            let Some(name) = inside.next() else { continue };
+            if inside.next().is_some() {
+                found.entry(name).or_insert(Node::Directory);
+            } else {
+                found.insert(name, self.meaning(entry));
             }
         }
         Ok(found)
     }
 }
 
-/// The name of an entry without what archivers put before it: `./a` and `/a` are `a`; the root itself is empty.
-fn plain(name: &str) -> &str {
-    let name = name.trim_start_matches('/');
-    let name = name.strip_prefix("./").unwrap_or(if name == "." { "" } else { name });
-    name.trim_matches('/')
+/// The parts of a name: `./a` and `/a` are `a`, `a//./b/` is `a/b`, and the root has none.
+fn parts<'a>(name: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+    name.split('/').filter(|part| !matches!(*part, "" | "."))
 }
 
-/// The part of a name that lies below a directory, if it does.
-fn below<'a>(name: &'a str, directory: &str) -> Option<&'a str> {
-    let name = plain(name);
-    let inside = if directory.is_empty() { name } else { name.strip_prefix(directory)?.strip_prefix('/')? };
-    (!inside.is_empty()).then_some(inside)
+/// The parts of a name below a directory, none of the directory itself; `None` if it does not lie there.
+fn below<'a>(name: &'a str, directory: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+    let mut inside = parts(name);
+    parts(directory).all(|part| inside.next() == Some(part)).then_some(inside)
 }
 
 fn is_magic(bytes: &[u8]) -> bool {

@@ -18,7 +18,7 @@ pub(super) struct Client {
     moved: Instant,
     /// It sends no more.
     ended: bool,
-    /// It asked for the VM's end and gets its answer then.
+    /// It asked for the VM's end and gets its answer then. What it sent after that stays unread: answers keep their order.
     pub(super) awaits_end: bool,
     /// What it may ask for.
     pub(super) access: Access,
@@ -52,7 +52,7 @@ impl Client {
 
     /// What to wait for.
     pub(super) fn interest(&self) -> EventSet {
-        match (self.unsent.is_empty(), self.ended) {
+        match (self.unsent.is_empty(), self.ended || self.awaits_end) {
             (false, _) => EventSet::OUT,
             (true, false) => EventSet::IN,
             // It waits for us.
@@ -65,7 +65,7 @@ impl Client {
         if self.send().is_err() {
             return Next::Gone;
         }
-        if !self.unsent.is_empty() {
+        if !self.unsent.is_empty() || self.awaits_end {
             return Next::Nothing;
         }
         if !self.has_line() && !self.ended && self.receive().is_err() {
@@ -75,14 +75,14 @@ impl Client {
             Some(end) if end > LINE_MAX => Next::TooLong,
             Some(end) => Next::Line(self.received.drain(..=end).collect()),
             None if self.received.len() > LINE_MAX => Next::TooLong,
-            None if self.ended && !self.awaits_end => Next::Gone,
+            None if self.ended => Next::Gone,
             None => Next::Nothing,
         }
     }
 
-    /// Whether a request is there that was not executed.
+    /// Whether a request is there that is to be executed.
     pub(super) fn has_line(&self) -> bool {
-        self.received.contains(&b'\n')
+        !self.awaits_end && self.received.contains(&b'\n')
     }
 
     /// Whether an answer waits for it to read on.

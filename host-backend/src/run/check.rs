@@ -8,8 +8,11 @@ use shared_abi::virtio::DeviceType;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Checks that involve more than one option.
-pub(super) fn check(config: &Config) -> Result<(), Error> {
+/// Checks that involve more than one option. Names are looked up, and nothing is opened.
+///
+/// # Errors
+/// [`Error::Usage`], [`Error::Memory`].
+pub fn check(config: &Config) -> Result<(), Error> {
     let usage = |why: &str| Err(Error::Usage(why.into()));
     if config.cpus == 0 || config.cpus > crate::config::CPUS_MAX {
         return usage(&format!("a VM has 1 to {} vCPUs, not {}", crate::config::CPUS_MAX, config.cpus));

@@ -17,6 +17,7 @@ mod platform;
 mod running;
 mod stats;
 
+pub use check::check;
 pub use machine::Machine;
 
 use crate::config::sandbox::Show;

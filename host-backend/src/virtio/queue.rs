@@ -35,6 +35,8 @@ pub enum Fault {
     Placement(&'static str, u64),
     #[error("the available index jumped by more than the queue's size")]
     AvailableIndex,
+    #[error("the available index went back: the chain that it had announced is gone")]
+    AvailableIndexBack,
     #[error("the available ring names descriptor {0}, which the queue does not have")]
     Head(u16),
     #[error("the chain at descriptor {0} loops, leaves its table or is cut off")]
@@ -180,6 +182,8 @@ pub struct VirtQueue {
     /// Where the queue was when its places were checked.
     #[cfg(test)]
     checked: Placement,
+    /// The available index has announced a chain that was not taken yet.
+    announced: bool,
 }
 
 impl Default for VirtQueue {
@@ -195,6 +199,7 @@ impl VirtQueue {
         Self {
             ring: AnyRing::Plain(Queue::new(SIZE_MAX).unwrap_or_default()),
             returned: 0,
+            announced: false,
             #[cfg(test)]
             checked: Placement::default(),
         }
@@ -271,12 +276,18 @@ impl VirtQueue {
 
     /// Takes the next available chain.
     ///
+    /// A chain that was announced is there: otherwise a driver whose rings overlap, so that asking for a notification changes
+    /// the index, would keep those who empty the queue at work forever.
+    ///
     /// # Errors
     /// Any [`Fault`] of the ring or the chain.
     pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
         self.audit(memory);
         let size = self.ring.queue().size();
-        let Some(descriptors) = self.ring.queue_mut().iter(memory)?.next() else { return Ok(None) };
+        let announced = std::mem::take(&mut self.announced);
+        let Some(descriptors) = self.ring.queue_mut().iter(memory)?.next() else {
+            return if announced { Err(Fault::AvailableIndexBack) } else { Ok(None) };
+        };
         let chain = Chain::read_all(memory, size, descriptors)?;
         self.ring.taken(&chain);
         Ok(Some(chain))
@@ -328,7 +339,8 @@ impl VirtQueue {
     /// [`Fault::Ring`].
     pub fn enable_notification(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
         self.audit(memory);
-        Ok(self.ring.queue_mut().enable_notification(memory)?)
+        self.announced = self.ring.queue_mut().enable_notification(memory)?;
+        Ok(self.announced)
     }
 
     /// Chains returned since the last call of [`wants_interrupt`](Self::wants_interrupt).

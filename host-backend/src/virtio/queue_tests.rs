@@ -4,7 +4,8 @@ use super::*;
 use crate::virtio::harness::{DATA, INDIRECT, MEMORY, NEXT, READ, Rig, SIZE, WRITE, descriptors};
 use crate::virtio::{ConfigSpace, Device, Io, NoConfig, Progress};
 use proptest::prelude::*;
-use shared_abi::virtio::DeviceType;
+use shared_abi::virtio::mmio::Register;
+use shared_abi::virtio::{CommonFeatures, DeviceType, Status};
 use std::sync::Arc;
 
 /// Returns every chain with its writable length, having filled it with sevens.
@@ -52,6 +53,19 @@ fn an_indirect_chain_is_read_from_its_table() {
     rig.put_descriptor(table, 0, (DATA, 8), NEXT, 2);
     rig.put_descriptor(table, 2, (DATA + 16, 4), WRITE, 0);
     assert_eq!(rig.request(0, &[(table, 48, INDIRECT)]).unwrap().len, 4);
+}
+
+/// The available index is where the used ring has its flags: asking for notifications changes it, and back.
+#[test]
+fn overlapping_rings_end_the_device_and_not_in_a_loop() {
+    let rig = Rig::running(Echo);
+    rig.write(Register::Status, 0);
+    assert!(rig.negotiate(rig.offered() & !CommonFeatures::EVENT_IDX.bits()));
+    let available = DATA + 0x1002;
+    rig.place(0, SIZE.into(), descriptors(0), available, available + 2);
+    rig.set_status(Status::DRIVER_OK);
+    rig.kick(0);
+    assert!(fault(&rig).contains("went back"), "{}", fault(&rig));
 }
 
 #[test]

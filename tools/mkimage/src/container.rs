@@ -167,6 +167,15 @@ fn descriptor_names_others(path: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
 }
 
+/// Why the file at `path` is not shown to qemu-img, if it is a container that would have it open others.
+///
+/// # Errors
+/// When the file, or one of its folder that it names, cannot be read.
+pub fn names_others(file: &mut File, path: &Path) -> io::Result<Option<&'static str>> {
+    let start = start_of(file)?;
+    Container::recognise(&start).map_or(Ok(None), |container| container.names_others(path, &start))
+}
+
 /// The first bytes of a file, enough for [`Container::recognise`] and [`Container::unpack`]; the position is the start again.
 pub(crate) fn start_of(file: &mut File) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();

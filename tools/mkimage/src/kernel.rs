@@ -181,6 +181,11 @@ impl<'data> Kernel<'data> {
     pub fn slot(&self) -> Result<PlacedSlot> {
         let unusable = |what: String| Error::BadSlot { what };
         let range = self.section_range(SLOT_SECTION)?.ok_or(Error::NoSlot)?;
+        // An image keeps only sections that are loaded: this one would be gone from it.
+        let section = self.sections.section_by_name(LE, SLOT_SECTION.as_bytes());
+        if !section.is_some_and(|(_, section)| section.sh_flags(LE).contains(elf::SHF_ALLOC)) {
+            return Err(unusable("its section is not one that is loaded".into()));
+        }
         let slot = Slot::read_from_bytes(&self.data[range.clone()])
             .map_err(|_| unusable(format!("it has {} bytes, not {}", range.len(), size_of::<Slot>())))?;
         if slot.magic != SLOT_MAGIC {

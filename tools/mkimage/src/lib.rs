@@ -8,7 +8,7 @@
 pub mod bootable;
 pub mod bundle;
 mod bzimage;
-mod container;
+pub mod container;
 pub mod device;
 pub mod disk;
 mod error;

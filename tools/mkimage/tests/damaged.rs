@@ -105,6 +105,36 @@ fn an_iso_image_cut_off_anywhere_is_an_error_or_read_never_a_panic() {
     });
 }
 
+#[test]
+fn a_gpt_with_odd_or_countless_entries_is_refused_whatever_its_checksum() {
+    let whole = whole(Format::Iso);
+    let sum = |bytes: &[u8]| crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(bytes).to_le_bytes();
+    // The number of entries, and the size of each.
+    for (count, size) in [(128u32, 256u32), (128, 0), (64, 47), (1 << 24, 128), (u32::MAX, 128)] {
+        let mut spoilt = whole.bytes.clone();
+        let header = &mut spoilt[512..604];
+        header[80..84].copy_from_slice(&count.to_le_bytes());
+        header[84..88].copy_from_slice(&size.to_le_bytes());
+        header[16..20].fill(0);
+        let crc = sum(header);
+        header[16..20].copy_from_slice(&crc);
+        let path = whole.folder.path().join("spoilt");
+        fs::write(&path, spoilt).unwrap();
+        assert!(matches!(inspect(&path), Err(Error::BadDisk { .. })), "{count} entries of {size} bytes");
+        assert!(matches!(extract::extract(&path), Err(Error::NotBootable(_))), "{count} entries of {size} bytes");
+    }
+}
+
+#[test]
+fn the_copy_of_a_gpt_counts_where_the_first_is_damaged() {
+    let whole = whole(Format::Iso);
+    let mut spoilt = whole.bytes.clone();
+    spoilt[512 + 84] = 99;
+    let path = whole.folder.path().join("spoilt");
+    fs::write(&path, spoilt).unwrap();
+    assert_eq!(extract::extract(&path).unwrap(), extract::extract(&whole.path).unwrap());
+}
+
 /// The 16-bit entry of a cluster in the table of an ISO image's partition.
 fn entry_of(cluster: usize) -> usize {
     ESP + 512 + 2 * cluster

@@ -90,6 +90,14 @@ fn kernels_that_cannot_become_images_are_refused_by_name() {
     let slot = Slot { magic: [0; 16], ..Slot::EMPTY }.as_bytes().to_vec();
     assert!(matches!(refused(Fixture { slot, ..fixture() }), Error::BadSlot { .. }));
     assert!(matches!(refused(Fixture { slot: SLOT_MAGIC.to_vec(), ..fixture() }), Error::BadSlot { .. }));
+    // A section that is not loaded would be missing from the image.
+    let mut kernel = fixture().build();
+    let headers = u64::from_le_bytes(kernel[40..48].try_into().unwrap()) as usize;
+    let flags = headers + 2 * size_of::<elf::SectionHeader64<object::LittleEndian>>() + 8;
+    assert_eq!(kernel[flags], 2, "the third section is the slot's, and is loaded");
+    kernel[flags] = 0;
+    let error = image::build(&kernel, "", Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("loaded"), "{error}");
 }
 
 #[test]

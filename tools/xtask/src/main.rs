@@ -8,6 +8,7 @@ mod bench;
 mod boots;
 mod conform;
 mod docs;
+mod fuzz;
 mod options;
 mod packages;
 mod reproduce;
@@ -43,6 +44,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dist => artifacts::dist(&common),
         Command::Docs => docs::command(&common),
         Command::Test(options) => test::command(&common, &options),
+        Command::Fuzz(options) => fuzz::command(&common, &options),
         Command::Reproduce => reproduce::command(&common),
         Command::Bench { what: BenchCommand::Boot } => bench::boot::command(&common),
         Command::Bench { what: BenchCommand::Pte } => bench::ops::pte(&common),

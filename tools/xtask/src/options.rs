@@ -75,6 +75,9 @@ pub(crate) enum Command {
     Dist,
     /// Write what docs/ quotes of the guest; a test fails while it is stale
     Docs,
+    /// Fuzz what reads bytes from strangers, guided by coverage: device models, drivers, the control socket, the command line,
+    /// images; all targets one after the other, or those named. Exit status 1 after a crash
+    Fuzz(FuzzOptions),
     /// Build the guest, its loaders and the images a second time, elsewhere, and compare the bytes
     Reproduce,
     /// Measure
@@ -113,6 +116,21 @@ pub(crate) struct TestOptions {
     /// seeds of devices that lie
     #[arg(long)]
     pub(crate) long: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FuzzOptions {
+    /// What to fuzz: a folder of tests/fuzz/corpus [default: all]
+    pub(crate) targets: Vec<String>,
+    /// Minutes for each target; 0: only run what was found so far again
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub(crate) minutes: u64,
+    /// Do not fuzz: give the target this one input, such as a crash that was found
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Afterwards, choose the inputs with the most coverage for tests/fuzz/corpus, which is committed
+    #[arg(long, conflicts_with = "input")]
+    pub(crate) keep: bool,
 }
 
 #[derive(Debug, Args)]

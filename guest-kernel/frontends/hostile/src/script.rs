@@ -5,6 +5,8 @@
 pub struct Script {
     bytes: Vec<u8>,
     at: usize,
+    /// They follow from a seed.
+    seeded: bool,
 }
 
 impl Script {
@@ -22,12 +24,18 @@ impl Script {
         };
         let (least, most) = Self::LENGTHS;
         let len = least + next() % (most - least);
-        Self::from_bytes((0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).collect())
+        let bytes = (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).collect();
+        Self { bytes, at: 0, seeded: true }
     }
 
     /// A script of these bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, seeded: false }
+    }
+
+    /// Whether its bytes follow from a seed. A fuzzer aims: what is improbable in such a script, it finds.
+    pub fn is_seeded(&self) -> bool {
+        self.seeded
     }
 
     /// Whether it is through.

@@ -55,6 +55,18 @@ fn paths_lead_to_files_directories_and_through_links() {
 }
 
 #[test]
+fn slashes_and_dots_in_names_of_the_archive_are_no_parts_of_them() {
+    let bytes = archive(&[("b.///run", FILE, b"x"), ("./c/.//d/", DIRECTORY, b""), ("/c/./d//e", FILE, b"y")]);
+    let archive = Archive::open(&bytes).unwrap();
+    for (path, content) in [("b./run", b"x"), ("b.//run", b"x"), ("c/d/e", b"y")] {
+        assert_eq!(archive.find(path), Ok(Node::File(content)), "{path}");
+    }
+    for (path, names) in [("", vec!["b.", "c"]), ("b.", vec!["run"]), ("c", vec!["d"]), ("c/d", vec!["e"])] {
+        assert_eq!(archive.list(path).unwrap().into_keys().collect::<Vec<_>>(), names, "{path:?}");
+    }
+}
+
+#[test]
 fn a_directory_is_listed_by_name_without_what_lies_deeper() {
     let bytes = sample();
     let archive = Archive::open(&bytes).unwrap();

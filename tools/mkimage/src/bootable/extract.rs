@@ -6,14 +6,20 @@ use crate::{Error, Result, initrd, medium};
 use fatfs::{FileSystem, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 use gpt::disk::LogicalBlockSize;
-use gpt::{GptConfig, partition_types};
+use gpt::header::{Header, read_header_from_arbitrary_device};
+use gpt::{partition, partition_types};
 use shared_abi::disk::{CMDLINE, CMDLINE_MAX, FOLDER, INITRD, KERNEL, SECTOR};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Larger than any kernel that its 2 GiB could hold.
 const FILE_MAX: u64 = initrd::LARGEST;
+
+/// Bytes of an entry of a GPT in all tables that are in use.
+const GPT_ENTRY: u32 = 128;
+/// Entries of a GPT, at most; 128 are usual.
+const GPT_ENTRIES_MAX: u32 = 1024;
 
 /// The parts of a bootable disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,9 +96,9 @@ impl GptEntry {
 /// The partitions of a disk with a GPT that lie on the disk, in their order.
 pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
     let sectors = medium::bytes(file).ok()? / SECTOR;
-    file.rewind().ok()?;
-    let table = GptConfig::new().logical_block_size(LogicalBlockSize::Lb512).open_from_device(&mut *file).ok()?;
-    let entries = table.partitions().values().filter(|entry| entry.is_used());
+    let header = gpt_header(file, sectors)?;
+    let table = partition::file_read_partitions(file, &header, LogicalBlockSize::Lb512).ok()?;
+    let entries = table.values().filter(|entry| entry.is_used());
     let entries = entries.filter(|entry| entry.first_lba <= entry.last_lba && entry.last_lba < sectors);
     let entries = entries.map(|entry| GptEntry {
         kind: entry.part_type_guid.guid.to_string(),
@@ -102,6 +108,19 @@ pub(crate) fn partitions(file: &mut File) -> Option<Vec<GptEntry>> {
         last: entry.last_lba,
     });
     Some(entries.collect())
+}
+
+/// The first header of a GPT, or its copy at the end where that is damaged; none whose table the crate must not see: it panics
+/// at entries of another size, and reads as many as there are said to be.
+fn gpt_header(file: &mut File, sectors: u64) -> Option<Header> {
+    let first = read_header_from_arbitrary_device(file, LogicalBlockSize::Lb512);
+    let header = first.ok().or_else(|| {
+        // Where the last sector is the second of a disk.
+        let start = sectors.checked_sub(2)? * SECTOR;
+        let mut end = StreamSlice::new(file, start, start + 2 * SECTOR).ok()?;
+        read_header_from_arbitrary_device(&mut end, LogicalBlockSize::Lb512).ok()
+    })?;
+    (header.part_size == GPT_ENTRY && header.num_parts <= GPT_ENTRIES_MAX).then_some(header)
 }
 
 /// A FAT file system on a disk.

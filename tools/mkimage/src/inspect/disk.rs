@@ -117,6 +117,14 @@ pub struct FileReport {
 pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport>, path: &Path) -> Result<DiskReport> {
     let unreadable = |why| Error::Read { path: path.into(), why };
     let bytes = medium::bytes(file).map_err(unreadable)?;
+    let partitions = inspect_partitions(file, record)?;
+    let sha256 = digest(file).map_err(unreadable)?;
+    Ok(DiskReport { container: None, sha256, bytes, iso, partitions })
+}
+
+/// The partitions of a disk that starts with `record`.
+pub(super) fn inspect_partitions(file: &mut File, record: &[u8]) -> Result<Vec<PartitionReport>> {
+    let bytes = medium::bytes(file).map_err(damaged)?;
     let mut partitions = Vec::new();
     // What is only a CD may have anything there.
     let record = if record.ends_with(&BOOT_SIGNATURE) { record } else { &[0; SECTOR as usize] };
@@ -139,8 +147,7 @@ pub(super) fn inspect_disk(file: &mut File, record: &[u8], iso: Option<IsoReport
         let kind = PartitionKind::Mbr(entry.kind);
         partitions.push(PartitionReport { kind, first_sector: first, sectors, volume, boot: None });
     }
-    let sha256 = digest(file).map_err(unreadable)?;
-    Ok(DiskReport { container: None, sha256, bytes, iso, partitions })
+    Ok(partitions)
 }
 
 pub(super) fn inspect_container(container: Container, path: &Path) -> Result<ContainerReport> {

@@ -19,7 +19,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
-use std::io::{Read, Seek};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 /// Section of the kernel with one record for each patch site: its place (4 bytes), the number of its operation (2 bytes),
@@ -114,6 +115,20 @@ pub fn inspect(path: &Path) -> Result<Report> {
         let report = disk::inspect_disk(&mut file, &start, iso, path)?;
         Ok(Report::Disk(DiskReport { container, ..report }))
     }
+}
+
+/// What [`inspect`] reads of a disk, but for digests of all of it: the file system of a CD, and the partitions.
+///
+/// # Errors
+/// When it is damaged.
+pub fn structures(file: &mut File) -> Result<(Option<IsoReport>, Vec<PartitionReport>)> {
+    let damaged = |why: io::Error| Error::BadDisk { what: why.to_string() };
+    let mut start = Vec::new();
+    file.rewind().and_then(|()| Read::by_ref(file).take(SECTOR).read_to_end(&mut start)).map_err(damaged)?;
+    start.resize(SECTOR as usize, 0);
+    let iso = iso::read(file)?;
+    let partitions = disk::inspect_partitions(file, &start)?;
+    Ok((iso, partitions))
 }
 
 fn inspect_elf(data: &[u8]) -> Result<ElfReport> {

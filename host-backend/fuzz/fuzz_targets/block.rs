@@ -1,9 +1,0 @@
-//! The fuzzer's bytes as the script of a hostile driver of `virtio::block`.
-#![no_main]
-
-use hostile_driver::{Script, Subject, run};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    run(Subject::Block, &mut Script::from_bytes(bytes.to_vec()));
-});
