@@ -110,6 +110,25 @@ fn the_limits_leave_room_for_a_few_descriptors_and_for_no_core() {
 }
 
 #[test]
+fn a_vm_with_all_devices_and_queues_has_the_descriptors_that_it_needs() {
+    needs_kvm!("a_vm_with_all_devices_and_queues_has_the_descriptors_that_it_needs");
+    let place = Place::new();
+    let mut command = plain(&place, &waiting());
+    for disk in ["a", "b", "c", "d"] {
+        command.arg("--disk").arg(format!("{},queues=16", place.file(disk, &[0; 4096]).display()));
+    }
+    command.args(["--cpus", "8", "--balloon", "--rng", "--virtio-console", "control", "--control"]);
+    let mut running = started(command.arg(place.path("control")));
+    let clients: Vec<_> = (0..7).map(|_| UnixStream::connect(place.path("control")).unwrap()).collect();
+    assert_eq!(status_of(&place.path("control"))["ok"], true);
+    drop(clients);
+    let limit = status_of(&place.path("control"))["sandbox"]["limits"]["nofile"].as_u64().unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", running.child().id())).unwrap().count() as u64;
+    assert!((open + 8..open + 64).contains(&limit), "{open} of {limit}");
+    end(running);
+}
+
+#[test]
 fn descriptors_of_the_parent_are_closed_but_for_what_the_command_line_names() {
     needs_kvm!("descriptors_of_the_parent_are_closed_but_for_what_the_command_line_names");
     let place = Place::new();

@@ -14,7 +14,7 @@ use crate::devices::serial::SerialPort;
 use crate::devices::{Bus, InputSink, InterruptLine};
 use crate::hostile::Hostile;
 use crate::hostile::liar::Liar;
-use crate::sandbox::{Report, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::say;
 use crate::stop::Stop;
 use crate::virtio::Change;
@@ -202,7 +202,7 @@ impl Controlled for Machine {
             status["network"] = peer.status();
         }
         let report = self.sandbox.get().and_then(|sandbox| sandbox.report());
-        status["sandbox"] = report.map_or_else(|| "off".into(), Report::json);
+        status["sandbox"] = report.map_or_else(|| "off".into(), |report| report.json());
         status
     }
 

@@ -20,7 +20,7 @@ mod stats;
 pub use check::check;
 pub use machine::Machine;
 
-use crate::config::sandbox::Show;
+use crate::config::sandbox::{Mode, Show};
 use crate::config::{Config, Console, LogFile};
 use crate::devices::output::Output;
 use crate::devices::reset::ResetLine;
@@ -119,9 +119,12 @@ pub fn run(config: &Config) -> Result<Ended, Error> {
     let mut built = Machine::build(config, &stop, started)?;
     let (_helpers, modes) = Helpers::start(&mut built)?;
     let mut events = EventLoop::new(&built.machine, &stop, signals, modes)?;
+    warn_of_rights(config);
     let sandbox = Sandbox::enter(&config.sandbox, inherited, built.kinds())?;
-    tell_of_sandbox(config, &sandbox);
-    let mut running = built.start(sandbox)?;
+    let mut running = built.start(sandbox.clone())?;
+    if let (Show::All, Some(report)) = (config.sandbox.show, sandbox.report()) {
+        crate::log::error_text(&report.text());
+    }
     if let Err(error) = running.run() {
         stop.request(Outcome::Failure(error.to_string()));
         running.end(&mut || Patience::Left);
@@ -138,19 +141,16 @@ pub fn run(config: &Config) -> Result<Ended, Error> {
     Ok(Ended { outcome, lost })
 }
 
-/// Says what the user may not have meant, and what is in force if that is asked for.
-fn tell_of_sandbox(config: &Config, sandbox: &Sandbox) {
+/// Says which rights the user may not have meant to give.
+fn warn_of_rights(config: &Config) {
     // SAFETY: geteuid cannot fail and touches no memory.
     let root = unsafe { libc::geteuid() } == 0;
-    match sandbox.report() {
-        None => say!("WARNING: --no-sandbox: a guest that breaks out has all that this user has"),
-        Some(_) if root && config.sandbox.user.is_none() => {
+    match config.sandbox.mode {
+        Mode::Off => say!("WARNING: --no-sandbox: a guest that breaks out has all that this user has"),
+        Mode::On if root && config.sandbox.user.is_none() => {
             say!("running as root; --uid and --gid give the sandbox a user of its own");
         }
-        Some(_) => {}
-    }
-    if let (Show::All, Some(report)) = (config.sandbox.show, sandbox.report()) {
-        crate::log::error_text(&report.text());
+        Mode::On => {}
     }
 }
 

@@ -4,11 +4,11 @@
 //! | layer | file | what it stops |
 //! |---|---|---|
 //! | descriptors | [`descriptors`] | what the parent left open |
-//! | limits | [`limits`] | more descriptors, locked memory, priority; core files |
 //! | user, group, root directory, namespaces | [`identity`] | what another user owns; other mounts, networks, IPC |
 //! | capabilities, no_new_privs | [`identity`] | root's privileges, here and in programs that are executed |
 //! | Landlock | [`landlock`] | every file, device, TCP port and process, by whatever call |
 //! | seccomp | [`seccomp`], [`table`] | every call that is not in the table for this kind of thread |
+//! | limits | [`limits`] | more descriptors, locked memory, priority; core files |
 //!
 //! The order is that of [`Sandbox::enter`]. All layers but the last are inherited by the threads, which are started next. Each
 //! thread puts on the filter of its [`Kind`] before it serves anything, the main thread last, and then the guest starts.
@@ -31,8 +31,9 @@ pub use identity::join_cgroup;
 pub use keeper::{Folder, enter as enter_keeper};
 pub use report::Report;
 use seccomp::Filters;
+use serde_json::{Map, Value};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 pub use table::{Arg, Is, Kind, Row, TABLE};
 
@@ -63,6 +64,7 @@ pub struct Sandbox {
     filters: Option<Filters>,
     /// None with `--no-sandbox`.
     report: Option<Report>,
+    limits: OnceLock<Map<String, Value>>,
 }
 
 /// The layers, in the order in which they are put on.
@@ -70,8 +72,6 @@ pub struct Sandbox {
 pub enum Layer {
     /// Descriptors of the parent are closed.
     Descriptors,
-    /// Resource limits.
-    Limits,
     /// Namespaces, root directory, group and user.
     Identity,
     /// No capabilities.
@@ -82,18 +82,20 @@ pub enum Layer {
     Landlock,
     /// Filters for system calls.
     Seccomp,
+    /// Resource limits, when all threads have what they need.
+    Limits,
 }
 
 impl Layer {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Descriptors,
-        Self::Limits,
         Self::Identity,
         Self::Capabilities,
         Self::NoNewPrivs,
         Self::Landlock,
         Self::Seccomp,
+        Self::Limits,
     ];
 
     /// Its name in reports.
@@ -119,7 +121,7 @@ impl Sandbox {
     pub fn enter(options: &Options, inherited: Inherited, kinds: Kind) -> Result<Arc<Self>, Error> {
         let mut report = Report::default();
         if options.mode == Mode::Off {
-            return Ok(Arc::new(Self { filters: None, report: None }));
+            return Ok(Arc::new(Self { filters: None, report: None, limits: OnceLock::new() }));
         }
         hooks::prepare();
         seccomp::prepare_allocator();
@@ -134,10 +136,6 @@ impl Sandbox {
         let mut inherited = Some(inherited);
         put_on(Layer::Descriptors, &mut |report| {
             report.closed = inherited.take().map_or(Ok(0), Inherited::close)?;
-            Ok(())
-        })?;
-        put_on(Layer::Limits, &mut |report| {
-            report.limits = limits::lower()?;
             Ok(())
         })?;
         put_on(Layer::Identity, &mut |report| identity::enter(options, report))?;
@@ -161,7 +159,18 @@ impl Sandbox {
             filters = Some(made);
             Ok(())
         })?;
-        Ok(Arc::new(Self { filters, report: Some(report) }))
+        Ok(Arc::new(Self { filters, report: Some(report), limits: OnceLock::new() }))
+    }
+
+    /// Lowers the limits, and puts its filter on the main thread. All other threads must have theirs.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn complete(&self) -> Result<(), Error> {
+        if self.report.is_some() && !hooks::lacks(Layer::Limits) {
+            let _ = self.limits.set(limits::lower()?);
+        }
+        self.filter(Kind::MAIN)
     }
 
     /// Puts the filter of that kind on the calling thread.
@@ -177,7 +186,9 @@ impl Sandbox {
     }
 
     /// What is in force.
-    pub fn report(&self) -> Option<&Report> {
-        self.report.as_ref()
+    pub fn report(&self) -> Option<Report> {
+        let mut report = self.report.clone()?;
+        report.limits = self.limits.get().cloned().unwrap_or_default();
+        Some(report)
     }
 }

@@ -244,15 +244,15 @@ pub const TABLE: &[Row] = &[
     ),
     // Devices.
     ioctl!(
-        libc::TUNSETOFFLOAD as u64,
+        libc::TUNSETOFFLOAD,
         "TUNSETOFFLOAD",
         Kind::NET.union(Kind::VCPU).union(Kind::CONTROL),
         "the checksums that a driver accepts"
     ),
     // The terminal.
-    ioctl!(libc::TCGETS as u64, "TCGETS", Kind::MAIN.union(Kind::KEEPER), "whether it is as we made it"),
-    ioctl!(libc::TCSETS as u64, "TCSETS", Kind::MAIN.union(Kind::KEEPER), "gives it back"),
-    ioctl!(libc::TIOCGPGRP as u64, "TIOCGPGRP", Kind::MAIN.union(Kind::KEEPER), "whether our job has it"),
+    ioctl!(libc::TCGETS, "TCGETS", Kind::MAIN.union(Kind::KEEPER), "whether it is as we made it"),
+    ioctl!(libc::TCSETS, "TCSETS", Kind::MAIN.union(Kind::KEEPER), "gives it back"),
+    ioctl!(libc::TIOCGPGRP, "TIOCGPGRP", Kind::MAIN.union(Kind::KEEPER), "whether our job has it"),
     row!(SYS_getpgrp, Kind::MAIN.union(Kind::KEEPER), "the same"),
     // Memory.
     row!(SYS_brk, ALL.union(Kind::KEEPER), "the heap"),
