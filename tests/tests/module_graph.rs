@@ -179,9 +179,14 @@ fn circle(edges: &BTreeMap<Place, BTreeMap<Place, String>>, start: &Place) -> Op
     None
 }
 
+/// Whether what follows is there in tests only.
+fn is_of_tests(condition: &str) -> bool {
+    condition == "test" || condition.starts_with("all (test ,") || condition.starts_with("all(test,")
+}
+
 fn is_test(module: &ItemMod) -> bool {
     module.attrs.iter().any(|attribute| match &attribute.meta {
-        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
+        syn::Meta::List(list) => list.path.is_ident("cfg") && is_of_tests(&list.tokens.to_string()),
         _ => false,
     })
 }

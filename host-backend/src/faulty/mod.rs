@@ -10,12 +10,10 @@
 //! | [`serial`] | the serial port and its line | loop-back mode |
 //! | [`slot`] | the registers of a slot | the status, features, identity, the configuration's generation |
 //! | [`clock`] | KVM's clock | its time |
-//! | [`jail`] | no part: the sandbox | threads that were taken over, layers and rows that are missing |
 
 pub mod clock;
 pub mod device;
 pub mod engine;
-pub mod jail;
 pub mod ring;
 pub mod serial;
 pub mod slot;

@@ -99,7 +99,7 @@ impl Machine {
         let output = open_output(&config.console, config.console_rate, &reset)?;
         let lies = config.hostile_log.as_ref().map(|log| open_lies(log, &reset)).transpose()?;
         #[cfg(feature = "test-faults")]
-        lies.iter().for_each(crate::faulty::jail::remember_log);
+        lies.iter().for_each(crate::sandbox::remember_log);
         let Models { models, balloon, console_input, console, passt, peer, virtio_output } =
             devices(config, &memory, stop, &reset, &output)?;
 

@@ -1,7 +1,7 @@
 //! Where tests take a part of the sandbox away, or take over a thread: nothing in the program that is shipped.
 
 #[cfg(feature = "test-faults")]
-pub(super) use crate::faulty::jail::{filtered, lacks, lacks_row, prepare};
+pub(super) use super::compromised::{filtered, lacks, lacks_row, prepare};
 
 #[cfg(not(feature = "test-faults"))]
 mod nothing {

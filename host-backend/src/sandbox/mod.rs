@@ -13,6 +13,8 @@
 //! The order is that of [`Sandbox::enter`]. All layers but the last are inherited by the threads, which are started next. Each
 //! thread puts on the filter of its [`Kind`] before it serves anything, the main thread last, and then the guest starts.
 
+#[cfg(feature = "test-faults")]
+mod compromised;
 mod descriptors;
 mod entrance;
 mod hooks;
@@ -25,6 +27,8 @@ mod seccomp;
 mod table;
 
 use crate::config::sandbox::{Mode, Options};
+#[cfg(feature = "test-faults")]
+pub use compromised::remember_log;
 pub use descriptors::Inherited;
 pub use entrance::Entrances;
 pub use identity::join_cgroup;

@@ -242,18 +242,18 @@ fn complaints(bench: &Bench, without: &[Layer]) -> Vec<&'static str> {
     let inherited = std::os::fd::AsRawFd::as_raw_fd(&open);
     // SAFETY: between fork and exec there is one call that is async-signal-safe.
     unsafe { vm.command.pre_exec(move || nix::libc::dup2(inherited, 99).checked()) };
-    vm.command.env("RINGSIDE_COMPROMISED", "vcpu:wait").stdin(Stdio::null()).stderr(Stdio::null());
+    vm.command.env("RINGSIDE_COMPROMISED", "main:wait").stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = vm.command.stdout(Stdio::null()).spawn().unwrap();
     let folder = PathBuf::from(format!("/proc/{}", child.id()));
-    let waiting = || tasks(&folder).iter().any(|name| name == "vcpu0");
+    // The main thread is the last to be ready.
+    let sleeping = format!("{} ", nix::libc::SYS_clock_nanosleep);
+    let waiting = || fs::read_to_string(folder.join("syscall")).is_ok_and(|call| call.starts_with(&sleeping));
     for _ in 0..2000 {
         if waiting() {
             break;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    // The thread has its filter by now, or is about to.
-    thread::sleep(Duration::from_millis(300));
     let vcpu = fs::read_dir(folder.join("task")).unwrap().map(|task| task.unwrap().path());
     let vcpu = vcpu.into_iter().find(|task| name(task) == "vcpu0").unwrap();
     let status = fs::read_to_string(vcpu.join("status")).unwrap();
@@ -290,11 +290,6 @@ impl Checked for i32 {
     fn checked(self) -> std::io::Result<()> {
         if self < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     }
-}
-
-fn tasks(process: &Path) -> Vec<String> {
-    let Ok(tasks) = fs::read_dir(process.join("task")) else { return Vec::new() };
-    tasks.filter_map(|task| Some(name(&task.ok()?.path()))).collect()
 }
 
 fn name(task: &Path) -> String {

@@ -7,8 +7,8 @@
 //! | `RINGSIDE_WITHOUT_LAYER=LAYER,…` | these layers are not put on |
 //! | `RINGSIDE_MISSING_ROW=KIND/CALL` | the filter of that kind lacks this row |
 
+use super::{Kind, Layer, Row};
 use crate::devices::output::Output;
-use crate::sandbox::{Kind, Layer, Row};
 use std::env;
 use std::ffi::CStr;
 use std::io;
@@ -16,11 +16,11 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 /// Names the thread and what it tries.
-pub const COMPROMISED: &str = "RINGSIDE_COMPROMISED";
+const COMPROMISED: &str = "RINGSIDE_COMPROMISED";
 /// Names a layer.
-pub const WITHOUT_LAYER: &str = "RINGSIDE_WITHOUT_LAYER";
+const WITHOUT_LAYER: &str = "RINGSIDE_WITHOUT_LAYER";
 /// Names a kind and a row.
-pub const MISSING_ROW: &str = "RINGSIDE_MISSING_ROW";
+const MISSING_ROW: &str = "RINGSIDE_MISSING_ROW";
 
 /// A file that everybody can read.
 const READABLE: &CStr = c"/etc/passwd";
@@ -30,13 +30,13 @@ const REMOVABLE: &CStr = c"removable";
 const PROGRAM: &CStr = c"/bin/true";
 
 /// What a thread tries.
-pub type Attempt = (&'static str, fn(&Parent) -> i64);
+type Attempt = (&'static str, fn(&Parent) -> i64);
 
 /// The process that started this one: somebody else's.
-pub struct Parent(libc::pid_t);
+struct Parent(libc::pid_t);
 
 /// What is tried, each by a system call of its own rather than through a library.
-pub const ATTEMPTS: [Attempt; 17] = [
+const ATTEMPTS: [Attempt; 17] = [
     ("open", |_| call(libc::SYS_openat, [libc::AT_FDCWD as i64, at(READABLE), 0, 0, 0, 0])),
     ("write-outside", |_| {
         let flags = i64::from(libc::O_WRONLY | libc::O_CREAT);
@@ -131,13 +131,13 @@ fn plan() -> Option<&'static Plan> {
 }
 
 /// Reads the environment, as long as that is possible.
-pub fn prepare() {
+pub(super) fn prepare() {
     plan();
     missing_row();
 }
 
 /// A thread of that kind has put on its filter.
-pub fn filtered(kind: Kind) {
+pub(super) fn filtered(kind: Kind) {
     let Some(plan) = plan().filter(|plan| plan.kind == kind.name()) else { return };
     let attempt = plan.attempt.as_str();
     // The keeper says nothing, and may not.
@@ -189,7 +189,7 @@ fn work() {
 }
 
 /// Whether a layer is to be left out.
-pub fn lacks(layer: Layer) -> bool {
+pub(super) fn lacks(layer: Layer) -> bool {
     env::var(WITHOUT_LAYER).is_ok_and(|names| names.split(',').any(|name| name == layer.name()))
 }
 
@@ -200,6 +200,6 @@ fn missing_row() -> Option<&'static (String, String)> {
 }
 
 /// Whether the filter of that kind is to lack this row.
-pub fn lacks_row(kind: Kind, row: &Row) -> bool {
+pub(super) fn lacks_row(kind: Kind, row: &Row) -> bool {
     missing_row().is_some_and(|(of, call)| of == kind.name() && *call == row.call())
 }
