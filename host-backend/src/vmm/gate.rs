@@ -119,8 +119,13 @@ impl Gate {
     /// # Errors
     /// [`PauseError`]: the state is as it was.
     pub fn pause(&self) -> Result<(), PauseError> {
-        let in_reset = |state: &mut State| *state == State::Created;
-        drop(self.changed.wait_timeout_while(self.lock(), RESET_GRACE, in_reset));
+        let state = self.lock();
+        if *state == State::Created {
+            let in_reset = |state: &mut State| *state == State::Created;
+            drop(self.changed.wait_timeout_while(state, RESET_GRACE, in_reset));
+        } else {
+            drop(state);
+        }
         self.pause_within(GUEST_GRACE, EXIT_GRACE)
     }
 
