@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 pub struct Inherited(Vec<RawFd>);
 
 impl Inherited {
-    /// Those that are open now: to be called before anything is opened. They stay open until [`Inherited::close`], since
+    /// Those that are open now: to be called before anything is opened. They stay open until the sandbox closes them, since
     /// the command line may name one as `/dev/fd/N`; no helper inherits them.
     ///
     /// # Errors

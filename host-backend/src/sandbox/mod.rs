@@ -3,14 +3,14 @@
 //!
 //! | layer | file | what it stops |
 //! |---|---|---|
-//! | descriptors | [`descriptors`] | what the parent left open |
-//! | user, group, root directory, namespaces | [`identity`] | what another user owns; other mounts, networks, IPC |
-//! | capabilities, no_new_privs | [`identity`] | root's privileges, here and in programs that are executed |
-//! | Landlock | [`landlock`] | every file, device, TCP port and process, by whatever call |
-//! | seccomp | [`seccomp`], [`table`] | every call that is not in the table for this kind of thread |
-//! | limits | [`limits`] | more descriptors, locked memory, priority; core files |
+//! | descriptors | `descriptors` | what the parent left open |
+//! | user, group, root directory, namespaces | `identity` | what another user owns; other mounts, networks, IPC |
+//! | capabilities, no_new_privs | `identity` | root's privileges, here and in programs that are executed |
+//! | Landlock | `landlock` | every file, device, TCP port and process, by whatever call |
+//! | seccomp | `seccomp`, `table` | every call that is not in the table for this kind of thread |
+//! | limits | `limits` | more descriptors, locked memory, priority; core files |
 //!
-//! The order is that of [`Sandbox::enter`]. All layers but the last are inherited by the threads, which are started next. Each
+//! The order is that of [`Layer::ALL`]. All layers but the last are inherited by the threads, which are started next. Each
 //! thread puts on the filter of its [`Kind`] before it serves anything, the main thread last, and then the guest starts.
 
 #[cfg(feature = "test-faults")]
