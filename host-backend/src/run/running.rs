@@ -53,7 +53,7 @@ impl BuiltMachine {
         let mut entrances = Entrances::new(sandbox.clone());
         let threads = started.start_threads(sockets, &mut entrances);
         // Also after a failure: those that were started end by themselves.
-        let entered = threads.and_then(|()| Ok(entrances.wait()?)).and_then(|()| Ok(sandbox.complete()?));
+        let entered = threads.and_then(|()| Ok(sandbox.complete()?)).and_then(|()| Ok(entrances.wait()?));
         match entered {
             Ok(()) => Ok(started),
             Err(error) => {

@@ -166,7 +166,7 @@ impl Sandbox {
         Ok(Arc::new(Self { filters, report: Some(report), limits: OnceLock::new() }))
     }
 
-    /// Lowers the limits, and puts its filter on the main thread. All other threads must have theirs.
+    /// Lowers the limits, and puts its filter on the main thread, which can start no thread after it.
     ///
     /// # Errors
     /// [`Error`].
