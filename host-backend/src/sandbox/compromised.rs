@@ -149,6 +149,7 @@ pub(super) fn filtered(kind: Kind) {
         "work" => work(),
         "log" => fill_log(),
         "wait" => std::thread::sleep(std::time::Duration::from_secs(2)),
+        "wait-long" => std::thread::sleep(std::time::Duration::from_secs(30)),
         _ => {
             let Some((_, attempt)) = ATTEMPTS.iter().find(|(name, _)| *name == attempt) else { return };
             let result = attempt(&plan.parent);

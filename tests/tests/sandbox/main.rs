@@ -242,20 +242,24 @@ fn complaints(bench: &Bench, without: &[Layer]) -> Vec<&'static str> {
     let inherited = std::os::fd::AsRawFd::as_raw_fd(&open);
     // SAFETY: between fork and exec there is one call that is async-signal-safe.
     unsafe { vm.command.pre_exec(move || nix::libc::dup2(inherited, 99).checked()) };
-    vm.command.env("RINGSIDE_COMPROMISED", "main:wait").stdin(Stdio::null()).stderr(Stdio::null());
+    vm.command.env("RINGSIDE_COMPROMISED", "main:wait-long").stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = vm.command.stdout(Stdio::null()).spawn().unwrap();
     let folder = PathBuf::from(format!("/proc/{}", child.id()));
-    // The main thread is the last to be ready.
-    let sleeping = format!("{} ", nix::libc::SYS_clock_nanosleep);
-    let waiting = || fs::read_to_string(folder.join("syscall")).is_ok_and(|call| call.starts_with(&sleeping));
-    for _ in 0..2000 {
-        if waiting() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let vcpu = fs::read_dir(folder.join("task")).unwrap().map(|task| task.unwrap().path());
-    let vcpu = vcpu.into_iter().find(|task| name(task) == "vcpu0").unwrap();
+    // The main thread sleeps, and the vCPU's waits for work: both are ready.
+    let is_in = |task: &Path, call: i64| {
+        fs::read_to_string(task.join("syscall")).is_ok_and(|text| text.starts_with(&format!("{call} ")))
+    };
+    let find = || {
+        let tasks = fs::read_dir(folder.join("task")).ok()?;
+        let vcpu = tasks.filter_map(|task| Some(task.ok()?.path())).find(|task| name(task) == "vcpu0")?;
+        let ready = is_in(&folder, nix::libc::SYS_clock_nanosleep) && is_in(&vcpu, nix::libc::SYS_futex);
+        ready.then_some(vcpu)
+    };
+    let vcpu = (0..2000).find_map(|_| {
+        thread::sleep(Duration::from_millis(1));
+        find()
+    });
+    let vcpu = vcpu.expect("a thread of the vCPU that is ready");
     let status = fs::read_to_string(vcpu.join("status")).unwrap();
     let limits = fs::read_to_string(folder.join("limits")).unwrap();
     let field =
