@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"command":"status"}` | `state`, `cpus`, `memory_mib`, `uptime_ms`, `reboots`, `devices` (name, type, status, problems of the host with it), `network` (peer, state) |
-//! | `{"command":"stats"}` | `exits` by cause, `serial`, `console`, `devices` with their counters, `log`, `control`, `uptime_ms` |
+//! | `{"command":"stats"}` | `exits` by cause, `serial`, `console`, `devices` with their counters, `log`, `control`, `sandbox_us` (how long each layer took to be put on), `uptime_ms` |
 //! | `{"command":"balloon"}` | `target_pages`, `actual_pages`, `returned_pages`, `returned_total_pages`, `reported_total_pages`, `guest` |
 //! | `{"command":"balloon","target_mib":N}` or `"target_pages":N` | the same, after setting the target |
 //! | `{"command":"disk","disk":N,"bytes":N}` | nothing more; disk N (the first is 0) has that size now, and the guest is notified |

@@ -5,6 +5,7 @@ use crate::event::{EventFd, event};
 use crate::mistake::{Mistake, made};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 /// Why the VM ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,27 @@ impl Stop {
     /// Becomes readable on a request and stays so, unless it is read.
     pub fn event(&self) -> &EventFd {
         &self.event
+    }
+}
+
+/// Ends the VM when the thread that holds it panics: others would wait for that thread forever.
+pub struct PanicWatch {
+    stop: Arc<Stop>,
+    thread: String,
+}
+
+impl PanicWatch {
+    /// A watch over the calling thread, which goes by this name in the reason for the end.
+    pub fn new(stop: Arc<Stop>, thread: impl Into<String>) -> Self {
+        Self { stop, thread: thread.into() }
+    }
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stop.request(Outcome::Failure(format!("{} panicked", self.thread)));
+        }
     }
 }
 

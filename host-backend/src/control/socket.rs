@@ -6,7 +6,7 @@ use crate::unix_socket::{connect, listen, peer};
 use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,10 +55,8 @@ pub struct ControlSocket {
     access: Access,
     /// The user and the group that made it.
     owner: (libc::uid_t, libc::gid_t),
-    /// None once somebody else removes the file.
-    path: Option<PathBuf>,
-    /// Device and inode of the file. The inode is not reused while the listener is open.
-    file: (u64, u64),
+    /// None once the keeper removes it. Its inode is not reused while the listener is open.
+    file: Option<SocketFile>,
     /// A descriptor to give up for a client that is turned away, when there is no other left.
     spare: RefCell<Option<UnixListener>>,
 }
@@ -80,16 +78,16 @@ impl ControlSocket {
             other => other,
         };
         let listener = listener.map_err(failed)?;
-        let file = identity(path).map_err(failed)?;
+        let file = Some(SocketFile::of(path).map_err(failed)?);
         let spare = RefCell::new(listener.try_clone().ok());
         // SAFETY: neither call can fail or touches memory.
         let owner = unsafe { (libc::geteuid(), libc::getegid()) };
-        Ok(Self { listener, access, owner, path: Some(path.into()), file, spare })
+        Ok(Self { listener, access, owner, file, spare })
     }
 
     /// Leaves it to the caller to remove the file.
     pub fn leave_file(&mut self) -> Option<SocketFile> {
-        self.path.take().map(|path| SocketFile::new(&path, self.file))
+        self.file.take()
     }
 
     /// What its clients may do.
@@ -136,16 +134,10 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && identity(path).is_ok_and(|file| file == self.file)
-        {
-            let _ = fs::remove_file(path);
+        if let Some(file) = &self.file {
+            file.remove();
         }
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 /// Keeps other processes of ours from binding in the same folder meanwhile. A folder that does not support locks is used

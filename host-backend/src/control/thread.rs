@@ -2,7 +2,7 @@
 
 use super::ControlServer;
 use crate::event::{EventFd, event};
-use crate::stop::{Outcome, Stop};
+use crate::stop::{PanicWatch, Stop};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -36,14 +36,14 @@ impl ControlThread {
         manager.add_subscriber(Box::new(server.clone()));
         manager.add_subscriber(Box::new(Wake(wake.clone())));
         let thread = std::thread::Builder::new().name("control".into()).stack_size(256 << 10).spawn(move || {
-            let _watch = PanicWatch(stop);
+            let _watch = PanicWatch::new(stop, "the thread of the control socket");
             enter();
             serve(&mut manager, &server, &ended);
         })?;
         Ok(Self { thread, result, wake })
     }
 
-    /// Tells the clients how the VM's end went, and gives them a moment to read it.
+    /// Sends the clients the result of the VM's end, and gives them a moment to read it.
     pub fn finish(self, result: Result<(), String>) {
         let _ = self.result.send(result);
         let _ = self.wake.write(1);
@@ -78,16 +78,5 @@ impl MutEventSubscriber for Wake {
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         let _ = self.0.read();
-    }
-}
-
-/// Ends the VM when the thread panics.
-struct PanicWatch(Arc<Stop>);
-
-impl Drop for PanicWatch {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.request(Outcome::Failure("the thread of the control socket panicked".into()));
-        }
     }
 }

@@ -8,7 +8,7 @@
 //! | rename a full log, and make the next one | asked for; the answer carries the new file's descriptor |
 //!
 //! It is this program again, with one end of a socket as its standard input and the terminal, if there is one, as its standard
-//! output. All names that it uses come with its duties, before the guest runs: whoever takes over `ringside` later can
+//! output. All names that it uses come with its duties, before the guest runs: an attacker who takes over `ringside` later can
 //! have logs renamed, and nothing else.
 
 mod process;
@@ -18,9 +18,10 @@ use crate::say;
 use crate::terminal::Modes;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -70,10 +71,25 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// A file by its name, device and inode.
-    pub fn new(path: &Path, identity: (u64, u64)) -> Self {
-        Self { path: path.into(), identity }
+    /// The file of a socket that was just bound.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.into(), identity: identity(path)? })
     }
+
+    /// Removes the file, unless another one has its name by now.
+    pub fn remove(&self) {
+        if identity(Path::new(&self.path)).is_ok_and(|file| file == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Device and inode.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 /// A log of which full files are kept.

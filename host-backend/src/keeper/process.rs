@@ -5,10 +5,8 @@ use crate::config::{LOG_SIZE, LogFile};
 use crate::devices::output::rotate;
 use crate::sandbox;
 use crate::terminal;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -34,7 +32,7 @@ pub fn run() {
     if let (false, Some(modes)) = (all_is_well, &duties.terminal) {
         modes.give_back_output();
     }
-    duties.sockets.iter().for_each(remove);
+    duties.sockets.iter().for_each(SocketFile::remove);
 }
 
 /// Whether it ended by being told that all is well.
@@ -49,7 +47,7 @@ fn serve(socket: &mut BufReader<UnixStream>, logs: &[LogFile]) -> bool {
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
         let answered = match rotated {
-            Ok(file) => socket.get_ref().send_with_fd(&[DONE][..], std::os::fd::AsRawFd::as_raw_fd(&file)).is_ok(),
+            Ok(file) => socket.get_ref().send_with_fd(&[DONE][..], file.as_raw_fd()).is_ok(),
             Err(error) => {
                 let number = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
                 socket.get_mut().write_all(&[&[DONE + 1], &number[..]].concat()).is_ok()
@@ -64,11 +62,4 @@ fn serve(socket: &mut BufReader<UnixStream>, logs: &[LogFile]) -> bool {
 
 fn log_file(log: &KeptLog) -> LogFile {
     LogFile { path: log.path.clone().into(), size: LOG_SIZE, keep: log.keep }
-}
-
-fn remove(socket: &SocketFile) {
-    let path = Path::new(&socket.path);
-    if fs::symlink_metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == socket.identity) {
-        let _ = fs::remove_file(path);
-    }
 }

@@ -30,7 +30,6 @@ use crate::status;
 use crate::stop::{Outcome, Stop};
 use crate::virtio::net::passt;
 use crate::vmm::{self, loader, memory};
-use ending::Patience;
 use events::{EventLoop, Signals};
 use helpers::Helpers;
 use std::io;
@@ -126,9 +125,7 @@ pub fn run(config: &Config) -> Result<Ended, Error> {
         crate::log::error_text(&report.text());
     }
     if let Err(error) = running.run() {
-        stop.request(Outcome::Failure(error.to_string()));
-        running.end(&mut || Patience::Left);
-        return Err(error);
+        return Err(running.fail(error));
     }
     // Also a panic here must not keep the disks from their flush.
     if catch_unwind(AssertUnwindSafe(|| running.serve(&mut events))).is_err() {

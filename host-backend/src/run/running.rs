@@ -56,11 +56,7 @@ impl BuiltMachine {
         let entered = threads.and_then(|()| Ok(sandbox.complete()?)).and_then(|()| Ok(entrances.wait()?));
         match entered {
             Ok(()) => Ok(started),
-            Err(error) => {
-                started.machine.stop.request(Outcome::Failure(error.to_string()));
-                started.end(&mut || Patience::Left);
-                Err(error)
-            }
+            Err(error) => Err(started.fail(error)),
         }
     }
 
@@ -138,6 +134,13 @@ impl RunningMachine {
         Ok(())
     }
 
+    /// Ends what has not begun to run, because of this.
+    pub(super) fn fail(self, error: Error) -> Error {
+        self.machine.stop.request(Outcome::Failure(error.to_string()));
+        self.end(&mut || Patience::Left);
+        error
+    }
+
     /// Serves until the VM is asked to stop, and starts it again as often as its guest wants.
     pub(super) fn serve(&mut self, events: &mut EventLoop) {
         let stop = self.machine.stop.clone();
@@ -189,8 +192,8 @@ impl RunningMachine {
     }
 
     /// Ends all threads, then flushes the disks, whatever became of the threads. The VM must have been asked to stop.
-    /// Calls `tick` while it waits. Tells the clients of the control socket how it went. Returns which disks may have lost what
-    /// the guest wrote, and why.
+    /// Calls `tick` while it waits, and tells the clients of the control socket about the result. Returns which disks may have
+    /// lost what the guest wrote, and why.
     pub(super) fn end(mut self, tick: &mut dyn FnMut() -> Patience) -> Vec<String> {
         debug_assert!(self.machine.stop.requested());
         self.stop_threads(tick);

@@ -1,6 +1,6 @@
 //! Who this process is and what it sees: cgroup, namespaces, root directory, group and user, capabilities.
 
-use super::{Error, Report};
+use super::Error;
 use crate::config::sandbox::{Namespaces, Options};
 use caps::{CapSet, Capability};
 use std::ffi::CString;
@@ -18,24 +18,35 @@ pub fn join_cgroup(folder: &Path) -> Result<(), Error> {
     fs::write(&file, std::process::id().to_string()).map_err(Error::at(format!("join cgroup {}", folder.display())))
 }
 
+/// Who this process is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Identity {
+    pub(super) user: u32,
+    pub(super) group: u32,
+    pub(super) chroot: Option<String>,
+    /// Those of its own.
+    pub(super) namespaces: Vec<&'static str>,
+}
+
 /// From the outside to the inside: each step may need a privilege that a later one gives up.
-pub(super) fn enter(options: &Options, report: &mut Report) -> Result<(), Error> {
+pub(super) fn enter(options: &Options) -> Result<Identity, Error> {
     drop_bounding_set()?;
-    if options.namespaces == Namespaces::New {
-        report.namespaces = new_namespaces()?;
-    }
+    let namespaces = match options.namespaces {
+        Namespaces::New => new_namespaces()?,
+        Namespaces::Parents => Vec::new(),
+    };
     if let Some(root) = &options.chroot {
         change_root(root)?;
-        report.chroot = Some(root.display().to_string());
     }
     become_user(options)?;
     // SAFETY: neither call can fail or touches memory.
-    (report.user, report.group) = unsafe { (libc::geteuid(), libc::getegid()) };
-    Ok(())
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let chroot = options.chroot.as_ref().map(|root| root.display().to_string());
+    Ok(Identity { user, group, chroot, namespaces })
 }
 
 /// No program that is executed can have a capability again. That takes a capability itself; without it, no_new_privs is all.
-fn drop_bounding_set() -> Result<(), Error> {
+pub(super) fn drop_bounding_set() -> Result<(), Error> {
     let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(cannot("read capabilities"))?;
     if !may {
         return Ok(());
@@ -51,29 +62,16 @@ fn drop_bounding_set() -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives up all that are left.
-pub(super) fn drop_capabilities() -> Result<(), Error> {
-    let ambient = caps::clear(None, CapSet::Ambient);
-    ambient
-        .and_then(|()| caps::set(None, CapSet::Inheritable, &caps::CapsHashSet::new()))
-        .map_err(cannot("drop capabilities"))?;
-    // Effective ones first: they must be among the permitted.
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(cannot("drop capabilities"))?;
-    }
-    Ok(())
-}
-
-/// Gives up all but those by which root uses files of others: for the keeper, to which Landlock leaves a few folders.
-pub(super) fn drop_all_but_files() -> Result<(), Error> {
-    drop_bounding_set()?;
-    let kept = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER].into_iter().collect();
-    let now = caps::read(None, CapSet::Permitted).map_err(cannot("read capabilities"))?;
-    let kept = now.intersection(&kept).copied().collect();
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::set(None, set, &kept).map_err(cannot("drop capabilities"))?;
-    }
-    caps::clear(None, CapSet::Inheritable).map_err(cannot("drop capabilities"))
+/// Gives up all capabilities but these. The bounding set is another matter.
+pub(super) fn keep_capabilities(kept: &[Capability]) -> Result<(), Error> {
+    let permitted = caps::read(None, CapSet::Permitted).map_err(cannot("read capabilities"))?;
+    let kept = kept.iter().copied().filter(|capability| permitted.contains(capability)).collect();
+    // Effective ones before the permitted, among which they must be.
+    caps::clear(None, CapSet::Ambient)
+        .and_then(|()| caps::clear(None, CapSet::Inheritable))
+        .and_then(|()| caps::set(None, CapSet::Effective, &kept))
+        .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
+        .map_err(cannot("drop capabilities"))
 }
 
 /// No program that is executed can have more privileges than this process. Returns whether that is so now.
@@ -102,23 +100,22 @@ fn new_namespaces() -> Result<Vec<&'static str>, Error> {
     ];
     let mut names: Vec<_> = OURS.iter().map(|(_, name)| *name).collect();
     let mut flags = OURS.iter().fold(0, |flags, (flag, _)| flags | flag);
-    // SAFETY: none of the calls touches memory.
-    unsafe {
-        let (user, group) = (libc::geteuid(), libc::getegid());
-        let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
-        if !may.map_err(cannot("read capabilities"))? {
-            flags |= libc::CLONE_NEWUSER;
-            names.push("user");
-        }
-        if libc::unshare(flags) != 0 {
-            return Err(Error::last("make namespaces"));
-        }
-        if flags & libc::CLONE_NEWUSER != 0 {
-            let map = |id: u32| format!("{id} {id} 1");
-            let files = [("setgroups", "deny".into()), ("uid_map", map(user)), ("gid_map", map(group))];
-            for (file, text) in files {
-                fs::write(format!("/proc/self/{file}"), text).map_err(Error::at(format!("write {file}")))?;
-            }
+    // SAFETY: neither call can fail or touches memory.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).map_err(cannot("read capabilities"))?;
+    if !may {
+        flags |= libc::CLONE_NEWUSER;
+        names.push("user");
+    }
+    // SAFETY: unshare touches no memory.
+    if unsafe { libc::unshare(flags) } != 0 {
+        return Err(Error::last("make namespaces"));
+    }
+    if !may {
+        let map = |id: u32| format!("{id} {id} 1");
+        let files = [("setgroups", "deny".into()), ("uid_map", map(user)), ("gid_map", map(group))];
+        for (file, text) in files {
+            fs::write(format!("/proc/self/{file}"), text).map_err(Error::at(format!("write {file}")))?;
         }
     }
     Ok(names)

@@ -2,7 +2,11 @@
 
 use super::{Kind, hooks, identity, landlock, seccomp::Filters};
 use ::landlock::AccessFs;
+use caps::Capability;
 use std::path::{Path, PathBuf};
+
+/// By these root uses the files of others; Landlock leaves it a few folders.
+const FILES: [Capability; 2] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER];
 
 /// A folder, and what may be done there.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ fn folder(file: &Path) -> PathBuf {
 pub fn enter(folders: &[Folder]) {
     let folders: Vec<_> = folders.iter().map(|folder| (folder.path.as_path(), folder.rights)).collect();
     hooks::prepare();
-    let _ = identity::drop_all_but_files();
+    let _ = identity::drop_bounding_set().and_then(|()| identity::keep_capabilities(&FILES));
     let _ = landlock::allow_only(&folders);
     if let Ok(filters) = Filters::new(Kind::KEEPER) {
         let _ = filters.put_on(Kind::KEEPER);

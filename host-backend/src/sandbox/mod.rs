@@ -38,7 +38,6 @@ use seccomp::Filters;
 use serde_json::{Map, Value};
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 pub use table::{Arg, Is, Kind, Row, TABLE};
 
 /// Why a layer is not on.
@@ -129,40 +128,14 @@ impl Sandbox {
         }
         hooks::prepare();
         seccomp::prepare_allocator();
-        let mut put_on = |layer: Layer, put_on: &mut dyn FnMut(&mut Report) -> Result<(), Error>| {
-            let started = Instant::now();
-            if !hooks::lacks(layer) {
-                put_on(&mut report)?;
-            }
-            report.took(layer, started.elapsed());
-            Ok(())
-        };
-        let mut inherited = Some(inherited);
-        put_on(Layer::Descriptors, &mut |report| {
-            report.closed = inherited.take().map_or(Ok(0), Inherited::close)?;
-            Ok(())
-        })?;
-        put_on(Layer::Identity, &mut |report| identity::enter(options, report))?;
-        put_on(Layer::Capabilities, &mut |report| {
-            identity::drop_capabilities()?;
-            report.capabilities = Some(0);
-            Ok(())
-        })?;
-        put_on(Layer::NoNewPrivs, &mut |report| {
-            report.no_new_privs = identity::no_new_privs()?;
-            Ok(())
-        })?;
-        put_on(Layer::Landlock, &mut |report| {
-            report.landlock = landlock::forbid_everything()?;
-            Ok(())
-        })?;
-        let mut filters = None;
-        put_on(Layer::Seccomp, &mut |report| {
-            let made = Filters::new(kinds)?;
-            report.filters = made.sizes();
-            filters = Some(made);
-            Ok(())
-        })?;
+        report.closed = report.put_on(Layer::Descriptors, || inherited.close())?.unwrap_or_default();
+        report.identity = report.put_on(Layer::Identity, || identity::enter(options))?.unwrap_or_default();
+        let none = report.put_on(Layer::Capabilities, || identity::keep_capabilities(&[]))?;
+        report.capabilities = none.map(|()| 0);
+        report.no_new_privs = report.put_on(Layer::NoNewPrivs, identity::no_new_privs)?.unwrap_or_default();
+        report.landlock = report.put_on(Layer::Landlock, landlock::forbid_everything)?.unwrap_or_default();
+        let filters = report.put_on(Layer::Seccomp, || Filters::new(kinds))?;
+        report.filters = filters.as_ref().map(Filters::sizes).unwrap_or_default();
         Ok(Arc::new(Self { filters, report: Some(report), limits: OnceLock::new() }))
     }
 

@@ -1,18 +1,16 @@
 //! What is in force, for `--show-sandbox` and `status`.
 
-use super::{Kind, Layer, TABLE};
+use super::identity::Identity;
+use super::{Error, Kind, Layer, TABLE, hooks};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is in force.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    pub(super) user: u32,
-    pub(super) group: u32,
     pub(super) closed: usize,
-    pub(super) namespaces: Vec<&'static str>,
-    pub(super) chroot: Option<String>,
+    pub(super) identity: Identity,
     pub(super) capabilities: Option<u32>,
     pub(super) no_new_privs: bool,
     pub(super) landlock: Value,
@@ -23,8 +21,16 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn took(&mut self, layer: Layer, time: Duration) {
-        self.took.push((layer, time));
+    /// Puts a layer on, and notes how long that took; `None` where a test leaves it out.
+    pub(super) fn put_on<T>(
+        &mut self,
+        layer: Layer,
+        put_on: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let started = Instant::now();
+        let done = if hooks::lacks(layer) { None } else { Some(put_on()?) };
+        self.took.push((layer, started.elapsed()));
+        Ok(done)
     }
 
     /// For `status`.
@@ -36,10 +42,10 @@ impl Report {
             "landlock": self.landlock,
             "no_new_privs": self.no_new_privs,
             "capabilities": self.capabilities,
-            "user": self.user,
-            "group": self.group,
-            "chroot": self.chroot,
-            "namespaces": self.namespaces,
+            "user": self.identity.user,
+            "group": self.identity.group,
+            "chroot": self.identity.chroot,
+            "namespaces": self.identity.namespaces,
             "limits": self.limits,
             "descriptors_closed": self.closed,
         })
@@ -57,10 +63,10 @@ impl Report {
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "{name:<14} {value}");
         };
-        line("user, group", &format!("{}, {}; no capabilities, no_new_privs", self.user, self.group));
+        line("user, group", &format!("{}, {}; no capabilities, no_new_privs", self.identity.user, self.identity.group));
         line("descriptors", &format!("{} of the parent's closed", self.closed));
-        line("root", self.chroot.as_deref().unwrap_or("the system's"));
-        let namespaces = self.namespaces.join(", ");
+        line("root", self.identity.chroot.as_deref().unwrap_or("the system's"));
+        let namespaces = self.identity.namespaces.join(", ");
         line("namespaces", if namespaces.is_empty() { "the parent's (--new-namespaces)" } else { &namespaces });
         line(
             "landlock",

@@ -66,7 +66,6 @@ fn conditions(row: &Row) -> Result<Vec<SeccompCondition>, seccompiler::BackendEr
     let condition = |arg: &super::table::Arg| {
         let (operator, value) = match arg.is {
             Is::Equal(value) => (SeccompCmpOp::Eq, value),
-            Is::Masked(mask, value) => (SeccompCmpOp::MaskedEq(mask), value),
             Is::OurProcess => (SeccompCmpOp::Eq, std::process::id().into()),
         };
         SeccompCondition::new(arg.index, SeccompCmpArgLen::Dword, operator, value)

@@ -7,7 +7,7 @@ use super::notifier::{Notifier, QueueEvent};
 use super::pace::{NOTIFICATIONS_PER_SECOND, Pace};
 use crate::event::{self, event};
 use crate::rate::SystemClock;
-use crate::stop::{Outcome, Stop};
+use crate::stop::{PanicWatch, Stop};
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::threads;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -57,27 +57,13 @@ fn start_paced(
     let name = transport.name().to_owned();
     let device = transport.clone();
     let thread = Builder::new().name(name.clone()).stack_size(256 << 10).spawn(move || {
-        let _watch = PanicWatch { what: name, stop };
+        let _watch = PanicWatch::new(stop, format!("the thread of {name}"));
         enter();
         while !device.is_left() {
             event::serve(&mut manager);
         }
     })?;
     Ok(Worker { transport, thread })
-}
-
-/// Ends the VM when its thread panics.
-struct PanicWatch {
-    what: String,
-    stop: Arc<Stop>,
-}
-
-impl Drop for PanicWatch {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.stop.request(Outcome::Failure(format!("the thread of {} panicked", self.what)));
-        }
-    }
 }
 
 impl Worker {

@@ -10,7 +10,7 @@ use super::lifecycle::{Event, Illegal, State};
 use crate::devices::reset::ResetLine;
 use crate::devices::{Access, Bus};
 use crate::mistake::{Mistake, made};
-use crate::stop::{Outcome, Stop};
+use crate::stop::{Outcome, PanicWatch, Stop};
 use crate::{say, threads};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -152,7 +152,7 @@ pub fn start(index: u32, shared: Arc<Shared>, enter: impl FnOnce() + Send + 'sta
     let (work, to_do) = channel::<VcpuFd>();
     let (report, done) = channel();
     let thread = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(256 << 10).spawn(move || {
-        let _watch = PanicWatch(&shared.stop);
+        let _watch = PanicWatch::new(shared.stop.clone(), "a vCPU's thread");
         enter();
         while let Ok(mut vcpu) = to_do.recv() {
             run(index, &mut vcpu, &shared);
@@ -206,17 +206,6 @@ fn run(index: u32, vcpu: &mut VcpuFd, shared: &Shared) {
         Turn::Guest(pass) => run_once(index, vcpu, shared, pass),
         Turn::Waited => tell_of_pause(index, vcpu),
     });
-}
-
-/// Ends the VM when the thread panics: a VM that lacks a vCPU would hang.
-struct PanicWatch<'a>(&'a Stop);
-
-impl Drop for PanicWatch<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.request(Outcome::Failure("a vCPU's thread panicked".into()));
-        }
-    }
 }
 
 /// Lets the guest see in its clock page that it was stopped, as QEMU does when it goes on, so that it does not take the
