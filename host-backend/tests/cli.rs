@@ -314,6 +314,10 @@ fn a_console_file_of_another_console_or_the_peer_is_refused_and_left_alone() {
     ] {
         refused(&mut consoles(first, second), BAD_INPUT, &["console", file]);
     }
+    for socket in ["--control", "--control-readonly"] {
+        let mut command = consoles("file=log,keep=1", "stdio");
+        refused(command.args([socket, "log.1"]), BAD_INPUT, &["would overwrite", "control socket", "log.1"]);
+    }
     let _peer = UnixListener::bind(place.path("sock.1")).unwrap();
     let mut command = consoles("file=sock,keep=1", "control");
     command.args(["--control", "control", "--net", "stream=sock.1"]);

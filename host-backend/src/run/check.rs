@@ -75,7 +75,8 @@ fn check_files(config: &Config) -> Result<(), Error> {
         }
         Kernel::Disk(path) => others.push(("the image", path)),
     }
-    others.extend(config.control.as_deref().map(|path| ("the control socket", path)));
+    let sockets = [&config.control, &config.control_readonly];
+    others.extend(sockets.into_iter().flatten().map(|path| ("a control socket", path.as_path())));
     if let Some(Peer::Stream(path)) = config.net.as_ref().map(|net| &net.peer) {
         others.push(("the socket of the network peer", path));
     }
