@@ -1,6 +1,6 @@
 //! A guest that has taken over a thread of our host gets nothing: from inside each kind of thread, each attempt to get out
-//! fails; and each layer of the sandbox is one that somebody misses. `cargo xtask test` names a host program in whose threads
-//! that can be tried in `RINGSIDE_WITH_BUGS`.
+//! fails; and leaving out any layer of the sandbox is noticed. `cargo xtask test` names a host program in whose threads that can
+//! be tried in `RINGSIDE_WITH_BUGS`.
 
 mod rows;
 #[path = "../with_bugs/mod.rs"]
@@ -12,13 +12,13 @@ use ringside_tests::ready::{self, named};
 use ringside_tests::testbed::Testbed;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is tried from inside, and what comes of it where the filter is left out: an error's number below 0; `None` where that
 /// would hurt the host under test itself. 0 is what no other layer stops.
@@ -64,13 +64,20 @@ impl Bench {
             eprintln!("SKIPPED {test}: {error:#}");
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("kernel"), pvh_elf(&[print(b"!"), exit(0)].concat())).unwrap();
-        Some(Self { program, folder, runs: AtomicUsize::new(0) })
+        Some(Self { program, folder: tempfile::tempdir().unwrap(), runs: AtomicUsize::new(0) })
     }
 
-    /// A VM with a thread of each kind, in a folder of its own.
+    /// A VM that prints a byte and ends, with these layers left out. It runs as nobody, if that can be had: what becomes of root
+    /// is worth a test of its own.
     fn vm(&self, without: &[Layer]) -> Vm {
+        let mut vm = self.vm_of(&[print(b"!"), exit(0)].concat(), &["--uid", "65534", "--gid", "65534"]);
+        let without: Vec<_> = without.iter().map(|layer| layer.name()).collect();
+        vm.command.env("RINGSIDE_WITHOUT_LAYER", without.join(",")).env("RUST_BACKTRACE", "1");
+        vm
+    }
+
+    /// A VM with a thread of each kind but the network card's, this code, and a folder of its own. Root becomes `user`.
+    fn vm_of(&self, code: &[u8], user: &[&str]) -> Vm {
         let folder = self.folder.path().join(self.runs.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&folder).unwrap();
         fs::create_dir(folder.join("sockets")).unwrap();
@@ -79,13 +86,8 @@ impl Bench {
         let mut command = Command::new(&self.program);
         command.args(["run", "--mem", "16M", "--balloon", "--rng", "--disk", "disk", "--control", "sockets/control"]);
         command.args(["--virtio-console", "control", "--hostile-device", "1,device=rng,rate=1000"]);
-        command.arg("--kernel").arg(self.folder.path().join("kernel")).current_dir(&folder);
-        // As nobody, if we can: what becomes of root is worth a test of its own.
-        if is_root() {
-            command.args(["--uid", "65534", "--gid", "65534"]);
-        }
-        let without: Vec<_> = without.iter().map(|layer| layer.name()).collect();
-        command.env("RINGSIDE_WITHOUT_LAYER", without.join(",")).env("RUST_BACKTRACE", "1");
+        fs::write(folder.join("kernel"), pvh_elf(code)).unwrap();
+        command.args(["--kernel", "kernel"]).args(if is_root() { user } else { &[] }).current_dir(&folder);
         Vm { command, folder }
     }
 }
@@ -98,22 +100,37 @@ struct Vm {
 impl Vm {
     fn compromise(mut self, kind: &str, attempt: &str) -> Ended {
         self.command.env("RINGSIDE_COMPROMISED", format!("{kind}:{attempt}"));
-        self.run()
+        let ended = self.run();
+        assert_ne!(ended.output.status.signal(), Some(nix::libc::SIGKILL), "{kind} {attempt} hangs: {}", ended.said());
+        ended
     }
 
     fn run(mut self) -> Ended {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = self.command.spawn().unwrap();
-        let id = child.id();
-        let (done, ended) = channel();
-        thread::spawn(move || done.send(child.wait_with_output()));
-        let output = ended.recv_timeout(RUN_MAX).unwrap_or_else(|_| {
-            // SAFETY: the thread above still waits for it, so the id is its own.
-            unsafe { nix::libc::kill(id as i32, nix::libc::SIGKILL) };
-            panic!("{:?} hangs", self.command)
-        });
-        Ended { output: output.unwrap(), folder: self.folder }
+        Ended { output: wait(start(&mut self.command)), folder: self.folder }
     }
+
+    /// Gives it a card whose peer says nothing.
+    fn with_net(&mut self) -> UnixListener {
+        let peer = self.folder.join("peer");
+        self.command.arg("--net").arg(format!("stream={}", peer.display()));
+        UnixListener::bind(peer).unwrap()
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for the end, which is a kill for one that hangs.
+fn wait(mut child: Child) -> Output {
+    let deadline = Instant::now() + RUN_MAX;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().unwrap()
 }
 
 struct Ended {
@@ -199,8 +216,7 @@ fn every_way_out_is_closed_to_the_network_cards_thread_and_to_the_keeper() {
     };
     for_all(&ATTEMPTS, |(attempt, _)| {
         let mut vm = bench.vm(&[]);
-        let peer = std::os::unix::net::UnixListener::bind(vm.folder.join("peer")).unwrap();
-        vm.command.arg("--net").arg(format!("stream={}", vm.folder.join("peer").display()));
+        let peer = vm.with_net();
         let ended = vm.compromise("net", attempt);
         drop(peer);
         if ended.output.status.signal() != Some(SIGSYS) || ended.returned().is_some() || !ended.is_clean() {
@@ -238,7 +254,7 @@ fn without_its_filter_a_thread_is_stopped_by_the_other_layers() {
 fn complaints(bench: &Bench, without: &[Layer]) -> Vec<&'static str> {
     let mut vm = bench.vm(without);
     // A descriptor of ours that it inherits.
-    let open = fs::File::open(bench.folder.path().join("kernel")).unwrap();
+    let open = fs::File::open(vm.folder.join("kernel")).unwrap();
     let inherited = std::os::fd::AsRawFd::as_raw_fd(&open);
     // SAFETY: between fork and exec there is one call that is async-signal-safe.
     unsafe { vm.command.pre_exec(move || nix::libc::dup2(inherited, 99).checked()) };

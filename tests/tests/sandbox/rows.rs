@@ -1,9 +1,8 @@
-//! Each row of the table, for each kind of thread that has it, is one that somebody misses: without it a run of a VM goes
-//! another way, or is killed. The runs are tried from the fastest to the slowest until one of them does.
+//! Each row of the table is needed by each kind of thread that has it: without it some run of a VM fails, mostly by a kill. The runs are tried from the fastest to the slowest until one of them does.
 
-use super::{Bench, RUN_MAX, for_all};
+use super::{Bench, Ended, RUN_MAX, Vm, for_all, start, wait};
 use crate::with_bugs;
-use host_backend::sample::{exit, halt, print, pvh_elf, spin};
+use host_backend::sample::{exit, halt, print, spin};
 use host_backend::sandbox::{Kind, Row, TABLE};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -17,10 +16,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Names a kind and a row for the host under test.
+const MISSING_ROW: &str = "RINGSIDE_MISSING_ROW";
 
 /// A run, and whether it went as it should.
 type Run = (&'static str, fn(&Case<'_>) -> Result<(), String>);
@@ -54,29 +56,23 @@ impl<'a> Case<'a> {
         Self { bench, kind, row }
     }
 
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        let missing = self.row.map(|row| ("RINGSIDE_MISSING_ROW", format!("{}/{}", self.kind.name(), row.call())));
-        missing.into_iter().collect()
+    /// What the host is to lack, as it reads it.
+    fn missing(&self) -> String {
+        self.row.map_or(String::new(), |row| format!("{}/{}", self.kind.name(), row.call()))
     }
 
-    /// A VM with a thread of each kind, and this code.
-    fn command(&self, code: &[u8]) -> (Command, PathBuf) {
-        let super::Vm { mut command, folder } = self.bench.vm(&[]);
-        fs::write(folder.join("code"), pvh_elf(code)).unwrap();
-        // The last of two kernels would be an error: this one replaces the other.
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        let mut own = Command::new(command.get_program());
-        let kernel = arguments.iter().position(|argument| argument == "--kernel").unwrap();
-        // As who it is: limits of another user's process can be changed by few.
-        let user = arguments.iter().position(|argument| argument == "--uid").unwrap_or(arguments.len());
-        own.args(&arguments[..kernel]).arg("--kernel").arg("code").args(&arguments[kernel + 2..user]);
-        if user < arguments.len() {
-            own.args(["--uid", "0"]);
-        }
-        own.current_dir(&folder);
-        own.envs(self.environment()).env("RUST_BACKTRACE", "0");
-        command = own;
-        (command, folder)
+    /// A VM of this code. Its user is ours: the limits of another user's process can be changed by few.
+    fn vm(&self, code: &[u8]) -> Vm {
+        let mut vm = self.bench.vm_of(code, &["--uid", "0"]);
+        vm.command.env(MISSING_ROW, self.missing());
+        vm
+    }
+
+    /// One with all devices that prints a byte and ends, in which a thread of that kind does something.
+    fn hooked_vm(&self, kind: Kind, what: &str) -> Vm {
+        let mut vm = self.vm(&[print(b"!"), exit(0)].concat());
+        vm.command.env("RINGSIDE_COMPROMISED", format!("{}:{what}", kind.name()));
+        vm
     }
 
     /// A thread of the kind does something.
@@ -84,16 +80,31 @@ impl<'a> Case<'a> {
         if self.kind == Kind::KEEPER {
             return Ok(());
         }
-        let (mut command, folder) = self.command(&[print(b"!"), exit(0)].concat());
-        command.env("RINGSIDE_COMPROMISED", format!("{}:{what}", self.kind.name()));
-        let net = with_net(&mut command, &folder);
-        let (status, said) = wait(start(&mut command));
-        drop(net);
+        let mut vm = self.hooked_vm(self.kind, what);
+        let _peer = vm.with_net();
+        let ended = vm.run();
         if what != "panic" {
-            return ended(&folder, (status, said), 0);
+            return ended.with(0);
         }
-        let good = status.signal().is_none() && said.contains("panicked at ") && keeper_did_its_work(&folder, &said);
-        if good { Ok(()) } else { Err(format!("{status}, {said}")) }
+        let good = ended.output.status.signal().is_none() && ended.said().contains("panicked at ");
+        if good && ended.keeper_did_its_work() { Ok(()) } else { Err(ended.told()) }
+    }
+}
+
+impl Ended {
+    /// The keeper has removed the socket, and ended as it should.
+    fn keeper_did_its_work(&self) -> bool {
+        !self.has_socket() && !self.said().contains("the keeper ended with")
+    }
+
+    /// Whether it ended with this status.
+    fn with(&self, status: i32) -> Result<(), String> {
+        let good = self.output.status.code() == Some(status) && self.keeper_did_its_work();
+        if good { Ok(()) } else { Err(self.told()) }
+    }
+
+    fn told(&self) -> String {
+        format!("{}, {}", self.output.status, self.said())
     }
 }
 
@@ -103,56 +114,15 @@ fn full_log(case: &Case<'_>, keep: u32) -> Result<(), String> {
     if case.kind == Kind::FLUSH {
         return Ok(());
     }
-    let kind = if case.kind == Kind::KEEPER { Kind::MAIN } else { case.kind };
-    let (mut command, folder) = case.command(&[print(b"!"), exit(0)].concat());
-    command.arg("--hostile-log").arg(format!("lies,size=4K,keep={keep}"));
-    command.env("RINGSIDE_COMPROMISED", format!("{}:log", kind.name()));
-    let net = with_net(&mut command, &folder);
-    let result = wait(start(&mut command));
-    drop(net);
-    let (now, before) = (fs::metadata(folder.join("lies")), fs::metadata(folder.join("lies.1")));
+    let mut vm = case.hooked_vm(if case.kind == Kind::KEEPER { Kind::MAIN } else { case.kind }, "log");
+    vm.command.arg("--hostile-log").arg(format!("lies,size=4K,keep={keep}"));
+    let _peer = vm.with_net();
+    let ended = vm.run();
+    let (now, before) = (fs::metadata(ended.folder.join("lies")), fs::metadata(ended.folder.join("lies.1")));
     if before.is_ok() != (keep > 0) || now.is_ok_and(|file| file.len() > 4096) {
-        return Err(format!("the log has no bound or no past, {result:?}"));
+        return Err(format!("the log has no bound or no past, {}", ended.told()));
     }
-    ended(&folder, result, 0)
-}
-
-/// The keeper has removed the socket, and ended as it should.
-fn keeper_did_its_work(folder: &Path, said: &str) -> bool {
-    !folder.join("sockets/control").exists() && !said.contains("the keeper ended with")
-}
-
-/// A card with a peer that says nothing.
-fn with_net(command: &mut Command, folder: &Path) -> std::os::unix::net::UnixListener {
-    let peer = folder.join("peer");
-    let listener = std::os::unix::net::UnixListener::bind(&peer).unwrap();
-    command.arg("--net").arg(format!("stream={}", peer.display()));
-    listener
-}
-
-fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Waits for the end; the status, and what was said.
-fn wait(mut child: Child) -> (ExitStatus, String) {
-    let deadline = Instant::now() + RUN_MAX;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() >= deadline {
-            child.kill().unwrap();
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    let output = child.wait_with_output().unwrap();
-    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-fn ended(folder: &Path, (status, said): (ExitStatus, String), code: i32) -> Result<(), String> {
-    if status.code() == Some(code) && keeper_did_its_work(folder, &said) {
-        Ok(())
-    } else {
-        Err(format!("{status}, {said}"))
-    }
+    ended.with(0)
 }
 
 fn pid(child: &Child) -> Pid {
@@ -165,59 +135,58 @@ fn printed(child: &mut Child, bytes: usize) {
 }
 
 fn ends(case: &Case<'_>) -> Result<(), String> {
-    let (mut command, folder) = case.command(&[print(b"!"), exit(0)].concat());
-    let net = with_net(&mut command, &folder);
-    let result = wait(start(&mut command));
-    drop(net);
-    ended(&folder, result, 0)
+    let mut vm = case.vm(&[print(b"!"), exit(0)].concat());
+    let _peer = vm.with_net();
+    vm.run().with(0)
+}
+
+/// Runs until the guest has printed so many bytes and `then` is done.
+fn runs(mut vm: Vm, bytes: usize, then: impl FnOnce(&Child)) -> Ended {
+    let mut child = start(&mut vm.command);
+    printed(&mut child, bytes);
+    then(&child);
+    Ended { output: wait(child), folder: vm.folder }
+}
+
+fn terminate(child: &Child) {
+    let _ = kill(pid(child), Signal::SIGTERM);
 }
 
 fn signalled(case: &Case<'_>) -> Result<(), String> {
-    let (mut command, folder) = case.command(&[print(b"!"), spin()].concat());
-    let net = with_net(&mut command, &folder);
-    let mut child = start(&mut command);
-    printed(&mut child, 1);
-    let _ = kill(pid(&child), Signal::SIGTERM);
-    let result = wait(child);
-    drop(net);
-    ended(&folder, result, 143)
+    let mut vm = case.vm(&[print(b"!"), spin()].concat());
+    let _peer = vm.with_net();
+    runs(vm, 1, terminate).with(143)
 }
 
 fn fails(case: &Case<'_>) -> Result<(), String> {
     // lidt of an empty table, then ud2
     let fault = [&[0x0f, 0x01, 0x1d][..], &0x20_0010u32.to_le_bytes(), &[0x0f, 0x0b]].concat();
-    let (mut command, folder) = case.command(&[print(b"!"), fault].concat());
-    let (status, said) = wait(start(&mut command));
-    if !said.contains("rip=") {
-        return Err(format!("{status}, {said}"));
-    }
-    ended(&folder, (status, said), 4)
+    let ended = case.vm(&[print(b"!"), fault].concat()).run();
+    if ended.said().contains("rip=") { ended.with(4) } else { Err(ended.told()) }
 }
 
 fn resets(case: &Case<'_>) -> Result<(), String> {
     // mov al, 6; mov dx, PORT; out dx, al
     let reset = [&[0xb0, 6, 0x66, 0xba][..], &board::RESET_CONTROL_PORT.to_le_bytes(), &[0xee], &halt()].concat();
-    let (mut command, folder) = case.command(&[print(b"!"), reset].concat());
-    let mut child = start(command.args(["--on-reset", "reboot"]));
-    printed(&mut child, 3);
-    let _ = kill(pid(&child), Signal::SIGTERM);
-    ended(&folder, wait(child), 143)
+    let mut vm = case.vm(&[print(b"!"), reset].concat());
+    vm.command.args(["--on-reset", "reboot"]);
+    runs(vm, 3, terminate).with(143)
 }
 
 fn requests(case: &Case<'_>) -> Result<(), String> {
-    let (mut command, folder) = case.command(&[print(b"!"), spin()].concat());
-    let mut child = start(&mut command);
-    printed(&mut child, 1);
-    let socket = folder.join("sockets/control");
-    // Nobody else is affected by the ends of that.
-    let exhausted = if case.kind == Kind::CONTROL { exhaust(&child, &socket) } else { Ok(()) };
-    let asked = exhausted.and_then(|()| ask(&socket));
-    if asked.is_err() {
-        let _ = kill(pid(&child), Signal::SIGKILL);
-    }
-    let result = wait(child);
+    let vm = case.vm(&[print(b"!"), spin()].concat());
+    let socket = vm.folder.join("sockets/control");
+    let mut asked = Ok(());
+    let ended = runs(vm, 1, |child| {
+        // Nobody else is affected by the ends of that.
+        let exhausted = if case.kind == Kind::CONTROL { exhaust(child, &socket) } else { Ok(()) };
+        asked = exhausted.and_then(|()| ask(&socket));
+        if asked.is_err() {
+            let _ = kill(pid(child), Signal::SIGKILL);
+        }
+    });
     asked?;
-    ended(&folder, result, 0)
+    ended.with(0)
 }
 
 fn ask(socket: &Path) -> Result<(), String> {
@@ -289,7 +258,7 @@ fn exhaust(child: &Child, socket: &Path) -> Result<(), String> {
 
 /// At a terminal of its own.
 fn at_terminal(case: &Case<'_>) -> (Child, PathBuf, fs::File, fs::File) {
-    let (mut command, folder) = case.command(&[print(b"!"), halt()].concat());
+    let Vm { mut command, folder } = case.vm(&[print(b"!"), halt()].concat());
     let ends = nix::pty::openpty(None, None).unwrap();
     let (mut master, slave) = (fs::File::from(ends.master), fs::File::from(ends.slave));
     command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(Stdio::piped());
@@ -318,11 +287,8 @@ fn terminal(case: &Case<'_>) -> Result<(), String> {
     }
     let (child, folder, mut master, slave) = at_terminal(case);
     let _ = master.write_all(b"x\x03");
-    let result = wait(child);
-    if is_raw(&slave) {
-        return Err("the terminal is raw".into());
-    }
-    ended(&folder, result, 130)
+    let ended = Ended { output: wait(child), folder };
+    if is_raw(&slave) { Err("the terminal is raw".into()) } else { ended.with(130) }
 }
 
 fn terminal_killed(case: &Case<'_>) -> Result<(), String> {
@@ -346,10 +312,9 @@ fn stopped(case: &Case<'_>) -> Result<(), String> {
     if case.kind == Kind::KEEPER {
         return Ok(());
     }
-    let (mut command, folder) = case.command(&[print(b"!"), exit(0)].concat());
-    command.env("RINGSIDE_COMPROMISED", format!("{}:wait", case.kind.name()));
-    let net = with_net(&mut command, &folder);
-    let child = start(&mut command);
+    let mut vm = case.hooked_vm(case.kind, "wait");
+    let _peer = vm.with_net();
+    let child = start(&mut vm.command);
     let sleeping = format!("{} ", libc::SYS_clock_nanosleep);
     let tasks = format!("/proc/{}/task", child.id());
     let sleeps = || {
@@ -364,9 +329,7 @@ fn stopped(case: &Case<'_>) -> Result<(), String> {
     let _ = kill(pid(&child), Signal::SIGSTOP);
     thread::sleep(Duration::from_millis(20));
     let _ = kill(pid(&child), Signal::SIGCONT);
-    let result = wait(child);
-    drop(net);
-    ended(&folder, result, 0)
+    Ended { output: wait(child), folder: vm.folder }.with(0)
 }
 
 /// The checks whose device makes every call that a driver can cause.
@@ -377,7 +340,6 @@ fn checks(kind: Kind) -> &'static [&'static str] {
         Kind::BALLOON => &["balloon/*"],
         Kind::CONSOLE => &["console/*"],
         Kind::RNG => &["rng/*"],
-        Kind::VCPU => &["net/receives-a-frame"],
         _ => &[],
     }
 }
@@ -388,8 +350,8 @@ fn guest(case: &Case<'_>) -> Result<(), String> {
     let Some((mut profile, mut setting, folder)) = wanted else { return Ok(()) };
     // The harness starts a program; this one says to ours what it lacks.
     let script = folder.path().join("ringside-with-less");
-    let environment: Vec<_> = case.environment().iter().map(|(name, value)| format!("'{name}={value}'")).collect();
-    let text = format!("#!/bin/sh\nexec env {} '{}' \"$@\"\n", environment.join(" "), setting.ringside.display());
+    let (missing, ringside) = (case.missing(), setting.ringside.display());
+    let text = format!("#!/bin/sh\nexec env '{MISSING_ROW}={missing}' '{ringside}' \"$@\"\n");
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     setting.ringside = script;
