@@ -32,7 +32,7 @@ pub(crate) enum Mistake {
     LocksCrossed,
     /// A change is announced before it is there.
     InterruptBeforeChange,
-    /// Whoever asks the guest for statistics waits for them without end.
+    /// A client that asks the guest for statistics waits for them without end.
     StatisticsWithoutEnd,
     /// Output is copied and cleared in two steps.
     OutputInTwoSteps,

@@ -1,26 +1,33 @@
-//! The balloon's handle against the device and its driver: the driver learns of the last target, and whoever asks for
-//! statistics gets them or gives up.
+//! The balloon's handle against the device and its driver: the driver learns of the last target, and a client that
+//! asks for statistics gets them or gives up.
 
 use super::transport::{Bench, FLAGS, memory};
 use super::{finds, holds};
 use crate::mistake::Mistake;
-use crate::sync::thread;
-use crate::virtio::balloon::Balloon;
+use crate::sync::thread::{self, JoinHandle};
+use crate::virtio::balloon::{Balloon, BalloonHandle};
 use crate::virtio::harness::{DATA, READ};
 use shared_abi::virtio::mmio::Register;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The statistics queue.
 const STATS: u32 = 2;
 const TARGETS: [u32; 3] = [0, 20, 7];
 
-fn target_changes() {
+/// A started balloon, its handle, and the handler of its interrupts.
+fn started() -> (Arc<Bench>, BalloonHandle, JoinHandle<()>) {
     let memory = memory();
     let balloon = Balloon::new(&memory).unwrap();
     let handle = balloon.handle();
     let bench = Bench::new(memory, balloon);
     let handler = bench.handler();
     bench.rig.start(FLAGS);
+    (bench, handle, handler)
+}
+
+fn target_changes() {
+    let (bench, handle, handler) = started();
     let client = thread::spawn(move || TARGETS[1..].iter().for_each(|target| assert!(handle.set_target(*target))));
     let target = || {
         let mut pages = [0; 4];
@@ -41,12 +48,7 @@ fn target_changes() {
 
 /// A driver that answers each request for statistics, two clients, and a reset of the queue in between.
 fn statistics_are_asked_for() {
-    let memory = memory();
-    let balloon = Balloon::new(&memory).unwrap();
-    let handle = balloon.handle();
-    let bench = Bench::new(memory, balloon);
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, handle, handler) = started();
     let stats = |value: u8| {
         let bytes = [vec![4, 0, value], vec![0; 7]].concat();
         bench.rig.put(DATA, &bytes);

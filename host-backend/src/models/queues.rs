@@ -1,18 +1,15 @@
 //! The registers of the queues, written by two vCPUs, against the device's worker: every request is answered and announced,
 //! and a queue that the driver was told is off is not used any more.
 
-use super::transport::{Bench, FLAGS, Probe, Seen, memory};
+use super::transport::{Bench, FLAGS, probed};
 use super::{finds, holds};
 use crate::mistake::Mistake;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread;
 use shared_abi::virtio::mmio::Register;
-use std::sync::Arc;
 
 fn requests_are_answered(features: u64, request: fn(&Bench, u32, u16)) {
-    let bench = Bench::new(memory(), Probe(Arc::default()));
-    let handler = bench.handler();
-    bench.rig.start(features);
+    let (bench, _, handler) = probed(features);
     let vcpu = {
         let bench = bench.clone();
         thread::spawn(move || (0..2).for_each(|_| request(&bench, 1, 2)))
@@ -24,10 +21,7 @@ fn requests_are_answered(features: u64, request: fn(&Bench, u32, u16)) {
 
 /// One vCPU takes queue 0 back, by `register`, and sets it up again, while another one makes requests in queue 1.
 fn queue_is_taken_back(register: Register) {
-    let seen = Arc::new(Seen::default());
-    let bench = Bench::new(memory(), Probe(seen.clone()));
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, seen, handler) = probed(FLAGS);
     let vcpu = {
         let bench = bench.clone();
         thread::spawn(move || bench.request(1, 3))
@@ -61,10 +55,7 @@ fn queue_is_taken_back(register: Register) {
 
 /// What the driver has written is seen before the next request but the one that the device may have taken already.
 fn change_comes_before_the_next_request() {
-    let seen = Arc::new(Seen::default());
-    let bench = Bench::new(memory(), Probe(seen.clone()));
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, seen, handler) = probed(FLAGS);
     bench.offer(0, 6);
     thread::yield_now();
     {

@@ -1,7 +1,7 @@
 //! Resets of a device by its driver and by the host, against its worker, another vCPU that does anything, and a client that
 //! changes the device.
 
-use super::transport::{Bench, FLAGS, Probe, Seen, memory};
+use super::transport::{Bench, FLAGS, Seen, probed};
 use super::{finds, holds};
 use crate::mistake::Mistake;
 use crate::sync::thread::{self, JoinHandle};
@@ -19,12 +19,29 @@ fn client(bench: &Arc<Bench>) -> JoinHandle<()> {
     thread::spawn(move || drop(bench.rig.transport.change(Change::Size(512), PATIENCE)))
 }
 
+/// From now on the queues are the driver's alone.
+fn is_off(bench: &Bench, seen: &Seen) {
+    for queue in [0, 1] {
+        seen.set_off(queue, true);
+        bench.mark(queue);
+    }
+}
+
+/// Nobody has touched the queues, and the device serves its driver again.
+fn is_as_new(bench: &Bench, seen: &Seen, handler: JoinHandle<()>) {
+    for queue in [0, 1] {
+        bench.check_and_clear(queue);
+        seen.set_off(queue, false);
+    }
+    bench.rig.start(FLAGS);
+    bench.request(0, 2);
+    bench.request(1, 2);
+    bench.end(handler);
+}
+
 /// The driver waits until the device reads as reset; from then on nothing of it is used.
 fn driver_resets() {
-    let seen = Arc::new(Seen::default());
-    let bench = Bench::new(memory(), Probe(seen.clone()));
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, seen, handler) = probed(FLAGS);
     let vcpu = {
         let bench = bench.clone();
         thread::spawn(move || {
@@ -41,26 +58,17 @@ fn driver_resets() {
     while bench.rig.read(Register::Status) != 0 {
         thread::yield_now();
     }
-    [0, 1].into_iter().for_each(|queue| seen.set_off(queue, true));
-    [0, 1].into_iter().for_each(|queue| bench.mark(queue));
+    is_off(&bench, &seen);
     assert_eq!(bench.rig.read(Register::InterruptStatus), 0);
     vcpu.join().unwrap();
     client.join().unwrap();
     thread::yield_now();
-    [0, 1].into_iter().for_each(|queue| bench.check_and_clear(queue));
-    [0, 1].into_iter().for_each(|queue| seen.set_off(queue, false));
-    bench.rig.start(FLAGS);
-    bench.request(0, 2);
-    bench.request(1, 2);
-    bench.end(handler);
+    is_as_new(&bench, &seen, handler);
 }
 
 /// The host resets the device, as it does when the guest resets its machine.
 fn host_resets() {
-    let seen = Arc::new(Seen::default());
-    let bench = Bench::new(memory(), Probe(seen.clone()));
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, seen, handler) = probed(FLAGS);
     let client = client(&bench);
     bench.offer(0, 3);
     bench.offer(1, 3);
@@ -68,15 +76,10 @@ fn host_resets() {
         thread::yield_now();
     }
     assert_eq!(bench.rig.read(Register::Status), 0);
-    [0, 1].into_iter().for_each(|queue| seen.set_off(queue, true));
-    [0, 1].into_iter().for_each(|queue| bench.mark(queue));
+    is_off(&bench, &seen);
     client.join().unwrap();
     thread::yield_now();
-    [0, 1].into_iter().for_each(|queue| bench.check_and_clear(queue));
-    [0, 1].into_iter().for_each(|queue| seen.set_off(queue, false));
-    bench.rig.start(FLAGS);
-    bench.request(0, 2);
-    bench.end(handler);
+    is_as_new(&bench, &seen, handler);
 }
 
 /// A vCPU of a driver that knows no order.
@@ -100,9 +103,7 @@ fn anything(bench: &Bench) {
 
 /// Two vCPUs write anything. Nothing hangs, and after a reset an orderly driver can work.
 fn two_vcpus_do_anything() {
-    let bench = Bench::new(memory(), Probe(Arc::default()));
-    let handler = bench.handler();
-    bench.rig.start(FLAGS);
+    let (bench, _, handler) = probed(FLAGS);
     bench.offer(0, 2);
     let vcpu = {
         let bench = bench.clone();
@@ -156,9 +157,7 @@ fn locks_in_the_wrong_order_are_found() {
 #[test]
 fn device_that_is_not_called_again_after_a_client_is_found() {
     finds(Mistake::NoMore, || {
-        let bench = Bench::new(memory(), Probe(Arc::default()));
-        let handler = bench.handler();
-        bench.rig.start(FLAGS);
+        let (bench, _, handler) = probed(FLAGS);
         let client = client(&bench);
         bench.request(0, 3);
         client.join().unwrap();

@@ -188,6 +188,15 @@ fn rings(queue: u32) -> [(u64, usize); 3] {
     ]
 }
 
+/// A started [`Probe`], what it has seen, and the handler of its interrupts.
+pub(super) fn probed(features: u64) -> (Arc<Bench>, Arc<Seen>, JoinHandle<()>) {
+    let seen = Arc::new(Seen::default());
+    let bench = Bench::new(memory(), Probe(seen.clone()));
+    let handler = bench.handler();
+    bench.rig.start(features);
+    (bench, seen, handler)
+}
+
 pub(super) fn memory() -> GuestRam {
     GuestRam::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap()
 }

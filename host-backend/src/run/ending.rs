@@ -106,7 +106,7 @@ impl Flusher {
         let flush = move || {
             enter();
             if wanted.recv().is_ok() {
-                // Who gave up listens no more.
+                // The main thread may have given up.
                 let _ = done.send(disk.flush());
             }
         };

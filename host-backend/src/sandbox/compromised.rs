@@ -32,7 +32,7 @@ const PROGRAM: &CStr = c"/bin/true";
 /// What a thread tries.
 type Attempt = (&'static str, fn(&Parent) -> i64);
 
-/// The process that started this one: somebody else's.
+/// The process that started this one: a process outside the sandbox.
 struct Parent(libc::pid_t);
 
 /// What is tried, each by a system call of its own rather than through a library.

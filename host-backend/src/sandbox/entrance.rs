@@ -14,7 +14,7 @@ pub struct Entrances {
 }
 
 impl Entrances {
-    /// Nobody yet.
+    /// No thread yet.
     pub fn new(sandbox: Arc<Sandbox>) -> Self {
         let (report, reports) = channel();
         Self { sandbox, report, reports, expected: 0 }
@@ -25,7 +25,7 @@ impl Entrances {
         self.expected += 1;
         let (sandbox, report) = (self.sandbox.clone(), self.report.clone());
         move || {
-            // Who gave up listens no more.
+            // The main thread may have given up.
             let _ = report.send(sandbox.filter(kind));
         }
     }

@@ -3,12 +3,15 @@
 use super::Device;
 use super::mmio::MmioTransport;
 use crate::devices::{BusDevice, InterruptLine};
+use crate::rate::Clock;
+use crate::rate::fake::FakeClock;
 use crate::vmm::GuestRam;
 use shared_abi::virtio::mmio::{CONFIG, Register};
 use shared_abi::virtio::ring::{self, Descriptor, DescriptorFlags, UsedElement};
 use shared_abi::virtio::{CommonFeatures, Status};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -47,6 +50,22 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// How long the device waits, by a clock that goes when the test says so.
+    pub(crate) fn wait(&self, clock: &FakeClock) -> Option<Duration> {
+        self.transport.awaited().until.map(|until| until.saturating_duration_since(clock.now()))
+    }
+
+    /// Goes to the device's next wake-up, if it comes within `end`; false if not.
+    pub(crate) fn wake(&self, clock: &FakeClock, end: Duration) -> bool {
+        let Some(until) = self.transport.awaited().until else { return false };
+        clock.pass_until(until);
+        if clock.elapsed() > end {
+            return false;
+        }
+        self.transport.process_timer();
+        true
+    }
+
     /// A device in its reset state.
     pub(crate) fn new(device: impl Device + 'static) -> Self {
         Self::with_memory(device, GuestRam::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap())

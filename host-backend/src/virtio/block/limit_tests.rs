@@ -60,21 +60,6 @@ impl Limited {
         self.rig.transport.counters().requests.get()
     }
 
-    fn wait(&self) -> Option<Duration> {
-        self.rig.transport.awaited().until.map(|until| until.saturating_duration_since(self.clock.now()))
-    }
-
-    /// Goes to the next wake-up, if it comes within `end`; false if not.
-    fn wake(&self, end: Duration) -> bool {
-        let Some(until) = self.rig.transport.awaited().until else { return false };
-        self.clock.pass_until(until);
-        if self.clock.elapsed() > end {
-            return false;
-        }
-        self.rig.transport.process_timer();
-        true
-    }
-
     /// Requests of `len` bytes that are done in `seconds`, by a driver that always has [`DEPTH`] of them in each queue.
     fn done_within(&self, seconds: u64, queues: u32, len: u32) -> u64 {
         let before = self.done();
@@ -90,7 +75,7 @@ impl Limited {
                 self.rig.kick(queue);
             }
             let is_full = |queue| self.rig.available_index(queue) == self.rig.used_index(queue).wrapping_add(DEPTH);
-            if (0..queues).all(is_full) && !self.wake(end) {
+            if (0..queues).all(is_full) && !self.rig.wake(&self.clock, end) {
                 return self.done() - before;
             }
         }
@@ -133,7 +118,7 @@ fn a_disk_without_a_limit_never_waits() {
         disk.put(0, at, RequestType::IN, 65536);
     }
     disk.rig.kick(0);
-    assert_eq!((disk.done(), disk.wait()), (u64::from(DEPTH), None));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (u64::from(DEPTH), None));
     assert_eq!(disk.rig.transport.counters().throttled.get(), 0);
 }
 
@@ -144,9 +129,9 @@ fn a_request_larger_than_the_burst_passes_and_the_next_one_waits_for_its_debt() 
     disk.put(0, 1, RequestType::IN, 512);
     disk.rig.kick(0);
     assert_eq!(disk.done(), 1);
-    assert_eq!(disk.wait(), Some(Duration::from_millis(4125)));
-    assert!(disk.wake(Duration::from_secs(5)));
-    assert_eq!((disk.done(), disk.wait()), (2, None));
+    assert_eq!(disk.rig.wait(&disk.clock), Some(Duration::from_millis(4125)));
+    assert!(disk.rig.wake(&disk.clock, Duration::from_secs(5)));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (2, None));
 }
 
 #[test]
@@ -155,17 +140,17 @@ fn a_flush_is_neither_charged_nor_delayed() {
     disk.put(0, 0, RequestType::OUT, 512);
     disk.put(0, 1, RequestType::OUT, 512);
     disk.rig.kick(0);
-    assert_eq!((disk.done(), disk.wait()), (1, Some(Duration::from_secs(1))));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (1, Some(Duration::from_secs(1))));
     // The other queue's flush does not wait for this one's write.
     for at in 0..DEPTH {
         disk.put(1, at, RequestType::FLUSH, 0);
     }
     disk.rig.kick(1);
-    assert_eq!((disk.done(), disk.wait()), (5, Some(Duration::from_secs(1))));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (5, Some(Duration::from_secs(1))));
     // The flush at the VM's end does not wait either.
     disk.rig.transport.flusher().unwrap().flush().unwrap();
-    assert!(disk.wake(Duration::from_secs(1)));
-    assert_eq!((disk.done(), disk.wait()), (6, None));
+    assert!(disk.rig.wake(&disk.clock, Duration::from_secs(1)));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (6, None));
 }
 
 #[test]
@@ -184,7 +169,7 @@ fn a_discard_is_operations_and_zeroes_are_bytes_too() {
         assert_eq!(disk.done(), 1, "{kind:?} of {segments}");
         disk.put(0, 1, RequestType::IN, 512);
         disk.rig.kick(0);
-        assert_eq!(disk.wait(), wait_us.map(Duration::from_micros), "{kind:?} of {segments}");
+        assert_eq!(disk.rig.wait(&disk.clock), wait_us.map(Duration::from_micros), "{kind:?} of {segments}");
     }
 }
 
@@ -194,15 +179,19 @@ fn a_reset_waits_for_no_tokens_and_gives_none() {
     disk.put(0, 0, RequestType::IN, 512);
     disk.put(0, 1, RequestType::IN, 512);
     disk.rig.kick(0);
-    assert_eq!((disk.done(), disk.wait()), (1, Some(Duration::from_secs(1))));
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (1, Some(Duration::from_secs(1))));
     disk.rig.write(Register::Status, 0);
-    assert_eq!((disk.rig.status(), disk.wait()), (Status::empty(), None));
+    assert_eq!((disk.rig.status(), disk.rig.wait(&disk.clock)), (Status::empty(), None));
     disk.rig.put(available(0), &vec![0; ring::available_len(SIZE)]);
     disk.rig.put(used(0), &vec![0; ring::used_len(SIZE)]);
     disk.rig.start(u64::MAX);
     disk.put(0, 0, RequestType::IN, 512);
     disk.rig.kick(0);
-    assert_eq!((disk.done(), disk.wait()), (1, Some(Duration::from_secs(1))), "a reset is no way around the limit");
+    assert_eq!(
+        (disk.done(), disk.rig.wait(&disk.clock)),
+        (1, Some(Duration::from_secs(1))),
+        "a reset is no way around the limit"
+    );
 }
 
 #[test]
@@ -217,10 +206,10 @@ fn a_queue_that_is_taken_back_while_it_waits_holds_up_no_other() {
     assert_eq!(disk.done(), 1);
     disk.rig.write(Register::QueueSel, 0);
     disk.rig.write(Register::QueueReset, 1);
-    assert!(disk.wake(Duration::ZERO), "at once");
-    assert_eq!((disk.done(), disk.wait()), (1, Some(Duration::from_secs(1))));
-    assert!(disk.wake(Duration::from_secs(1)));
-    assert_eq!((disk.done(), disk.rig.used_index(1), disk.wait()), (2, 1, None));
+    assert!(disk.rig.wake(&disk.clock, Duration::ZERO), "at once");
+    assert_eq!((disk.done(), disk.rig.wait(&disk.clock)), (1, Some(Duration::from_secs(1))));
+    assert!(disk.rig.wake(&disk.clock, Duration::from_secs(1)));
+    assert_eq!((disk.done(), disk.rig.used_index(1), disk.rig.wait(&disk.clock)), (2, 1, None));
 }
 
 #[test]

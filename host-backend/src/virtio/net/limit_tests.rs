@@ -43,21 +43,6 @@ impl Limited {
         Self { rig, peer, clock }
     }
 
-    /// Goes to the next wake-up, if it comes within `end`; false if not.
-    fn wake(&self, end: Duration) -> bool {
-        let Some(until) = self.rig.transport.awaited().until else { return false };
-        self.clock.pass_until(until);
-        if self.clock.elapsed() > end {
-            return false;
-        }
-        self.rig.transport.process_timer();
-        true
-    }
-
-    fn wait(&self) -> Option<Duration> {
-        self.rig.transport.awaited().until.map(|until| until.saturating_duration_since(self.clock.now()))
-    }
-
     /// Frames that the guest still has in its queue.
     fn unsent(&self) -> u16 {
         self.rig.available_index(TXQ).wrapping_sub(self.rig.used_index(TXQ))
@@ -134,7 +119,7 @@ fn ten_seconds_of_sending_give_the_burst_and_ten_seconds_of_the_rate() {
             assert!(card.rig.transport.counters().requests.get() < ENDLESS, "there is no limit");
             card.send(SIZE - card.unsent(), len as u32);
             bytes += card.drain();
-            if card.unsent() == SIZE && !card.wake(Duration::from_secs(10)) {
+            if card.unsent() == SIZE && !card.rig.wake(&card.clock, Duration::from_secs(10)) {
                 break;
             }
         }
@@ -165,7 +150,7 @@ fn ten_seconds_of_receiving_give_the_burst_and_ten_seconds_of_the_rate_and_nothi
             }
             card.look();
             let waits = card.rig.transport.awaited().until.is_some();
-            if waits && !card.wake(Duration::from_secs(10)) {
+            if waits && !card.rig.wake(&card.clock, Duration::from_secs(10)) {
                 break;
             }
         }
@@ -186,7 +171,7 @@ fn a_card_at_its_limit_does_not_look_at_its_link() {
     card.look();
     assert_eq!(card.rig.used_index(RXQ), 1);
     assert!(card.rig.transport.awaited().source.is_none(), "it would be woken up again and again");
-    assert!(card.wake(Duration::from_secs(1)));
+    assert!(card.rig.wake(&card.clock, Duration::from_secs(1)));
     assert_eq!(card.rig.used_index(RXQ), 2);
 }
 
@@ -223,7 +208,7 @@ fn a_packet_to_be_cut_counts_as_its_segments() {
         card.rig.offer(TXQ, at);
     }
     card.rig.kick(TXQ);
-    assert_eq!((card.unsent(), card.wait()), (1, Some(Duration::from_secs(1))));
+    assert_eq!((card.unsent(), card.rig.wait(&card.clock)), (1, Some(Duration::from_secs(1))));
     assert_eq!(card.rig.transport.counters().errors.get(), 0);
 }
 
@@ -234,9 +219,9 @@ fn a_reset_waits_for_no_tokens() {
     card.offer_buffers();
     card.peer.write_all(&[frame(60), frame(60)].concat()).unwrap();
     card.look();
-    assert_eq!(card.wait(), Some(Duration::from_secs(1)));
+    assert_eq!(card.rig.wait(&card.clock), Some(Duration::from_secs(1)));
     card.rig.write(Register::Status, 0);
-    assert_eq!((card.rig.status(), card.wait()), (Status::empty(), None));
+    assert_eq!((card.rig.status(), card.rig.wait(&card.clock)), (Status::empty(), None));
 }
 
 #[test]
@@ -250,12 +235,12 @@ fn a_queue_that_is_taken_back_waits_for_no_tokens() {
             card.peer.write_all(&[frame(60), frame(60)].concat()).unwrap();
             card.look();
         }
-        assert_eq!(card.wait(), Some(Duration::from_secs(1)));
+        assert_eq!(card.rig.wait(&card.clock), Some(Duration::from_secs(1)));
         card.rig.write(Register::QueueSel, queue);
         card.rig.write(Register::QueueReset, 1);
-        assert!(card.wake(Duration::from_secs(1)));
+        assert!(card.rig.wake(&card.clock, Duration::from_secs(1)));
         // It would be woken up again and again.
-        assert_eq!(card.wait(), None);
+        assert_eq!(card.rig.wait(&card.clock), None);
         card.rig.put(available(queue), &vec![0; ring::available_len(SIZE)]);
         card.rig.put(used(queue), &vec![0; ring::used_len(SIZE)]);
         card.rig.queue(queue);
@@ -275,8 +260,8 @@ fn a_pulled_cable_frees_a_card_that_waits() {
     card.peer.write_all(&[frame(60), frame(60)].concat()).unwrap();
     card.look();
     card.rig.transport.change(Change::Cable(Cable::Down), Duration::ZERO).unwrap();
-    assert!(card.wake(Duration::from_secs(1)));
-    assert_eq!((card.rig.used_index(RXQ), card.wait()), (1, None));
+    assert!(card.rig.wake(&card.clock, Duration::from_secs(1)));
+    assert_eq!((card.rig.used_index(RXQ), card.rig.wait(&card.clock)), (1, None));
     assert_eq!(card.rig.transport.counters().errors.get(), 1);
 }
 
