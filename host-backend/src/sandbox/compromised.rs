@@ -146,7 +146,7 @@ pub(super) fn filtered(kind: Kind) {
     }
     match attempt {
         "panic" => panic!("compromised"),
-        "work" => work(),
+        "work" => work(kind),
         "log" => fill_log(),
         "wait" => std::thread::sleep(std::time::Duration::from_secs(2)),
         "wait-long" => std::thread::sleep(std::time::Duration::from_secs(30)),
@@ -176,12 +176,17 @@ fn fill_log() {
 }
 
 /// What the language's runtime may do on any thread at any time.
-fn work() {
+fn work(kind: Kind) {
+    // No list that would be mapped by itself.
+    let small: Vec<_> = (0..4_000).map(|n| vec![n as u8; 200]).collect();
+    drop(small);
+    // It needs no more.
+    if kind == Kind::KEEPER {
+        return;
+    }
     let mut large = vec![1_u8; 1 << 20];
     large.resize(64 << 20, 2);
     drop(large);
-    let small: Vec<_> = (0..20_000).map(|n| vec![n as u8; 100]).collect();
-    drop(small);
     std::thread::yield_now();
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` has room for the time. The call itself, where the vDSO would answer.

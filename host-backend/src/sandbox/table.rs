@@ -182,7 +182,7 @@ pub const TABLE: &[Row] = &[
     row!(SYS_statx, Kind::CONTROL, "whether a disk can grow"),
     row!(SYS_ftruncate, LOGS, "grows a disk; empties a full log"),
     row!(SYS_recvmsg, LOGS, "the next log's descriptor, from the keeper"),
-    row!(SYS_close, ALL.union(Kind::KEEPER), "a full log, a client, an old VM"),
+    row!(SYS_close, ALL.difference(Kind::FLUSH).union(Kind::KEEPER), "a full log, a client, an old VM"),
     #[cfg(debug_assertions)]
     row!(
         SYS_fcntl,
